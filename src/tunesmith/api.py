@@ -1,0 +1,79 @@
+"""The verbs as Python functions: keyword arguments are the fields of the verb's configuration."""
+
+from collections.abc import Callable
+from os import PathLike, fspath
+from typing import Any
+
+from tunesmith.config import EvaluateConfig, GenerateConfig, TrainConfig
+from tunesmith.evaluation.evaluate import evaluate_model
+from tunesmith.generation.generate import GeneratedText, generate_texts
+from tunesmith.training.events import Ended, Event, TrainResult
+from tunesmith.training.interrupt import stop_on_signals
+from tunesmith.training.job import train_model
+
+Source = str | PathLike[str]
+
+
+def train(
+    *sources: Source,
+    out: Source,
+    on_event: Callable[[Event], None] | None = None,
+    **options: Any,  # noqa: ANN401
+) -> TrainResult:
+    """Fine-tune a model on text.
+
+    Args:
+        sources: text files.
+        out: folder for the result.
+        on_event: called with everything that happens (`tunesmith.training.events`).
+        options: any other field of `tunesmith.config.TrainConfig`, for example `model="tiny"`, `epochs=5`.
+
+    Raises:
+        UserError: if it cannot be done.
+        TypeError: for an option that does not exist.
+    """
+    config = TrainConfig(sources=tuple(fspath(source) for source in sources), out=fspath(out), **options)
+    return run_training(config, on_event=on_event or (lambda _event: None))
+
+
+def run_training(config: TrainConfig, *, on_event: Callable[[Event], None]) -> TrainResult:
+    """Train as configured; Ctrl-C and SIGTERM save and end the run.
+
+    Raises:
+        UserError: if it cannot be done.
+    """
+    with stop_on_signals() as stop:
+        for event in train_model(config, stop=stop):
+            on_event(event)
+            if isinstance(event, Ended):
+                return event.result
+    raise AssertionError("the loop ends with Ended")
+
+
+def evaluate(model: Source, *sources: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Measure perplexity; the keys of the result are those of `tunesmith evaluate --json`.
+
+    Args:
+        model: tiny, a preset, a hub id, a folder or a run folder.
+        sources: text files.
+        options: any other field of `tunesmith.config.EvaluateConfig`.
+
+    Raises:
+        UserError: if it cannot be done.
+        TypeError: for an option that does not exist.
+    """
+    return evaluate_model(EvaluateConfig(fspath(model), tuple(fspath(source) for source in sources), **options))
+
+
+def generate(model: Source, **options: Any) -> list[GeneratedText]:  # noqa: ANN401
+    """Write texts.
+
+    Args:
+        model: tiny, a preset, a hub id, a folder or a run folder.
+        options: any other field of `tunesmith.config.GenerateConfig`, for example `prompt="Once"`.
+
+    Raises:
+        UserError: if it cannot be done.
+        TypeError: for an option that does not exist.
+    """
+    return generate_texts(GenerateConfig(fspath(model), **options))

@@ -1,0 +1,153 @@
+"""The command line: `tunesmith VERB`.
+
+Results go to stdout, progress and notices to stderr. Exit codes: 0 done, 1 a user's error, 2 usage,
+130 interrupted with the work saved. Every error is one `error:` line and one `hint:` line.
+
+Imports nothing heavy before a verb really runs: `--help` and a mistyped flag answer at once.
+"""
+
+import io
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import cyclopts
+from cyclopts.config import Dict
+
+from tunesmith import __version__
+from tunesmith.config import EvaluateConfig, GenerateConfig, TrainConfig
+from tunesmith.errors import UsageError, UserError
+
+DONE, USER_ERROR, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+app = cyclopts.App(
+    name="tunesmith",
+    help="Fine-tune GPT-2 on the GPU you own. Start with: tunesmith train FILE.txt --model tiny --out my-model",
+    version=__version__,
+    help_format="plaintext",
+    result_action="return_value",
+)
+
+
+@app.command
+def train(config: TrainConfig) -> int:
+    """Fine-tune a GPT-2 model on your text."""
+    from tunesmith.api import run_training  # noqa: PLC0415  torch is imported late
+    from tunesmith.interfaces.progress import Progress  # noqa: PLC0415
+
+    with Progress(quiet=config.quiet) as progress:
+        result = run_training(config, on_event=progress.show)
+    if config.json:
+        print_json(asdict(result))
+    else:
+        print(progress.summary(result))
+    if result.interrupted:
+        notice("interrupted:", f"everything is saved; continue with: tunesmith train --resume --out {config.out}")
+        return INTERRUPTED
+    return DONE
+
+
+@app.command
+def evaluate(config: EvaluateConfig) -> int:
+    """Measure perplexity on text, over every token once."""
+    if not config.sources:
+        raise UsageError("no source was named", hint="name the text to measure on: tunesmith evaluate MODEL FILE")
+    from tunesmith.evaluation.evaluate import evaluate_model  # noqa: PLC0415
+
+    result = evaluate_model(config)
+    if config.json:
+        print_json(result)
+    else:
+        from tunesmith.interfaces.tables import evaluation_table  # noqa: PLC0415
+
+        print(evaluation_table(result))
+    return DONE
+
+
+@app.command
+def generate(config: GenerateConfig) -> int:
+    """Write text with a model."""
+    from tunesmith.generation.generate import generate_texts  # noqa: PLC0415
+
+    texts = generate_texts(config)
+    if config.json:
+        print_json([asdict(text) for text in texts])
+    else:
+        from tunesmith.interfaces.tables import texts_block  # noqa: PLC0415
+
+        print(texts_block([text.text for text in texts]))
+    return DONE
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    use_utf8()
+    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with_config_file(tokens)
+        return int(app(tokens, exit_on_error=False, print_error=False) or DONE)
+    except cyclopts.CycloptsError as error:
+        return fail(str(error), usage_hint(tokens), USAGE_ERROR)
+    except UsageError as error:
+        return fail(error.message, error.hint, USAGE_ERROR)
+    except UserError as error:
+        return fail(error.message, error.hint, USER_ERROR)
+    except KeyboardInterrupt:
+        notice("interrupted:", "stopped at once")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has seen enough
+        sys.stdout = io.StringIO()
+        return DONE
+
+
+def with_config_file(tokens: list[str]) -> None:
+    """Take `--config FILE` out of the tokens and let its settings fill what no flag says.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    app.config = ()
+    for position, token in enumerate(tokens):
+        name, _, value = token.partition("=")
+        if name != "--config":
+            continue
+        path = value or next(iter(tokens[position + 1 :]), "")
+        if not path:
+            raise UsageError("--config needs a file", hint="write --config FILE.toml or --config FILE.yaml")
+        del tokens[position : position + (1 if value else 2)]
+        from tunesmith.interfaces.config_file import read_config_file  # noqa: PLC0415
+
+        app.config = (Dict(read_config_file(path), source=path, use_commands_as_keys=False),)
+        return
+
+
+def usage_hint(tokens: list[str]) -> str:
+    """The help that fits what was typed."""
+    verb = next((token for token in tokens if token in {"train", "evaluate", "generate"}), "")
+    return f"see tunesmith {verb + ' ' if verb else ''}--help"
+
+
+def use_utf8() -> None:
+    """UTF-8 with LF line ends on every system, Windows consoles included."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", newline="\n", errors="replace")
+
+
+def print_json(value: Any) -> None:  # noqa: ANN401
+    """One JSON value on stdout."""
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def fail(message: str, hint: str, code: int) -> int:
+    """Say what is wrong and what to do, on stderr."""
+    notice("error:", " ".join(message.split()))
+    notice("hint:", hint)
+    return code
+
+
+def notice(label: str, text: str) -> None:
+    """One line on stderr."""
+    print(label, text, file=sys.stderr)

@@ -1,0 +1,150 @@
+"""What a user can ask for: one dataclass per verb, the single source of flags, config file, help and Python API.
+
+A field's default is the flag's default, its docstring is the flag's help. These types say what was *asked*:
+"auto" is a fine value here. What *will happen* is a second type with every value decided
+(`tunesmith.training.plan.TrainPlan`). Dataclasses collect fields from the last base to the first, so positional
+arguments come from the bases on the right.
+"""
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+Auto = Literal["auto"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+
+
+def _flag(default: Any, **parameter: Any) -> Any:  # noqa: ANN401  dataclasses.field is typed so too
+    return field(default=default, kw_only=True, **parameter)
+
+
+@dataclass(frozen=True)
+class _ModelArgument:
+    model: str
+    """Model to use: tiny, a preset (gpt2, gpt2-medium, ...), a hub id, a folder or a run folder."""
+
+
+@dataclass(frozen=True)
+class _SourceArguments:
+    sources: Annotated[tuple[str, ...], Parameter(negative=())] = ()
+    """Text: .txt with one sample a line, or .csv with a text column."""
+
+
+@dataclass(frozen=True)
+class CommonConfig:
+    """Flags that every verb has."""
+
+    json: bool = _flag(default=False)
+    """Print the result as one JSON object on stdout."""
+
+    quiet: bool = _flag(default=False)
+    """Show no progress and no notices."""
+
+    device: str = _flag(default="auto")
+    """Where to compute: auto, cpu, cuda or cuda:N."""
+
+    precision: Precision = _flag(default="auto")
+    """Arithmetic; auto takes bf16 where the hardware computes it natively."""
+
+    seed: int = _flag(default=42)
+    """Every random choice follows from it."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class TrainConfig(CommonConfig, _SourceArguments):
+    """Fine-tune a GPT-2 model on your text."""
+
+    model: str = _flag(default="gpt2")
+    """Where to start: tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2, a hub id, or a folder."""
+
+    out: str = field(kw_only=True)
+    """Folder for the result; it becomes an ordinary Hugging Face model folder."""
+
+    resume: bool = _flag(default=False)
+    """Continue the interrupted run in --out; its settings are kept, flags need not be repeated."""
+
+    from_scratch: bool = _flag(default=False)
+    """Take only shape and tokenizer from --model and start with fresh weights."""
+
+    epochs: float = _flag(default=3.0)
+    """How often to go through the text."""
+
+    max_steps: int | None = _flag(default=None)
+    """Stop after this many optimizer steps, whatever --epochs says."""
+
+    learning_rate: float | Auto = _flag(default="auto")
+    """Peak learning rate; auto is 5e-5 at GPT-2's widths and more for narrower models."""
+
+    weight_decay: float = _flag(default=0.01)
+    """AdamW's decay, on matrices only."""
+
+    warmup_fraction: float = _flag(default=0.05)
+    """Share of the steps in which the learning rate rises; after them it falls linearly to 0."""
+
+    max_grad_norm: float = _flag(default=1.0)
+    """Clip the gradient at this norm."""
+
+    tokens_per_step: int | Auto = _flag(default="auto")
+    """Effective batch: tokens that one optimizer step learns from."""
+
+    context_tokens: int | Auto = _flag(default="auto")
+    """Longest window the model sees at once; longer samples continue in the next one."""
+
+    dropout: float = _flag(default=0.0)
+    """Dropout on embeddings and residual branches."""
+
+    eval_every_steps: int | Auto = _flag(default="auto")
+    """Steps between evaluations; auto is once an epoch."""
+
+    save_every_steps: int | Auto = _flag(default="auto")
+    """Steps between checkpoints; auto is at every evaluation."""
+
+    val_fraction: float = _flag(default=0.1)
+    """Share of the samples kept apart to measure what was learned."""
+
+    text_field: str = _flag(default="text")
+    """Column of a .csv that holds the samples."""
+
+    sample_prompts: str | None = _flag(default=None)
+    """File with one prompt a line for the samples before and after; default: the model starts by itself."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class EvaluateConfig(CommonConfig, _SourceArguments, _ModelArgument):
+    """Measure perplexity on text, over every token once."""
+
+    context_tokens: int | Auto = _flag(default="auto")
+    """Longest window the model sees at once; longer samples continue in the next one."""
+
+    text_field: str = _flag(default="text")
+    """Column of a .csv that holds the samples."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class GenerateConfig(CommonConfig, _ModelArgument):
+    """Write text with a model."""
+
+    prompt: str = _flag(default="")
+    """What the text begins with; empty lets the model start by itself."""
+
+    num_samples: Annotated[int, Parameter(alias="-n")] = _flag(default=1)
+    """How many texts to write."""
+
+    max_new_tokens: int = _flag(default=256)
+    """Longest continuation; the model's context is a limit too."""
+
+    temperature: float = _flag(default=0.8)
+    """Below 1 safer, above 1 wilder, 0 always takes the likeliest token (greedy)."""
+
+    top_k: int = _flag(default=0)
+    """Choose among the K likeliest tokens only; 0 means all."""
+
+    top_p: float = _flag(default=0.95)
+    """Choose among the likeliest tokens that together have this probability; 1 means all."""
+
+    include_prompt: bool = _flag(default=True)
+    """Whether the printed text begins with the prompt."""

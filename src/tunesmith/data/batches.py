@@ -1,0 +1,150 @@
+"""Tokens into batches: packed without padding, in an order that is arithmetic.
+
+A sample longer than the context is cut into windows of nearly equal length that continue one another; each
+window is a document of its own, with positions from 0. The order of an epoch is a permutation drawn from
+(seed, epoch), and a step's share of it follows from the step's number, so a position in the data is one
+integer: nothing has to be replayed to find a place again.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tunesmith.data.corpus import Int64s, Split
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Documents side by side in a flat token stream of N tokens.
+
+    Attributes:
+        tokens: int64 [N], what the model reads.
+        positions: int64 [N], from 0 in each document.
+        targets: int64 [N], what it is to predict.
+        offsets: first token of each document and, last, N.
+    """
+
+    tokens: Int64s
+    positions: Int64s
+    targets: Int64s
+    offsets: tuple[int, ...]
+
+    @property
+    def n_tokens(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Stretches of target tokens, none longer than the context.
+
+    Attributes:
+        starts: int64, index of the first target in the corpus's tokens.
+        lengths: int64, targets in the window.
+        samples: int64, which sample of the split it belongs to.
+    """
+
+    starts: Int64s
+    lengths: Int64s
+    samples: Int64s
+
+    def __getitem__(self, chosen: Int64s) -> "Windows":
+        return Windows(self.starts[chosen], self.lengths[chosen], self.samples[chosen])
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+def windows_of(split: Split, context_tokens: int) -> Windows:
+    """Cut every sample into as few windows as fit the context, of nearly equal length."""
+    n_tokens = split.ends - split.starts
+    n_windows = -(-n_tokens // context_tokens)
+    samples = np.repeat(np.arange(split.n_samples), n_windows)
+    number = np.arange(len(samples)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
+    shortest, longer_ones = np.divmod(n_tokens, n_windows)
+    lengths = shortest[samples] + (number < longer_ones[samples])
+    within = number * shortest[samples] + np.minimum(number, longer_ones[samples])
+    return Windows(split.starts[samples] + within, lengths, samples)
+
+
+class TrainingOrder:
+    """The batches of every step of a run.
+
+    Args:
+        split: what to learn.
+        context_tokens: longest window.
+        tokens_per_step: about how many tokens a step learns from; an epoch is divided evenly.
+        tokens_per_micro_batch: most tokens of one batch, at least `context_tokens`.
+        seed: of every epoch's permutation.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        context_tokens: int,
+        tokens_per_step: int,
+        tokens_per_micro_batch: int,
+        seed: int,
+    ) -> None:
+        self._split = split
+        self._windows = windows_of(split, context_tokens)
+        self._tokens_per_micro_batch = tokens_per_micro_batch
+        self._seed = seed
+        self._epoch_tokens = split.n_tokens
+        self.steps_per_epoch = steps_per_epoch(split.n_tokens, len(self._windows), tokens_per_step)
+        self._order_of: tuple[int, list[Int64s]] = (-1, [])
+
+    def batches(self, step: int) -> list[Batch]:
+        """The micro-batches of a step; steps count from 0 through all epochs."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        if self._order_of[0] != epoch:
+            self._order_of = (epoch, self._shares(epoch))
+        chosen = self._order_of[1][step_in_epoch]
+        return list(packed(self._split, self._windows[chosen], self._tokens_per_micro_batch))
+
+    def _shares(self, epoch: int) -> list[Int64s]:
+        """The permuted windows, cut where the running count of tokens passes each step's share."""
+        order = np.random.default_rng((self._seed, epoch)).permutation(len(self._windows))
+        middles = np.cumsum(self._windows.lengths[order]) - self._windows.lengths[order] / 2
+        step_of_window = (middles * self.steps_per_epoch / self._epoch_tokens).astype(np.int64)
+        borders = np.searchsorted(step_of_window, np.arange(1, self.steps_per_epoch))
+        return np.split(order, borders)
+
+
+def steps_per_epoch(n_tokens: int, n_windows: int, tokens_per_step: int) -> int:
+    """How many optimizer steps see every token once."""
+    return min(max(round(n_tokens / tokens_per_step), 1), n_windows)
+
+
+def packed(split: Split, windows: Windows, tokens_per_batch: int) -> Iterator[Batch]:
+    """Pack windows into as few batches as hold them, equal lengths next to each other."""
+    for chosen in packed_indices(windows.lengths, tokens_per_batch):
+        yield _batch(split.tokens, windows.starts[chosen], windows.lengths[chosen])
+
+
+def packed_indices(lengths: Int64s, tokens_per_batch: int) -> Iterator[Int64s]:
+    """Deal windows, longest first, into groups of at most `tokens_per_batch` tokens (one window may exceed it)."""
+    order = np.argsort(-lengths, kind="stable")
+    first = filled = 0
+    for position, length in enumerate(lengths[order].tolist()):
+        if filled and filled + length > tokens_per_batch:
+            yield order[first:position]
+            first, filled = position, 0
+        filled += length
+    if filled:
+        yield order[first:]
+
+
+def _batch(tokens: npt.NDArray[np.uint16] | npt.NDArray[np.uint32], starts: Int64s, lengths: Int64s) -> Batch:
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
+    targets_at = np.repeat(starts, lengths) + positions
+    return Batch(
+        tokens=tokens[targets_at - 1].astype(np.int64),
+        positions=positions,
+        targets=tokens[targets_at].astype(np.int64),
+        offsets=tuple(offsets.tolist()),
+    )

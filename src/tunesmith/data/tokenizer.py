@@ -1,0 +1,160 @@
+"""A checkpoint's own tokenizer, through the `tokenizers` library.
+
+Text is always encoded as ordinary text: special tokens never arise from what a file says. The id of
+end-of-text is the checkpoint's, never assumed.
+"""
+
+import hashlib
+import json
+import shutil
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+
+from tunesmith.errors import UserError
+from tunesmith.files import write_json
+
+FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+END_OF_TEXT = "<|endoftext|>"
+"""GPT-2's marker; used where a checkpoint names none of its own."""
+
+
+class TextTokenizer:
+    """Text to ids and back.
+
+    Attributes:
+        end_of_text_id: what follows every sample, and what generation stops at.
+        end_of_text: the same as a string.
+        folder: the model folder it was read from.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, end_of_text_id: int, folder: Path) -> None:
+        tokenizer.encode_special_tokens = True
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        self._tokenizer = tokenizer
+        self.folder = folder
+        self.end_of_text_id = end_of_text_id
+        self.end_of_text = str(tokenizer.id_to_token(end_of_text_id))
+
+    @property
+    def vocab_size(self) -> int:
+        """Largest id plus one."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes whenever the same text could get other ids."""
+        content = f"{self.end_of_text_id}\n{self._tokenizer.to_str()}"
+        return hashlib.sha256(content.encode("utf-8")).hexdigest()
+
+    def encode(self, texts: list[str]) -> list[list[int]]:
+        """Ids of each text, without any special token."""
+        encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of ordinary ids; bytes that form no character yet become U+FFFD."""
+        text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
+        return text
+
+    def save(self, folder: Path) -> None:
+        """Write what `AutoTokenizer.from_pretrained(folder)` needs: the checkpoint's own files, completed."""
+        for name in FILES:
+            if (self.folder / name).is_file() and self.folder.resolve() != folder.resolve():
+                shutil.copyfile(self.folder / name, folder / name)
+        if not (folder / "tokenizer.json").is_file():
+            self._tokenizer.save(str(folder / "tokenizer.json"))
+        if not (folder / "tokenizer_config.json").is_file():
+            token = self.end_of_text
+            write_json(
+                folder / "tokenizer_config.json",
+                {
+                    "tokenizer_class": "GPT2Tokenizer",
+                    "bos_token": token,
+                    "eos_token": token,
+                    "unk_token": token,
+                    "add_prefix_space": False,
+                },
+            )
+
+
+def load_tokenizer(folder: Path, hf_config: dict[str, Any]) -> TextTokenizer:
+    """Read the tokenizer of a model folder.
+
+    Args:
+        folder: the model folder.
+        hf_config: its `config.json`, for the id of end-of-text and the size of the embedding table.
+
+    Raises:
+        UserError: if there is none, it is damaged, or it does not belong to the model.
+    """
+    tokenizer = _read(folder)
+    end_of_text_id = _end_of_text_id(folder, hf_config, tokenizer)
+    loaded = TextTokenizer(tokenizer, end_of_text_id=end_of_text_id, folder=folder)
+    if loaded.vocab_size > hf_config.get("vocab_size", 50257):
+        raise UserError(
+            f"{folder}: the tokenizer has ids up to {loaded.vocab_size - 1}, the model only {hf_config['vocab_size']}",
+            hint="tokenizer and weights belong to different checkpoints; get both again",
+        )
+    return loaded
+
+
+def _read(folder: Path) -> Tokenizer:
+    try:
+        if (folder / "tokenizer.json").is_file():
+            return Tokenizer.from_file(str(folder / "tokenizer.json"))
+        if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+            model = BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+            tokenizer = Tokenizer(model)
+            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            tokenizer.decoder = decoders.ByteLevel()
+            if tokenizer.token_to_id(END_OF_TEXT) is not None:
+                tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+            return tokenizer
+    except Exception as error:  # noqa: BLE001  the library raises plain Exception for a damaged file
+        raise UserError(
+            f"the tokenizer in {folder} cannot be read: {error}", hint="get the model's files again"
+        ) from None
+    raise UserError(
+        f"{folder} has no tokenizer (tokenizer.json, or vocab.json with merges.txt)",
+        hint="copy the tokenizer files of the checkpoint it came from into the folder",
+    )
+
+
+def _end_of_text_id(folder: Path, hf_config: dict[str, Any], tokenizer: Tokenizer) -> int:
+    configured = hf_config.get("eos_token_id")
+    if isinstance(configured, list) and configured:
+        configured = configured[0]
+    if isinstance(configured, int) and tokenizer.id_to_token(configured) is not None:
+        return configured
+    for token in (_configured_token(folder), END_OF_TEXT):
+        token_id = tokenizer.token_to_id(token) if token else None
+        if token_id is not None:
+            return int(token_id)
+    raise UserError(
+        f"{folder} names no end-of-text token that its tokenizer knows (eos_token_id is {configured!r})",
+        hint='set "eos_token_id" in config.json',
+    )
+
+
+def _configured_token(folder: Path) -> str | None:
+    path = folder / "tokenizer_config.json"
+    if not path.is_file():
+        return None
+    try:
+        token = json.loads(path.read_text("utf-8")).get("eos_token")
+    except (ValueError, AttributeError):
+        return None  # tokenizer.json is what counts; a damaged side file only costs this hint
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else None

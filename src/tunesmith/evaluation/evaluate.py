@@ -1,0 +1,55 @@
+"""The verb `evaluate`: a model and text in, perplexity out."""
+
+from typing import Any
+
+from tunesmith.config import EvaluateConfig
+from tunesmith.data.corpus import prepare_corpus
+from tunesmith.data.tokenizer import load_tokenizer
+from tunesmith.evaluation.perplexity import METHOD, confidence_interval, evaluate_split
+from tunesmith.machine import choose_device, choose_dtype
+from tunesmith.model.context import chosen_context_tokens
+from tunesmith.model.hf_config import gpt2_config, read_hf_config
+from tunesmith.model.hub import local_folder
+from tunesmith.model.weights import load_gpt2
+
+TOKENS_PER_BATCH = 4096
+
+
+def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
+    """Measure perplexity; the keys of the result carry their units.
+
+    Raises:
+        UserError: if model, text or device cannot be used.
+    """
+    device = choose_device(config.device).value
+    dtype = choose_dtype(config.precision, device).value
+    folder = local_folder(config.model)
+    hf_config = read_hf_config(folder)
+    n_positions = gpt2_config(hf_config, origin=str(folder)).n_positions
+    context_tokens = chosen_context_tokens(config.context_tokens, n_positions).value
+    tokenizer = load_tokenizer(folder, hf_config)
+    corpus = prepare_corpus(config.sources, tokenizer, text_field=config.text_field, val_fraction=1, seed=config.seed)
+    model = load_gpt2(folder).to(device)
+    model.compute_dtype = dtype
+    evaluation = evaluate_split(
+        model,
+        corpus.validation,
+        context_tokens=context_tokens,
+        tokens_per_batch=max(TOKENS_PER_BATCH, context_tokens),
+    )
+    interval = confidence_interval(evaluation, seed=config.seed)
+    return {
+        "model": config.model,
+        "sources": list(config.sources),
+        "perplexity": evaluation.perplexity,
+        "confidence_interval": list(interval) if interval else None,
+        "nats_per_token": evaluation.nats_per_token,
+        "bits_per_byte": evaluation.bits_per_byte,
+        "tokens": evaluation.tokens,
+        "bytes": evaluation.text_bytes,
+        "samples": len(evaluation.sample_tokens),
+        "context_tokens": context_tokens,
+        "precision": str(dtype).removeprefix("torch."),
+        "device": str(device),
+        "method": METHOD,
+    }

@@ -1,0 +1,109 @@
+"""Perplexity over every token exactly once.
+
+Every token of every sample, the first one and the end-of-text behind the last included, is predicted once;
+the first one from the end-of-text before it, which is how GPT-2 saw documents begin. A sample longer than
+the context is cut into windows of nearly equal length; a window's first token sees only its predecessor. The
+sum of nats is divided by the number of tokens of the whole text, so that no batch or sample weighs more than
+its tokens do.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tunesmith.data.batches import packed, packed_indices, windows_of
+from tunesmith.data.corpus import Int64s, Split
+from tunesmith.model.attention import DocumentLayout, PackedAttention
+from tunesmith.model.gpt2 import GPT2
+from tunesmith.model.loss import nats_of_each_token
+
+METHOD = (
+    "every token once, end-of-text included; samples separate, each behind an end-of-text; "
+    "samples longer than the context in windows of nearly equal length, without overlap"
+)
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model makes of a text.
+
+    Attributes:
+        sample_nats: float64 [samples], summed cross-entropy of each sample.
+        sample_tokens: int64 [samples], tokens of each sample with its end-of-text.
+        text_bytes: UTF-8 bytes of all samples.
+    """
+
+    sample_nats: npt.NDArray[np.float64]
+    sample_tokens: Int64s
+    text_bytes: int
+
+    @property
+    def tokens(self) -> int:
+        return int(self.sample_tokens.sum())
+
+    @property
+    def nats_per_token(self) -> float:
+        return float(self.sample_nats.sum()) / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        return math.exp(self.nats_per_token)
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Comparable between models with different tokenizers; the nats of end-of-text count, its bytes are 0."""
+        return float(self.sample_nats.sum()) / math.log(2) / self.text_bytes
+
+
+@torch.no_grad()
+def evaluate_split(model: GPT2, split: Split, *, context_tokens: int, tokens_per_batch: int) -> Evaluation:
+    """Measure a model on a split of a corpus.
+
+    Args:
+        model: on its device; dropout is off here whatever mode it is in.
+        split: what to measure on.
+        context_tokens: longest window.
+        tokens_per_batch: tokens computed at once; changes the time and nothing else.
+    """
+    device = model.head_VC.device
+    windows = windows_of(split, context_tokens)
+    sample_nats = np.zeros(split.n_samples)
+    was_training = model.training
+    model.eval()
+    try:
+        groups = packed_indices(windows.lengths, tokens_per_batch)
+        for chosen, batch in zip(groups, packed(split, windows, tokens_per_batch), strict=True):
+            hidden_NC = model(
+                torch.from_numpy(batch.tokens).to(device),
+                torch.from_numpy(batch.positions).to(device),
+                PackedAttention(DocumentLayout(batch.offsets)),
+            )
+            targets_N = torch.from_numpy(batch.targets).to(device)
+            nats_N = nats_of_each_token(hidden_NC, model.head_VC, targets_N, model.config.vocab_size)
+            window_nats = np.add.reduceat(nats_N.double().cpu().numpy(), batch.offsets[:-1])
+            np.add.at(sample_nats, windows.samples[chosen], window_nats)
+    finally:
+        model.train(was_training)
+    return Evaluation(sample_nats, split.ends - split.starts, split.text_bytes)
+
+
+def confidence_interval(evaluation: Evaluation, *, seed: int) -> tuple[float, float] | None:
+    """95 % bootstrap interval of the perplexity over samples, or None for a single sample.
+
+    Samples are drawn with replacement; each draw's perplexity is its nats over its tokens, so long samples
+    weigh what they weigh in the text. Reference: Efron & Tibshirani 1993, chapter 13 (percentile interval).
+    """
+    n_samples = len(evaluation.sample_tokens)
+    if n_samples < 2:
+        return None
+    random = np.random.default_rng(seed)
+    nats_per_token = np.empty(RESAMPLES)
+    for draw in range(RESAMPLES):
+        chosen = random.integers(n_samples, size=n_samples)
+        nats_per_token[draw] = evaluation.sample_nats[chosen].sum() / evaluation.sample_tokens[chosen].sum()
+    low, high = np.exp(np.percentile(nats_per_token, [2.5, 97.5]))
+    return float(low), float(high)

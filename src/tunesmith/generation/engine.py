@@ -1,0 +1,134 @@
+"""Write text: prompts in, continuations out, with a key-value cache and without padding.
+
+All texts of a call are written side by side; each has its own random generator, so what it becomes depends on
+its seed and prompt, not on its neighbours. A text ends at end-of-text, at its length limit, or where the model's
+positions end.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from tunesmith.errors import UserError
+from tunesmith.generation.cache import DecodeAttention, KeyValueCache, PrefillAttention
+from tunesmith.generation.sampling import SamplingRules, choose_token
+from tunesmith.model.attention import DocumentLayout
+from tunesmith.model.gpt2 import GPT2
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What was written behind one prompt.
+
+    Attributes:
+        tokens: ids, without end-of-text.
+        logprobs: log-probability of each in nats, under the model before temperature and filters.
+        finish_reason: "stop" at end-of-text, "length" at a limit.
+    """
+
+    tokens: list[int]
+    logprobs: list[float]
+    finish_reason: Literal["stop", "length"]
+
+
+@torch.no_grad()
+def continue_texts(
+    model: GPT2,
+    prompts: list[list[int]],
+    *,
+    seeds: list[int],
+    rules: SamplingRules,
+    max_new_tokens: int,
+    end_of_text_id: int,
+) -> list[Continuation]:
+    """Continue each prompt.
+
+    Args:
+        model: on its device, in evaluation mode or not: dropout is off here.
+        prompts: token ids of each, none empty (begin with end-of-text to start a text from nothing).
+        seeds: one for each prompt.
+        rules: how to choose tokens.
+        max_new_tokens: longest continuation.
+        end_of_text_id: ends a text.
+
+    Raises:
+        UserError: if a prompt leaves no room for even one token.
+    """
+    longest_prompt = max(map(len, prompts))
+    room = model.config.n_positions + 1 - longest_prompt
+    if room < 1:
+        raise UserError(
+            f"the prompt has {longest_prompt} tokens, and the model reads at most {model.config.n_positions}",
+            hint="shorten the prompt",
+        )
+    was_training = model.training
+    model.eval()
+    try:
+        return _continue(model, prompts, seeds, rules, min(max_new_tokens, room), end_of_text_id)
+    finally:
+        model.train(was_training)
+
+
+def _continue(
+    model: GPT2,
+    prompts: list[list[int]],
+    seeds: list[int],
+    rules: SamplingRules,
+    max_new_tokens: int,
+    end_of_text_id: int,
+) -> list[Continuation]:
+    device = model.head_VC.device
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    dtype = torch.float32 if model.config.reorder_and_upcast_attn else model.compute_dtype
+    cache = KeyValueCache(
+        model.config,
+        texts=len(prompts),
+        positions=max(map(len, prompts)) + max_new_tokens,
+        dtype=dtype,
+        device=device,
+    )
+    written: list[list[int]] = [[] for _ in prompts]
+    logprobs: list[list[float]] = [[] for _ in prompts]
+    stopped = [False] * len(prompts)
+    logits_BV = _read_prompts(model, prompts, cache)
+    for _ in range(max_new_tokens):
+        next_tokens = [end_of_text_id] * len(prompts)
+        for text, logits_V in enumerate(logits_BV.cpu()):
+            if stopped[text]:
+                continue
+            token, logprob = choose_token(logits_V, rules, generators[text])
+            stopped[text] = token == end_of_text_id
+            if not stopped[text]:
+                written[text].append(token)
+                logprobs[text].append(logprob)
+                next_tokens[text] = token
+        if all(stopped) or len(max(written, key=len)) == max_new_tokens:
+            break
+        logits_BV = _read_one_token_each(model, next_tokens, cache)
+    return [
+        Continuation(tokens, probabilities, "stop" if done else "length")
+        for tokens, probabilities, done in zip(written, logprobs, stopped, strict=True)
+    ]
+
+
+def _read_prompts(model: GPT2, prompts: list[list[int]], cache: KeyValueCache) -> torch.Tensor:
+    """Logits behind each prompt, [B, V]; the cache is filled."""
+    lengths_B = torch.tensor([len(prompt) for prompt in prompts])
+    ends_B = lengths_B.cumsum(0)
+    layout = DocumentLayout((0, *ends_B.tolist()))
+    tokens_N = torch.tensor([token for prompt in prompts for token in prompt])
+    positions_N = torch.cat([torch.arange(len(prompt)) for prompt in prompts])
+    device = model.head_VC.device
+    hidden_NC = model(tokens_N.to(device), positions_N.to(device), PrefillAttention(cache, layout))
+    return model.logits(hidden_NC[ends_B - 1])
+
+
+def _read_one_token_each(model: GPT2, tokens: list[int], cache: KeyValueCache) -> torch.Tensor:
+    """Logits behind one more token of each text, [B, V]; the cache grows by one position."""
+    tokens_B = torch.tensor(tokens, device=model.head_VC.device)
+    # A stopped text goes on reading end-of-text unseen; its position must stay inside the table.
+    positions_B = cache.lengths_B.clamp(max=model.config.n_positions - 1)
+    hidden_BC = model(tokens_B, positions_B, DecodeAttention(cache))
+    cache.lengths_B += 1
+    return model.logits(hidden_BC)

@@ -1,0 +1,130 @@
+"""What the machine is and which arithmetic it does natively, each fact with its reason.
+
+Imports torch inside functions: the command line must start fast and work when torch is broken.
+"""
+
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from tunesmith.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+NATIVE_BF16_CAPABILITY = (8, 0)
+"""CUDA compute capability from which tensor cores multiply bf16 (Ampere; Ada is 8.9, Hopper 9.0)."""
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Choice(Generic[T]):
+    """A decision and, in a few words, why."""
+
+    value: T
+    reason: str
+
+
+def choose_device(asked: str) -> "Choice[torch.device]":
+    """Resolve `--device`.
+
+    Raises:
+        UserError: if the asked device is none or not here.
+    """
+    import torch  # noqa: PLC0415
+
+    if asked == "auto":
+        if torch.cuda.is_available():
+            return Choice(torch.device("cuda", 0), f"found {torch.cuda.get_device_name(0)}")
+        return Choice(torch.device("cpu"), "torch sees no CUDA device")
+    try:
+        device = torch.device(asked)
+    except RuntimeError:
+        raise UserError(f"--device {asked} is no device", hint="write auto, cpu, cuda or cuda:N") from None
+    if device.type not in {"cpu", "cuda"}:
+        raise UserError(f"--device {asked} is not supported", hint="write auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"--device {asked}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices",
+            hint="install a CUDA build of torch and check nvidia-smi, or use --device cpu",
+        )
+    return Choice(device, "asked for")
+
+
+def choose_dtype(asked: str, device: "torch.device") -> "Choice[torch.dtype]":
+    """Resolve `--precision` to the dtype of the arithmetic; master weights are fp32 in any case.
+
+    Raises:
+        UserError: for fp16 on a CPU, which has no fp16 arithmetic to gain from.
+    """
+    import torch  # noqa: PLC0415
+
+    if asked == "fp16" and device.type == "cpu":
+        raise UserError("--precision fp16 needs a CUDA device", hint="use --precision bf16 or fp32 on a CPU")
+    if asked != "auto":
+        named = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+        return Choice(named[asked], "asked for")
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        shown = f"compute capability {capability[0]}.{capability[1]}"
+        if capability >= NATIVE_BF16_CAPABILITY:
+            return Choice(torch.bfloat16, f"{shown} multiplies bf16 natively")
+        return Choice(torch.float16, f"{shown} has no native bf16: fp16 with a loss scaler")
+    if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():  # noqa: SLF001  no public name
+        return Choice(torch.bfloat16, "this CPU multiplies bf16 natively (AVX512-BF16 or AMX)")
+    return Choice(torch.float32, "this CPU has no native bf16 arithmetic")
+
+
+def device_name(device: "torch.device") -> str:
+    """The card's name, or the processor's with its cores."""
+    import torch  # noqa: PLC0415
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{_processor_name()}, {torch.get_num_threads()} threads"
+
+
+def _processor_name() -> str:
+    if sys.platform == "linux":
+        try:
+            with open("/proc/cpuinfo", encoding="utf-8") as file:  # noqa: PTH123
+                for line in file:
+                    if line.startswith("model name"):
+                        return line.split(":", 1)[1].strip()
+        except OSError:
+            pass  # containers may hide it; the architecture's name still says something
+    return platform.processor() or platform.machine()
+
+
+def peak_memory_bytes(device: "torch.device") -> int:
+    """Most memory in use so far: allocated on the card, or resident in this process."""
+    import torch  # noqa: PLC0415
+
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        import psutil  # noqa: PLC0415
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource  # noqa: PLC0415
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def environment() -> dict[str, str | int]:
+    """Versions and machine facts for `run.json`."""
+    from importlib.metadata import version  # noqa: PLC0415
+
+    packages = ("tunesmith", "torch", "numpy", "tokenizers", "safetensors")
+    return {
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": _processor_name(),
+        "cores": os.cpu_count() or 1,
+        **{name: version(name) for name in packages},
+    }

@@ -1,0 +1,244 @@
+"""GPT-2 as a function from a flat token stream to hidden states.
+
+Shapes: N tokens in the stream, C channels, H heads, D channels of a head (C = H * D), V vocabulary,
+P positions, L layers.
+
+The stream is flat on purpose: documents lie side by side without padding, and who may look at whom is
+the business of the `attend` argument (`tunesmith.model.attention` for training, a key-value cache for
+generation). The model knows nothing about documents, batches, files or losses.
+
+Parameter names are those of `GPT2LMHeadModel` in Hugging Face transformers, so that import and export are
+a matter of transposing (`tunesmith.model.weights`). Parameters stay in the dtype they were loaded in (fp32
+master weights while training); `compute_dtype` says in which one the arithmetic is done.
+
+References: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners";
+the released model's code, https://github.com/openai/gpt-2/blob/master/src/model.py.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+VOCABULARY_MULTIPLE = 128
+"""The embedding table is padded to a multiple of this many rows: matrix units dislike 50,257 columns."""
+
+INITIAL_STD = 0.02
+
+
+class Attend(Protocol):
+    """Who looks at whom: called once per layer with that layer's queries, keys and values."""
+
+    def __call__(self, layer: int, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
+        """Return the attended values, [N, H, D]; a token may never see a later one of its document."""
+        ...
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_new": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
+    "gelu": F.gelu,
+    "relu": F.relu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "tanh": torch.tanh,
+}
+"""By the names that checkpoints use. The first three are one function written in three ways."""
+
+
+@dataclass(frozen=True)
+class GPT2Config:
+    """The shape of a GPT-2 and the switches that change its arithmetic, under Hugging Face's names."""
+
+    vocab_size: int
+    n_positions: int
+    n_embd: int
+    n_layer: int
+    n_head: int
+    n_inner: int
+    activation_function: str = "gelu_new"
+    layer_norm_epsilon: float = 1e-5
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    reorder_and_upcast_attn: bool = False
+    tie_word_embeddings: bool = True
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding table in memory, never in a file."""
+        return -(-self.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
+    def attention_scale(self, layer: int) -> float:
+        """What a layer's query-key products are multiplied with before the softmax."""
+        scale = 1.0
+        if self.scale_attn_weights:
+            scale /= math.sqrt(self.n_embd // self.n_head)
+        if self.scale_attn_by_inverse_layer_idx:
+            scale /= layer + 1
+        return scale
+
+
+class Linear(nn.Linear):
+    """A linear layer that computes in the dtype of its input, whatever dtype its weights are kept in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer normalisation that computes in the dtype of its input (statistics are fp32 in every kernel)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; which token sees which is decided by `attend`."""
+
+    def __init__(self, config: GPT2Config, layer: int, dropout: float) -> None:
+        super().__init__()
+        self.layer = layer
+        self.n_head = config.n_head
+        self.scale = config.attention_scale(layer)
+        self.upcast = config.reorder_and_upcast_attn
+        self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = Linear(config.n_embd, config.n_embd)
+        self.resid_dropout = nn.Dropout(dropout)
+
+    def forward(self, x_NC: Tensor, attend: Attend) -> Tensor:
+        n_tokens, n_embd = x_NC.shape
+        q_NHD, k_NHD, v_NHD = self.c_attn(x_NC).view(n_tokens, 3, self.n_head, n_embd // self.n_head).unbind(dim=1)
+        if self.upcast:
+            q_NHD, k_NHD, v_NHD = q_NHD.float(), k_NHD.float(), v_NHD.float()
+        y_NHD = attend(self.layer, q_NHD, k_NHD, v_NHD, self.scale)
+        y_NC = y_NHD.reshape(n_tokens, n_embd).to(x_NC.dtype)
+        projected_NC: Tensor = self.resid_dropout(self.c_proj(y_NC))
+        return projected_NC
+
+
+class MLP(nn.Module):
+    """Widen, bend, narrow."""
+
+    def __init__(self, config: GPT2Config, dropout: float) -> None:
+        super().__init__()
+        self.c_fc = Linear(config.n_embd, config.n_inner)
+        self.c_proj = Linear(config.n_inner, config.n_embd)
+        self.act = ACTIVATIONS[config.activation_function]
+        self.resid_dropout = nn.Dropout(dropout)
+
+    def forward(self, x_NC: Tensor) -> Tensor:
+        projected_NC: Tensor = self.resid_dropout(self.c_proj(self.act(self.c_fc(x_NC))))
+        return projected_NC
+
+
+class Block(nn.Module):
+    """Attention and MLP, each behind a layer norm and added to the residual stream."""
+
+    def __init__(self, config: GPT2Config, layer: int, dropout: float) -> None:
+        super().__init__()
+        self.ln_1 = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.attn = Attention(config, layer, dropout)
+        self.ln_2 = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+        self.mlp = MLP(config, dropout)
+
+    def forward(self, x_NC: Tensor, attend: Attend) -> Tensor:
+        x_NC = x_NC + self.attn(self.ln_1(x_NC), attend)
+        out_NC: Tensor = x_NC + self.mlp(self.ln_2(x_NC))
+        return out_NC
+
+
+class Transformer(nn.Module):
+    """Embeddings, blocks and the final norm (`transformer.*` in a checkpoint)."""
+
+    def __init__(self, config: GPT2Config, dropout: float) -> None:
+        super().__init__()
+        self.wte = nn.Embedding(config.padded_vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.n_positions, config.n_embd)
+        self.drop = nn.Dropout(dropout)
+        self.h = nn.ModuleList(Block(config, layer, dropout) for layer in range(config.n_layer))
+        self.ln_f = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
+
+    def forward(self, tokens_N: Tensor, positions_N: Tensor, attend: Attend, dtype: torch.dtype) -> Tensor:
+        x_NC = self.drop(self.wte(tokens_N).to(dtype) + self.wpe(positions_N).to(dtype))
+        for block in self.h:
+            x_NC = block(x_NC, attend)
+        hidden_NC: Tensor = self.ln_f(x_NC)
+        return hidden_NC
+
+
+class GPT2(nn.Module):
+    """A GPT-2 language model.
+
+    Args:
+        config: its shape and switches.
+        dropout: probability on the embeddings and on what attention and MLP add to the residual stream.
+            Attention weights themselves are never dropped: no fused attention offers it for packed documents.
+    """
+
+    def __init__(self, config: GPT2Config, *, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.config = config
+        self.compute_dtype = torch.float32
+        self.transformer = Transformer(config, dropout)
+        if not config.tie_word_embeddings:
+            self.lm_head = nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
+
+    def forward(self, tokens_N: Tensor, positions_N: Tensor, attend: Attend) -> Tensor:
+        """Hidden states after the final norm, [N, C] in `compute_dtype`.
+
+        Args:
+            tokens_N: int64 token ids.
+            positions_N: int64 position of each token in its own document, below `n_positions`.
+            attend: who looks at whom.
+        """
+        hidden_NC: Tensor = self.transformer(tokens_N, positions_N, attend, self.compute_dtype)
+        return hidden_NC
+
+    @property
+    def head_VC(self) -> nn.Parameter:
+        """The output projection with its padded rows; the embedding table itself where they are tied."""
+        head: nn.Parameter = self.transformer.wte.weight if self.config.tie_word_embeddings else self.lm_head.weight  # type: ignore[assignment]
+        return head
+
+    def logits(self, hidden_NC: Tensor) -> Tensor:
+        """Logits over the true vocabulary, [N, V] in fp32. For few rows: the loss never calls this."""
+        logits_NV = F.linear(hidden_NC, self.head_VC.to(hidden_NC.dtype))
+        return logits_NV[:, : self.config.vocab_size].float()
+
+    @torch.no_grad()
+    def initialise(self, generator: torch.Generator) -> None:
+        """Fill the parameters for training from scratch, as GPT-2 was: normal with std 0.02.
+
+        What projects back into the residual stream is scaled by 1/sqrt(2L), so that the stream's variance does
+        not grow with depth.
+        """
+        residual_std = INITIAL_STD / math.sqrt(2 * self.config.n_layer)
+        for name, parameter in self.named_parameters():
+            if name.endswith("c_proj.weight"):
+                parameter.normal_(0.0, residual_std, generator=generator)
+            elif parameter.ndim == 2:
+                parameter.normal_(0.0, INITIAL_STD, generator=generator)
+            else:
+                parameter.fill_(1.0 if ".ln_" in name and name.endswith("weight") else 0.0)
+        self.zero_padded_rows()
+
+    @torch.no_grad()
+    def zero_padded_rows(self) -> None:
+        """Clear the rows that pad the vocabulary: no token has them, so they must not wander."""
+        self.transformer.wte.weight[self.config.vocab_size :].zero_()
+        self.head_VC[self.config.vocab_size :].zero_()
+
+
+def matrix_parameters(model: nn.Module) -> int:
+    """How many parameters take part in matrix products: all but position table, norms and biases."""
+    return sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and not name.endswith("wpe.weight"))

@@ -1,0 +1,158 @@
+"""Hugging Face's `config.json` into a `GPT2Config`, or a refusal that names the switch.
+
+A checkpoint that asks for arithmetic we do not implement must never load as something slightly different.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import UserError
+from tunesmith.model.gpt2 import ACTIVATIONS, GPT2Config
+
+LANGUAGE_MODELS = ("GPT2LMHeadModel", "GPT2Model", "GPT2DoubleHeadsModel")
+"""Architectures that hold a language model; any other carries a head for another task."""
+
+NEUTRAL_SWITCHES: dict[str, tuple[object, ...]] = {
+    "add_cross_attention": (False,),
+    "is_encoder_decoder": (False,),
+    "pruned_heads": ({}, None),
+    "quantization_config": (None,),
+    "auto_map": (None, {}),
+    "position_embedding_type": ("absolute", None),
+    "chunk_size_feed_forward": (0, None),
+    "multi_query": (False,),
+}
+"""Switches that change the arithmetic or run a checkpoint's own code, with the values that do neither."""
+
+LARGEST_SIZES = {
+    "vocab_size": 2_000_000,
+    "n_positions": 1 << 20,
+    "n_embd": 1 << 16,
+    "n_layer": 1 << 10,
+    "n_head": 1 << 12,
+    "n_inner": 1 << 18,
+}
+"""Beyond these a config is damaged or hostile; far above any GPT-2."""
+
+
+def read_hf_config(folder: Path) -> dict[str, Any]:
+    """The folder's `config.json` as it stands.
+
+    Raises:
+        UserError: if the folder is no model folder or the file is no JSON object.
+    """
+    path = folder / "config.json"
+    if not path.is_file() and (folder / "run.json").is_file():
+        raise UserError(
+            f"the run in {folder} was stopped before it had a model",
+            hint=f"continue it: tunesmith train --resume --out {folder}",
+        )
+    if not path.is_file():
+        raise UserError(
+            f"{folder} is not a model folder: it has no config.json",
+            hint="name a preset (gpt2, gpt2-medium, ...), a hub id, a folder that save_pretrained wrote, or tiny",
+        )
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}", hint="get the model's files again") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} holds {type(raw).__name__}, not an object", hint="get the model's files again")
+    return raw
+
+
+def gpt2_config(raw: dict[str, Any], *, origin: str) -> GPT2Config:
+    """Translate, checking every switch that matters.
+
+    Args:
+        raw: the content of `config.json`.
+        origin: how to call the checkpoint in an error.
+
+    Raises:
+        UserError: naming the switch that is not implemented or the value that cannot be.
+    """
+    _refuse_other_architectures(raw, origin)
+    _refuse_unimplemented_switches(raw, origin)
+    n_embd = _size(raw, "n_embd", 768, origin)
+    inner = raw.get("n_inner")
+    config = GPT2Config(
+        vocab_size=_size(raw, "vocab_size", 50257, origin),
+        n_positions=_size(raw, "n_positions", 1024, origin),
+        n_embd=n_embd,
+        n_layer=_size(raw, "n_layer", 12, origin),
+        n_head=_size(raw, "n_head", 12, origin),
+        n_inner=4 * n_embd if inner is None else _size(raw, "n_inner", 0, origin),
+        activation_function=str(raw.get("activation_function", "gelu_new")),
+        layer_norm_epsilon=_positive_number(raw, "layer_norm_epsilon", 1e-5, origin),
+        scale_attn_weights=_switch(raw, "scale_attn_weights", default=True, origin=origin),
+        scale_attn_by_inverse_layer_idx=_switch(raw, "scale_attn_by_inverse_layer_idx", default=False, origin=origin),
+        reorder_and_upcast_attn=_switch(raw, "reorder_and_upcast_attn", default=False, origin=origin),
+        tie_word_embeddings=_switch(raw, "tie_word_embeddings", default=True, origin=origin),
+    )
+    if config.n_embd % config.n_head:
+        raise UserError(
+            f"{origin}: n_embd {config.n_embd} is not a multiple of n_head {config.n_head}",
+            hint="the checkpoint's config.json is damaged; get it again",
+        )
+    return config
+
+
+def _refuse_other_architectures(raw: dict[str, Any], origin: str) -> None:
+    kind = raw.get("model_type", "gpt2")
+    if kind != "gpt2":
+        raise UserError(
+            f"{origin} is a {kind!r} model, and only 'gpt2' can be trained",
+            hint="take a GPT-2 checkpoint, for example gpt2, distilgpt2 or rinna/japanese-gpt2-small",
+        )
+    architectures = raw.get("architectures") or ["GPT2LMHeadModel"]
+    if not any(name in LANGUAGE_MODELS for name in architectures):
+        raise UserError(
+            f"{origin} holds {', '.join(map(str, architectures))}, not a language model",
+            hint="take the checkpoint it was made from (GPT2LMHeadModel)",
+        )
+
+
+def _refuse_unimplemented_switches(raw: dict[str, Any], origin: str) -> None:
+    for name, neutral in NEUTRAL_SWITCHES.items():
+        if name in raw and raw[name] not in neutral:
+            raise UserError(
+                f"{origin} sets {name}={json.dumps(raw[name])[:80]}, which tunesmith does not implement",
+                hint="take a checkpoint without it; ignoring it would compute something else",
+            )
+    activation = raw.get("activation_function", "gelu_new")
+    if activation not in ACTIVATIONS:
+        raise UserError(
+            f"{origin} sets activation_function={activation!r}, which tunesmith does not implement",
+            hint=f"implemented are {', '.join(ACTIVATIONS)}",
+        )
+
+
+def _size(raw: dict[str, Any], name: str, default: int, origin: str) -> int:
+    value = raw.get(name, default)
+    if type(value) is not int or not 0 < value <= LARGEST_SIZES[name]:
+        raise UserError(
+            f"{origin} sets {name}={json.dumps(value)[:80]}, not a whole number from 1 to {LARGEST_SIZES[name]}",
+            hint="the checkpoint's config.json is damaged; get it again",
+        )
+    return value
+
+
+def _positive_number(raw: dict[str, Any], name: str, default: float, origin: str) -> float:
+    value = raw.get(name, default)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
+        raise UserError(
+            f"{origin} sets {name}={json.dumps(value)[:80]}, not a number between 0 and 1",
+            hint="the checkpoint's config.json is damaged; get it again",
+        )
+    return float(value)
+
+
+def _switch(raw: dict[str, Any], name: str, *, default: bool, origin: str) -> bool:
+    value = raw.get(name, default)
+    if not isinstance(value, bool):
+        raise UserError(
+            f"{origin} sets {name}={json.dumps(value)[:80]}, which is neither true nor false",
+            hint="the checkpoint's config.json is damaged; get it again",
+        )
+    return value

@@ -1,0 +1,126 @@
+"""From what the user calls a model to a local folder that holds one.
+
+A MODEL is `tiny` (ships inside the package), a preset, a folder, a run folder (which is a model folder too), or
+a hub id such as `rinna/japanese-gpt2-small`. The hub library does the download: progress, resuming and
+verification are its business; ours is to ask only for the files we read and to turn every way in which it
+can fail into one clear error within seconds.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunesmith.errors import UserError
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
+PRESETS = {
+    "gpt2": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
+    "gpt2-xl": "openai-community/gpt2-xl",
+    "distilgpt2": "distilbert/distilgpt2",
+}
+
+TINY = "tiny"
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+CONFIG_FILES = ("config.json", "generation_config.json")
+
+REACH_HUB_S = 8.0
+"""How long the hub may take to answer the first question before it counts as unreachable."""
+
+LOCAL_HINT = "name a local folder that holds the model (config.json, model.safetensors, tokenizer.json), or tiny"
+
+
+def local_folder(model: str) -> Path:
+    """Find or fetch the folder of a MODEL.
+
+    Raises:
+        UserError: if there is none: no such folder, no such hub id, hub unreachable.
+    """
+    if model == TINY:
+        return Path(str(files("tunesmith"))) / "assets" / TINY
+    path = Path(model)
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise UserError(f"{model} is a file, not a model", hint="name the folder that holds config.json")
+    if model in PRESETS:
+        return _from_hub(PRESETS[model])
+    if _looks_like_a_path(model):
+        raise UserError(f"there is no model folder {model}", hint=f"check the path; or {LOCAL_HINT}")
+    return _from_hub(model)
+
+
+def _looks_like_a_path(model: str) -> bool:
+    """Whether a name that is no existing folder can only have been meant as one (a hub id is OWNER/NAME)."""
+    return model.startswith((".", "~", "/", "\\")) or model.endswith("/") or model.count("/") != 1
+
+
+def _from_hub(repo_id: str) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415  heavy, and local models do without
+    from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
+
+    info = _ask_hub(repo_id)
+    if info is None:  # no network: what an earlier run downloaded is as good
+        try:
+            return Path(snapshot_download(repo_id, local_files_only=True))
+        except LocalEntryNotFoundError:
+            raise UserError(
+                f"the model hub cannot be reached, and {repo_id} was not downloaded before", hint=LOCAL_HINT
+            ) from None
+    try:
+        return Path(snapshot_download(repo_id, revision=info.sha, allow_patterns=_wanted_files(info)))
+    except Exception as error:  # the hub library raises what its transport raises; none of it is ours
+        raise UserError(
+            f"downloading {repo_id} failed: {_first_line(error)}",
+            hint=f"run the same command again to continue the download; or {LOCAL_HINT}",
+        ) from error
+
+
+def _ask_hub(repo_id: str) -> "ModelInfo | None":
+    """What the hub knows of the repository, or None if it cannot be asked."""
+    from huggingface_hub import HfApi  # noqa: PLC0415
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # noqa: PLC0415  HTTPError: of its HTTP client
+        GatedRepoError,
+        HFValidationError,
+        HTTPError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        return HfApi().model_info(repo_id, timeout=REACH_HUB_S)
+    except GatedRepoError:
+        raise UserError(
+            f"{repo_id} asks for your consent", hint="accept its terms on its page, then `hf auth login`"
+        ) from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UserError(
+            f"there is no model {repo_id!r}: neither a folder here nor a repository on the hub",
+            hint=f"presets are {', '.join(PRESETS)}; {LOCAL_HINT}",
+        ) from None
+    except (OfflineModeIsEnabled, HTTPError, OSError):
+        return None
+
+
+def _wanted_files(info: "ModelInfo") -> list[str]:
+    """The files we read: never TensorFlow, ONNX or a second copy of the weights."""
+    names = [sibling.rfilename for sibling in info.siblings or []]
+    safetensors = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]
+    pickled = [name for name in names if name.startswith("pytorch_model") and name.endswith((".bin", ".json"))]
+    weights = [name for name in safetensors or pickled if "/" not in name]
+    return [name for name in names if name in TOKENIZER_FILES or name in CONFIG_FILES] + weights
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,0 +1,184 @@
+"""Hugging Face checkpoints into our model and back: the only place that knows Conv1D and padding.
+
+Hugging Face's GPT-2 keeps four matrices of a block as [in, out] (Conv1D) where a linear layer has
+[out, in], and its embedding table has no padded rows. Everything else has the same name and shape.
+Old checkpoints also lack the `transformer.` prefix, carry causal masks as `attn.bias`, or repeat the tied head.
+
+Reading: `model.safetensors`, sharded safetensors, and old `pytorch_model.bin` (sharded or not), the last only
+through `weights_only=True`, so that nothing is ever unpickled into code. Writing: safetensors only.
+"""
+
+import json
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tunesmith.errors import UserError
+from tunesmith.files import write_atomically, write_json
+from tunesmith.model.gpt2 import GPT2
+from tunesmith.model.hf_config import gpt2_config, read_hf_config
+
+CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+PADDED = ("transformer.wte.weight", "lm_head.weight")
+NOT_PARAMETERS = (".attn.bias", ".attn.masked_bias")
+"""Constant masks that old versions of transformers saved as buffers."""
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+"""Where a checkpoint's weights may be, the best first."""
+
+
+def load_gpt2(folder: Path, *, dropout: float = 0.0) -> GPT2:
+    """Read a checkpoint folder into an fp32 model on the CPU.
+
+    Raises:
+        UserError: if the folder is no GPT-2, asks for what is not implemented, or its weights do not fit.
+    """
+    config = gpt2_config(read_hf_config(folder), origin=str(folder))
+    with torch.device("meta"):
+        model = GPT2(config, dropout=dropout)
+    model.to_empty(device="cpu")
+    parameters = dict(model.named_parameters())
+    missing = set(parameters)
+    for stored_name, tensor in _stored_tensors(folder):
+        name = _our_name(stored_name)
+        if name.endswith(NOT_PARAMETERS):
+            continue
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue  # the tied head stored once more
+        if name not in parameters:
+            raise UserError(
+                f"{folder} holds the tensor {stored_name!r}, which a GPT-2 language model does not have",
+                hint="merge adapters or remove task heads with the tool that made the checkpoint, then try again",
+            )
+        _fill(parameters[name], name, tensor, config.vocab_size, folder)
+        missing.discard(name)
+    if missing:
+        raise UserError(
+            f"{folder} lacks {len(missing)} of {len(parameters)} tensors, the first {min(missing)!r}",
+            hint="the download is incomplete or config.json belongs to another checkpoint; get the files again",
+        )
+    model.zero_padded_rows()
+    return model
+
+
+def new_gpt2(folder: Path, *, dropout: float, seed: int) -> GPT2:
+    """A model of the folder's shape with fresh weights (`--from-scratch`); its weights are not read."""
+    config = gpt2_config(read_hf_config(folder), origin=str(folder))
+    with torch.device("meta"):
+        model = GPT2(config, dropout=dropout)
+    model.to_empty(device="cpu")
+    model.initialise(torch.Generator().manual_seed(seed))
+    return model
+
+
+def save_gpt2(model: GPT2, folder: Path, *, hf_config: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
+    """Write `config.json` and `model.safetensors` as transformers would, replacing both atomically.
+
+    Args:
+        model: whose weights to write.
+        folder: an existing folder.
+        hf_config: the `config.json` that the model came from; what describes its origin is left out.
+        dtype: of the stored weights.
+    """
+    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in state_for_huggingface(model).items()}
+    write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    dropped = ("_name_or_path", "torch_dtype", "transformers_version")
+    kept = {key: value for key, value in hf_config.items() if key not in dropped}
+    write_json(
+        folder / "config.json",
+        {**kept, "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "dtype": str(dtype)[6:]},
+    )
+
+
+def state_for_huggingface(model: GPT2) -> dict[str, Tensor]:
+    """The model's parameters under Hugging Face's names and shapes, on the CPU."""
+    state: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        tensor = parameter.detach().cpu()
+        if name.endswith(CONV1D):
+            tensor = tensor.t()
+        if name in PADDED:
+            tensor = tensor[: model.config.vocab_size]
+        state[name] = tensor
+    return state
+
+
+def _our_name(stored_name: str) -> str:
+    if stored_name.startswith(("transformer.", "lm_head.")):
+        return stored_name
+    return f"transformer.{stored_name}"
+
+
+@torch.no_grad()
+def _fill(parameter: torch.nn.Parameter, name: str, tensor: Tensor, vocab_size: int, folder: Path) -> None:
+    if name.endswith(CONV1D) and tensor.ndim == 2:
+        tensor = tensor.t()
+    target = parameter[:vocab_size] if name in PADDED else parameter
+    if tensor.shape != target.shape or not tensor.is_floating_point():
+        raise UserError(
+            f"{folder}: {name} is {tensor.dtype} {list(tensor.shape)}, but config.json asks for {list(target.shape)}",
+            hint="config.json and the weights belong to different checkpoints; get both again",
+        )
+    target.copy_(tensor)
+
+
+def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of the checkpoint, one at a time, under its stored name."""
+    for file_name in WEIGHT_FILES:
+        path = folder / file_name
+        if path.is_file():
+            break
+    else:
+        raise UserError(
+            f"{folder} has a config.json but no weights ({' or '.join(WEIGHT_FILES[::2])})",
+            hint="get the model's files again, or add --from-scratch to start with fresh weights",
+        )
+    shards = _shards(path) if path.suffix == ".json" else [path]
+    for shard in shards:
+        try:
+            yield from _safetensors(shard) if shard.suffix == ".safetensors" else _pickled_tensors(shard)
+        except (SafetensorError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            raise UserError(
+                f"{shard} cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+                hint="the file is damaged or incomplete; get it again",
+            ) from None
+
+
+def _shards(index_path: Path) -> list[Path]:
+    try:
+        names = sorted(set(json.loads(index_path.read_text("utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise UserError(f"{index_path} is no weight index", hint="get the model's files again") from None
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith((".safetensors", ".bin")):
+            raise UserError(
+                f"{index_path} names the file {name!r}, which is not beside it",
+                hint="do not use this checkpoint: its index points outside its folder",
+            )
+    return [index_path.parent / name for name in names]
+
+
+def _safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  safe_open is no mapping
+            yield name, file.get_tensor(name)
+
+
+def _pickled_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no state dict", hint="get the model's files again")
+    for name, tensor in content.items():
+        if isinstance(tensor, Tensor):
+            yield str(name), tensor

@@ -1,0 +1,116 @@
+"""What happens during a run, as values: the loop yields them, progress views and trackers read them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tunesmith.generation.generate import GeneratedText
+from tunesmith.training.plan import TrainPlan
+
+
+@dataclass(frozen=True)
+class Planned:
+    """Everything is decided and loaded; the first step has not been made."""
+
+    model: str
+    parameters: int
+    out: Path
+    plan: TrainPlan
+    resumed_at_step: int
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The validation split was measured. Step 0 is the model before training."""
+
+    step: int
+    epoch: float
+    nats_per_token: float
+    perplexity: float
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """The fixed prompts were continued: at step 0 by the base model, at the end by the best one."""
+
+    step: int
+    texts: list[GeneratedText]
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """A step was made and its numbers were read from the device."""
+
+    step: int
+    epoch: float
+    loss_nats_per_token: float
+    learning_rate: float
+    grad_norm: float
+    tokens: int
+    tokens_per_s: float
+    peak_memory_bytes: int
+    eta_s: float
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint is safely on disk."""
+
+    step: int
+    folder: Path
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """The outcome of a run.
+
+    Attributes:
+        base_perplexity: on the validation split, before training.
+        perplexity: on the validation split, of the model in `out`; None if it was stopped before there was one.
+        best_step: after which the model in `out` was taken.
+        steps: optimizer steps made.
+        tokens: tokens learned from, each epoch counted.
+        duration_s: from the first evaluation to the last, over all resumes.
+        tokens_per_s: while stepping.
+        peak_memory_bytes: of this process, or allocated on the card.
+        out: the model folder.
+        interrupted: whether it was stopped before its last step; `train --resume` continues.
+    """
+
+    base_perplexity: float
+    perplexity: float | None
+    best_step: int
+    steps: int
+    tokens: int
+    duration_s: float
+    tokens_per_s: float
+    peak_memory_bytes: int
+    out: str
+    interrupted: bool
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The run is over, or was stopped with everything saved."""
+
+    result: TrainResult
+
+
+Event = Planned | Evaluated | Sampled | Stepped | Saved | Ended
+
+
+def metrics_of(event: Event) -> dict[str, Any] | None:
+    """The line an event leaves in `metrics.jsonl`, units in the keys, or None."""
+    if isinstance(event, Stepped):
+        return {"kind": "step", **vars(event)}
+    if isinstance(event, Evaluated):
+        return {
+            "kind": "evaluation",
+            "step": event.step,
+            "epoch": event.epoch,
+            "validation_nats_per_token": event.nats_per_token,
+            "validation_perplexity": event.perplexity,
+            "is_best": event.is_best,
+        }
+    return None

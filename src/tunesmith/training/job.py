@@ -1,0 +1,187 @@
+"""The verb `train`: from a configuration to a running loop, or to one clear error with nothing written."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunesmith.config import TrainConfig
+from tunesmith.data.corpus import Corpus, prepare_corpus
+from tunesmith.data.tokenizer import load_tokenizer
+from tunesmith.errors import UsageError, UserError
+from tunesmith.machine import environment
+from tunesmith.model.hf_config import gpt2_config, read_hf_config
+from tunesmith.model.hub import local_folder
+from tunesmith.model.weights import load_gpt2, new_gpt2
+from tunesmith.training.checkpoint import Progress, load_checkpoint
+from tunesmith.training.events import Ended, Event, Planned, Sampled, metrics_of
+from tunesmith.training.loop import TrainingLoop
+from tunesmith.training.optimizer import make_optimizer
+from tunesmith.training.plan import TrainPlan, make_plan, refuse_impossible
+from tunesmith.training.publish import Publisher
+from tunesmith.training.run import RunFolder, as_json
+
+DEFAULT_SAMPLES = 3
+MAY_CHANGE_ON_RESUME = ("resume", "json", "quiet", "out")
+
+
+def train_model(config: TrainConfig, *, stop: Callable[[], bool]) -> Iterator[Event]:
+    """Train, yielding what happens; the last event is `Ended`.
+
+    Args:
+        config: what was asked.
+        stop: asked after every step; the run saves and ends when it says so.
+
+    Raises:
+        UserError: before anything is written, if it cannot be done; later, if the loss is no number any more.
+    """
+    run = RunFolder(Path(config.out))
+    if config.resume:
+        config = _asked_before(config, run)
+    elif not config.sources:
+        raise UsageError("no source was named", hint="name the text to learn: tunesmith train FILE --out DIR")
+    refuse_impossible(config)
+    if not config.resume:
+        run.refuse_if_taken()
+    loop, planned = _set_up(config, run, stop)
+    if config.resume:
+        run.forget_after(loop.progress.step)
+    else:
+        run.begin(_description(config, loop.plan, loop.corpus))
+    yield planned
+    for event in loop.events():
+        _keep(event, run)
+        yield event
+
+
+def _keep(event: Event, run: RunFolder) -> None:
+    """Leave an event's trace in the run folder before anybody else hears of it."""
+    metrics = metrics_of(event)
+    if metrics:
+        run.append("metrics.jsonl", metrics)
+    elif isinstance(event, Sampled):
+        for text in event.texts:
+            run.append("samples.jsonl", {"step": event.step, **as_json(text)})
+    elif isinstance(event, Ended):
+        status = "interrupted" if event.result.interrupted else "finished"
+        run.end({"status": status, **as_json(event.result)})
+
+
+@dataclass(frozen=True)
+class _Start:
+    """Where the weights come from: the base model, or a checkpoint of this run."""
+
+    weights: Path
+    checkpoint: bool
+
+
+def _set_up(config: TrainConfig, run: RunFolder, stop: Callable[[], bool]) -> tuple[TrainingLoop, Planned]:
+    checkpoints = run.checkpoints() if config.resume else []
+    start = _Start(checkpoints[-1], True) if checkpoints else _Start(local_folder(config.model), False)
+    hf_config = read_hf_config(start.weights)
+    shape = gpt2_config(hf_config, origin=str(start.weights))
+    tokenizer = load_tokenizer(start.weights, hf_config)
+    prompts = _sample_prompts(config)
+    corpus = prepare_corpus(
+        config.sources,
+        tokenizer,
+        text_field=config.text_field,
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+    )
+    if config.resume:
+        _refuse_changed_data(run, corpus)
+    plan = _plan_before(run) if config.resume else make_plan(config, shape, corpus)
+    if config.from_scratch and not start.checkpoint:
+        model = new_gpt2(start.weights, dropout=plan.dropout, seed=plan.seed)
+    else:
+        model = load_gpt2(start.weights, dropout=plan.dropout)
+    device = torch.device(plan.device)
+    model = model.to(device).train()
+    model.compute_dtype = plan.dtype
+    optimizer = make_optimizer(model, weight_decay=plan.weight_decay)
+    scaler = torch.amp.GradScaler(device.type, enabled=plan.dtype == torch.float16)
+    torch.manual_seed(plan.seed)  # dropout only; the order of the data has its own
+    progress = Progress()
+    if start.checkpoint:
+        progress = load_checkpoint(start.weights, model=model, optimizer=optimizer, scaler=scaler)
+    version = str(environment()["tunesmith"])
+    publisher = Publisher(run, config, plan, corpus, tokenizer, hf_config, version)
+    loop = TrainingLoop(
+        model, optimizer, scaler, plan, corpus, tokenizer, hf_config, run, publisher, progress, prompts, stop
+    )
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return loop, Planned(config.model, parameters, run.path, plan, progress.step)
+
+
+def _description(config: TrainConfig, plan: TrainPlan, corpus: Corpus) -> dict[str, Any]:
+    return {
+        "asked": as_json(_with_absolute_sources(config)),
+        "plan": as_json(plan),
+        "environment": environment(),
+        "data": corpus.manifest,
+    }
+
+
+def _with_absolute_sources(config: TrainConfig) -> TrainConfig:
+    """So that a run can be resumed from any folder."""
+    return replace(config, sources=tuple(str(Path(source).resolve()) for source in config.sources))
+
+
+def _asked_before(config: TrainConfig, run: RunFolder) -> TrainConfig:
+    """The configuration of the run to resume; flags given again must say the same."""
+    description = run.describe()
+    if run.outcome() == "finished":
+        raise UserError(
+            f"the run in {run.path} is finished: there is nothing to resume",
+            hint=f"train further from its result: tunesmith train FILE --model {run.path} --out NEW",
+        )
+    known = {field.name for field in fields(TrainConfig)}
+    before = {name: value for name, value in description["asked"].items() if name in known}
+    asked_before = TrainConfig(**{**before, "sources": tuple(before["sources"])})
+    given = _with_absolute_sources(config)
+    defaults = TrainConfig(out=config.out)
+    changed = [
+        f"--{name.replace('_', '-')} was {getattr(asked_before, name)} and is now {getattr(given, name)}"
+        for name in known - set(MAY_CHANGE_ON_RESUME)
+        if getattr(given, name) not in (getattr(defaults, name), getattr(asked_before, name))
+    ]
+    if changed:
+        raise UserError(
+            f"the run in {run.path} was started differently: {'; '.join(sorted(changed))}",
+            hint=f"leave these out: tunesmith train --resume --out {run.path}; or start anew in another --out",
+        )
+    return replace(asked_before, resume=True, out=config.out, json=config.json, quiet=config.quiet)
+
+
+def _plan_before(run: RunFolder) -> TrainPlan:
+    try:
+        return TrainPlan(**run.describe()["plan"])
+    except TypeError:
+        raise UserError(
+            f"the run in {run.path} was planned by another version of tunesmith",
+            hint="resume it with that version, or train again into another --out",
+        ) from None
+
+
+def _refuse_changed_data(run: RunFolder, corpus: Corpus) -> None:
+    if run.describe()["data"]["fingerprint"] != corpus.fingerprint:
+        raise UserError(
+            f"the text has changed since the run in {run.path} began",
+            hint="bring the old files back, or start anew in another --out",
+        )
+
+
+def _sample_prompts(config: TrainConfig) -> list[str]:
+    if config.sample_prompts is None:
+        return [""] * DEFAULT_SAMPLES
+    path = Path(config.sample_prompts)
+    try:
+        prompts = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--sample-prompts {path} cannot be read: {error}", hint="one prompt a line, UTF-8") from None
+    if not prompts:
+        raise UserError(f"--sample-prompts {path} holds no prompt", hint="write one prompt a line")
+    return prompts

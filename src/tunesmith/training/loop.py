@@ -1,0 +1,213 @@
+"""The loop: evaluate, step, evaluate, save, until the plan is done or somebody asks for the end.
+
+Yields what happens and knows nothing of terminals. Everything it needs to continue stands in `Progress` and in
+the checkpoint made from it; the data position is `progress.step`.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tunesmith.config import GenerateConfig
+from tunesmith.data.batches import TrainingOrder
+from tunesmith.data.corpus import Corpus
+from tunesmith.data.tokenizer import TextTokenizer
+from tunesmith.errors import UserError
+from tunesmith.evaluation.perplexity import Evaluation, evaluate_split
+from tunesmith.generation.generate import GeneratedText, write_texts
+from tunesmith.generation.sampling import SamplingRules
+from tunesmith.machine import peak_memory_bytes
+from tunesmith.model.gpt2 import GPT2
+from tunesmith.model.weights import load_gpt2
+from tunesmith.training.checkpoint import Progress, save_checkpoint
+from tunesmith.training.events import Ended, Evaluated, Event, Sampled, Saved, Stepped, TrainResult
+from tunesmith.training.plan import TrainPlan
+from tunesmith.training.publish import Publisher
+from tunesmith.training.run import RunFolder
+from tunesmith.training.schedule import learning_rate_at
+from tunesmith.training.step import StepResult, train_step
+
+SAMPLE_TOKENS = 64
+"""Longest text of the samples before and after."""
+SAMPLE_RULES = SamplingRules(
+    temperature=GenerateConfig.temperature, top_k=GenerateConfig.top_k, top_p=GenerateConfig.top_p
+)
+
+
+@dataclass
+class TrainingLoop:
+    """A run that is ready to go.
+
+    Attributes:
+        model: in fp32 on its device.
+        optimizer: of its parameters.
+        scaler: enabled for fp16 only.
+        plan: what to do.
+        corpus: to learn from and to measure on.
+        tokenizer: the model's own.
+        hf_config: the model's `config.json`.
+        run: where everything is written.
+        publisher: puts the best model into the run folder.
+        progress: how far the run is.
+        prompts: continued before and after.
+        stop: asked after every step.
+    """
+
+    model: GPT2
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    plan: TrainPlan
+    corpus: Corpus
+    tokenizer: TextTokenizer
+    hf_config: dict[str, Any]
+    run: RunFolder
+    publisher: Publisher
+    progress: Progress
+    prompts: list[str]
+    stop: Callable[[], bool]
+
+    def events(self) -> Iterator[Event]:
+        """Run to the end, or to the first step after which `stop` says so."""
+        plan, progress = self.plan, self.progress
+        order = TrainingOrder(
+            self.corpus.train,
+            context_tokens=plan.context_tokens,
+            tokens_per_step=plan.tokens_per_step,
+            tokens_per_micro_batch=plan.tokens_per_micro_batch,
+            seed=plan.seed,
+        )
+        started_s = time.perf_counter() - progress.elapsed_s
+        if math.isnan(progress.base_perplexity):
+            evaluation = self._evaluate()
+            progress.base_perplexity = evaluation.perplexity
+            yield Evaluated(0, 0.0, evaluation.nats_per_token, evaluation.perplexity, is_best=False)
+            yield Sampled(0, self._write_samples(self.model))
+        while progress.step < plan.steps and not self.stop():
+            step_started_s = time.perf_counter()
+            result = train_step(
+                self.model,
+                self.optimizer,
+                order.batches(progress.step),
+                learning_rate=self._learning_rate(),
+                max_grad_norm=plan.max_grad_norm,
+                scaler=self.scaler,
+            )
+            progress.step += 1
+            progress.tokens += result.tokens
+            finished = progress.step == plan.steps
+            if progress.step % plan.log_every_steps == 0 or finished:
+                stepped = self._read(result, step_started_s)  # host sync: the only one of an ordinary step
+                progress.training_s += time.perf_counter() - step_started_s
+                yield stepped
+            else:
+                progress.training_s += time.perf_counter() - step_started_s
+            if progress.step % plan.eval_every_steps == 0 or finished:
+                yield self._evaluate_and_publish()
+            progress.elapsed_s = time.perf_counter() - started_s
+            if progress.step % plan.save_every_steps == 0 or finished:
+                yield self._save()
+        yield from self._ending(started_s)
+
+    def _ending(self, started_s: float) -> Iterator[Event]:
+        progress = self.progress
+        interrupted = progress.step < self.plan.steps
+        if interrupted:
+            yield self._save()
+        else:
+            is_last = progress.best_step == progress.step
+            yield Sampled(progress.best_step, self._write_samples(self.model if is_last else self._published()))
+        progress.elapsed_s = time.perf_counter() - started_s
+        yield Ended(
+            TrainResult(
+                base_perplexity=progress.base_perplexity,
+                perplexity=progress.best_perplexity if math.isfinite(progress.best_perplexity) else None,
+                best_step=progress.best_step,
+                steps=progress.step,
+                tokens=progress.tokens,
+                duration_s=progress.elapsed_s,
+                tokens_per_s=self._tokens_per_s(),
+                peak_memory_bytes=peak_memory_bytes(self.model.head_VC.device),
+                out=str(self.run.path),
+                interrupted=interrupted,
+            )
+        )
+
+    def _learning_rate(self) -> float:
+        return learning_rate_at(
+            self.progress.step,
+            peak=self.plan.learning_rate,
+            warmup_steps=self.plan.warmup_steps,
+            total_steps=self.plan.steps,
+        )
+
+    def _read(self, result: StepResult, step_started_s: float) -> Stepped:
+        progress, plan = self.progress, self.plan
+        loss = float(result.nats) / result.tokens
+        if not math.isfinite(loss):
+            raise UserError(
+                f"the loss became {loss} at step {progress.step}",
+                hint=f"lower --learning-rate (now {plan.learning_rate:g}) or use --precision fp32; the model before "
+                f"it stands in {self.run.path}",
+            )
+        seconds_per_step = (progress.training_s + time.perf_counter() - step_started_s) / progress.step
+        return Stepped(
+            step=progress.step,
+            epoch=progress.step / plan.steps_per_epoch,
+            loss_nats_per_token=loss,
+            learning_rate=float(self.optimizer.param_groups[0]["lr"]),
+            grad_norm=float(result.grad_norm),
+            tokens=progress.tokens,
+            tokens_per_s=progress.tokens / (seconds_per_step * progress.step),
+            peak_memory_bytes=peak_memory_bytes(self.model.head_VC.device),
+            eta_s=seconds_per_step * (plan.steps - progress.step),
+        )
+
+    def _tokens_per_s(self) -> float:
+        return self.progress.tokens / self.progress.training_s if self.progress.training_s else 0.0
+
+    def _evaluate(self) -> Evaluation:
+        return evaluate_split(
+            self.model,
+            self.corpus.validation,
+            context_tokens=self.plan.context_tokens,
+            tokens_per_batch=self.plan.tokens_per_micro_batch,
+        )
+
+    def _evaluate_and_publish(self) -> Evaluated:
+        progress = self.progress
+        evaluation = self._evaluate()
+        is_best = evaluation.perplexity < progress.best_perplexity
+        if is_best:
+            progress.best_perplexity, progress.best_step = evaluation.perplexity, progress.step
+            self.publisher.publish(self.model, progress)
+        epoch = progress.step / self.plan.steps_per_epoch
+        return Evaluated(progress.step, epoch, evaluation.nats_per_token, evaluation.perplexity, is_best)
+
+    def _save(self) -> Saved:
+        folder = self.run.checkpoint(self.progress.step)
+        save_checkpoint(
+            folder,
+            model=self.model,
+            hf_config=self.hf_config,
+            tokenizer=self.tokenizer,
+            optimizer=self.optimizer,
+            scaler=self.scaler,
+            progress=self.progress,
+        )
+        self.run.drop_old_checkpoints()
+        return Saved(self.progress.step, folder)
+
+    def _published(self) -> GPT2:
+        model = load_gpt2(self.run.path).to(self.model.head_VC.device)
+        model.compute_dtype = self.model.compute_dtype
+        return model
+
+    def _write_samples(self, model: GPT2) -> list[GeneratedText]:
+        seeds = [self.plan.seed + number for number in range(len(self.prompts))]
+        return write_texts(
+            model, self.tokenizer, self.prompts, seeds=seeds, rules=SAMPLE_RULES, max_new_tokens=SAMPLE_TOKENS
+        )

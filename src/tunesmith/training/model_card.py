@@ -1,0 +1,97 @@
+"""The README.md of a model folder, filled from the run."""
+
+from typing import Any
+
+from tunesmith.model.hub import PRESETS
+from tunesmith.training.checkpoint import Progress
+from tunesmith.training.plan import TrainPlan
+
+TEMPLATE = """\
+---
+library_name: transformers
+pipeline_tag: text-generation
+{base_model}tags:
+- gpt2
+- tunesmith
+---
+
+# {name}
+
+{what} on {samples:,} samples ({tokens:,} tokens) of {sources} with tunesmith {version}.
+
+| | validation perplexity |
+|---|---|
+| {base} before training | {base_perplexity:.2f} |
+| this model, after step {best_step:,} of {steps:,} | **{perplexity:.2f}** |
+
+Measured on {validation_samples:,} samples ({validation_tokens:,} tokens) that were not trained on: {method}.
+
+## Use it
+
+```python
+from transformers import pipeline
+
+write = pipeline("text-generation", model="PATH/TO/THIS/FOLDER")
+print(write("")[0]["generated_text"])
+```
+
+or, faster, `tunesmith generate PATH/TO/THIS/FOLDER -n 5`.
+
+## How it was made
+
+| setting | value |
+|---|---|
+| optimizer | AdamW, learning rate {learning_rate:g}, weight decay {weight_decay:g}, \
+gradient norm at most {max_grad_norm:g} |
+| schedule | {warmup_steps:,} steps of warm-up, then linear decay; {steps:,} steps, {epochs:g} epochs |
+| effective batch | {tokens_per_step:,} tokens, samples packed, attention inside each sample only |
+| context | {context_tokens:,} tokens |
+| arithmetic | {precision}, fp32 master weights, on {device_name} |
+| seed | {seed} |
+"""
+
+
+def model_card(
+    *,
+    name: str,
+    base: str,
+    from_scratch: bool,
+    plan: TrainPlan,
+    progress: Progress,
+    data: dict[str, Any],
+    version: str,
+    method: str,
+) -> str:
+    """Markdown with the front matter the hub reads.
+
+    Args:
+        name: of the model folder.
+        base: the MODEL that was started from.
+        from_scratch: whether only its shape was taken.
+        plan: of the run.
+        progress: with the best model's numbers.
+        data: the corpus's manifest.
+        version: of tunesmith.
+        method: how perplexity was measured.
+    """
+    hub_id = PRESETS.get(base, "")
+    return TEMPLATE.format(
+        base_model=f"base_model: {hub_id}\n" if hub_id and not from_scratch else "",
+        name=_plain(name),
+        what=f"Trained from scratch in the shape of {_plain(base)}" if from_scratch else f"{_plain(base)}, fine-tuned",
+        samples=plan.train_samples,
+        tokens=plan.train_tokens,
+        sources=", ".join(f"`{_plain(source['name'])}`" for source in data["sources"]),
+        version=version,
+        base="fresh weights" if from_scratch else _plain(base),
+        base_perplexity=progress.base_perplexity,
+        best_step=progress.best_step,
+        perplexity=progress.best_perplexity,
+        method=method,
+        **{key: value for key, value in vars(plan).items() if key != "reasons"},
+    )
+
+
+def _plain(text: str) -> str:
+    """Names come from users' files: nothing in them may act as markup."""
+    return "".join(character if character not in "`<>|[]\r\n" else "_" for character in text)

@@ -1,0 +1,208 @@
+"""From what was asked to what will happen: every value decided, each choice with its reason.
+
+`TrainPlan` is what `train` prints before the first step, executes, and keeps in `run.json`. It holds no None
+and no "auto". One function makes it from the configuration, the model's shape, the corpus and the machine.
+"""
+
+from dataclasses import dataclass
+
+import psutil
+import torch
+
+from tunesmith.config import TrainConfig
+from tunesmith.data.batches import steps_per_epoch, windows_of
+from tunesmith.data.corpus import Corpus
+from tunesmith.errors import UserError
+from tunesmith.machine import Choice, choose_device, choose_dtype, device_name
+from tunesmith.model.context import chosen_context_tokens
+from tunesmith.model.gpt2 import GPT2Config
+
+GUIDE_LEARNING_RATE = 5e-5
+GUIDE_WIDTH = 768
+"""The guide's learning rate, and the width of the smallest GPT-2 it is meant for."""
+
+ENOUGH_STEPS = 600
+"""Optimizer steps that a run should have if its text allows it."""
+FEWEST_TOKENS_PER_STEP = 256
+MOST_TOKENS_PER_STEP = 32_768
+
+MOST_TOKENS_PER_MICRO_BATCH = {"cpu": 4096, "cuda": 32_768}
+LOG_EVERY_STEPS = {"cpu": 1, "cuda": 10}
+"""Reading a loss makes a card wait for the host; on the CPU it is free."""
+
+BYTES_PER_ACTIVATION = 40
+"""Activations kept for the backward pass, in bytes per token, layer and channel at 2 bytes a number."""
+SHARE_FOR_ACTIVATIONS = 0.25
+"""Of the memory that is free before the model is loaded; weights, gradients and moments need the rest."""
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """What a training run will do."""
+
+    device: str
+    device_name: str
+    precision: str
+    context_tokens: int
+    tokens_per_step: int
+    tokens_per_micro_batch: int
+    steps_per_epoch: int
+    steps: int
+    epochs: float
+    learning_rate: float
+    warmup_steps: int
+    weight_decay: float
+    max_grad_norm: float
+    dropout: float
+    eval_every_steps: int
+    save_every_steps: int
+    log_every_steps: int
+    seed: int
+    train_samples: int
+    train_tokens: int
+    validation_samples: int
+    validation_tokens: int
+    reasons: dict[str, str]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the arithmetic."""
+        dtype: torch.dtype = getattr(torch, self.precision)
+        return dtype
+
+
+def refuse_impossible(config: TrainConfig) -> None:
+    """Check what can be checked before anything is loaded, and name every problem at once.
+
+    Raises:
+        UserError: with all problems on one line.
+    """
+
+    def at_least(flag: str, value: float | str | None, least: float) -> str | None:
+        wrong = isinstance(value, int | float) and not least <= value < float("inf")
+        return f"{flag} {value} is not a number from {least:g}" if wrong else None
+
+    def between(flag: str, value: float, low: float, high: float) -> str | None:
+        return None if low <= value < high else f"{flag} {value} is not in [{low:g}, {high:g})"
+
+    problems = [
+        None if 0 < config.epochs < float("inf") else f"--epochs {config.epochs} is not above 0",
+        at_least("--max-steps", config.max_steps, 1),
+        None
+        if config.learning_rate == "auto" or 0 < config.learning_rate < 1
+        else f"--learning-rate {config.learning_rate} is not between 0 and 1",
+        at_least("--weight-decay", config.weight_decay, 0),
+        between("--warmup-fraction", config.warmup_fraction, 0, 1),
+        None if config.max_grad_norm > 0 else f"--max-grad-norm {config.max_grad_norm} is not above 0",
+        at_least("--tokens-per-step", config.tokens_per_step, 1),
+        at_least("--eval-every-steps", config.eval_every_steps, 1),
+        at_least("--save-every-steps", config.save_every_steps, 1),
+        between("--dropout", config.dropout, 0, 1),
+        None
+        if 0 < config.val_fraction < 1
+        else f"--val-fraction {config.val_fraction} is not between 0 and 1 (something must be kept apart)",
+        None if 0 <= config.seed < 1 << 63 else f"--seed {config.seed} is not from 0 to 2^63 - 1",
+    ]
+    found = [problem for problem in problems if problem]
+    if found:
+        raise UserError("; ".join(found), hint="see tunesmith train --help")
+
+
+def make_plan(config: TrainConfig, model: GPT2Config, corpus: Corpus) -> TrainPlan:
+    """Decide everything.
+
+    Raises:
+        UserError: if the machine or the model cannot do what was asked.
+    """
+    device = choose_device(config.device)
+    dtype = choose_dtype(config.precision, device.value)
+    context = chosen_context_tokens(config.context_tokens, model.n_positions)
+    step = _tokens_per_step(config, corpus.train.n_tokens)
+    micro = _tokens_per_micro_batch(model, device.value, dtype.value, context.value)
+    per_epoch = steps_per_epoch(corpus.train.n_tokens, len(windows_of(corpus.train, context.value)), step.value)
+    steps = Choice(max(round(per_epoch * config.epochs), 1), f"{config.epochs:g} epochs of {per_epoch} steps")
+    if config.max_steps is not None and config.max_steps < steps.value:
+        steps = Choice(config.max_steps, "--max-steps")
+    rate = _learning_rate(config, model)
+    evaluation = _interval(config.eval_every_steps, min(per_epoch, steps.value), "once an epoch")
+    saving = _interval(config.save_every_steps, evaluation.value, "at every evaluation")
+    choices: dict[str, Choice[int] | Choice[float]] = {
+        "context_tokens": context,
+        "tokens_per_step": step,
+        "tokens_per_micro_batch": micro,
+        "steps": steps,
+        "learning_rate": rate,
+        "eval_every_steps": evaluation,
+        "save_every_steps": saving,
+    }
+    return TrainPlan(
+        device=str(device.value),
+        device_name=device_name(device.value),
+        precision=str(dtype.value).removeprefix("torch."),
+        context_tokens=context.value,
+        tokens_per_step=step.value,
+        tokens_per_micro_batch=micro.value,
+        steps_per_epoch=per_epoch,
+        steps=steps.value,
+        epochs=steps.value / per_epoch,
+        learning_rate=rate.value,
+        warmup_steps=round(steps.value * config.warmup_fraction),
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        dropout=config.dropout,
+        eval_every_steps=evaluation.value,
+        save_every_steps=saving.value,
+        log_every_steps=LOG_EVERY_STEPS[device.value.type],
+        seed=config.seed,
+        train_samples=corpus.train.n_samples,
+        train_tokens=corpus.train.n_tokens,
+        validation_samples=corpus.validation.n_samples,
+        validation_tokens=corpus.validation.n_tokens,
+        reasons={
+            "device": device.reason,
+            "precision": dtype.reason,
+            **{name: choice.reason for name, choice in choices.items()},
+        },
+    )
+
+
+def _tokens_per_step(config: TrainConfig, epoch_tokens: int) -> Choice[int]:
+    if config.tokens_per_step != "auto":
+        return Choice(config.tokens_per_step, "asked for")
+    wanted = epoch_tokens * config.epochs / ENOUGH_STEPS
+    power = 1 << max(int(wanted), 1).bit_length() - 1
+    tokens = min(max(power, FEWEST_TOKENS_PER_STEP), MOST_TOKENS_PER_STEP)
+    if tokens == FEWEST_TOKENS_PER_STEP:
+        return Choice(tokens, "little text: the smallest batch that is still steady, so that it gets enough updates")
+    if tokens == MOST_TOKENS_PER_STEP:
+        return Choice(tokens, "much text: larger batches would only make fewer updates")
+    return Choice(tokens, f"so that the run has at least {ENOUGH_STEPS} updates")
+
+
+def _tokens_per_micro_batch(
+    model: GPT2Config, device: torch.device, dtype: torch.dtype, context_tokens: int
+) -> Choice[int]:
+    free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
+    bytes_per_token = BYTES_PER_ACTIVATION * model.n_layer * model.n_embd * dtype.itemsize // 2
+    fitting = int(free_bytes * SHARE_FOR_ACTIVATIONS / bytes_per_token)
+    most = MOST_TOKENS_PER_MICRO_BATCH[device.type]
+    if fitting < most:
+        tokens = max(fitting // 128 * 128, context_tokens)
+        return Choice(tokens, f"activations take a quarter of the {free_bytes / 2**30:.1f} GiB that are free")
+    return Choice(max(most, context_tokens), "larger ones would not be faster")
+
+
+def _learning_rate(config: TrainConfig, model: GPT2Config) -> Choice[float]:
+    if config.learning_rate != "auto":
+        return Choice(config.learning_rate, "asked for")
+    if model.n_embd >= GUIDE_WIDTH:
+        return Choice(GUIDE_LEARNING_RATE, "the usual rate for fine-tuning GPT-2")
+    rate = GUIDE_LEARNING_RATE * GUIDE_WIDTH / model.n_embd
+    return Choice(
+        float(f"{rate:.2g}"),
+        f"5e-5 at width 768; narrower models take larger steps (768 / {model.n_embd} times)",
+    )
+
+
+def _interval(asked: int | str, automatic: int, reason: str) -> Choice[int]:
+    return Choice(automatic, reason) if isinstance(asked, str) else Choice(asked, "asked for")

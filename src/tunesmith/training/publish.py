@@ -1,0 +1,64 @@
+"""The best model so far into the run folder, as an ordinary Hugging Face model folder."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from tunesmith.config import GenerateConfig, TrainConfig
+from tunesmith.data.corpus import Corpus
+from tunesmith.data.tokenizer import TextTokenizer
+from tunesmith.evaluation.perplexity import METHOD
+from tunesmith.files import write_json, write_text
+from tunesmith.model.gpt2 import GPT2
+from tunesmith.model.weights import save_gpt2
+from tunesmith.training.checkpoint import Progress
+from tunesmith.training.model_card import model_card
+from tunesmith.training.plan import TrainPlan
+from tunesmith.training.run import RunFolder
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """Everything a model folder tells about its making."""
+
+    run: RunFolder
+    config: TrainConfig
+    plan: TrainPlan
+    corpus: Corpus
+    tokenizer: TextTokenizer
+    hf_config: dict[str, Any]
+    version: str
+
+    def publish(self, model: GPT2, progress: Progress) -> None:
+        """Write model, tokenizer, generation settings and card; each file is replaced atomically."""
+        folder = self.run.path
+        self.tokenizer.save(folder)
+        write_json(folder / "generation_config.json", generation_config(self.tokenizer.end_of_text_id))
+        card = model_card(
+            name=folder.resolve().name,
+            base=self.config.model,
+            from_scratch=self.config.from_scratch,
+            plan=self.plan,
+            progress=progress,
+            data=self.corpus.manifest,
+            version=self.version,
+            method=METHOD,
+        )
+        write_text(folder / "README.md", card)
+        save_gpt2(model, folder, hf_config={**self.hf_config, **_ids(self.tokenizer.end_of_text_id)})
+
+
+def generation_config(end_of_text_id: int) -> dict[str, Any]:
+    """What `transformers` is to do by default: the same as `tunesmith generate`."""
+    return {
+        **_ids(end_of_text_id),
+        "pad_token_id": end_of_text_id,
+        "do_sample": True,
+        "temperature": GenerateConfig.temperature,
+        "top_k": GenerateConfig.top_k,
+        "top_p": GenerateConfig.top_p,
+        "max_new_tokens": GenerateConfig.max_new_tokens,
+    }
+
+
+def _ids(end_of_text_id: int) -> dict[str, int]:
+    return {"bos_token_id": end_of_text_id, "eos_token_id": end_of_text_id}

@@ -1,0 +1,77 @@
+"""One optimizer step, as a function of its arguments.
+
+The loss of a step is the sum of nats over all its tokens divided by their number, which is known before the
+forward pass: the update does not depend on how the tokens were dealt to micro-batches.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tunesmith.data.batches import Batch
+from tunesmith.model.attention import DocumentLayout, PackedAttention
+from tunesmith.model.gpt2 import GPT2
+from tunesmith.model.loss import sum_of_nats
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step measured; tensors stay on the device so that reading them is the caller's choice.
+
+    Attributes:
+        nats: fp32 scalar, summed cross-entropy before the update.
+        tokens: how many tokens it was summed over.
+        grad_norm: fp32 scalar, of the whole gradient before clipping.
+    """
+
+    nats: Tensor
+    tokens: int
+    grad_norm: Tensor
+
+
+def train_step(
+    model: GPT2,
+    optimizer: torch.optim.Optimizer,
+    micro_batches: Sequence[Batch],
+    *,
+    learning_rate: float,
+    max_grad_norm: float,
+    scaler: torch.amp.GradScaler,
+) -> StepResult:
+    """Learn from a step's micro-batches.
+
+    Args:
+        model: in training mode, on its device.
+        optimizer: of the model's parameters.
+        micro_batches: together the step.
+        learning_rate: of this step.
+        max_grad_norm: the gradient is scaled down to this norm if it is longer.
+        scaler: enabled for fp16 only; it skips the update when the gradient overflowed.
+    """
+    device = model.head_VC.device
+    step_tokens = sum(batch.n_tokens for batch in micro_batches)
+    step_nats = torch.zeros((), device=device)
+    for batch in micro_batches:
+        nats = _nats(model, batch, device)
+        scaler.scale(nats / step_tokens).backward()
+        step_nats += nats.detach()
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    scaler.unscale_(optimizer)
+    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
+    return StepResult(step_nats, step_tokens, grad_norm)
+
+
+def _nats(model: GPT2, batch: Batch, device: torch.device) -> Tensor:
+    hidden_NC = model(
+        torch.from_numpy(batch.tokens).to(device, non_blocking=True),
+        torch.from_numpy(batch.positions).to(device, non_blocking=True),
+        PackedAttention(DocumentLayout(batch.offsets)),
+    )
+    targets_N = torch.from_numpy(batch.targets).to(device, non_blocking=True)
+    return sum_of_nats(hidden_NC, model.head_VC, targets_N, model.config.vocab_size)

@@ -1,0 +1,73 @@
+"""What all tests share: small checkpoints made on the spot, and a world without network or the user's cache."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+END_OF_TEXT = "<|endoftext|>"
+TRAINING_TEXT = [
+    "the lamp burns and the wind is in the north",
+    "the gulls are loud today; no ship came near",
+    "oil for nine nights, rope for none - so it goes!",
+    "Rain at dusk. The kettle sings, the stairs do not.",
+]
+
+
+@pytest.fixture(autouse=True)
+def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads the user's caches or asks a hub."""
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path_factory.mktemp("cache")))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
+
+
+@pytest.fixture(scope="session")
+def small_tokenizer() -> Tokenizer:
+    """A byte-level BPE of 300 entries whose first one is end-of-text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TRAINING_TEXT, trainer)
+    return tokenizer
+
+
+@pytest.fixture
+def make_model_folder(tmp_path: Path, small_tokenizer: Tokenizer) -> Callable[..., Path]:
+    """A function that lets transformers write a random GPT-2 folder, any field of its config overridden."""
+    from transformers import GPT2Config, GPT2LMHeadModel  # noqa: PLC0415  seconds to import, for some tests only
+
+    def make(name: str = "model", *, seed: int = 0, tokenizer: bool = True, **overrides: Any) -> Path:
+        folder = tmp_path / name
+        settings = {
+            "vocab_size": 300,
+            "n_positions": 64,
+            "n_embd": 32,
+            "n_layer": 2,
+            "n_head": 4,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "attn_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "resid_pdrop": 0.0,
+        }
+        torch.manual_seed(seed)
+        model = GPT2LMHeadModel(GPT2Config(**{**settings, **overrides}))
+        with torch.no_grad():  # transformers starts biases at 0 and norms at 1, which would hide mistakes in them
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+        model.save_pretrained(folder)
+        if tokenizer:
+            small_tokenizer.save(str(folder / "tokenizer.json"))
+        return folder
+
+    return make
