@@ -25,6 +25,8 @@ DONE, USER_ERROR, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
 app = cyclopts.App(
     name="tunesmith",
     help="Fine-tune GPT-2 on the GPU you own. Start with: tunesmith train FILE.txt --model tiny --out my-model",
+    help_epilogue="Any flag can also stand in a TOML or YAML file: --config FILE. Flags on the command line win.",
+    default_parameter=cyclopts.Parameter(negative=()),
     version=__version__,
     help_format="plaintext",
     result_action="return_value",

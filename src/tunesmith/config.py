@@ -146,5 +146,5 @@ class GenerateConfig(CommonConfig, _ModelArgument):
     top_p: float = _flag(default=0.95)
     """Choose among the likeliest tokens that together have this probability; 1 means all."""
 
-    include_prompt: bool = _flag(default=True)
+    include_prompt: Annotated[bool, Parameter(negative="--no-include-prompt")] = _flag(default=True)
     """Whether the printed text begins with the prompt."""

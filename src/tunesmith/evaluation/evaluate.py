@@ -4,6 +4,7 @@ from typing import Any
 
 from tunesmith.config import EvaluateConfig
 from tunesmith.data.corpus import prepare_corpus
+from tunesmith.data.sources import source_path
 from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.evaluation.perplexity import METHOD, confidence_interval, evaluate_split
 from tunesmith.machine import choose_device, choose_dtype
@@ -21,6 +22,8 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
         UserError: if model, text or device cannot be used.
     """
+    for source in config.sources:  # before a model is fetched
+        source_path(source)
     device = choose_device(config.device).value
     dtype = choose_dtype(config.precision, device).value
     folder = local_folder(config.model)

@@ -9,9 +9,10 @@ import torch
 
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus, prepare_corpus
+from tunesmith.data.sources import source_path
 from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.errors import UsageError, UserError
-from tunesmith.machine import environment
+from tunesmith.machine import choose_device, choose_dtype, environment
 from tunesmith.model.hf_config import gpt2_config, read_hf_config
 from tunesmith.model.hub import local_folder
 from tunesmith.model.weights import load_gpt2, new_gpt2
@@ -42,7 +43,7 @@ def train_model(config: TrainConfig, *, stop: Callable[[], bool]) -> Iterator[Ev
         config = _asked_before(config, run)
     elif not config.sources:
         raise UsageError("no source was named", hint="name the text to learn: tunesmith train FILE --out DIR")
-    refuse_impossible(config)
+    _refuse_early(config)
     if not config.resume:
         run.refuse_if_taken()
     loop, planned = _set_up(config, run, stop)
@@ -54,6 +55,15 @@ def train_model(config: TrainConfig, *, stop: Callable[[], bool]) -> Iterator[Ev
     for event in loop.events():
         _keep(event, run)
         yield event
+
+
+def _refuse_early(config: TrainConfig) -> None:
+    """Find what is wrong before a model is fetched or a long text is read."""
+    refuse_impossible(config)
+    for source in config.sources:
+        source_path(source)
+    choose_dtype(config.precision, choose_device(config.device).value)
+    _sample_prompts(config)
 
 
 def _keep(event: Event, run: RunFolder) -> None:

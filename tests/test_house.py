@@ -1,0 +1,112 @@
+"""The shape of the house: floors, late imports, the public surface."""
+
+import ast
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import tunesmith
+from tunesmith.config import EvaluateConfig, GenerateConfig, TrainConfig
+
+PACKAGE = Path(tunesmith.__file__).parent
+
+FLOORS = [
+    {"errors", "files"},
+    {"config", "machine"},
+    {"model", "data"},
+    {"generation", "evaluation"},
+    {"training"},
+    {"api", "interfaces"},
+    {"cli"},
+    {"__main__"},
+]
+"""From the ground up. A room may import from its own floor only within itself."""
+
+
+def imported_rooms(path: Path) -> set[str]:
+    """The rooms of the package that a file imports from, wherever in it the import stands."""
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tunesmith."):
+            modules.add(node.module)
+        elif isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names if alias.name.startswith("tunesmith.")}
+    return {module.split(".")[1] for module in modules}
+
+
+def room_of(path: Path) -> str:
+    """The folder, or the file's own name at the top."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_down(path: Path) -> None:
+    """A file imports from its own room or from a lower floor."""
+    floor_of = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+    room = room_of(path)
+    if room == "__init__":
+        return  # the front door names what stands anywhere in the house
+    upward = {other for other in imported_rooms(path) - {room} if floor_of[other] >= floor_of[room]}
+    assert not upward
+
+
+def test_the_model_knows_only_torch() -> None:
+    """gpt2.py imports nothing but torch and the standard library."""
+    assert not imported_rooms(PACKAGE / "model" / "gpt2.py")
+    roots = {
+        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
+        for node in ast.walk(ast.parse((PACKAGE / "model" / "gpt2.py").read_text("utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+    }
+    assert roots == {"torch", "math", "collections", "dataclasses", "typing"}
+
+
+HEAVY = ("torch", "numpy", "transformers", "tokenizers", "huggingface_hub", "safetensors", "datasets")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["train", "--modle", "tiny"], ["--version"]])
+def test_help_and_usage_errors_import_nothing_heavy(arguments: list[str]) -> None:
+    """What answers at once has not waited for torch."""
+    code = (
+        "import sys; from tunesmith.cli import main; main(sys.argv[1:]);"
+        f"print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    assert "HEAVY []" in answer.stdout
+
+
+def test_import_is_light() -> None:
+    """`import tunesmith` brings neither torch nor the command line."""
+    code = f"import sys, tunesmith; print([name for name in (*{HEAVY!r}, 'cyclopts') if name in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "[]"
+
+
+def test_public_names_are_sorted_and_there() -> None:
+    """`__all__` is true."""
+    assert tunesmith.__all__ == sorted(tunesmith.__all__)
+    assert all(hasattr(tunesmith, name) for name in tunesmith.__all__)
+    assert "torchvision" not in dir(tunesmith)
+    with pytest.raises(AttributeError, match="no attribute 'tarin'"):
+        _ = tunesmith.tarin
+
+
+COMMON = {"json", "quiet", "device", "precision", "seed"}
+FLAGS = {
+    TrainConfig: COMMON
+    | {"sources", "model", "out", "resume", "from_scratch", "epochs", "max_steps", "learning_rate", "weight_decay"}
+    | {"warmup_fraction", "max_grad_norm", "tokens_per_step", "context_tokens", "dropout", "eval_every_steps"}
+    | {"save_every_steps", "val_fraction", "text_field", "sample_prompts"},
+    EvaluateConfig: COMMON | {"model", "sources", "context_tokens", "text_field"},
+    GenerateConfig: COMMON
+    | {"model", "prompt", "num_samples", "max_new_tokens", "temperature", "top_k", "top_p", "include_prompt"},
+}
+
+
+@pytest.mark.parametrize("config", FLAGS, ids=lambda config: config.__name__)
+def test_flags_are_pinned(config: type) -> None:
+    """A new flag is a decision, not an accident."""
+    assert {field.name for field in fields(config)} == FLAGS[config]
