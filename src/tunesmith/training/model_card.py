@@ -1,5 +1,6 @@
 """The README.md of a model folder, filled from the run."""
 
+from pathlib import Path
 from typing import Any
 
 from tunesmith.model.hub import PRESETS
@@ -75,15 +76,16 @@ def model_card(
         method: how perplexity was measured.
     """
     hub_id = PRESETS.get(base, "")
+    shown = _plain(Path(base).name if Path(base).is_dir() else base)  # nobody else has the user's folders
     return TEMPLATE.format(
         base_model=f"base_model: {hub_id}\n" if hub_id and not from_scratch else "",
         name=_plain(name),
-        what=f"Trained from scratch in the shape of {_plain(base)}" if from_scratch else f"{_plain(base)}, fine-tuned",
+        what=f"Trained from scratch in the shape of {shown}" if from_scratch else f"{shown}, fine-tuned",
         samples=plan.train_samples,
         tokens=plan.train_tokens,
         sources=", ".join(f"`{_plain(source['name'])}`" for source in data["sources"]),
         version=version,
-        base="fresh weights" if from_scratch else _plain(base),
+        base="fresh weights" if from_scratch else shown,
         base_perplexity=progress.base_perplexity,
         best_step=progress.best_step,
         perplexity=progress.best_perplexity,

@@ -20,6 +20,8 @@ from tunesmith.model.gpt2 import GPT2Config
 GUIDE_LEARNING_RATE = 5e-5
 GUIDE_WIDTH = 768
 """The guide's learning rate, and the width of the smallest GPT-2 it is meant for."""
+WIDTH_EXPONENT = 1.5
+"""How fast the best learning rate grows as models get narrower (measured, `docs/decisions.md`)."""
 
 ENOUGH_STEPS = 600
 """Optimizer steps that a run should have if its text allows it."""
@@ -197,10 +199,10 @@ def _learning_rate(config: TrainConfig, model: GPT2Config) -> Choice[float]:
         return Choice(config.learning_rate, "asked for")
     if model.n_embd >= GUIDE_WIDTH:
         return Choice(GUIDE_LEARNING_RATE, "the usual rate for fine-tuning GPT-2")
-    rate = GUIDE_LEARNING_RATE * GUIDE_WIDTH / model.n_embd
+    factor = (GUIDE_WIDTH / model.n_embd) ** WIDTH_EXPONENT
     return Choice(
-        float(f"{rate:.2g}"),
-        f"5e-5 at width 768; narrower models take larger steps (768 / {model.n_embd} times)",
+        float(f"{GUIDE_LEARNING_RATE * factor:.2g}"),
+        f"5e-5 is for models 768 wide; at {model.n_embd} {factor:.1f} times as much learns better",
     )
 
 
