@@ -1,5 +1,7 @@
 """The verb `evaluate`: a model and text in, perplexity out."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 from tunesmith.config import EvaluateConfig
@@ -54,5 +56,16 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
         "context_tokens": context_tokens,
         "precision": str(dtype).removeprefix("torch."),
         "device": str(device),
+        "trained_on_this": _trained_on(folder, corpus.manifest),
         "method": METHOD,
     }
+
+
+def _trained_on(folder: Path, manifest: dict[str, Any]) -> bool:
+    """Whether the run that made the model learned from one of these very files."""
+    try:
+        run = json.loads((folder / "run.json").read_text("utf-8"))
+        learned = {source["sha256"] for source in run["data"]["sources"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # no run folder of ours: nobody can know
+    return any(source["sha256"] in learned for source in manifest["sources"])

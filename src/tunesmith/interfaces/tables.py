@@ -17,6 +17,8 @@ def evaluation_table(result: dict[str, Any]) -> str:
         ("tokens", f"{result['tokens']:,} in {result['samples']:,} samples, {result['bytes']:,} bytes"),
         ("method", result["method"]),
     ]
+    if result["trained_on_this"]:
+        rows.append(("careful", "most of this text was trained on: the figures say how well it is remembered"))
     return aligned(rows)
 
 
