@@ -92,16 +92,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(app(tokens, exit_on_error=False, print_error=False) or DONE)
     except cyclopts.CycloptsError as error:
         return fail(str(error), usage_hint(tokens), USAGE_ERROR)
-    except UsageError as error:
-        return fail(error.message, error.hint, USAGE_ERROR)
     except UserError as error:
-        return fail(error.message, error.hint, USER_ERROR)
-    except KeyboardInterrupt:
-        notice("interrupted:", "stopped at once")
-        return INTERRUPTED
+        return fail(error.message, error.hint, USAGE_ERROR if isinstance(error, UsageError) else USER_ERROR)
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stdout = io.StringIO()
         return DONE
+    except OSError as error:  # no permission, no space, a disk gone: the system's own words name it best
+        return fail(
+            f"{error.filename or 'a file'}: {error.strerror or error}", "check space and permissions", USER_ERROR
+        )
+    except KeyboardInterrupt:
+        notice("interrupted:", "stopped at once")
+        return INTERRUPTED
 
 
 def with_config_file(tokens: list[str]) -> None:

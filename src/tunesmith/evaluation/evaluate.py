@@ -27,7 +27,9 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     for source in config.sources:  # before a model is fetched
         source_path(source)
     device = choose_device(config.device).value
-    dtype = choose_dtype(config.precision, device).value
+    # Figures are compared with other programs' figures: on a CPU nothing is gained by rounding them.
+    exactly = config.precision == "auto" and device.type == "cpu"
+    dtype = choose_dtype("fp32" if exactly else config.precision, device).value
     folder = local_folder(config.model)
     hf_config = read_hf_config(folder)
     n_positions = gpt2_config(hf_config, origin=str(folder)).n_positions
