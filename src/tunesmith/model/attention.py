@@ -56,22 +56,20 @@ class DocumentLayout:
         """Tokens of the longest document."""
         return max(run.length for run in self.runs)
 
-    @cached_property
-    def cuda_offsets(self) -> Tensor:
-        """The offsets as the int32 tensor that `varlen_attn` reads, made once for all layers."""
-        return torch.tensor(self.offsets, dtype=torch.int32).pin_memory().to("cuda", non_blocking=True)
-
 
 class PackedAttention:
     """Each token sees its own document up to itself, and nothing else."""
 
     def __init__(self, layout: DocumentLayout) -> None:
         self.layout = layout
+        self._offsets_on: dict[torch.device, Tensor] = {}
 
     def __call__(self, layer: int, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
         del layer  # every layer sees the same documents
         if q_NHD.is_cuda and q_NHD.dtype in {torch.float16, torch.bfloat16}:
-            return _attend_varlen(q_NHD, k_NHD, v_NHD, self.layout, scale)
+            return attend_varlen(
+                q_NHD, k_NHD, v_NHD, offsets=self._offsets(q_NHD.device), longest=self.layout.longest, scale=scale
+            )
         # split, not slices: the gradient of a split is one concatenation, that of a slice a whole zeroed stream
         run_tokens = [run.documents * run.length for run in self.layout.runs]
         split = (t_NHD.split(run_tokens) for t_NHD in (q_NHD, k_NHD, v_NHD))
@@ -79,6 +77,13 @@ class PackedAttention:
             attend_run(q, k, v, run=run, scale=scale) for run, q, k, v in zip(self.layout.runs, *split, strict=True)
         ]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _offsets(self, device: torch.device) -> Tensor:
+        """The offsets as the int32 tensor that `varlen_attn` reads, sent once for all layers."""
+        if device not in self._offsets_on:
+            offsets = torch.tensor(self.layout.offsets, dtype=torch.int32)
+            self._offsets_on[device] = offsets.pin_memory().to(device, non_blocking=True)
+        return self._offsets_on[device]
 
 
 def attend_run(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, *, run: Run, scale: float) -> Tensor:
@@ -93,18 +98,29 @@ def attend_run(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, *, run: Run, scale: 
     return y_RHTD.transpose(1, 2).reshape(run.documents * run.length, n_head, head_dim)
 
 
-def _attend_varlen(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, layout: DocumentLayout, scale: float) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  absent from CPU-only builds' fast path
+def attend_varlen(
+    q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, *, offsets: Tensor, longest: int, scale: float
+) -> Tensor:
+    """Causal attention in each document of the stream, [N, H, D]; CUDA only, fp16 or bf16.
 
-    offsets = layout.cuda_offsets
+    Args:
+        q_NHD: queries.
+        k_NHD: keys.
+        v_NHD: values.
+        offsets: int32 on the device, first token of each document and, last, N.
+        longest: tokens of the longest document.
+        scale: of the query-key products.
+    """
+    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  of no use where there is no card
+
     y_NHD = varlen_attn(
         q_NHD,
         k_NHD,
         v_NHD,
         offsets,
         offsets,
-        layout.longest,
-        layout.longest,
+        longest,
+        longest,
         scale=scale,
         window_size=(-1, 0),  # causal; the default (-1, -1) would leak the future
     )
