@@ -4,6 +4,7 @@ On a terminal two lines are redrawn in place; anywhere else (a pipe, a log, CI) 
 every few seconds. Everything goes to stderr; only the summary is a result.
 """
 
+import shutil
 import sys
 import time
 from types import TracebackType
@@ -50,6 +51,7 @@ class Progress:
     ) -> None:
         if self._live:
             self._live.stop()
+        self._console.print()
 
     def show(self, event: Event) -> None:
         """Show one event."""
@@ -81,7 +83,7 @@ class Progress:
             )
         for step, texts in self._samples:
             lines.append(f"\n{'before' if step == 0 else 'after'} training it writes:")
-            lines += [f"  {_shown(text)}" for text in texts]
+            lines += [_shown(text) for text in texts]
         if not result.interrupted:
             lines.append(f"\nnext:\n  tunesmith generate {result.out} -n 5\n  tunesmith evaluate {result.out} FILE")
         return "\n".join(lines)
@@ -171,6 +173,9 @@ def plan_rows(planned: Planned) -> list[tuple[str, str, str]]:
 
 
 def _shown(text: GeneratedText) -> str:
-    one_line = " / ".join(printable(text.text).strip().splitlines())
+    """A sample as an indented paragraph, cut if it is long."""
+    one_line = " / ".join(line.strip() for line in printable(text.text).splitlines() if line.strip())
     cut = one_line if len(one_line) <= SHOWN_OF_A_SAMPLE else one_line[:SHOWN_OF_A_SAMPLE] + "..."
-    return f"{cut or '(nothing)'}{'' if text.finish_reason == 'stop' else ' [goes on]'}"
+    marked = f"{cut or '(nothing)'}{'' if text.finish_reason == 'stop' else ' [goes on]'}"
+    console = Console(width=shutil.get_terminal_size().columns)
+    return "\n".join(f"  {line.plain.rstrip()}" for line in Text(marked).wrap(console, console.width - 2))
