@@ -108,9 +108,14 @@ class TrainingOrder:
     def _shares(self, epoch: int) -> list[Int64s]:
         """The permuted windows, cut where the running count of tokens passes each step's share."""
         order = np.random.default_rng((self._seed, epoch)).permutation(len(self._windows))
-        middles = np.cumsum(self._windows.lengths[order]) - self._windows.lengths[order] / 2
-        step_of_window = (middles * self.steps_per_epoch / self._epoch_tokens).astype(np.int64)
-        borders = np.searchsorted(step_of_window, np.arange(1, self.steps_per_epoch))
+        lengths = self._windows.lengths[order]
+        middles = np.cumsum(lengths) - lengths / 2
+        steps = self.steps_per_epoch
+        later = np.arange(1, steps)
+        borders = np.searchsorted(middles, later * self._epoch_tokens / steps)
+        # Long windows can swallow a whole share: every step still gets a window of its own.
+        borders = np.maximum.accumulate(np.maximum(borders, later) - later) + later
+        borders = np.minimum(borders, len(order) - steps + later)
         return np.split(order, borders)
 
 

@@ -1,0 +1,137 @@
+"""Tokens on disk: exact, complete, found again, never half-written."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from tunesmith.data.corpus import Corpus, open_corpus, prepare_corpus
+from tunesmith.data.tokenizer import TextTokenizer
+from tunesmith.errors import UserError
+
+
+@pytest.fixture
+def tokenizer(small_tokenizer: Tokenizer, tmp_path: Path) -> TextTokenizer:
+    """Byte-level, so that any text survives the round trip."""
+    return TextTokenizer(small_tokenizer, end_of_text_id=0, folder=tmp_path)
+
+
+@pytest.fixture
+def prepare(tokenizer: TextTokenizer, tmp_path: Path) -> Callable[..., Corpus]:
+    """A function from file content to a corpus."""
+
+    def make(content: str, **options: Any) -> Corpus:
+        path = tmp_path / "text.txt"
+        path.write_text(content, encoding="utf-8", newline="")
+        return prepare_corpus(
+            [str(path)], tokenizer, **{"text_field": "text", "val_fraction": 0.1, "seed": 1, **options}
+        )
+
+    return make
+
+
+def sample_tokens(corpus: Corpus) -> list[list[int]]:
+    """Every sample's tokens, in file order."""
+    parts = (corpus.train, corpus.validation)
+    rows = sorted((int(s), int(e)) for split in parts for s, e in zip(split.starts, split.ends, strict=True))
+    return [corpus.train.tokens[start:end].tolist() for start, end in rows]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\n"), max_size=30), min_size=2))
+def test_decoding_gives_every_sample_back(
+    prepare: Callable[..., Corpus], tokenizer: TextTokenizer, texts: list[str]
+) -> None:
+    """Stored tokens are the text and one end-of-text, for all unicode; empty samples are counted, not stored."""
+    texts = [text.lstrip("\ufeff") for text in texts]
+    kept = [text for text in texts if text.strip()]
+    if len(kept) < 2:
+        return
+    corpus = prepare("".join(f"{text}\n" for text in texts))
+    rows = sample_tokens(corpus)
+    assert [row[-1] for row in rows] == [0] * len(rows)
+    assert [tokenizer.decode(row[:-1]) for row in rows] == kept
+    assert corpus.manifest["empty_samples"] == len(texts) - len(kept)
+    assert corpus.manifest["bytes"] == sum(len(text.encode()) for text in kept)
+    assert corpus.train.tokens[0] == 0
+
+
+def test_validation_is_apart_and_seeded(prepare: Callable[..., Corpus]) -> None:
+    """A tenth of the samples, none of them trained on, the same ones for the same seed."""
+    content = "".join(f"sample {number}\n" for number in range(100))
+    corpus, again, other = prepare(content), prepare(content), prepare(content, seed=2)
+    assert corpus.validation.n_samples == 10
+    assert corpus.train.n_samples == 90
+    assert not set(corpus.validation.starts) & set(corpus.train.starts)
+    assert (corpus.validation.starts == again.validation.starts).all()
+    assert (corpus.validation.starts != other.validation.starts).any()
+    assert corpus.train.n_tokens + corpus.validation.n_tokens == corpus.manifest["tokens"]
+
+
+@pytest.mark.parametrize(("n_samples", "fraction", "expected"), [(2, 0.1, 1), (2, 0.9, 1), (3, 0.01, 1), (5, 1, 5)])
+def test_neither_part_is_empty(n_samples: int, fraction: float, expected: int, prepare: Callable[..., Corpus]) -> None:
+    """However small the text, something is kept apart and something is learned, unless all of it is to be measured."""
+    corpus = prepare("".join(f"{number}\n" for number in range(n_samples)), val_fraction=fraction)
+    assert corpus.validation.n_samples == expected
+
+
+def test_end_of_text_in_a_text_is_a_border(prepare: Callable[..., Corpus], tokenizer: TextTokenizer) -> None:
+    """A literal marker separates two samples and never becomes a token inside one."""
+    corpus = prepare("one<|endoftext|>two\n<|endoftext|>three\n")
+    assert [tokenizer.decode(row[:-1]) for row in sample_tokens(corpus)] == ["one", "two", "three"]
+
+
+def test_nothing_is_tokenised_twice(
+    prepare: Callable[..., Corpus], tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same content is opened, a changed one is noticed."""
+    first = prepare("one\ntwo\n")
+
+    def refuse(_texts: list[str]) -> list[list[int]]:
+        raise AssertionError("tokenised again")
+
+    monkeypatch.setattr(tokenizer, "encode", refuse)
+    assert prepare("one\ntwo\n").fingerprint == first.fingerprint
+    with pytest.raises(AssertionError, match="tokenised again"):
+        prepare("one\ntwp\n")
+
+
+def test_a_failure_leaves_nothing_behind(prepare: Callable[..., Corpus], tmp_path: Path) -> None:
+    """A second file that is damaged leaves the cache as it was."""
+    with pytest.raises(UserError, match="are needed"):
+        prepare("only one\n")
+    cache = Path(os.environ["TUNESMITH_CACHE"])
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "garble", "remove"])
+def test_damaged_corpora_are_named(damage: str, prepare: Callable[..., Corpus]) -> None:
+    """A cut token file, a broken manifest and a missing part are errors, not wrong batches."""
+    folder = prepare("one\ntwo\nthree\n").folder
+    if damage == "truncate":
+        (folder / "tokens.bin").write_bytes((folder / "tokens.bin").read_bytes()[:-4])
+    elif damage == "garble":
+        (folder / "manifest.json").write_text("{", encoding="utf-8")
+    else:
+        (folder / "offsets.npy").unlink()
+    with pytest.raises(UserError, match="prepared text"):
+        open_corpus(folder)
+
+
+def test_the_manifest_tells_what_it_was_made_from(prepare: Callable[..., Corpus], tmp_path: Path) -> None:
+    """Sources with their hashes, counts, and the dtype of the tokens."""
+    manifest = prepare("one\n\ntwo\n").manifest
+    assert manifest["samples"] == 2
+    assert manifest["dtype"] == "uint16"
+    assert [source["name"] for source in manifest["sources"]] == ["text.txt"]
+    assert len(manifest["sources"][0]["sha256"]) == 64
+    assert str(tmp_path) not in json.dumps(manifest)
+    assert np.dtype(manifest["dtype"]).itemsize == 2
