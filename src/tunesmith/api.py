@@ -32,7 +32,7 @@ def train(
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    config = TrainConfig(sources=tuple(fspath(source) for source in sources), out=fspath(out), **options)
+    config = TrainConfig(sources=tuple(fspath(source) for source in sources), out=fspath(out), **_plain(options))
     return run_training(config, on_event=on_event or (lambda _event: None))
 
 
@@ -62,7 +62,7 @@ def evaluate(model: Source, *sources: Source, **options: Any) -> dict[str, Any]:
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    return evaluate_model(EvaluateConfig(fspath(model), tuple(fspath(source) for source in sources), **options))
+    return evaluate_model(EvaluateConfig(fspath(model), tuple(fspath(source) for source in sources), **_plain(options)))
 
 
 def generate(model: Source, **options: Any) -> list[GeneratedText]:  # noqa: ANN401
@@ -76,4 +76,9 @@ def generate(model: Source, **options: Any) -> list[GeneratedText]:  # noqa: ANN
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    return generate_texts(GenerateConfig(fspath(model), **options))
+    return generate_texts(GenerateConfig(fspath(model), **_plain(options)))
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    """Paths as the strings that a command line would give."""
+    return {name: fspath(value) if isinstance(value, PathLike) else value for name, value in options.items()}

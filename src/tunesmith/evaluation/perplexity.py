@@ -25,6 +25,8 @@ METHOD = (
     "samples longer than the context in windows of nearly equal length, without overlap"
 )
 RESAMPLES = 1000
+LARGEST_NATS = 709.0
+"""The exponential of more does not fit a float."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Evaluation:
 
     @property
     def perplexity(self) -> float:
-        return math.exp(self.nats_per_token)
+        """Infinite where the model is so wrong that no float holds it."""
+        return math.exp(self.nats_per_token) if self.nats_per_token < LARGEST_NATS else math.inf
 
     @property
     def bits_per_byte(self) -> float:

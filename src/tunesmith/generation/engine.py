@@ -93,6 +93,7 @@ def _continue(
     stopped = [False] * len(prompts)
     logits_BV = _read_prompts(model, prompts, cache)
     for _ in range(max_new_tokens):
+        _refuse_no_numbers(logits_BV)
         next_tokens = [end_of_text_id] * len(prompts)
         for text, logits_V in enumerate(logits_BV.cpu()):
             if stopped[text]:
@@ -110,6 +111,14 @@ def _continue(
         Continuation(tokens, probabilities, "stop" if done else "length")
         for tokens, probabilities, done in zip(written, logprobs, stopped, strict=True)
     ]
+
+
+def _refuse_no_numbers(logits_BV: torch.Tensor) -> None:
+    if not torch.isfinite(logits_BV).all():
+        raise UserError(
+            "the model computes no numbers (NaN or infinity): its weights are damaged or the precision is too low",
+            hint="try --precision fp32; if that does not help, get or train the model again",
+        )
 
 
 def _read_prompts(model: GPT2, prompts: list[list[int]], cache: KeyValueCache) -> torch.Tensor:

@@ -83,6 +83,11 @@ class TrainingLoop:
         started_s = time.perf_counter() - progress.elapsed_s
         if math.isnan(progress.base_perplexity):
             evaluation = self._evaluate()
+            if not math.isfinite(evaluation.nats_per_token):
+                raise UserError(
+                    "the model computes no numbers (NaN or infinity) even before training",
+                    hint="its weights are damaged: get the model again; or try --precision fp32",
+                )
             progress.base_perplexity = evaluation.perplexity
             yield Evaluated(0, 0.0, evaluation.nats_per_token, evaluation.perplexity, is_best=False)
             yield Sampled(0, self._write_samples(self.model))

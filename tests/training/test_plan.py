@@ -1,0 +1,140 @@
+"""From asked to decided, with reasons."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tunesmith.config import TrainConfig
+from tunesmith.data.corpus import Corpus, Split
+from tunesmith.errors import UserError
+from tunesmith.machine import choose_device, choose_dtype
+from tunesmith.model.gpt2 import GPT2Config
+from tunesmith.training.plan import TrainPlan, make_plan, refuse_impossible
+
+GPT2_SMALL = GPT2Config(50257, 1024, 768, 12, 12, 3072)
+TINY = GPT2Config(4096, 512, 128, 6, 4, 512)
+ASKED = TrainConfig(sources=("t.txt",), out="o", device="cpu")
+
+
+def corpus(n_samples: int, tokens_each: int) -> Corpus:
+    """A corpus of equal samples; a tenth of them for validation."""
+    starts = 1 + tokens_each * np.arange(n_samples)
+    whole = Split(np.zeros(1, np.uint16), starts, starts + tokens_each, text_bytes=1)
+    cut = n_samples // 10
+    parts = [replace(whole, starts=whole.starts[s], ends=whole.ends[s]) for s in (slice(cut, None), slice(cut))]
+    return Corpus(Path(), {}, *parts)
+
+
+def plan(n_samples: int = 2000, tokens_each: int = 20, model: GPT2Config = GPT2_SMALL, **asked: Any) -> TrainPlan:
+    """A plan for a text of this size."""
+    return make_plan(replace(ASKED, **asked), model, corpus(n_samples, tokens_each))
+
+
+def test_everything_is_decided() -> None:
+    """No None and no "auto" is left, and every choice has its reason."""
+    decided = plan()
+    values = {field.name: getattr(decided, field.name) for field in fields(TrainPlan)}
+    assert all(value is not None and value != "auto" for value in values.values())
+    for name in ("device", "precision", "context_tokens", "tokens_per_step", "steps", "learning_rate"):
+        assert len(decided.reasons[name]) > 5
+    assert set(decided.reasons) <= set(values)
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "expected"), [(200, 256), (2000, 256), (20_000, 1024), (200_000, 16_384), (4_000_000, 32_768)]
+)
+def test_little_text_gets_small_batches(n_samples: int, expected: int) -> None:
+    """The effective batch grows with the text, so that a run makes at least 600 updates where it can."""
+    decided = plan(n_samples, 20)
+    assert decided.tokens_per_step == expected
+    assert decided.steps >= 600 or decided.tokens_per_step == 256
+    assert decided.steps_per_epoch == round(decided.train_tokens / expected)
+
+
+def test_the_guides_rate_and_narrower_models() -> None:
+    """5e-5 from GPT-2's width upwards, more below; an asked rate is taken as it is."""
+    assert plan().learning_rate == 5e-5
+    assert plan(model=replace(GPT2_SMALL, n_embd=1600, n_head=25)).learning_rate == 5e-5
+    assert plan(model=TINY).learning_rate == pytest.approx(5e-5 * 6**1.5, rel=0.02)
+    assert plan(learning_rate=0.01).learning_rate == 0.01
+
+
+def test_steps_follow_epochs_or_the_limit() -> None:
+    """Fractions of an epoch count, --max-steps cuts, evaluation and checkpoints follow the epochs."""
+    per_epoch = plan().steps_per_epoch
+    assert plan(epochs=2.5).steps == round(2.5 * per_epoch)
+    assert plan(epochs=0.001).steps == 1
+    limited = plan(max_steps=7)
+    assert limited.steps == 7
+    assert limited.reasons["steps"] == "--max-steps"
+    assert limited.eval_every_steps == limited.save_every_steps == 7
+    assert plan().eval_every_steps == per_epoch
+    assert plan(eval_every_steps=5).save_every_steps == 5
+    assert plan(warmup_fraction=0.5).warmup_steps == round(plan().steps / 2)
+
+
+def test_context_is_the_models_unless_asked() -> None:
+    """A shorter context is taken, a longer one refused, and a micro-batch always holds one window."""
+    assert plan().context_tokens == 1024
+    assert plan(context_tokens=100).context_tokens == 100
+    assert plan(model=replace(GPT2_SMALL, n_positions=8192)).tokens_per_micro_batch >= 8192
+    with pytest.raises(UserError, match="--context-tokens 2000 does not fit the model, which has 1024"):
+        plan(context_tokens=2000)
+
+
+def test_all_problems_are_named_at_once() -> None:
+    """One error lists every impossible value with its flag."""
+    wrong: dict[str, Any] = {
+        "epochs": 0.0,
+        "max_steps": 0,
+        "learning_rate": 2.0,
+        "weight_decay": -1.0,
+        "warmup_fraction": 1.0,
+        "max_grad_norm": 0.0,
+        "tokens_per_step": 0,
+        "eval_every_steps": 0,
+        "save_every_steps": -5,
+        "dropout": 1.0,
+        "val_fraction": 0.0,
+        "seed": -1,
+    }
+    with pytest.raises(UserError) as error:
+        refuse_impossible(replace(ASKED, **wrong))
+    for name, value in wrong.items():
+        assert f"--{name.replace('_', '-')} {value}" in error.value.message
+    for name, value in wrong.items():
+        with pytest.raises(UserError):
+            refuse_impossible(replace(ASKED, **{name: value}))
+    assert refuse_impossible(ASKED) is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_no_numbers_that_are_none(value: float) -> None:
+    """NaN and infinity are no settings."""
+    for name in ("epochs", "learning_rate", "weight_decay", "warmup_fraction", "dropout", "val_fraction"):
+        with pytest.raises(UserError, match=f"--{name.replace('_', '-')}"):
+            refuse_impossible(replace(ASKED, **{name: value}))
+
+
+def test_precision_and_device_have_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 where it is native, fp32 elsewhere on a CPU; by compute capability on a card."""
+    cpu = torch.device("cpu")
+    for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        assert choose_dtype("auto", cpu).value is expected
+    for capability, expected in (((8, 9), torch.bfloat16), ((9, 0), torch.bfloat16), ((7, 5), torch.float16)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device, it=capability: it)
+        choice = choose_dtype("auto", torch.device("cuda"))
+        assert choice.value is expected
+        assert f"{capability[0]}.{capability[1]}" in choice.reason
+    with pytest.raises(UserError, match="fp16 needs a CUDA device"):
+        choose_dtype("fp16", cpu)
+    with pytest.raises(UserError, match="--device tpu"):
+        choose_device("tpu")
+    with pytest.raises(UserError, match="--device meta is not supported"):
+        choose_device("meta")

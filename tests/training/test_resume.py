@@ -1,0 +1,141 @@
+"""A run that was stopped continues as if it had not been."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from tunesmith.config import TrainConfig
+from tunesmith.errors import UserError
+from tunesmith.training.events import Ended, Event, Stepped, TrainResult
+from tunesmith.training.job import train_model
+
+
+@pytest.fixture
+def config(make_model_folder: Callable[..., Path], tmp_path: Path) -> TrainConfig:
+    """Twelve steps over three epochs, with dropout so that random states matter."""
+    text = tmp_path / "log.txt"
+    text.write_text("".join(f"Night {number}. Wind {number % 7}, lamp steady.\n" for number in range(40)), "utf-8")
+    return TrainConfig(
+        sources=(str(text),),
+        model=str(make_model_folder()),
+        out=str(tmp_path / "run"),
+        epochs=3.0,
+        max_steps=12,
+        tokens_per_step=200,
+        dropout=0.1,
+        device="cpu",
+        precision="bf16",
+    )
+
+
+def run(config: TrainConfig, *, stop_after: int | None = None) -> TrainResult:
+    """Run until the end or until a step; stopping means asking after that step."""
+    steps_seen = 0
+    events: Iterator[Event] = train_model(config, stop=lambda: steps_seen == stop_after)
+    for event in events:
+        if isinstance(event, Stepped):
+            steps_seen = event.step
+        if isinstance(event, Ended):
+            return event.result
+    raise AssertionError("no end")
+
+
+def metrics(out: str) -> list[dict[str, Any]]:
+    """What was logged, without what depends on the clock."""
+    timed = ("tokens_per_s", "eta_s", "peak_memory_bytes")
+    lines = (Path(out) / "metrics.jsonl").read_text("utf-8").splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key not in timed} for line in lines]
+
+
+def assert_same_run(one: str, other: str) -> None:
+    """Weights, moments, random states and metrics are bitwise the same."""
+    for name in ("model", "optimizer", "random"):
+        first, second = (
+            load_file(Path(out) / "checkpoints" / "step-00000012" / f"{name}.safetensors") for out in (one, other)
+        )
+        assert first.keys() == second.keys()
+        assert all((first[key] == second[key]).all() for key in first), name
+    assert metrics(one) == metrics(other)
+    best = [(Path(out) / "model.safetensors").read_bytes() for out in (one, other)]
+    assert best[0] == best[1]
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 5, 11])
+def test_stopped_and_resumed_equals_unbroken(stop_after: int, config: TrainConfig) -> None:
+    """Stopped in the middle of an epoch or at its end, a run finishes bitwise like the unbroken one."""
+    unbroken = run(replace(config, out=f"{config.out}-unbroken"))
+    stopped = run(config, stop_after=stop_after)
+    assert stopped.interrupted
+    assert stopped.steps == stop_after
+    resumed = run(TrainConfig(out=config.out, resume=True))
+    assert not resumed.interrupted
+    assert (resumed.perplexity, resumed.best_step, resumed.tokens, resumed.base_perplexity) == (
+        unbroken.perplexity,
+        unbroken.best_step,
+        unbroken.tokens,
+        unbroken.base_perplexity,
+    )
+    assert_same_run(config.out, f"{config.out}-unbroken")
+
+
+def test_a_crash_behind_a_checkpoint_is_forgotten(config: TrainConfig) -> None:
+    """Steps after the last checkpoint are made again, and their metrics are not there twice."""
+    run(replace(config, out=f"{config.out}-unbroken"))
+    events = train_model(replace(config, save_every_steps=4), stop=lambda: False)
+    for event in events:
+        if isinstance(event, Stepped) and event.step == 7:
+            break  # the generator is dropped here, as a crash would drop it
+    events.close()  # type: ignore[attr-defined]
+    assert [line["step"] for line in metrics(config.out)][-1] == 7
+    run(TrainConfig(out=config.out, resume=True))
+    assert_same_run(config.out, f"{config.out}-unbroken")
+
+
+def test_resume_from_another_folder(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sources that were named relative to the first folder are found again."""
+    monkeypatch.chdir(tmp_path)
+    run(replace(config, sources=("log.txt",)), stop_after=2)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert run(TrainConfig(out=config.out, resume=True)).steps == 12
+
+
+def test_what_may_not_change_is_refused_by_name(config: TrainConfig) -> None:
+    """Other settings, another text and a finished run are refused; the same flags again are fine."""
+    run(config, stop_after=3)
+    with pytest.raises(UserError, match=r"--learning-rate was auto and is now 0.1; --seed was 42 and is now 7"):
+        run(replace(config, resume=True, learning_rate=0.1, seed=7))
+    source = Path(config.sources[0])
+    text = source.read_text("utf-8")
+    source.write_text(text + "one more line\n", "utf-8")
+    with pytest.raises(UserError, match="the text has changed"):
+        run(TrainConfig(out=config.out, resume=True))
+    source.write_text(text, "utf-8")
+    assert run(replace(config, resume=True)).steps == 12
+    with pytest.raises(UserError, match="is finished: there is nothing to resume"):
+        run(replace(config, resume=True))
+
+
+@pytest.mark.parametrize("name", ["state.json", "optimizer.safetensors", "random.safetensors", "model.safetensors"])
+def test_damaged_checkpoints_are_named(name: str, config: TrainConfig) -> None:
+    """A checkpoint that lost bytes is an error that names it, not a run that continues wrongly."""
+    run(config, stop_after=3)
+    path = Path(config.out) / "checkpoints" / "step-00000003" / name
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"step-00000003.* cannot be read"):
+        run(TrainConfig(out=config.out, resume=True))
+
+
+def test_a_run_stopped_before_its_first_checkpoint_starts_again(config: TrainConfig) -> None:
+    """Without a checkpoint a resumed run begins at the beginning, in the same folder."""
+    events = train_model(config, stop=lambda: False)
+    next(events)
+    events.close()  # type: ignore[attr-defined]
+    assert json.loads((Path(config.out) / "run.json").read_text("utf-8"))["outcome"] == {"status": "running"}
+    assert run(TrainConfig(out=config.out, resume=True)).steps == 12

@@ -1,0 +1,71 @@
+"""The run folder: whose it is, and what stays in it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tunesmith.errors import UserError
+from tunesmith.training.run import RunFolder
+
+DESCRIPTION = {"asked": {}, "plan": {}, "environment": {}, "data": {"fingerprint": "f"}}
+
+
+def test_new_and_empty_folders_are_free(tmp_path: Path) -> None:
+    """A run may begin where nothing is."""
+    RunFolder(tmp_path / "new").refuse_if_taken()
+    RunFolder(tmp_path).refuse_if_taken()
+    RunFolder(tmp_path / "new").begin(DESCRIPTION)
+    assert RunFolder(tmp_path / "new").outcome() == "running"
+
+
+@pytest.mark.parametrize(
+    ("status", "named", "hint"),
+    [("finished", "a finished run", "another --out"), ("interrupted", "an unfinished run", "--resume --out")],
+)
+def test_another_run_is_refused_with_the_ways_on(status: str, named: str, hint: str, tmp_path: Path) -> None:
+    """What to do depends on how the run there ended."""
+    run = RunFolder(tmp_path)
+    run.begin(DESCRIPTION)
+    run.end({"status": status})
+    with pytest.raises(UserError, match=named) as error:
+        run.refuse_if_taken()
+    assert hint in error.value.hint
+
+
+def test_foreign_files_are_named(tmp_path: Path) -> None:
+    """A folder with somebody's files is refused, naming the first of them."""
+    for name in "dbca":
+        (tmp_path / name).touch()
+    with pytest.raises(UserError, match=r"already holds something else \(a, b, c, \.\.\.\)"):
+        RunFolder(tmp_path).refuse_if_taken()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"asked": {}}'])
+def test_damaged_run_files_are_named(content: str, tmp_path: Path) -> None:
+    """A broken run.json is an error with a way out."""
+    (tmp_path / "run.json").write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"run.json is damaged"):
+        RunFolder(tmp_path).describe()
+
+
+def test_forgetting_what_came_after_a_step(tmp_path: Path) -> None:
+    """Lines of later steps, and a last line that a crash cut off, go; the others stay as they are."""
+    run = RunFolder(tmp_path)
+    for step in (0, 1, 2, 3):
+        run.append("metrics.jsonl", {"step": step, "text": "é 日本"})
+    with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"step": 1, "te')
+    run.forget_after(2)
+    lines = (tmp_path / "metrics.jsonl").read_text("utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == [{"step": step, "text": "é 日本"} for step in (0, 1, 2)]
+
+
+def test_only_own_old_checkpoints_are_dropped(tmp_path: Path) -> None:
+    """The newest stays, older and half-written ones go, and nothing else is touched."""
+    run = RunFolder(tmp_path)
+    for name in ("step-00000002", "step-00000010", "step-00000009", ".step-00000011.123.tmp", "mine", "step-x"):
+        (tmp_path / "checkpoints" / name).mkdir(parents=True)
+    run.drop_old_checkpoints()
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["mine", "step-00000010", "step-x"]
+    assert run.checkpoints() == [run.checkpoint(10)]
