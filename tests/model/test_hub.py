@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tunesmith.errors import UserError
 from tunesmith.model.hub import local_folder
@@ -102,6 +104,18 @@ def test_downloads_what_it_reads_and_nothing_else(make_model_folder: Callable[..
     offline = generate("someone/small", "http://127.0.0.1:9", tmp_path / "hf")
     assert offline.returncode == 0, offline.stderr
     assert json.loads(offline.stdout) == json.loads(answer.stdout)
+
+
+def test_old_repositories_have_only_pickles(make_model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Where there are no safetensors the old weights are fetched, and work offline afterwards."""
+    folder = make_model_folder("served")
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with fake_hub(folder) as (endpoint, asked_for):
+        answer = generate("someone/small", endpoint, tmp_path / "hf")
+    assert answer.returncode == 0, answer.stderr
+    assert "GET pytorch_model.bin" in asked_for
+    assert generate("someone/small", "http://127.0.0.1:9", tmp_path / "hf").stdout == answer.stdout
 
 
 def test_unknown_repository_is_named(make_model_folder: Callable[..., Path], tmp_path: Path) -> None:

@@ -51,7 +51,8 @@ class Progress:
     ) -> None:
         if self._live:
             self._live.stop()
-        self._console.print()
+        if self._planned:
+            self._console.print()
 
     def show(self, event: Event) -> None:
         """Show one event."""

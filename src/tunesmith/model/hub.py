@@ -25,7 +25,9 @@ PRESETS = {
 
 TINY = "tiny"
 
-TOKENIZER_FILES = (
+SMALL_FILES = (
+    "config.json",
+    "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -33,7 +35,10 @@ TOKENIZER_FILES = (
     "vocab.json",
     "merges.txt",
 )
-CONFIG_FILES = ("config.json", "generation_config.json")
+SAFE_WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+OLD_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+SUBFOLDERS = "*/*"
+"""Where repositories keep other formats; nothing we read."""
 
 REACH_HUB_S = 5.0
 """How long the hub may take to answer the first question before it counts as unreachable."""
@@ -73,13 +78,16 @@ def _from_hub(repo_id: str) -> Path:
     info = _ask_hub(repo_id)
     if info is None:  # no network: what an earlier run downloaded is as good
         try:
-            return Path(snapshot_download(repo_id, local_files_only=True))
+            wanted = [*SMALL_FILES, *SAFE_WEIGHTS]
+            return Path(
+                snapshot_download(repo_id, local_files_only=True, allow_patterns=wanted, ignore_patterns=SUBFOLDERS)
+            )
         except LocalEntryNotFoundError:
             raise UserError(
                 f"the model hub cannot be reached, and {repo_id} was not downloaded before", hint=LOCAL_HINT
             ) from None
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=_wanted_files(info)))
+        return Path(snapshot_download(repo_id, allow_patterns=_wanted(info), ignore_patterns=SUBFOLDERS))
     except Exception as error:  # the hub library raises what its transport raises; none of it is ours
         raise UserError(
             f"downloading {repo_id} failed: {_first_line(error)}",
@@ -113,13 +121,11 @@ def _ask_hub(repo_id: str) -> "ModelInfo | None":
         return None
 
 
-def _wanted_files(info: "ModelInfo") -> list[str]:
-    """The files we read: never TensorFlow, ONNX or a second copy of the weights."""
+def _wanted(info: "ModelInfo") -> list[str]:
+    """Patterns of the files we read: never TensorFlow, ONNX or a second copy of the weights."""
     names = [sibling.rfilename for sibling in info.siblings or []]
-    safetensors = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]
-    pickled = [name for name in names if name.startswith("pytorch_model") and name.endswith((".bin", ".json"))]
-    weights = [name for name in safetensors or pickled if "/" not in name]
-    return [name for name in names if name in TOKENIZER_FILES or name in CONFIG_FILES] + weights
+    has_safe_weights = any(name.endswith(".safetensors") and "/" not in name for name in names)
+    return [*SMALL_FILES, *(SAFE_WEIGHTS if has_safe_weights else OLD_WEIGHTS)]
 
 
 def _first_line(error: Exception) -> str:
