@@ -12,13 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from tunesmith.data.batches import packed, packed_indices, windows_of
 from tunesmith.data.corpus import Int64s, Split
-from tunesmith.model.attention import DocumentLayout, PackedAttention
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import nats_of_each_token
+from tunesmith.model.packed import hidden_states, inference, on_device_of
 
 METHOD = (
     "every token once, end-of-text included; samples separate, each behind an end-of-text; "
@@ -62,7 +61,6 @@ class Evaluation:
         return float(self.sample_nats.sum()) / math.log(2) / self.text_bytes
 
 
-@torch.no_grad()
 def evaluate_split(model: GPT2, split: Split, *, context_tokens: int, tokens_per_batch: int) -> Evaluation:
     """Measure a model on a split of a corpus.
 
@@ -72,25 +70,16 @@ def evaluate_split(model: GPT2, split: Split, *, context_tokens: int, tokens_per
         context_tokens: longest window.
         tokens_per_batch: tokens computed at once; changes the time and nothing else.
     """
-    device = model.head_VC.device
     windows = windows_of(split, context_tokens)
+    groups = packed_indices(windows.lengths, tokens_per_batch)
     sample_nats = np.zeros(split.n_samples)
-    was_training = model.training
-    model.eval()
-    try:
-        groups = packed_indices(windows.lengths, tokens_per_batch)
+    with inference(model):
         for chosen, batch in zip(groups, packed(split, windows, tokens_per_batch), strict=True):
-            hidden_NC = model(
-                torch.from_numpy(batch.tokens).to(device),
-                torch.from_numpy(batch.positions).to(device),
-                PackedAttention(DocumentLayout(batch.offsets)),
-            )
-            targets_N = torch.from_numpy(batch.targets).to(device)
+            hidden_NC = hidden_states(model, batch.tokens, batch.positions, batch.offsets)
+            targets_N = on_device_of(model, batch.targets)
             nats_N = nats_of_each_token(hidden_NC, model.head_VC, targets_N, model.config.vocab_size)
             window_nats = np.add.reduceat(nats_N.double().cpu().numpy(), batch.offsets[:-1])
             np.add.at(sample_nats, windows.samples[chosen], window_nats)
-    finally:
-        model.train(was_training)
     return Evaluation(sample_nats, split.ends - split.starts, split.text_bytes)
 
 

@@ -5,7 +5,7 @@ its seed and prompt, not on its neighbours. A text ends at end-of-text, at its l
 positions end.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -15,6 +15,7 @@ from tunesmith.generation.cache import DecodeAttention, KeyValueCache, PrefillAt
 from tunesmith.generation.sampling import SamplingRules, choose_token
 from tunesmith.model.attention import DocumentLayout
 from tunesmith.model.gpt2 import GPT2
+from tunesmith.model.packed import inference
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,6 @@ class Continuation:
     finish_reason: Literal["stop", "length"]
 
 
-@torch.no_grad()
 def continue_texts(
     model: GPT2,
     prompts: list[list[int]],
@@ -62,55 +62,48 @@ def continue_texts(
             f"the prompt has {longest_prompt} tokens, and the model reads at most {model.config.n_positions}",
             hint="shorten the prompt",
         )
-    was_training = model.training
-    model.eval()
-    try:
-        return _continue(model, prompts, seeds, rules, min(max_new_tokens, room), end_of_text_id)
-    finally:
-        model.train(was_training)
-
-
-def _continue(
-    model: GPT2,
-    prompts: list[list[int]],
-    seeds: list[int],
-    rules: SamplingRules,
-    max_new_tokens: int,
-    end_of_text_id: int,
-) -> list[Continuation]:
-    device = model.head_VC.device
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    dtype = torch.float32 if model.config.reorder_and_upcast_attn else model.compute_dtype
+    max_new_tokens = min(max_new_tokens, room)
+    writers = [_Writer(end_of_text_id, torch.Generator().manual_seed(seed)) for seed in seeds]
     cache = KeyValueCache(
         model.config,
         texts=len(prompts),
-        positions=max(map(len, prompts)) + max_new_tokens,
-        dtype=dtype,
-        device=device,
+        positions=longest_prompt + max_new_tokens,
+        dtype=torch.float32 if model.config.reorder_and_upcast_attn else model.compute_dtype,
+        device=model.head_VC.device,
     )
-    written: list[list[int]] = [[] for _ in prompts]
-    logprobs: list[list[float]] = [[] for _ in prompts]
-    stopped = [False] * len(prompts)
-    logits_BV = _read_prompts(model, prompts, cache)
-    for _ in range(max_new_tokens):
-        _refuse_no_numbers(logits_BV)
-        next_tokens = [end_of_text_id] * len(prompts)
-        for text, logits_V in enumerate(logits_BV.cpu()):
-            if stopped[text]:
-                continue
-            token, logprob = choose_token(logits_V, rules, generators[text])
-            stopped[text] = token == end_of_text_id
-            if not stopped[text]:
-                written[text].append(token)
-                logprobs[text].append(logprob)
-                next_tokens[text] = token
-        if all(stopped) or len(max(written, key=len)) == max_new_tokens:
-            break
-        logits_BV = _read_one_token_each(model, next_tokens, cache)
-    return [
-        Continuation(tokens, probabilities, "stop" if done else "length")
-        for tokens, probabilities, done in zip(written, logprobs, stopped, strict=True)
-    ]
+    with inference(model):
+        logits_BV = _read_prompts(model, prompts, cache)
+        for number in range(1, max_new_tokens + 1):
+            _refuse_no_numbers(logits_BV)
+            next_tokens = [
+                writer.write(logits_V, rules) for writer, logits_V in zip(writers, logits_BV.cpu(), strict=True)
+            ]
+            if number == max_new_tokens or all(writer.stopped for writer in writers):
+                break
+            logits_BV = _read_one_token_each(model, next_tokens, cache)
+    return [Continuation(writer.tokens, writer.logprobs, "stop" if writer.stopped else "length") for writer in writers]
+
+
+@dataclass
+class _Writer:
+    """One text while it is written."""
+
+    end_of_text_id: int
+    generator: torch.Generator
+    stopped: bool = False
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    def write(self, logits_V: torch.Tensor, rules: SamplingRules) -> int:
+        """Choose the next token and return what the model is to read: end-of-text once the text has stopped."""
+        if self.stopped:
+            return self.end_of_text_id
+        token, logprob = choose_token(logits_V, rules, self.generator)
+        self.stopped = token == self.end_of_text_id
+        if not self.stopped:
+            self.tokens.append(token)
+            self.logprobs.append(logprob)
+        return token
 
 
 def _refuse_no_numbers(logits_BV: torch.Tensor) -> None:

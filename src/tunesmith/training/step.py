@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from tunesmith.data.batches import Batch
-from tunesmith.model.attention import DocumentLayout, PackedAttention
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import sum_of_nats
+from tunesmith.model.packed import hidden_states, on_device_of
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,10 @@ def train_step(
         max_grad_norm: the gradient is scaled down to this norm if it is longer.
         scaler: enabled for fp16 only; it skips the update when the gradient overflowed.
     """
-    device = model.head_VC.device
     step_tokens = sum(batch.n_tokens for batch in micro_batches)
-    step_nats = torch.zeros((), device=device)
+    step_nats = torch.zeros((), device=model.head_VC.device)
     for batch in micro_batches:
-        nats = _nats(model, batch, device)
+        nats = _nats(model, batch)
         scaler.scale(nats / step_tokens).backward()
         step_nats += nats.detach()
     for group in optimizer.param_groups:
@@ -67,11 +66,7 @@ def train_step(
     return StepResult(step_nats, step_tokens, grad_norm)
 
 
-def _nats(model: GPT2, batch: Batch, device: torch.device) -> Tensor:
-    hidden_NC = model(
-        torch.from_numpy(batch.tokens).to(device, non_blocking=True),
-        torch.from_numpy(batch.positions).to(device, non_blocking=True),
-        PackedAttention(DocumentLayout(batch.offsets)),
-    )
-    targets_N = torch.from_numpy(batch.targets).to(device, non_blocking=True)
+def _nats(model: GPT2, batch: Batch) -> Tensor:
+    hidden_NC = hidden_states(model, batch.tokens, batch.positions, batch.offsets)
+    targets_N = on_device_of(model, batch.targets)
     return sum_of_nats(hidden_NC, model.head_VC, targets_N, model.config.vocab_size)

@@ -1,0 +1,48 @@
+"""Packed documents through the model: what training and evaluation share.
+
+Shapes: N tokens in the stream, C channels.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tunesmith.model.attention import DocumentLayout, PackedAttention
+from tunesmith.model.gpt2 import GPT2
+
+
+def hidden_states(
+    model: GPT2, tokens_N: npt.NDArray[np.int64], positions_N: npt.NDArray[np.int64], offsets: tuple[int, ...]
+) -> Tensor:
+    """Hidden states of documents that stand side by side, [N, C] on the model's device.
+
+    Args:
+        model: on its device.
+        tokens_N: int64 ids.
+        positions_N: int64, from 0 in each document.
+        offsets: first token of each document and, last, N.
+    """
+    attend = PackedAttention(DocumentLayout(offsets))
+    hidden_NC: Tensor = model(on_device_of(model, tokens_N), on_device_of(model, positions_N), attend)
+    return hidden_NC
+
+
+def on_device_of(model: GPT2, values_N: npt.NDArray[np.int64]) -> Tensor:
+    """An int64 array where the model is."""
+    return torch.from_numpy(values_N).to(model.head_VC.device, non_blocking=True)
+
+
+@contextmanager
+def inference(model: GPT2) -> Iterator[None]:
+    """No dropout and no gradients inside; afterwards the model's mode is what it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,73 @@
+"""The paths that only a card takes, against fp32 on the CPU. Skipped where there is no card."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tunesmith.generation.engine import continue_texts
+from tunesmith.generation.sampling import SamplingRules
+from tunesmith.model.loss import sum_of_nats
+from tunesmith.model.packed import hidden_states, on_device_of
+from tunesmith.model.weights import load_gpt2
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+]
+
+LENGTHS = (1, 9, 9, 60, 33)
+OFFSETS = (0, 1, 10, 19, 79, 112)
+
+
+def stream(seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random tokens of a few documents, and their positions."""
+    tokens_N = np.random.default_rng(seed).integers(0, 300, size=OFFSETS[-1])
+    return tokens_N, np.concatenate([np.arange(length) for length in LENGTHS])
+
+
+def test_packed_loss_and_gradients_in_bf16(make_model_folder: Callable[..., Path]) -> None:
+    """varlen attention and bf16 arithmetic stay close to fp32 on the CPU, in loss and gradients."""
+    exact = load_gpt2(make_model_folder(n_embd=64))
+    card = copy.deepcopy(exact).cuda()
+    card.compute_dtype = torch.bfloat16
+    losses = []
+    for model in (exact, card):
+        hidden_NC = hidden_states(model, *stream(1), OFFSETS)
+        targets_N = on_device_of(model, stream(2)[0])
+        nats = sum_of_nats(hidden_NC, model.head_VC, targets_N, 300)
+        nats.backward()
+        losses.append(nats.item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+    for (name, expected), (_, actual) in zip(exact.named_parameters(), card.named_parameters(), strict=True):
+        difference = (actual.grad.cpu() - expected.grad).norm()
+        assert difference <= 0.05 * expected.grad.norm() + 1e-3, name
+
+
+@torch.no_grad()
+def test_no_leak_on_the_card(make_model_folder: Callable[..., Path]) -> None:
+    """A changed token changes nothing before it and nothing in other documents."""
+    model = load_gpt2(make_model_folder(n_embd=64)).cuda()
+    model.compute_dtype = torch.bfloat16
+    tokens_N, positions_N = stream(1)
+    before_NC = hidden_states(model, tokens_N, positions_N, OFFSETS)
+    changed_N = tokens_N.copy()
+    changed_N[40] = (changed_N[40] + 1) % 300
+    same_N = (hidden_states(model, changed_N, positions_N, OFFSETS) == before_NC).all(dim=1).cpu()
+    assert same_N[:40].all()
+    assert not same_N[40:79].any()
+    assert same_N[79:].all()
+
+
+def test_greedy_text_in_fp32_is_the_cpus(make_model_folder: Callable[..., Path]) -> None:
+    """The cache on the card writes what the CPU writes."""
+    model = load_gpt2(make_model_folder())
+    settings = {
+        "seeds": [1, 2], "rules": SamplingRules(0.0, 0, 1.0), "max_new_tokens": 20, "end_of_text_id": 300
+    }  # fmt: skip
+    on_cpu = continue_texts(model, [[0], [0, 5, 9]], **settings)
+    on_card = continue_texts(model.cuda(), [[0], [0, 5, 9]], **settings)
+    assert [text.tokens for text in on_card] == [text.tokens for text in on_cpu]
