@@ -30,7 +30,7 @@ def stream(seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_packed_loss_and_gradients_in_bf16(make_model_folder: Callable[..., Path]) -> None:
-    """varlen attention and bf16 arithmetic stay close to fp32 on the CPU, in loss and gradients."""
+    """Variable-length attention and bf16 arithmetic stay close to fp32 on the CPU, in loss and gradients."""
     exact = load_gpt2(make_model_folder(n_embd=64))
     card = copy.deepcopy(exact).cuda()
     card.compute_dtype = torch.bfloat16
