@@ -28,7 +28,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import tunesmith
-from tunesmith.model.hf_config import read_hf_config
+from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.weights import load_gpt2, save_gpt2
 
 END_OF_TEXT = "<|endoftext|>"

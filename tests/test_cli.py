@@ -64,7 +64,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, str, str], list[str]], int, str]] = {
     "CSV without a text column": (
         lambda d, m, _: ["train", write(d / "t.csv", "id,body\n1,a\n2,b\n"), "--model", m, "--out", f"{d}/out"],
         1,
-        "no column 'text'; its columns are 'id', 'body'",
+        "no column 'text'; its columns are 'id', 'body', and none of them looks like text",
     ),
     "occupied out": (
         lambda d, m, t: ["train", t, "--model", m, "--out", write_folder(d / "taken")],
@@ -95,7 +95,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, str, str], list[str]], int, str]] = {
     "wrong kind of file": (
         lambda d, m, _: ["train", write(d / "x.pdf", "%PDF"), "--model", m, "--out", f"{d}/out"],
         1,
-        "is no .txt or .csv file",
+        "is no .txt, .md, .csv, .tsv, .json, .jsonl, .parquet or .arrow file",
     ),
     "evaluate nothing": (lambda _d, m, _t: ["evaluate", m], 2, "no source was named"),
     "train nothing": (lambda d, m, _t: ["train", "--model", m, "--out", f"{d}/out"], 2, "no source was named"),

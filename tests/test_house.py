@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tunesmith
-from tunesmith.config import EvaluateConfig, GenerateConfig, TrainConfig
+from tunesmith.config import EvaluateConfig, GenerateConfig, PrepareConfig, TrainConfig
 
 PACKAGE = Path(tunesmith.__file__).parent
 
@@ -17,7 +17,7 @@ FLOORS = [
     {"errors", "files"},
     {"config", "machine"},
     {"model", "data"},
-    {"generation", "evaluation"},
+    {"generation", "evaluation", "preparation"},
     {"training"},
     {"api", "interfaces"},
     {"cli"},
@@ -94,14 +94,20 @@ def test_public_names_are_sorted_and_there() -> None:
         _ = tunesmith.tarin
 
 
-COMMON = {"json", "quiet", "device", "precision", "seed"}
+COMMON = {"json", "quiet", "seed"}
+COMPUTING = {"device", "precision"}
+READING = {"sources", "split_on", "text_field", "encoding", "on_bad_bytes"}
 FLAGS = {
+    PrepareConfig: COMMON | READING | {"tokenizer", "out", "val_fraction", "preview"},
     TrainConfig: COMMON
-    | {"sources", "model", "out", "resume", "from_scratch", "epochs", "max_steps", "learning_rate", "weight_decay"}
+    | COMPUTING
+    | READING
+    | {"model", "out", "resume", "from_scratch", "epochs", "max_steps", "learning_rate", "weight_decay"}
     | {"warmup_fraction", "max_grad_norm", "tokens_per_step", "context_tokens", "dropout", "eval_every_steps"}
-    | {"save_every_steps", "val_fraction", "text_field", "sample_prompts"},
-    EvaluateConfig: COMMON | {"model", "sources", "context_tokens", "text_field"},
+    | {"save_every_steps", "val_fraction", "sample_prompts"},
+    EvaluateConfig: COMMON | COMPUTING | READING | {"model", "context_tokens"},
     GenerateConfig: COMMON
+    | COMPUTING
     | {"model", "prompt", "num_samples", "max_new_tokens", "temperature", "top_k", "top_p", "include_prompt"},
 }
 

@@ -4,14 +4,29 @@ from collections.abc import Callable
 from os import PathLike, fspath
 from typing import Any
 
-from tunesmith.config import EvaluateConfig, GenerateConfig, TrainConfig
+from tunesmith.config import EvaluateConfig, GenerateConfig, PrepareConfig, TrainConfig
 from tunesmith.evaluation.evaluate import evaluate_model
 from tunesmith.generation.generate import GeneratedText, generate_texts
+from tunesmith.preparation.prepare import prepare_text
 from tunesmith.training.events import Ended, Event, TrainResult
 from tunesmith.training.interrupt import stop_on_signals
 from tunesmith.training.job import train_model
 
 Source = str | PathLike[str]
+
+
+def prepare(*sources: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Turn text into training tokens; the keys of the result are those of `tunesmith prepare --json`.
+
+    Args:
+        sources: files, folders or globs.
+        options: any other field of `tunesmith.config.PrepareConfig`, for example `tokenizer="tiny"`.
+
+    Raises:
+        UserError: if it cannot be done.
+        TypeError: for an option that does not exist.
+    """
+    return prepare_text(PrepareConfig(tuple(fspath(source) for source in sources), **_plain(options)))
 
 
 def train(

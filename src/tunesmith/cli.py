@@ -17,7 +17,7 @@ import cyclopts
 from cyclopts.config import Dict
 
 from tunesmith import __version__
-from tunesmith.config import EvaluateConfig, GenerateConfig, TrainConfig
+from tunesmith.config import EvaluateConfig, GenerateConfig, PrepareConfig, TrainConfig
 from tunesmith.errors import UsageError, UserError
 
 DONE, USER_ERROR, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -31,6 +31,27 @@ app = cyclopts.App(
     help_format="plaintext",
     result_action="return_value",
 )
+
+
+NOTHING_ASKED = PrepareConfig()
+"""Every flag of this verb has a default, so the parser wants one for all of them."""
+
+
+@app.command
+def prepare(config: PrepareConfig = NOTHING_ASKED) -> int:
+    """Turn text into training tokens, and show what the model will see."""
+    if not config.sources:
+        raise UsageError("no source was named", hint="name the text: tunesmith prepare FILE --tokenizer gpt2")
+    from tunesmith.preparation.prepare import prepare_text  # noqa: PLC0415
+
+    report = prepare_text(config)
+    if config.json:
+        print_json(report)
+    else:
+        from tunesmith.interfaces.lint_report import lint_report  # noqa: PLC0415
+
+        print(lint_report(report))
+    return DONE
 
 
 @app.command
@@ -129,7 +150,7 @@ def with_config_file(tokens: list[str]) -> None:
 
 def usage_hint(tokens: list[str]) -> str:
     """The help that fits what was typed."""
-    verb = next((token for token in tokens if token in {"train", "evaluate", "generate"}), "")
+    verb = next((token for token in tokens if token in {"prepare", "train", "evaluate", "generate"}), "")
     return f"see tunesmith {verb + ' ' if verb else ''}--help"
 
 

@@ -28,7 +28,24 @@ class _ModelArgument:
 @dataclass(frozen=True)
 class _SourceArguments:
     sources: Annotated[tuple[str, ...], Parameter(negative=())] = ()
-    """Text: .txt with one sample a line, or .csv with a text column."""
+    """Text: files, folders or globs of .txt, .md, .csv, .tsv, .json, .jsonl, .parquet, .arrow; or a prepared folder."""
+
+
+@dataclass(frozen=True)
+class ReadingConfig:
+    """Flags that say how text is read."""
+
+    split_on: str = _flag(default="auto")
+    """Where a sample ends: line, blank-line, document, or a literal border; auto decides for each file."""
+
+    text_field: str | None = _flag(default=None)
+    """Field of a table that holds the samples; default: text, or the only one that can be meant."""
+
+    encoding: str = _flag(default="auto")
+    """Encoding of the text, for example cp932; auto detects it for each file."""
+
+    on_bad_bytes: Literal["stop", "replace", "skip-sample"] = _flag(default="stop")
+    """What to do with bytes that do not decode."""
 
 
 @dataclass(frozen=True)
@@ -41,19 +58,42 @@ class CommonConfig:
     quiet: bool = _flag(default=False)
     """Show no progress and no notices."""
 
+    seed: int = _flag(default=42)
+    """Every random choice follows from it."""
+
+
+@dataclass(frozen=True)
+class ComputingConfig(CommonConfig):
+    """Flags of the verbs that compute with a model."""
+
     device: str = _flag(default="auto")
     """Where to compute: auto, cpu, cuda or cuda:N."""
 
     precision: Precision = _flag(default="auto")
     """Arithmetic; auto takes bf16 where the hardware computes it natively."""
 
-    seed: int = _flag(default=42)
-    """Every random choice follows from it."""
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class PrepareConfig(CommonConfig, ReadingConfig, _SourceArguments):
+    """Turn text into training tokens, and show what the model will see."""
+
+    tokenizer: str = _flag(default="gpt2")
+    """Model whose tokenizer to use: tiny, gpt2, ..., a hub id, or a folder."""
+
+    out: str | None = _flag(default=None)
+    """Folder for the tokens, to be given to train; default: they are kept in the cache."""
+
+    val_fraction: float = _flag(default=0.1)
+    """Share of the samples kept apart to measure what was learned."""
+
+    preview: int = _flag(default=3)
+    """How many samples to show as the model will see them."""
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class TrainConfig(CommonConfig, _SourceArguments):
+class TrainConfig(ComputingConfig, ReadingConfig, _SourceArguments):
     """Fine-tune a GPT-2 model on your text."""
 
     model: str = _flag(default="gpt2")
@@ -104,28 +144,22 @@ class TrainConfig(CommonConfig, _SourceArguments):
     val_fraction: float = _flag(default=0.1)
     """Share of the samples kept apart to measure what was learned."""
 
-    text_field: str = _flag(default="text")
-    """Column of a .csv that holds the samples."""
-
     sample_prompts: str | None = _flag(default=None)
     """File with one prompt a line for the samples before and after; default: the model starts by itself."""
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class EvaluateConfig(CommonConfig, _SourceArguments, _ModelArgument):
+class EvaluateConfig(ComputingConfig, ReadingConfig, _SourceArguments, _ModelArgument):
     """Measure perplexity on text, over every token once."""
 
     context_tokens: int | Auto = _flag(default="auto")
     """Longest window the model sees at once; longer samples continue in the next one."""
 
-    text_field: str = _flag(default="text")
-    """Column of a .csv that holds the samples."""
-
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class GenerateConfig(CommonConfig, _ModelArgument):
+class GenerateConfig(ComputingConfig, _ModelArgument):
     """Write text with a model."""
 
     prompt: str = _flag(default="")

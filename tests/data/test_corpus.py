@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tunesmith.data.corpus import Corpus, open_corpus, prepare_corpus
+from tunesmith.data.sources import ReadingOptions
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
 
@@ -31,16 +33,17 @@ def prepare(tokenizer: TextTokenizer, tmp_path: Path) -> Callable[..., Corpus]:
         path = tmp_path / "text.txt"
         path.write_text(content, encoding="utf-8", newline="")
         return prepare_corpus(
-            [str(path)], tokenizer, **{"text_field": "text", "val_fraction": 0.1, "seed": 1, **options}
+            [str(path)], tokenizer, ReadingOptions(split_on="line"), **{"val_fraction": 0.1, "seed": 1, **options}
         )
 
     return make
 
 
 def sample_tokens(corpus: Corpus) -> list[list[int]]:
-    """Every sample's tokens, in file order."""
+    """Every sample's tokens, in file order; learned and kept apart together are all of them, once."""
     parts = (corpus.train, corpus.validation)
     rows = sorted((int(s), int(e)) for split in parts for s, e in zip(split.starts, split.ends, strict=True))
+    assert rows == list(pairwise(np.load(corpus.folder / "offsets.npy").tolist()))
     return [corpus.train.tokens[start:end].tolist() for start, end in rows]
 
 
@@ -58,7 +61,7 @@ def test_decoding_gives_every_sample_back(
     rows = sample_tokens(corpus)
     assert [row[-1] for row in rows] == [0] * len(rows)
     assert [tokenizer.decode(row[:-1]) for row in rows] == kept
-    assert corpus.manifest["empty_samples"] == len(texts) - len(kept)
+    assert corpus.manifest["empty"] == len(texts) - len(kept)
     assert corpus.manifest["bytes"] == sum(len(text.encode()) for text in kept)
     assert corpus.train.tokens[0] == 0
 
@@ -94,10 +97,10 @@ def test_nothing_is_tokenised_twice(
     """The same content is opened, a changed one is noticed."""
     first = prepare("one\ntwo\n")
 
-    def refuse(_texts: list[str]) -> list[list[int]]:
+    def refuse(_texts: list[str]) -> None:
         raise AssertionError("tokenised again")
 
-    monkeypatch.setattr(tokenizer, "encode", refuse)
+    monkeypatch.setattr(tokenizer, "encode_packed", refuse)
     assert prepare("one\ntwo\n").fingerprint == first.fingerprint
     with pytest.raises(AssertionError, match="tokenised again"):
         prepare("one\ntwp\n")
@@ -121,7 +124,7 @@ def test_damaged_corpora_are_named(damage: str, prepare: Callable[..., Corpus]) 
     elif damage == "garble":
         (folder / "manifest.json").write_text("{", encoding="utf-8")
     else:
-        (folder / "offsets.npy").unlink()
+        (folder / "train.npy").unlink()
     with pytest.raises(UserError, match="prepared text"):
         open_corpus(folder)
 

@@ -12,10 +12,11 @@ from transformers import GPT2LMHeadModel
 
 from tunesmith.config import EvaluateConfig
 from tunesmith.data.corpus import Corpus, prepare_corpus
+from tunesmith.data.sources import ReadingOptions
 from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.evaluation.evaluate import evaluate_model
 from tunesmith.evaluation.perplexity import Evaluation, confidence_interval, evaluate_split
-from tunesmith.model.hf_config import read_hf_config
+from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.weights import load_gpt2
 
 TEXTS = ["the lamp burns", "rain", "gulls! 42 of them, and the wind is in the north today", "the stairs", "rain"]
@@ -38,7 +39,7 @@ def text(tmp_path: Path) -> Path:
 def corpus_of(folder: Path, text: Path) -> Corpus:
     """All samples kept apart, as `evaluate` does."""
     tokenizer = load_tokenizer(folder, read_hf_config(folder))
-    return prepare_corpus([str(text)], tokenizer, text_field="text", val_fraction=1, seed=0)
+    return prepare_corpus([str(text)], tokenizer, ReadingOptions(), val_fraction=1, seed=0)
 
 
 def expected_nats(folder: Path) -> list[float]:

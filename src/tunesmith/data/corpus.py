@@ -2,11 +2,11 @@
 
 A corpus folder holds
 
-    manifest.json        what it was made from, counts, dtype
-    tokens.bin           one end-of-text token, then every sample followed by end-of-text, in file order
-    offsets.npy          int64 [samples + 1]: where each sample begins in tokens.bin, and the end
-    sample_bytes.npy     int64 [samples]: UTF-8 bytes of each sample's text
-    validation.npy       int64: which samples are kept apart for validation, ascending
+    manifest.json         what it was made from, what was decided and counted, dtype
+    tokens.bin            one end-of-text token, then every sample followed by end-of-text, in file order
+    offsets.npy           int64 [samples + 1]: where each sample begins in tokens.bin, and the end
+    train.npy             int64 [stretches, 2]: what is learned, as ranges of tokens.bin
+    validation.npy        int64 [stretches, 2]: what is kept apart
 
 Because every sample is preceded by an end-of-text (that of its predecessor, or the very first token), the
 window of targets tokens[a:b] has the inputs tokens[a-1:b-1] wherever it lies: each token of a sample, the
@@ -20,24 +20,26 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 from platformdirs import user_cache_path
 
-from tunesmith.data.sources import Sample, read_samples, source_path
-from tunesmith.data.tokenizer import TextTokenizer
+from tunesmith.data.fast_tokenizer import FastTokenizer
+from tunesmith.data.holdout import MINIMUM_SAMPLES, Holdout, hold_out
+from tunesmith.data.source_files import FoundFiles, SourceFile, find_source_files
+from tunesmith.data.sources import ReadingOptions, open_source
+from tunesmith.data.tokenizer import TextTokenizer, TokenIds
 from tunesmith.errors import UserError
 from tunesmith.files import sync_folder, write_json
 
-FORMAT = 1
-SAMPLES_A_TIME = 4096
+FORMAT = 2
 CACHE_VARIABLE = "TUNESMITH_CACHE"
+MANIFEST = "manifest.json"
 
 Int64s = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
@@ -45,13 +47,13 @@ Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
 @dataclass(frozen=True)
 class Split:
-    """Some samples of a corpus.
+    """Some samples of a corpus, or stretches of long ones.
 
     Attributes:
         tokens: the whole corpus's tokens, memory-mapped.
-        starts: int64 [samples], index of each sample's first token; at least 1.
-        ends: int64 [samples], index behind each sample's end-of-text.
-        text_bytes: UTF-8 bytes of the samples' texts, in all.
+        starts: int64 [samples], index of each one's first token; at least 1.
+        ends: int64 [samples], index behind each one's last token.
+        text_bytes: UTF-8 bytes of their texts, in all.
     """
 
     tokens: Tokens
@@ -85,36 +87,48 @@ class Corpus:
 
 
 def prepare_corpus(
-    sources: Iterable[str], tokenizer: TextTokenizer, *, text_field: str, val_fraction: float, seed: int
+    sources: Sequence[str],
+    tokenizer: TextTokenizer,
+    options: ReadingOptions,
+    *,
+    val_fraction: float,
+    seed: int,
+    out: Path | None = None,
 ) -> Corpus:
     """Turn sources into a corpus, or open the one that was made from the same content before.
 
     Args:
-        sources: files to read, in this order.
+        sources: files, folders and globs, or one prepared folder.
         tokenizer: the model's own.
-        text_field: column of a table that holds the samples.
+        options: how to read them.
         val_fraction: share of the samples kept apart; 1 keeps all of them apart (for evaluation).
         seed: of the choice which ones.
+        out: where to put the corpus; by default into the user's cache.
 
     Raises:
         UserError: for a source that cannot be read or holds too few samples.
     """
-    paths = [source_path(source) for source in sources]
-    if not paths:
-        raise UserError("no source was named", hint="name at least one text file")
+    if len(sources) == 1 and is_prepared(sources[0]):
+        return _open_prepared(Path(sources[0]), tokenizer)
+    found = find_source_files(sources)
     settings = {
         "format": FORMAT,
         "tokenizer": tokenizer.fingerprint,
-        "text_field": text_field,
+        "options": asdict(options),
         "val_fraction": val_fraction,
         "seed": seed,
-        "sources": [{"name": path.name, "sha256": _sha256(path)} for path in paths],
+        "files": [{"name": file.name, "sha256": file.sha256} for file in found.files],
     }
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    folder = _cache_folder() / fingerprint[:32]
-    if not (folder / "manifest.json").is_file():
-        _write_corpus(folder, paths, tokenizer, {**settings, "fingerprint": fingerprint})
+    folder = out or _cache_folder() / fingerprint[:32]
+    if not (folder / MANIFEST).is_file():
+        _write_corpus(folder, found, tokenizer, options, {**settings, "fingerprint": fingerprint})
     return open_corpus(folder)
+
+
+def is_prepared(source: str) -> bool:
+    """Whether a SOURCE is a folder that `prepare` wrote."""
+    return (Path(source) / MANIFEST).is_file() and (Path(source) / "tokens.bin").is_file()
 
 
 def open_corpus(folder: Path) -> Corpus:
@@ -124,23 +138,29 @@ def open_corpus(folder: Path) -> Corpus:
         UserError: if they do not.
     """
     try:
-        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
         tokens: Tokens = np.memmap(folder / "tokens.bin", mode="r", dtype=np.dtype(manifest["dtype"]))
-        offsets, sample_bytes, validation = (
-            np.load(folder / name, allow_pickle=False) for name in ("offsets.npy", "sample_bytes.npy", "validation.npy")
+        ranges = [np.load(folder / f"{part}.npy", allow_pickle=False) for part in ("train", "validation")]
+        train, validation = (
+            Split(tokens, part[:, 0], part[:, 1], manifest[f"{name}_bytes"])
+            for name, part in zip(("train", "validation"), ranges, strict=True)
         )
-        fits = offsets[-1] == len(tokens) == manifest["tokens"] + 1 and len(sample_bytes) == len(offsets) - 1
+        fits = len(tokens) == manifest["tokens"] + 1 == train.n_tokens + validation.n_tokens + 1
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"the prepared text in {folder} cannot be read: {error}", hint=f"delete {folder}") from None
     if not fits:
         raise UserError(f"the prepared text in {folder} is damaged", hint=f"delete {folder} and run again")
-    kept_apart = np.zeros(len(sample_bytes), dtype=bool)
-    kept_apart[validation] = True
-    train, held_out = (
-        Split(tokens, offsets[:-1][chosen], offsets[1:][chosen], int(sample_bytes[chosen].sum()))
-        for chosen in (~kept_apart, kept_apart)
-    )
-    return Corpus(folder, manifest, train, held_out)
+    return Corpus(folder, manifest, train, validation)
+
+
+def _open_prepared(folder: Path, tokenizer: TextTokenizer) -> Corpus:
+    corpus = open_corpus(folder)
+    if corpus.manifest["tokenizer"] != tokenizer.fingerprint:
+        raise UserError(
+            f"the text in {folder} was prepared with another tokenizer than the model's",
+            hint="prepare it again: tunesmith prepare FILE --tokenizer MODEL --out DIR",
+        )
+    return corpus
 
 
 def _cache_folder() -> Path:
@@ -148,18 +168,16 @@ def _cache_folder() -> Path:
     return (Path(configured) if configured else user_cache_path("tunesmith")) / "corpora"
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _write_corpus(folder: Path, paths: list[Path], tokenizer: TextTokenizer, settings: dict[str, Any]) -> None:
+def _write_corpus(
+    folder: Path, found: FoundFiles, tokenizer: TextTokenizer, options: ReadingOptions, settings: dict[str, Any]
+) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
+    temporary.mkdir()
     try:
-        _fill_corpus(temporary, paths, tokenizer, settings)
+        _fill_corpus(temporary, found, tokenizer, options, settings)
         sync_folder(temporary)
-        if folder.exists():  # another process was faster, or left half a folder behind
+        if folder.exists():  # an empty --out, or another process was faster
             shutil.rmtree(folder)
         temporary.rename(folder)
     except BaseException:
@@ -167,68 +185,116 @@ def _write_corpus(folder: Path, paths: list[Path], tokenizer: TextTokenizer, set
         raise
 
 
-def _fill_corpus(folder: Path, paths: list[Path], tokenizer: TextTokenizer, settings: dict[str, Any]) -> None:
+def _fill_corpus(
+    folder: Path, found: FoundFiles, tokenizer: TextTokenizer, options: ReadingOptions, settings: dict[str, Any]
+) -> None:
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    token_counts: list[int] = []
-    sample_bytes: list[int] = []
-    sources: list[dict[str, Any]] = []
+    fast = FastTokenizer(tokenizer, text_bytes=sum(file.path.stat().st_size for file in found.files))
+    writer = _SampleWriter(tokenizer, fast, dtype)
+    sources = []
     with (folder / "tokens.bin").open("wb") as file:
         file.write(np.array([tokenizer.end_of_text_id], dtype).tobytes())
-        for path, described in zip(paths, settings["sources"], strict=True):
-            counts = {"samples": 0, "empty": 0}
-            texts = _non_empty(read_samples(path, text_field=settings["text_field"]), tokenizer.end_of_text, counts)
-            while some_texts := list(islice(texts, SAMPLES_A_TIME)):
-                for text, ids in zip(some_texts, tokenizer.encode(some_texts), strict=True):
-                    ids.append(tokenizer.end_of_text_id)
-                    file.write(np.array(ids, dtype).tobytes())
-                    token_counts.append(len(ids))
-                    sample_bytes.append(len(text.encode("utf-8")))
-            sources.append({**described, **counts})
-    _refuse_too_few(token_counts, settings["val_fraction"], paths)
-    validation = _validation_samples(len(token_counts), settings["val_fraction"], settings["seed"])
-    np.save(folder / "offsets.npy", np.concatenate([[1], 1 + np.cumsum(token_counts, dtype=np.int64)]))
-    np.save(folder / "sample_bytes.npy", np.array(sample_bytes, np.int64))
-    np.save(folder / "validation.npy", validation)
+        for source in found.files:
+            report, texts = open_source(source, options, end_of_text=tokenizer.end_of_text)
+            for some in texts:
+                writer.write(file, some)
+            sources.append(asdict(report))
+        os.fsync(file.fileno())
+    samples = writer.samples()
+    _refuse_too_few(samples, settings["val_fraction"], found.files)
+    held = hold_out(samples.token_counts, samples.hashes, fraction=settings["val_fraction"], seed=settings["seed"])
+    np.save(folder / "offsets.npy", np.concatenate([[1], 1 + np.cumsum(samples.token_counts)]))
+    np.save(folder / "train.npy", held.train)
+    np.save(folder / "validation.npy", held.validation)
+    validation_bytes = _bytes_of(held, samples, folder / "tokens.bin", dtype, tokenizer)
     write_json(
-        folder / "manifest.json",
+        folder / MANIFEST,
         {
             **settings,
             "sources": sources,
+            "skipped_files": list(found.skipped),
+            "tokenizer_path": fast.path,
+            "tokenizer_reason": fast.reason,
             "dtype": dtype.name,
-            "samples": len(token_counts),
-            "validation_samples": len(validation),
-            "empty_samples": sum(source["empty"] for source in sources),
-            "tokens": sum(token_counts),
-            "bytes": sum(sample_bytes),
+            "samples": len(samples.token_counts),
+            "duplicate_samples": len(samples.hashes) - len(np.unique(samples.hashes)),
+            "train_samples": len(held.train),
+            "validation_samples": len(held.validation),
+            "validation_by": held.method,
+            "tokens": int(samples.token_counts.sum()),
+            "bytes": int(samples.text_bytes.sum()),
+            "characters": samples.characters,
+            "train_bytes": int(samples.text_bytes.sum()) - validation_bytes,
+            "validation_bytes": validation_bytes,
+            **{
+                name: sum(source[name] for source in sources)
+                for name in ("empty", "markers", "replaced_bytes", "skipped_samples")
+            },
         },
     )
 
 
-def _non_empty(samples: Iterator[Sample], end_of_text: str, counts: dict[str, int]) -> Iterator[str]:
-    """Texts between end-of-text markers, without the empty ones, counting both kinds."""
-    for sample in samples:
-        for text in sample.text.split(end_of_text):
-            if text.strip():
-                counts["samples"] += 1
-                yield text
-            else:
-                counts["empty"] += 1
+@dataclass(frozen=True)
+class _Samples:
+    """What is known of each sample: tokens with its end-of-text, UTF-8 bytes, a hash of its text."""
+
+    token_counts: Int64s
+    text_bytes: Int64s
+    hashes: Int64s
+    characters: int
 
 
-def _refuse_too_few(token_counts: list[int], val_fraction: float, paths: list[Path]) -> None:
-    needed = 1 if val_fraction in {0, 1} else 2
-    if len(token_counts) < needed:
-        names = ", ".join(str(path) for path in paths)
+class _SampleWriter:
+    """Tokenises texts a list at a time and appends them to the token file."""
+
+    def __init__(self, tokenizer: TextTokenizer, fast: FastTokenizer, dtype: np.dtype[Any]) -> None:
+        self._fast = fast
+        self._end_of_text_id = tokenizer.end_of_text_id
+        self._dtype = dtype
+        self._columns: list[tuple[Int64s, Int64s, Int64s]] = []
+        self._characters = 0
+
+    def write(self, file: BinaryIO, texts: list[str]) -> None:
+        """Append texts, each followed by end-of-text."""
+        ids, counts = self._fast.encode_packed(texts)
+        file.write(with_ends(ids, counts, self._end_of_text_id).astype(self._dtype).tobytes())
+        text_bytes = np.fromiter((len(text.encode()) for text in texts), np.int64, len(texts))
+        hashes = np.fromiter((hash(text.strip()) for text in texts), np.int64, len(texts))
+        self._columns.append((counts + 1, text_bytes, hashes))
+        self._characters += sum(map(len, texts))
+
+    def samples(self) -> _Samples:
+        """All that was written."""
+        empty = np.zeros(0, np.int64)
+        columns = [np.concatenate([empty, *parts]) for parts in zip(*self._columns, strict=True)] or [empty] * 3
+        return _Samples(columns[0], columns[1], columns[2], self._characters)
+
+
+def with_ends(ids: TokenIds, counts: Int64s, end_of_text_id: int) -> TokenIds:
+    """Ids of texts behind one another, with an end-of-text behind each text."""
+    out = np.full(len(ids) + len(counts), end_of_text_id, np.uint32)
+    out[np.arange(len(ids)) + np.repeat(np.arange(len(counts)), counts)] = ids
+    return out
+
+
+def _refuse_too_few(samples: _Samples, val_fraction: float, files: Sequence[SourceFile]) -> None:
+    needed = 1 if val_fraction in {0, 1} else MINIMUM_SAMPLES
+    n_samples = len(samples.token_counts)
+    long_enough = n_samples and samples.token_counts.sum() >= Holdout.SHORTEST_CUT_TOKENS
+    if n_samples < needed and not (n_samples and long_enough and needed > 1):
+        names = ", ".join(str(file.path) for file in files[:3])
         raise UserError(
-            f"{names} holds {len(token_counts)} samples with text, and {needed} are needed",
-            hint="one sample a line: put each text on a line of its own",
+            f"{names} holds {n_samples} samples with text, and {needed} are needed",
+            hint="one sample a line: put each text on a line of its own, or set --split-on",
         )
 
 
-def _validation_samples(n_samples: int, val_fraction: float, seed: int) -> Int64s:
-    """At least one sample and never all of them, unless 0 or 1 was asked for."""
-    if val_fraction in {0, 1}:
-        return np.arange(n_samples if val_fraction else 0, dtype=np.int64)
-    n_validation = min(max(round(n_samples * val_fraction), 1), n_samples - 1)
-    chosen = np.random.default_rng(seed).permutation(n_samples)[:n_validation]
-    return np.sort(chosen).astype(np.int64)
+def _bytes_of(
+    held: Holdout, samples: _Samples, tokens_path: Path, dtype: np.dtype[Any], tokenizer: TextTokenizer
+) -> int:
+    """UTF-8 bytes of what is kept apart."""
+    if held.samples is not None:
+        return int(samples.text_bytes[held.samples].sum())
+    tokens = np.memmap(tokens_path, mode="r", dtype=dtype)
+    texts = (tokenizer.decode(tokens[start : end - 1].tolist()) for start, end in held.validation.tolist())
+    return sum(len(text.encode()) for text in texts)

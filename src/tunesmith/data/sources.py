@@ -1,109 +1,172 @@
-"""Files into samples: one text after another, with nothing silently cut, dropped or read as another encoding.
+"""Files into samples: one text after another, with nothing silently cut, dropped, or read as another encoding.
 
-A `.txt` holds one sample a line (LF, CRLF or CR; a byte order mark is no text), a `.csv` one sample a row in its
-text column, quoted line breaks included. A literal end-of-text marker inside a text is a border between two
-samples. What is left out (empty samples) is counted.
+What was decided for a file and what was left out of it is counted in its `SourceReport`.
 """
 
-import csv
 import io
-import sys
-from collections.abc import Iterator
+import lzma
+import re
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal, TypeVar
 
+from tunesmith.data.encoding import bad_byte, detect_encoding, known_encoding
+from tunesmith.data.source_files import TABLE_KINDS, SourceFile
+from tunesmith.data.splitting import AUTO, choose_split, split_text
+from tunesmith.data.tables import read_table
 from tunesmith.errors import UserError
+from tunesmith.machine import Choice
 
-READABLE = (".txt", ".csv")
+CHARACTERS_AT_A_TIME = 1 << 21
+HEAD_CHARACTERS = 1 << 18
+UNDECODABLE = re.compile("[\udc80-\udcff]")
+"""What Python's surrogateescape puts where a byte did not decode; no real text holds it."""
+
+T = TypeVar("T")
+BadBytes = Literal["stop", "replace", "skip-sample"]
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One text, and where it stood.
+class ReadingOptions:
+    """How to read sources.
 
     Attributes:
-        text: without its line end.
-        line: the line of the file on which it began, from 1.
+        split_on: auto, line, blank-line, document, or a literal border.
+        text_field: field of a table that holds the text; None chooses.
+        encoding: auto, or a name that overrules detection.
+        on_bad_bytes: what to do with bytes that do not decode.
     """
 
-    text: str
-    line: int
+    split_on: str = AUTO
+    text_field: str | None = None
+    encoding: str = "auto"
+    on_bad_bytes: BadBytes = "stop"
 
 
-def source_path(source: str) -> Path:
-    """Check that a SOURCE is a readable file of a known kind.
+@dataclass
+class SourceReport:
+    """What was decided for a file and what was found in it.
+
+    Attributes:
+        name: of the file.
+        sha256: of its bytes as stored.
+        encoding: it was read in; "" for tables that carry their own.
+        split_on: where its samples end.
+        reason: why.
+        samples: that are not empty.
+        empty: samples without a visible character, left out.
+        markers: end-of-text markers that stood in the text; each is a border.
+        replaced_bytes: bytes that did not decode and became U+FFFD.
+        skipped_samples: samples left out because of such bytes.
+    """
+
+    name: str
+    sha256: str
+    encoding: str
+    split_on: str
+    reason: str
+    samples: int = 0
+    empty: int = 0
+    markers: int = 0
+    replaced_bytes: int = 0
+    skipped_samples: int = 0
+
+
+def open_source(
+    file: SourceFile, options: ReadingOptions, *, end_of_text: str
+) -> tuple[SourceReport, Iterator[list[str]]]:
+    """Decide how to read a file, and read it.
+
+    Returns:
+        The report, whose counts grow while the second part is consumed: non-empty texts, a list at a time.
 
     Raises:
-        UserError: naming what is wrong with it.
+        UserError: here or while reading, for what cannot be read as it should.
     """
-    path = Path(source)
-    if path.is_dir():
-        raise UserError(f"{source} is a folder", hint=f"name a file: {' or '.join(READABLE)}")
-    if not path.is_file():
-        raise UserError(f"there is no file {source}", hint="check the path; relative paths start at the current folder")
-    if path.suffix.lower() not in READABLE:
-        raise UserError(
-            f"{source} is no {' or '.join(READABLE)} file",
-            hint="save it as .txt with one sample a line, or as .csv with a text column",
-        )
-    if path.stat().st_size == 0:
-        raise UserError(f"{source} is empty", hint="name a file that holds text")
-    return path
-
-
-def read_samples(path: Path, *, text_field: str) -> Iterator[Sample]:
-    """Yield the samples of a file, empty ones included, in their order.
-
-    Raises:
-        UserError: for bytes that are not UTF-8, a missing text column, or a damaged table.
-    """
-    text = _decode(path)
-    if path.suffix.lower() == ".csv":
-        yield from _rows(path, text, text_field)
+    encoding = _encoding(file, options)
+    errors = "strict" if options.on_bad_bytes == "stop" else "surrogateescape"
+    if file.kind in TABLE_KINDS:
+        split = Choice("row", "a table: one row is one sample")
+        texts = read_table(file, encoding, errors, options.text_field)
     else:
-        yield from (Sample(line, number) for number, line in enumerate(_lines(text), start=1))
+        split = _split(file, encoding, options)
+        texts = split_text(_pieces(file, encoding, errors), split.value)
+    report = SourceReport(file.name, file.sha256, encoding, split.value, split.reason)
+    return report, _guarded(file, _cleaned(texts, report, options, end_of_text), encoding)
 
 
-def _decode(path: Path) -> str:
-    content = path.read_bytes()
+def _encoding(file: SourceFile, options: ReadingOptions) -> str:
+    if file.kind in {".parquet", ".arrow"}:
+        return ""
+    if options.encoding != "auto":
+        return known_encoding(options.encoding)
+    return _guard(file, lambda: detect_encoding(file), "")
+
+
+def _split(file: SourceFile, encoding: str, options: ReadingOptions) -> Choice[str]:
+    if options.split_on != AUTO:
+        return Choice(options.split_on.replace("\\n", "\n").replace("\\t", "\t"), "asked for")
+    if file.kind == ".md":
+        return Choice("document", "a Markdown file is one text")
+    with io.TextIOWrapper(file.open(), encoding, errors="replace") as stream:
+        return choose_split(stream.read(HEAD_CHARACTERS))
+
+
+def _pieces(file: SourceFile, encoding: str, errors: str) -> Iterator[str]:
+    """The text in pieces; LF, CRLF and CR all become LF."""
+    with io.TextIOWrapper(file.open(), encoding, errors) as stream:
+        while piece := stream.read(CHARACTERS_AT_A_TIME):
+            yield piece
+
+
+def _cleaned(
+    texts: Iterator[list[str]], report: SourceReport, options: ReadingOptions, end_of_text: str
+) -> Iterator[list[str]]:
+    """Without empty samples and bytes that did not decode, split at end-of-text markers; all of it counted."""
+    for some in texts:
+        kept = some
+        if any(end_of_text in text for text in kept):
+            report.markers += sum(text.count(end_of_text) for text in kept)
+            kept = [part for text in kept for part in text.split(end_of_text)]
+        if options.on_bad_bytes != "stop":
+            kept = _without_bad_bytes(kept, report, options)
+        filled = [text for text in kept if text and not text.isspace()]
+        report.empty += len(kept) - len(filled)
+        report.samples += len(filled)
+        if filled:
+            yield filled
+
+
+def _without_bad_bytes(texts: list[str], report: SourceReport, options: ReadingOptions) -> list[str]:
+    if options.on_bad_bytes == "skip-sample":
+        good = [text for text in texts if not UNDECODABLE.search(text)]
+        report.skipped_samples += len(texts) - len(good)
+        return good
+    replaced = []
+    for text in texts:
+        mended, count = UNDECODABLE.subn("\ufffd", text)
+        report.replaced_bytes += count
+        replaced.append(mended)
+    return replaced
+
+
+def _guarded(file: SourceFile, texts: Iterator[list[str]], encoding: str) -> Iterator[list[str]]:
+    while True:
+        some = _guard(file, lambda: next(texts, None), encoding)
+        if some is None:
+            return
+        yield some
+
+
+def _guard(file: SourceFile, act: Callable[[], T], encoding: str) -> T:
     try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
+        return act()
+    except UnicodeDecodeError:
+        raise bad_byte(file, encoding) from None
+    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's own words
         raise UserError(
-            f"{path} is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}",
-            hint="convert it first, for example: iconv -f CP932 -t UTF-8 OLD > NEW",
-        ) from None
-
-
-def _lines(text: str) -> list[str]:
-    """Split at LF, CRLF and CR only: form feeds and Unicode's other separators are part of a text."""
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    return lines[:-1] if lines[-1] == "" else lines
-
-
-def _rows(path: Path, text: str, text_field: str) -> Iterator[Sample]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a C long on Windows
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        header = next(reader)
-        if text_field not in header:
-            raise UserError(
-                f"{path} has no column {text_field!r}; its columns are {', '.join(map(repr, header))}",
-                hint="name the column that holds the samples: --text-field COLUMN",
-            )
-        column = header.index(text_field)
-        line = reader.line_num + 1
-        for row in reader:
-            if len(row) == len(header):
-                yield Sample(row[column], line)
-            elif row:  # csv gives [] for a blank line
-                raise UserError(
-                    f"{path} line {line} has {len(row)} fields where the header has {len(header)}",
-                    hint="quote fields that hold commas or line breaks; or save as .txt with one sample a line",
-                )
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise UserError(
-            f"{path} is no valid CSV near line {reader.line_num}: {error}",
-            hint="write it with a CSV library or a spreadsheet; or save as .txt with one sample a line",
+            f"{file.path} cannot be decompressed: {error}", hint="the file is damaged or cut off; get it again"
         ) from None

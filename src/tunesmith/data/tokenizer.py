@@ -6,11 +6,14 @@ end-of-text is the checkpoint's, never assumed.
 
 import hashlib
 import json
+import re
 import shutil
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
@@ -25,6 +28,12 @@ FILES = (
     "vocab.json",
     "merges.txt",
 )
+PIECE_CHARACTERS = 1 << 17
+SAFE_BORDER = re.compile(r"(?<=\S)\n(?=\S)")
+
+TokenIds = npt.NDArray[np.uint32]
+Int64s = npt.NDArray[np.int64]
+
 END_OF_TEXT = "<|endoftext|>"
 """GPT-2's marker; used where a checkpoint names none of its own."""
 
@@ -63,6 +72,35 @@ class TextTokenizer:
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
+    def encode_packed(self, texts: list[str]) -> tuple[TokenIds, Int64s]:
+        """Ids of all texts behind one another, and how many each text has; for large amounts of text."""
+        pieces, pieces_of_text = safe_pieces(texts) if self._may_be_cut else (texts, [1] * len(texts))
+        encodings = self._tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
+        counts = np.fromiter((len(encoding) for encoding in encodings), np.int64, len(encodings))
+        ids = np.concatenate(
+            [np.asarray(encoding.ids, np.uint32) for encoding in encodings] or [np.zeros(0, np.uint32)]
+        )
+        first_piece = np.cumsum([0, *pieces_of_text[:-1]])
+        return ids, np.add.reduceat(counts, first_piece) if len(texts) else counts
+
+    def to_json(self) -> str:
+        """The tokenizer in the form of tokenizer.json."""
+        content: str = self._tokenizer.to_str()
+        return content
+
+    @property
+    def added_tokens(self) -> list[str]:
+        """Tokens that are found in a text before anything else, end-of-text among them."""
+        return [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
+
+    @cached_property
+    def _may_be_cut(self) -> bool:
+        """Whether GPT-2's own pre-tokenizer is at work, for which `safe_pieces` is exact."""
+        content = json.loads(self.to_json())
+        pre_tokenizer = content.get("pre_tokenizer") or {}
+        plain = pre_tokenizer.get("use_regex", True) and not pre_tokenizer.get("add_prefix_space", True)
+        return pre_tokenizer.get("type") == "ByteLevel" and plain and content.get("normalizer") is None
+
     def decode(self, ids: list[int]) -> str:
         """Text of ordinary ids; bytes that form no character yet become U+FFFD."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
@@ -87,6 +125,31 @@ class TextTokenizer:
                     "add_prefix_space": False,
                 },
             )
+
+
+def safe_pieces(texts: list[str]) -> tuple[list[str], list[int]]:
+    """Cut long texts where GPT-2's pre-tokenizer cuts in any case.
+
+    Behind a single line end between two visible characters a pre-token ends whatever follows, so the ids of the
+    pieces are the ids of the whole. Long documents are then encoded on all cores and in bounded memory.
+
+    Returns:
+        The pieces, and how many each text has.
+    """
+    pieces: list[str] = []
+    pieces_of_text: list[int] = []
+    for text in texts:
+        before = len(pieces)
+        start = 0
+        while len(text) - start > PIECE_CHARACTERS:
+            border = SAFE_BORDER.search(text, start + PIECE_CHARACTERS)
+            if border is None:
+                break
+            pieces.append(text[start : border.end()])
+            start = border.end()
+        pieces.append(text[start:])
+        pieces_of_text.append(len(pieces) - before)
+    return pieces, pieces_of_text
 
 
 def load_tokenizer(folder: Path, hf_config: dict[str, Any]) -> TextTokenizer:

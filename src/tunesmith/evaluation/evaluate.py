@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.config import EvaluateConfig
-from tunesmith.data.corpus import prepare_corpus
-from tunesmith.data.sources import source_path
+from tunesmith.data.corpus import is_prepared, prepare_corpus
+from tunesmith.data.source_files import find_source_files
+from tunesmith.data.sources import ReadingOptions
 from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.evaluation.perplexity import METHOD, confidence_interval, evaluate_split
 from tunesmith.machine import choose_device, choose_dtype
+from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.context import chosen_context_tokens
-from tunesmith.model.hf_config import gpt2_config, read_hf_config
+from tunesmith.model.hf_config import gpt2_config
 from tunesmith.model.hub import local_folder
 from tunesmith.model.weights import load_gpt2
 
@@ -24,8 +26,7 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
         UserError: if model, text or device cannot be used.
     """
-    for source in config.sources:  # before a model is fetched
-        source_path(source)
+    find_source_files(source for source in config.sources if not is_prepared(source))  # before a model is fetched
     device = choose_device(config.device).value
     # Figures are compared with other programs' figures: on a CPU nothing is gained by rounding them.
     exactly = config.precision == "auto" and device.type == "cpu"
@@ -35,7 +36,13 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     n_positions = gpt2_config(hf_config, origin=str(folder)).n_positions
     context_tokens = chosen_context_tokens(config.context_tokens, n_positions).value
     tokenizer = load_tokenizer(folder, hf_config)
-    corpus = prepare_corpus(config.sources, tokenizer, text_field=config.text_field, val_fraction=1, seed=config.seed)
+    corpus = prepare_corpus(
+        config.sources,
+        tokenizer,
+        ReadingOptions(config.split_on, config.text_field, config.encoding, config.on_bad_bytes),
+        val_fraction=1,
+        seed=config.seed,
+    )
     model = load_gpt2(folder).to(device)
     model.compute_dtype = dtype
     evaluation = evaluate_split(

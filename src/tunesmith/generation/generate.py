@@ -8,8 +8,8 @@ from tunesmith.errors import UserError
 from tunesmith.generation.engine import continue_texts
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.machine import choose_device, choose_dtype
+from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.hf_config import read_hf_config
 from tunesmith.model.hub import local_folder
 from tunesmith.model.weights import load_gpt2
 

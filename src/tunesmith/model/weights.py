@@ -21,8 +21,9 @@ from torch import Tensor
 
 from tunesmith.errors import UserError
 from tunesmith.files import write_atomically, write_json
+from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.hf_config import gpt2_config, read_hf_config
+from tunesmith.model.hf_config import gpt2_config
 
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 PADDED = ("transformer.wte.weight", "lm_head.weight")

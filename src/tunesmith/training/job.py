@@ -8,12 +8,14 @@ from typing import Any
 import torch
 
 from tunesmith.config import TrainConfig
-from tunesmith.data.corpus import Corpus, prepare_corpus
-from tunesmith.data.sources import source_path
+from tunesmith.data.corpus import Corpus, is_prepared, prepare_corpus
+from tunesmith.data.source_files import find_source_files
+from tunesmith.data.sources import ReadingOptions
 from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.errors import UsageError, UserError
 from tunesmith.machine import choose_device, choose_dtype, environment
-from tunesmith.model.hf_config import gpt2_config, read_hf_config
+from tunesmith.model.config_file import read_hf_config
+from tunesmith.model.hf_config import gpt2_config
 from tunesmith.model.hub import local_folder
 from tunesmith.model.weights import load_gpt2, new_gpt2
 from tunesmith.training.checkpoint import Progress, load_checkpoint
@@ -60,8 +62,7 @@ def train_model(config: TrainConfig, *, stop: Callable[[], bool]) -> Iterator[Ev
 def _refuse_early(config: TrainConfig) -> None:
     """Find what is wrong before a model is fetched or a long text is read."""
     refuse_impossible(config)
-    for source in config.sources:
-        source_path(source)
+    find_source_files(source for source in config.sources if not is_prepared(source))
     choose_dtype(config.precision, choose_device(config.device).value)
     _sample_prompts(config)
 
@@ -97,7 +98,7 @@ def _set_up(config: TrainConfig, run: RunFolder, stop: Callable[[], bool]) -> tu
     corpus = prepare_corpus(
         config.sources,
         tokenizer,
-        text_field=config.text_field,
+        ReadingOptions(config.split_on, config.text_field, config.encoding, config.on_bad_bytes),
         val_fraction=config.val_fraction,
         seed=config.seed,
     )

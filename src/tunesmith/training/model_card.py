@@ -7,6 +7,8 @@ from tunesmith.model.hub import PRESETS
 from tunesmith.training.checkpoint import Progress
 from tunesmith.training.plan import TrainPlan
 
+SHOWN_SOURCES = 3
+
 TEMPLATE = """\
 ---
 library_name: transformers
@@ -83,7 +85,7 @@ def model_card(
         what=f"Trained from scratch in the shape of {shown}" if from_scratch else f"{shown}, fine-tuned",
         samples=plan.train_samples,
         tokens=plan.train_tokens,
-        sources=", ".join(f"`{_plain(source['name'])}`" for source in data["sources"]),
+        sources=_names([source["name"] for source in data["sources"]]),
         version=version,
         base="fresh weights" if from_scratch else shown,
         base_perplexity=progress.base_perplexity,
@@ -92,6 +94,11 @@ def model_card(
         method=method,
         **{key: value for key, value in vars(plan).items() if key != "reasons"},
     )
+
+
+def _names(names: list[str]) -> str:
+    shown = ", ".join(f"`{_plain(name)}`" for name in names[:SHOWN_SOURCES])
+    return shown if len(names) <= SHOWN_SOURCES else f"{shown} and {len(names) - SHOWN_SOURCES} more files"
 
 
 def _plain(text: str) -> str:

@@ -1,0 +1,114 @@
+"""Which encoding a file is in: detected on its head, named in the report, verified by decoding all of it.
+
+Nothing is read as something else in silence. A file that is not in the encoding its head speaks for stops the run
+with the offset of the first byte that does not decode, unless the user chose to have such bytes counted and replaced.
+"""
+
+import codecs
+
+from charset_normalizer import from_bytes
+
+from tunesmith.data.source_files import SourceFile
+from tunesmith.errors import UserError
+
+HEAD_BYTES = 1 << 18
+BYTES_AT_A_TIME = 1 << 20
+BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+CANDIDATES = ["cp932", "euc_jp", "iso2022_jp", "cp1252", "latin_1"]
+"""Legacy encodings that are told apart, the strictest first; any other is for --encoding."""
+CONTROL_BYTES = bytes(set(range(32)) - {9, 10, 12, 13, 27})
+MOST_CONTROL_BYTES = 0.01
+MOST_BROKEN_CHARACTERS = 0.02
+
+
+def detect_encoding(file: SourceFile) -> str:
+    """Python's name of the encoding that the file's head speaks for.
+
+    Raises:
+        UserError: if it looks like no text at all.
+    """
+    with file.open() as stream:
+        head = stream.read(HEAD_BYTES)
+    for mark, encoding in BYTE_ORDER_MARKS:
+        if head.startswith(mark):
+            return encoding
+    if _decodes(head, "utf-8"):
+        return "utf-8"
+    if _is_wide(head):
+        return "utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"
+    if len(head) - len(head.translate(None, CONTROL_BYTES)) > MOST_CONTROL_BYTES * len(head):
+        raise UserError(
+            f"{file.path} does not look like text", hint="name a text file; or say what it is in with --encoding"
+        )
+    if _is_broken_utf8(head):
+        return "utf-8"
+    possible = [name for name in CANDIDATES if _decodes(head, name)]
+    best = from_bytes(head, cp_isolation=possible).best()
+    return possible[0] if best is None else best.encoding
+
+
+def known_encoding(name: str) -> str:
+    """Check the name given with --encoding.
+
+    Raises:
+        UserError: if Python knows no such text encoding.
+    """
+    try:
+        "".encode(name)
+    except LookupError:
+        raise UserError(
+            f"--encoding {name} is no encoding", hint="for example utf-8, cp932, euc_jp, utf-16, latin-1"
+        ) from None
+    return name
+
+
+def bad_byte(file: SourceFile, encoding: str) -> UserError:
+    """The error that names the first byte of a file that does not decode."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    offset = 0
+    with file.open() as stream:
+        while chunk := stream.read(BYTES_AT_A_TIME):
+            held_back = len(decoder.getstate()[0])
+            try:
+                decoder.decode(chunk)
+            except UnicodeDecodeError as error:
+                return _bad_byte_error(file, encoding, offset - held_back + error.start, error.object[error.start])
+            offset += len(chunk)
+    return _bad_byte_error(file, encoding, offset, None)
+
+
+def _bad_byte_error(file: SourceFile, encoding: str, offset: int, byte: int | None) -> UserError:
+    shown = "the file ends inside a character" if byte is None else f"byte 0x{byte:02x}"
+    return UserError(
+        f"{file.path} is not {encoding} throughout: {shown} at offset {offset:,}",
+        hint="say which encoding it is with --encoding NAME; or --on-bad-bytes replace or skip-sample",
+    )
+
+
+def _decodes(head: bytes, encoding: str) -> bool:
+    """Whether a head decodes, its last character possibly cut."""
+    try:
+        codecs.getincrementaldecoder(encoding)().decode(head, final=False)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _is_wide(head: bytes) -> bool:
+    """Whether every other byte is mostly zero, as in Western text in UTF-16."""
+    half = len(head) // 2
+    return half > 0 and max(head[::2].count(0), head[1::2].count(0)) > 0.4 * half
+
+
+def _is_broken_utf8(head: bytes) -> bool:
+    """Whether it is UTF-8 with a few damaged places: many good multi-byte characters, few bad bytes."""
+    text = head.decode("utf-8", errors="replace")
+    broken = text.count("\ufffd")
+    wide = sum(character > "\x7f" for character in text)
+    return broken < MOST_BROKEN_CHARACTERS * wide

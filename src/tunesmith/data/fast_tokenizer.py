@@ -1,0 +1,114 @@
+"""The fast path of tokenising: gigatoken, held to the ids of `tokenizers`.
+
+`tokenizers` is the reference. gigatoken is taken for large texts only, after it agreed with the reference on a fixed
+set of awkward strings, and it is checked again on samples of every chunk of the actual text; at the first difference
+the reference takes over for good, and the reason is reported. It never decides an id.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+
+from tunesmith.data.tokenizer import SAFE_BORDER, Int64s, TextTokenizer, TokenIds
+
+LARGE_TEXT_BYTES = 4 << 20
+"""Below this the reference is done before the fast path is loaded."""
+CHECKED_SAMPLES = 16
+CHECKED_CHARACTERS = 4096
+AWKWARD = [
+    "",
+    " ",
+    "  two  spaces  ",
+    "it's we'll I'd they've DON'T",
+    "tabs\t\tand\nlines\n\n\n  indented",
+    "12345 6.789e-10 1,000,000",
+    "caf\u00e9 na\u00efve \u00df \u0130",
+    "\u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u30b9\u30c8\u3001\u5409\u7530\u3055\u3093",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2602\ufe0f",
+    "a\u00a0b\u2009c\u3000d\u2028e\x85f\x0cg",
+    "<|endoftex|> <|im_start|> [MASK]",
+    "\x00\x01\x7f",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+]
+
+
+class FastTokenizer:
+    """Encodes many texts, as fast as it can be done without a single different id.
+
+    Attributes:
+        path: "gigatoken" or "tokenizers".
+        reason: why that one.
+    """
+
+    def __init__(self, reference: TextTokenizer, *, text_bytes: int) -> None:
+        self._reference = reference
+        self.path, self.reason = "tokenizers", "the text is small"
+        if text_bytes >= LARGE_TEXT_BYTES:
+            self._try_fast_path()
+
+    def encode_packed(self, texts: list[str]) -> tuple[TokenIds, Int64s]:
+        """Ids of all texts behind one another, and how many each text has."""
+        if self.path == "tokenizers":
+            return self._reference.encode_packed(texts)
+        ids, counts = self._encode_fast(texts)
+        if self._differs(texts, ids, counts):
+            self._fall_back("gigatoken gave other ids than tokenizers on this text")
+            return self._reference.encode_packed(texts)
+        return ids, counts
+
+    def _try_fast_path(self) -> None:
+        try:
+            import gigatoken  # noqa: PLC0415  seconds of imports, for large texts only
+
+            self._fast = gigatoken.Tokenizer.from_json(self._reference.to_json())
+        except Exception as error:  # noqa: BLE001  whatever a young library raises, the reference stands
+            self._fall_back(f"gigatoken cannot be used: {error}")
+            return
+        others = [token for token in self._reference.added_tokens if token != self._reference.end_of_text]
+        if others:
+            self._fall_back(f"the tokenizer has added tokens ({others[0]!r})")
+            return
+        ids, counts = self._encode_fast(AWKWARD)
+        expected = self._reference.encode(AWKWARD)
+        if [part.tolist() for part in _parts(ids, counts)] != expected:
+            self._fall_back("gigatoken failed the self-check against tokenizers")
+            return
+        self.path, self.reason = "gigatoken", "large text, and it agrees with tokenizers"
+
+    def _fall_back(self, reason: str) -> None:
+        self.path, self.reason = "tokenizers", reason
+
+    def _encode_fast(self, texts: list[str]) -> tuple[TokenIds, Int64s]:
+        import awkward  # noqa: PLC0415  what gigatoken answers in
+
+        encoded = self._fast.encode_batch(texts)
+        return (
+            np.asarray(awkward.flatten(encoded), np.uint32),
+            np.asarray(awkward.num(encoded), np.int64),
+        )
+
+    def _differs(self, texts: list[str], ids: TokenIds, counts: Int64s) -> bool:
+        """Whether evenly spread texts of a chunk, or their beginnings, have other ids than the reference gives."""
+        chosen = sorted({len(texts) * number // CHECKED_SAMPLES for number in range(CHECKED_SAMPLES)})
+        starts = np.cumsum(counts) - counts
+        for index, expected in zip(chosen, self._expected([texts[index] for index in chosen]), strict=True):
+            whole = len(texts[index]) <= CHECKED_CHARACTERS
+            if whole and counts[index] != len(expected):
+                return True
+            if ids[starts[index] : starts[index] + len(expected)].tolist() != expected:
+                return True
+        return False
+
+    def _expected(self, texts: list[str]) -> list[list[int]]:
+        """The reference's ids of texts, of long ones up to a border behind which nothing can change them."""
+        borders = [SAFE_BORDER.search(text, CHECKED_CHARACTERS // 2) for text in texts]
+        heads = [
+            text if len(text) <= CHECKED_CHARACTERS else text[: border.end()] if border else ""
+            for text, border in zip(texts, borders, strict=True)
+        ]
+        return self._reference.encode(heads)
+
+
+def _parts(ids: TokenIds, counts: Int64s) -> list[TokenIds]:
+    borders = np.concatenate([[0], np.cumsum(counts)]).tolist()
+    return [ids[start:end] for start, end in pairwise(borders)]

@@ -1,0 +1,86 @@
+"""What is kept apart for validation: whole samples by groups, or the ends of a few long documents.
+
+No duplicate of a validation sample is ever trained on: equal texts form a group, and groups are drawn. Where there are
+only a few long documents, each gives its end, so that one novel in one file can be learned and measured too.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+Int64s = npt.NDArray[np.int64]
+
+MINIMUM_SAMPLES = 2
+FEW_SAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """Ranges of the token file, [start, end), ascending.
+
+    Attributes:
+        train: int64 [n, 2], what is learned.
+        validation: int64 [n, 2], what is kept apart.
+        samples: which samples are kept apart whole; None where documents were cut.
+        method: in a few words.
+    """
+
+    SHORTEST_CUT_TOKENS: ClassVar[int] = 512
+
+    train: Int64s
+    validation: Int64s
+    samples: Int64s | None
+    method: str
+
+
+def hold_out(token_counts: Int64s, hashes: Int64s, *, fraction: float, seed: int) -> Holdout:
+    """Choose.
+
+    Args:
+        token_counts: int64 [samples], tokens of each with its end-of-text; the first begins at token 1.
+        hashes: int64 [samples], equal for equal texts.
+        fraction: share to keep apart; 0 keeps none, 1 keeps all.
+        seed: of the draw.
+    """
+    ends = 1 + np.cumsum(token_counts)
+    ranges = np.stack([ends - token_counts, ends], axis=1)
+    n_samples = len(token_counts)
+    if fraction in {0, 1}:
+        chosen = np.full(n_samples, bool(fraction))
+        return _by_samples(ranges, chosen, "every sample" if fraction else "no sample")
+    if n_samples < FEW_SAMPLES and token_counts.min() >= Holdout.SHORTEST_CUT_TOKENS:
+        return _by_cutting(ranges, fraction)
+    groups = _groups_by_first_appearance(hashes)
+    if groups.max() == 0:  # nothing but copies of one text: grouping cannot help
+        groups = np.arange(n_samples)
+    wanted = min(max(round(n_samples * fraction), 1), n_samples - 1)
+    sizes = np.bincount(groups)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    reached = np.cumsum(sizes[order])
+    n_groups = min(int(np.searchsorted(reached, wanted)) + 1, len(sizes) - 1)
+    chosen = np.isin(groups, order[:n_groups])
+    return _by_samples(ranges, chosen, "whole samples, duplicates together")
+
+
+def _groups_by_first_appearance(hashes: Int64s) -> Int64s:
+    """Number the distinct hashes in the order in which they come, whatever their values are."""
+    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
+    number = np.empty(len(first), np.int64)
+    number[np.argsort(first)] = np.arange(len(first))
+    return number[group]
+
+
+def _by_samples(ranges: Int64s, chosen: npt.NDArray[np.bool_], method: str) -> Holdout:
+    return Holdout(ranges[~chosen], ranges[chosen], np.flatnonzero(chosen), method)
+
+
+def _by_cutting(ranges: Int64s, fraction: float) -> Holdout:
+    cut = ranges[:, 1] - np.maximum(np.round((ranges[:, 1] - ranges[:, 0]) * fraction).astype(np.int64), 1)
+    return Holdout(
+        np.stack([ranges[:, 0], cut], axis=1),
+        np.stack([cut, ranges[:, 1]], axis=1),
+        None,
+        "the end of each document",
+    )

@@ -1,0 +1,137 @@
+"""SOURCE arguments into files: a file, a folder, or a glob, in a stable order, compressed or not.
+
+A folder gives every readable file below it, sorted by path; links to folders are not followed, so a loop of links
+cannot trap a run. Files of unknown kinds in a folder are left out, and counted.
+"""
+
+import bz2
+import glob
+import gzip
+import hashlib
+import lzma
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from tunesmith.errors import UserError
+
+TEXT_KINDS = (".txt", ".md")
+TABLE_KINDS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow")
+READABLE = (*TEXT_KINDS, *TABLE_KINDS)
+OPENERS: dict[str, Callable[[Path], object]] = {
+    "": lambda path: path.open("rb"),
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
+"""By the suffix of a compressed file; all stream, none holds a whole file."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """A file to read samples from.
+
+    Attributes:
+        path: where it is.
+        name: how it is called in reports: as it was named, or its path inside the named folder.
+        kind: what it holds, as a suffix (".txt", ".csv", ...).
+        compression: its outer suffix (".gz", ...), or "".
+    """
+
+    path: Path
+    name: str
+    kind: str
+    compression: str
+
+    def open(self) -> BinaryIO:
+        """The uncompressed bytes, as a stream."""
+        return cast("BinaryIO", OPENERS[self.compression](self.path))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file as it is stored."""
+        with self.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class FoundFiles:
+    """What SOURCE arguments stand for.
+
+    Attributes:
+        files: to be read, in this order.
+        skipped: names of files in folders whose kind is not readable.
+    """
+
+    files: tuple[SourceFile, ...]
+    skipped: tuple[str, ...]
+
+
+def find_source_files(sources: Iterable[str]) -> FoundFiles:
+    """Resolve SOURCE arguments.
+
+    Raises:
+        UserError: for one that stands for nothing readable.
+    """
+    files: list[SourceFile] = []
+    skipped: list[str] = []
+    for source in sources:
+        path = Path(source)
+        if path.is_file():
+            files.append(_named_file(path))
+            continue
+        if path.is_dir():
+            inside = [(below, below.relative_to(path).as_posix()) for below in _files_below(path)]
+        else:
+            inside = [(path, str(path)) for path in _matching(source)]
+        if not inside and not path.is_dir():
+            raise UserError(
+                f"there is no file {source}", hint="check the path; relative paths start at the current folder"
+            )
+        readable = [(_source_file(found, name), name) for found, name in inside if found.stat().st_size]
+        skipped += [name for file, name in readable if file is None]
+        kept = [file for file, _ in readable if file is not None]
+        if not kept:
+            raise UserError(
+                f"{source} holds no text that can be read" + (f", only {skipped[-1]}" if skipped else ""),
+                hint=f"readable are {', '.join(READABLE)}, also compressed ({', '.join(filter(None, OPENERS))})",
+            )
+        files += sorted(kept, key=lambda file: file.name)
+    return FoundFiles(tuple(files), tuple(skipped))
+
+
+def _named_file(path: Path) -> SourceFile:
+    """A file that somebody named: it has to be readable."""
+    found = _source_file(path, path.name)
+    if found is None:
+        raise UserError(
+            f"{path} is no {', '.join(READABLE[:-1])} or {READABLE[-1]} file",
+            hint="save it as .txt with one sample a line, or as .csv with a text column",
+        )
+    if path.stat().st_size == 0:
+        raise UserError(f"{path} is empty", hint="name a file that holds text")
+    return found
+
+
+def _source_file(path: Path, name: str) -> SourceFile | None:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    compression = suffixes.pop() if suffixes and suffixes[-1] in OPENERS else ""
+    kind = suffixes[-1] if suffixes else ""
+    return SourceFile(path, name, kind, compression) if kind in READABLE else None
+
+
+def _matching(pattern: str) -> list[Path]:
+    """Files that match a glob, each once however many links lead to it."""
+    matches = glob.glob(pattern, recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
+    shortest_first = sorted((Path(match) for match in matches), key=lambda path: (len(path.parts), path))
+    return list({path.resolve(): path for path in reversed(shortest_first) if path.is_file()}.values())
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    """Every file that is not hidden; links to folders are not followed."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (path for name in names if not name.startswith(".") and (path := Path(parent) / name).is_file())

@@ -1,0 +1,99 @@
+"""Where one sample ends and the next begins in a running text.
+
+`--split-on line | blank-line | document | 'LITERAL'`, or `auto`, which decides for each file from its head and says
+why in one line, so that a person can overrule it.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from tunesmith.machine import Choice
+
+AUTO, LINE, BLANK_LINE, DOCUMENT = "auto", "line", "blank-line", "document"
+
+BLANK_LINES = re.compile(r"\n[^\S\n]*(?:\n[^\S\n]*)+")
+SHORT_LINE_CHARACTERS = 200
+SHORT_VERSE_CHARACTERS = 100
+SHORT_BLOCK_CHARACTERS = 300
+FEW_BLANK_LINES = 0.02
+NO_BLANK_LINES = 0.005
+MANY_LINES = 500
+MANY_BLOCKS = 20
+WRAPPED_SHARE = 0.3
+"""Share of lines that begin with a small letter from which a text was wrapped in the middle of sentences."""
+WRAPPED_LINE_CHARACTERS = 40
+
+
+@dataclass(frozen=True)
+class TextShape:
+    """What the head of a text looks like."""
+
+    lines: int
+    blank_share: float
+    typical_line: int
+    long_line: int
+    small_letter_share: float
+    blocks: int
+    typical_block: int
+
+
+def shape_of(head: str) -> TextShape:
+    """Measure a head whose line ends are LF."""
+    lines = head.split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    filled = [line for line in lines if line.strip()] or [""]
+    blocks = [block for block in BLANK_LINES.split(head) if block.strip()] or [""]
+    line_lengths = sorted(map(len, filled))
+    block_lengths = sorted(map(len, blocks))
+    return TextShape(
+        lines=len(filled),
+        blank_share=1 - len(filled) / max(len(lines), 1),
+        typical_line=line_lengths[len(filled) // 2],
+        long_line=line_lengths[len(filled) * 95 // 100],
+        small_letter_share=sum(line.lstrip()[:1].islower() for line in filled) / len(filled),
+        blocks=len(blocks),
+        typical_block=block_lengths[len(blocks) // 2],
+    )
+
+
+def choose_split(head: str) -> Choice[str]:
+    """Decide for a file from its head."""
+    shape = shape_of(head)
+    wrapped = shape.small_letter_share > WRAPPED_SHARE and shape.typical_line > WRAPPED_LINE_CHARACTERS
+    if wrapped:
+        return Choice(DOCUMENT, "lines are wrapped in the middle of sentences")
+    if shape.blank_share < FEW_BLANK_LINES and shape.long_line <= SHORT_LINE_CHARACTERS:
+        return Choice(LINE, f"short lines (95 % have at most {shape.long_line} characters), hardly any blank ones")
+    if shape.blank_share < NO_BLANK_LINES and shape.lines >= MANY_LINES:
+        return Choice(LINE, f"{shape.lines:,} lines in its beginning alone, none of them blank")
+    short_lines = shape.long_line <= SHORT_VERSE_CHARACTERS
+    if short_lines and shape.blocks >= MANY_BLOCKS and shape.typical_block <= SHORT_BLOCK_CHARACTERS:
+        return Choice(BLANK_LINE, f"short blocks (about {shape.typical_block} characters) between blank lines")
+    return Choice(DOCUMENT, "long paragraphs: running text")
+
+
+def split_text(pieces: Iterable[str], split_on: str) -> Iterator[list[str]]:
+    """Samples of a text that comes in pieces, a list at a time; line ends are LF, a last one ends the text.
+
+    Args:
+        pieces: the text, cut anywhere.
+        split_on: line, blank-line, document, or any other string, which then is the border itself.
+    """
+    if split_on == DOCUMENT:
+        yield ["".join(pieces).strip("\n")]
+        return
+    literal = {LINE: "\n", BLANK_LINE: "\n\n"}.get(split_on, split_on)
+    rest = ""
+    for piece in pieces:
+        rest += piece
+        if literal not in rest:
+            continue
+        # The last sample may go on in the next piece, and so may the border behind it.
+        *samples, rest = BLANK_LINES.split(rest) if split_on == BLANK_LINE else rest.split(literal)
+        if split_on == BLANK_LINE and not rest.strip():
+            rest = f"{samples.pop()}\n\n{rest}"
+        yield samples if split_on == LINE else [sample.strip("\n") for sample in samples]
+    if rest:
+        yield [rest if split_on == LINE else rest.strip("\n")]

@@ -1,0 +1,197 @@
+"""Tables into texts: .csv, .tsv, .jsonl, .json, .parquet, .arrow; one row is one sample.
+
+The text is in the field that was named, else in `text`, else in the only field that can be meant; where several can,
+the error lists them. Rows stream: a table may be larger than memory (.json, which is one value, may not).
+"""
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from typing import Any, BinaryIO, TextIO
+
+from tunesmith.data.source_files import SourceFile
+from tunesmith.errors import UserError
+
+Row = dict[str, Any]
+ROWS_A_TIME = 8192
+ROWS_LOOKED_AT = 200
+DEFAULT_FIELD = "text"
+SHORTEST_TYPICAL_TEXT = 12
+"""A field whose values are typically shorter holds labels, not texts."""
+
+
+def read_table(file: SourceFile, encoding: str, errors: str, text_field: str | None) -> Iterator[list[str]]:
+    """The texts of a table, a list at a time.
+
+    Raises:
+        UserError: for a damaged table, or if it is not clear which field holds the text.
+    """
+    with file.open() as binary:
+        if file.kind in ARROW_TABLES:
+            yield from _texts(file, _arrow_rows(file, binary), text_field)
+            return
+        line_ends = "" if file.kind in {".csv", ".tsv"} else None  # csv finds its own
+        with io.TextIOWrapper(binary, encoding, errors, newline=line_ends) as stream:
+            yield from _texts(file, TEXT_TABLES[file.kind](file, stream), text_field)
+
+
+def _texts(file: SourceFile, rows: Iterator[Row], text_field: str | None) -> Iterator[list[str]]:
+    first = list(islice(rows, ROWS_LOOKED_AT))
+    if not first:
+        raise UserError(f"{file.path} has no rows", hint="name a table that holds text")
+    field = choose_field(file, first, text_field)
+    rows = chain(first, rows)
+    number = 0
+    while some := list(islice(rows, ROWS_A_TIME)):
+        yield [_text_of(file, row, field, number + index) for index, row in enumerate(some, start=1)]
+        number += len(some)
+
+
+def choose_field(file: SourceFile, rows: list[Row], asked: str | None) -> str:
+    """Which field holds the text.
+
+    Raises:
+        UserError: if the asked one is not there, or several could be meant.
+    """
+    fields = list(dict.fromkeys(name for row in rows for name in row))
+    shown = ", ".join(map(repr, fields))
+    if asked is not None and asked not in fields:
+        raise UserError(
+            f"{file.path} has no column {asked!r}; its columns are {shown}", hint="--text-field names one of them"
+        )
+    if asked is not None or DEFAULT_FIELD in fields:
+        return asked or DEFAULT_FIELD
+    plausible = [name for name in fields if _looks_like_text([row.get(name) for row in rows])]
+    if len(plausible) == 1:
+        return plausible[0]
+    which = f"{', '.join(map(repr, plausible))} could be meant" if plausible else "none of them looks like text"
+    raise UserError(
+        f"{file.path} has no column 'text'; its columns are {shown}, and {which}",
+        hint="name the column that holds the samples: --text-field COLUMN",
+    )
+
+
+def _looks_like_text(values: list[object]) -> bool:
+    texts = [value for value in values if isinstance(value, str) and value]
+    if len(texts) < len(values) / 2:
+        return False
+    typical = sorted(map(len, texts))[len(texts) // 2]
+    return typical >= SHORTEST_TYPICAL_TEXT and any(" " in text.strip() or not text.isascii() for text in texts)
+
+
+def _text_of(file: SourceFile, row: Row, field: str, number: int) -> str:
+    value = row.get(field)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise UserError(
+            f"{file.path} row {number:,}: {field!r} is {json.dumps(value, default=str)[:60]}, not text",
+            hint="name the column that holds the samples: --text-field COLUMN",
+        )
+    return value
+
+
+def _delimited(delimiter: str) -> Callable[[SourceFile, TextIO], Iterator[Row]]:
+    def rows(file: SourceFile, stream: TextIO) -> Iterator[Row]:
+        csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # a C long, which Windows keeps at 32 bits
+        reader = csv.reader(stream, delimiter=delimiter, strict=True)
+        try:
+            header = next(reader, [])
+            line = reader.line_num + 1
+            for row in reader:
+                if len(row) == len(header):
+                    yield dict(zip(header, row, strict=True))
+                elif row:  # csv gives [] for a blank line
+                    raise UserError(
+                        f"{file.path} line {line} has {len(row)} fields where the header has {len(header)}",
+                        hint="quote fields that hold separators or line breaks; or save as .txt, one sample a line",
+                    )
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise UserError(
+                f"{file.path} is no valid table near line {reader.line_num}: {error}",
+                hint="write it with a CSV library or a spreadsheet; or save as .txt with one sample a line",
+            ) from None
+
+    return rows
+
+
+def _json_lines(file: SourceFile, stream: TextIO) -> Iterator[Row]:
+    for number, line in enumerate(stream, start=1):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except ValueError as error:
+                raise UserError(
+                    f"{file.path} line {number:,} is no JSON: {error}", hint="a .jsonl file has one JSON object a line"
+                ) from None
+            yield _row(file, value, number)
+
+
+def _json_array(file: SourceFile, stream: TextIO) -> Iterator[Row]:
+    try:
+        value = json.load(stream)
+    except ValueError as error:
+        raise UserError(f"{file.path} is no JSON: {error}", hint="for one object a line use .jsonl") from None
+    if isinstance(value, dict):
+        arrays = [part for part in value.values() if isinstance(part, list)]
+        if len(arrays) != 1:
+            raise UserError(
+                f"{file.path} holds an object with {len(arrays)} arrays", hint="it needs exactly one array of samples"
+            )
+        value = arrays[0]
+    if not isinstance(value, list):
+        raise UserError(f"{file.path} holds no array", hint="write an array of objects or of strings")
+    yield from (_row(file, entry, number) for number, entry in enumerate(value, start=1))
+
+
+def _row(file: SourceFile, value: object, number: int) -> Row:
+    if isinstance(value, str):
+        return {DEFAULT_FIELD: value}
+    if not isinstance(value, dict):
+        raise UserError(f"{file.path} entry {number:,} is no object", hint='write {"text": "..."} for each sample')
+    return value
+
+
+def _arrow_rows(file: SourceFile, binary: BinaryIO) -> Iterator[Row]:
+    import pyarrow as pa  # noqa: PLC0415  heavy, and most texts do without
+
+    try:
+        for batch in ARROW_TABLES[file.kind](binary):
+            yield from batch.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(
+            f"{file.path} cannot be read as {file.kind[1:]}: {str(error).splitlines()[0]}",
+            hint="the file is damaged or of another kind; write it again",
+        ) from None
+
+
+def _parquet_batches(binary: BinaryIO) -> Iterator[Any]:
+    from pyarrow import parquet  # noqa: PLC0415
+
+    yield from parquet.ParquetFile(binary).iter_batches(ROWS_A_TIME)
+
+
+def _arrow_batches(binary: BinaryIO) -> Iterator[Any]:
+    """Both forms of Arrow's format: the file form ends in an index, the stream form does not."""
+    import pyarrow as pa  # noqa: PLC0415
+
+    try:
+        reader = pa.ipc.open_file(binary)
+    except pa.ArrowInvalid:
+        binary.seek(0)
+        yield from pa.ipc.open_stream(binary)
+        return
+    yield from (reader.get_batch(number) for number in range(reader.num_record_batches))
+
+
+ARROW_TABLES: dict[str, Callable[[BinaryIO], Iterator[Any]]] = {".parquet": _parquet_batches, ".arrow": _arrow_batches}
+TEXT_TABLES: dict[str, Callable[[SourceFile, TextIO], Iterator[Row]]] = {
+    ".csv": _delimited(","),
+    ".tsv": _delimited("\t"),
+    ".jsonl": _json_lines,
+    ".json": _json_array,
+}

@@ -1,0 +1,78 @@
+"""What `prepare` found, for a person: sources, counts, lengths drawn, warnings, and the first samples."""
+
+import shutil
+from typing import Any
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console
+from rich.text import Text
+
+from tunesmith.interfaces.tables import aligned, printable
+
+SHOWN_SOURCES = 12
+BAR_WIDTH = 30
+EIGHTHS = " \u258f\u258e\u258d\u258c\u258b\u258a\u2589"
+
+
+def lint_report(report: dict[str, Any]) -> str:
+    """The report as text for the width of the terminal."""
+    width = max(shutil.get_terminal_size().columns, 60)
+    parts = [
+        _sources(report["sources"], width),
+        aligned(_counts(report)),
+        "tokens a sample\n" + _histogram(report["lengths"]),
+    ]
+    if report["preview"]:
+        shown = "\n".join(_indented(text, width) for text in report["preview"])
+        parts.append(f"what the model sees (it predicts what stands between the brackets)\n{shown}")
+    if report["warnings"]:
+        parts.append("\n".join(_indented(f"! {warning}", width) for warning in report["warnings"]))
+    parts.append(f"next:\n  tunesmith train {report['train_with']} --model {report['tokenizer']} --out my-model")
+    return "\n\n".join(parts)
+
+
+def _sources(sources: list[dict[str, Any]], width: int) -> str:
+    name_width = min(max(cell_len(source["name"]) for source in sources), width // 3)
+    lines = []
+    for source in sources[:SHOWN_SOURCES]:
+        name = set_cell_size(printable(source["name"]), name_width)
+        encoding = source["encoding"] or "binary"
+        lines.append(f"{name}  {source['samples']:>8,} samples  {encoding:<9}  split on {source['split_on']!s}")
+        lines.append(f"{'':<{name_width}}  {source['reason']}")
+    if len(sources) > SHOWN_SOURCES:
+        lines.append(f"... and {len(sources) - SHOWN_SOURCES} more files")
+    return "\n".join(lines)
+
+
+def _counts(report: dict[str, Any]) -> list[tuple[str, str]]:
+    dropped = report["dropped"]
+    rows = [
+        ("samples", f"{report['samples']:,}, of them {report['val_samples']:,} kept apart ({report['val_by']})"),
+        ("tokens", f"{report['tokens']:,} from {report['bytes']:,} bytes"),
+        ("fit", f"{report['tokens_per_character']:.2f} tokens a character with the tokenizer of {report['tokenizer']}"),
+        ("windows", f"{report['windows']:,} of at most {report['context_tokens']:,} tokens in an epoch"),
+        ("left out", f"{dropped['empty']:,} empty samples, {dropped['undecodable']:,} that do not decode"),
+        ("duplicates", f"{report['duplicate_samples']:,}"),
+    ]
+    if report["end_of_text_markers"]:
+        rows.append(("markers", f"{report['end_of_text_markers']:,} end-of-text markers in the text, taken as borders"))
+    if report["skipped_files"]:
+        rows.append(("not read", f"{len(report['skipped_files'])} files of other kinds: {report['skipped_files'][0]}"))
+    return rows
+
+
+def _histogram(lengths: list[dict[str, int]]) -> str:
+    most = max(part["samples"] for part in lengths)
+    lines = []
+    for part in lengths:
+        eighths = round(part["samples"] / most * BAR_WIDTH * 8)
+        bar = "\u2588" * (eighths // 8) + EIGHTHS[eighths % 8]
+        label = f"{part['from_tokens']:,} to {part['to_tokens'] - 1:,}"
+        lines.append(f"  {label:>18}  {bar:<{BAR_WIDTH + 1}} {part['samples']:,}")
+    return "\n".join(lines)
+
+
+def _indented(text: str, width: int) -> str:
+    one_line = " / ".join(line.strip() for line in printable(text).splitlines() if line.strip())
+    lines = Text(one_line).wrap(Console(width=width), width - 2)
+    return "\n".join(f"  {line.plain.rstrip()}" for line in lines)

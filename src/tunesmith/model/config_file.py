@@ -1,0 +1,33 @@
+"""A model folder's `config.json`, read without torch: text can be prepared where torch is missing or broken."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tunesmith.errors import UserError
+
+
+def read_hf_config(folder: Path) -> dict[str, Any]:
+    """The folder's `config.json` as it stands.
+
+    Raises:
+        UserError: if the folder is no model folder or the file is no JSON object.
+    """
+    path = folder / "config.json"
+    if not path.is_file() and (folder / "run.json").is_file():
+        raise UserError(
+            f"the run in {folder} was stopped before it had a model",
+            hint=f"continue it: tunesmith train --resume --out {folder}",
+        )
+    if not path.is_file():
+        raise UserError(
+            f"{folder} is not a model folder: it has no config.json",
+            hint="name a preset (gpt2, gpt2-medium, ...), a hub id, a folder that save_pretrained wrote, or tiny",
+        )
+    try:
+        raw = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON: {error}", hint="get the model's files again") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} holds {type(raw).__name__}, not an object", hint="get the model's files again")
+    return raw

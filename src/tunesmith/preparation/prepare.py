@@ -1,0 +1,107 @@
+"""The verb `prepare`: text in, training tokens and a report out. Needs no torch."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tunesmith.config import PrepareConfig
+from tunesmith.data.batches import windows_of
+from tunesmith.data.corpus import Corpus, prepare_corpus
+from tunesmith.data.source_files import find_source_files
+from tunesmith.data.sources import ReadingOptions
+from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
+from tunesmith.errors import UserError
+from tunesmith.model.config_file import read_hf_config
+from tunesmith.model.hub import local_folder
+from tunesmith.preparation.lint import length_histogram, sample_token_counts, warnings_of
+
+LONGEST_SHOWN = 3
+SHOWN_CHARACTERS = 300
+BORDER_LEFT, BORDER_RIGHT = "\u27e6", "\u27e7"
+
+
+def prepare_text(config: PrepareConfig) -> dict[str, Any]:
+    """Prepare text and report what was found; the keys carry their units.
+
+    Raises:
+        UserError: if text, tokenizer or folder cannot be used; nothing is written then.
+    """
+    if not 0 < config.val_fraction < 1:
+        raise UserError(f"--val-fraction {config.val_fraction} is not between 0 and 1", hint="for example 0.1")
+    out = Path(config.out) if config.out else None
+    if out and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
+        raise UserError(f"--out {out} already holds something", hint="name a folder that does not exist yet")
+    find_source_files(config.sources)  # before a tokenizer is fetched
+    folder = local_folder(config.tokenizer)
+    hf_config = read_hf_config(folder)
+    tokenizer = load_tokenizer(folder, hf_config)
+    corpus = prepare_corpus(
+        config.sources,
+        tokenizer,
+        ReadingOptions(config.split_on, config.text_field, config.encoding, config.on_bad_bytes),
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+        out=out,
+    )
+    return _report(corpus, tokenizer, config, int(hf_config.get("n_positions", 1024)))
+
+
+def _report(corpus: Corpus, tokenizer: TextTokenizer, config: PrepareConfig, context_tokens: int) -> dict[str, Any]:
+    manifest = corpus.manifest
+    counts = sample_token_counts(corpus)
+    return {
+        "samples": manifest["samples"],
+        "tokens": manifest["tokens"],
+        "bytes": manifest["bytes"],
+        "characters": manifest["characters"],
+        "val_samples": manifest["validation_samples"],
+        "val_by": manifest["validation_by"],
+        "dropped": {"empty": manifest["empty"], "undecodable": manifest["skipped_samples"]},
+        "replaced_bytes": manifest["replaced_bytes"],
+        "end_of_text_markers": manifest["markers"],
+        "duplicate_samples": manifest["duplicate_samples"],
+        "tokens_per_character": manifest["tokens"] / manifest["characters"],
+        "sources": manifest["sources"],
+        "skipped_files": manifest["skipped_files"],
+        "lengths": [asdict(part) for part in length_histogram(counts)],
+        "longest": _longest(corpus, tokenizer, counts),
+        "windows": len(windows_of(corpus.train, context_tokens)),
+        "context_tokens": context_tokens,
+        "warnings": warnings_of(corpus),
+        "preview": _preview(corpus, tokenizer, config.preview, context_tokens),
+        "tokenizer": config.tokenizer,
+        "tokenizer_path": manifest["tokenizer_path"],
+        "tokenizer_reason": manifest["tokenizer_reason"],
+        "out": str(corpus.folder),
+        "train_with": config.out or " ".join(config.sources),
+    }
+
+
+def _longest(corpus: Corpus, tokenizer: TextTokenizer, counts: Any) -> list[dict[str, Any]]:  # noqa: ANN401  an array
+    starts = 1 + counts.cumsum() - counts
+    return [
+        {
+            "sample": int(index) + 1,
+            "tokens": int(counts[index]),
+            "begins": tokenizer.decode(
+                corpus.train.tokens[starts[index] :][: min(int(counts[index]) - 1, 30)].tolist()
+            ),
+        }
+        for index in counts.argsort()[::-1][:LONGEST_SHOWN]
+    ]
+
+
+def _preview(corpus: Corpus, tokenizer: TextTokenizer, n_windows: int, context_tokens: int) -> list[str]:
+    """The first windows as the model sees them: what it reads first, and between the borders what it must predict."""
+    windows = windows_of(corpus.train, context_tokens)
+    shown = []
+    for start, length in zip(windows.starts[:n_windows].tolist(), windows.lengths[:n_windows].tolist(), strict=True):
+        ids = corpus.train.tokens[start - 1 : start + length].tolist()
+        first, *learned = ids
+        ends = learned and learned[-1] == tokenizer.end_of_text_id
+        text = tokenizer.decode(learned[:-1] if ends else learned)
+        if len(text) > SHOWN_CHARACTERS:
+            text = f"{text[: SHOWN_CHARACTERS // 2]} ... {text[-SHOWN_CHARACTERS // 2 :]}"
+        before = tokenizer.end_of_text if first == tokenizer.end_of_text_id else tokenizer.decode([first])
+        shown.append(f"{before}{BORDER_LEFT}{text}{tokenizer.end_of_text if ends else ''}{BORDER_RIGHT}")
+    return shown
