@@ -103,7 +103,7 @@ class FastTokenizer:
         """The reference's ids of texts, of long ones up to a border behind which nothing can change them."""
         borders = [SAFE_BORDER.search(text, CHECKED_CHARACTERS // 2) for text in texts]
         heads = [
-            text if len(text) <= CHECKED_CHARACTERS else text[: border.end()] if border else ""
+            text if len(text) <= CHECKED_CHARACTERS else text[: border.start()] if border else ""
             for text, border in zip(texts, borders, strict=True)
         ]
         return self._reference.encode(heads)

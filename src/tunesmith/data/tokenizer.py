@@ -29,7 +29,8 @@ FILES = (
     "merges.txt",
 )
 PIECE_CHARACTERS = 1 << 17
-SAFE_BORDER = re.compile(r"(?<=\S)\n(?=\S)")
+SAFE_BORDER = re.compile(r"(?<=\S)(?= \S)|(?<=\S\n)(?=\S)")
+"""Where one of GPT-2's pre-tokens ends whatever stands around: before a lone space, behind a lone line end."""
 
 TokenIds = npt.NDArray[np.uint32]
 Int64s = npt.NDArray[np.int64]
@@ -130,8 +131,8 @@ class TextTokenizer:
 def safe_pieces(texts: list[str]) -> tuple[list[str], list[int]]:
     """Cut long texts where GPT-2's pre-tokenizer cuts in any case.
 
-    Behind a single line end between two visible characters a pre-token ends whatever follows, so the ids of the
-    pieces are the ids of the whole. Long documents are then encoded on all cores and in bounded memory.
+    The ids of the pieces are the ids of the whole (`SAFE_BORDER`), and long documents are encoded on all cores and in
+    bounded memory.
 
     Returns:
         The pieces, and how many each text has.
@@ -145,8 +146,8 @@ def safe_pieces(texts: list[str]) -> tuple[list[str], list[int]]:
             border = SAFE_BORDER.search(text, start + PIECE_CHARACTERS)
             if border is None:
                 break
-            pieces.append(text[start : border.end()])
-            start = border.end()
+            pieces.append(text[start : border.start()])
+            start = border.start()
         pieces.append(text[start:])
         pieces_of_text.append(len(pieces) - before)
     return pieces, pieces_of_text

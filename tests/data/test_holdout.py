@@ -1,0 +1,53 @@
+"""What is kept apart, by groups or by the ends of documents."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tunesmith.data.holdout import hold_out
+
+
+@given(
+    texts=st.lists(st.integers(0, 30), min_size=2, max_size=200),
+    fraction=st.sampled_from([0.05, 0.1, 0.5, 0.95]),
+    seed=st.integers(0, 5),
+)
+def test_no_copy_stands_on_both_sides(texts: list[int], fraction: float, seed: int) -> None:
+    """Both sides are filled, together they are everything once, and equal texts are never divided."""
+    hashes = np.array(texts, np.int64)
+    counts = np.full(len(texts), 3, np.int64)
+    held = hold_out(counts, hashes, fraction=fraction, seed=seed)
+    assert len(held.train)
+    assert len(held.validation)
+    together = np.concatenate([held.train, held.validation])
+    assert sorted(together[:, 0].tolist()) == list(range(1, 3 * len(texts), 3))
+    assert (together[:, 1] - together[:, 0] == 3).all()
+    assert held.samples is not None
+    apart = set(hashes[held.samples].tolist())
+    learned = set(np.delete(hashes, held.samples).tolist())
+    assert not apart & learned or len(apart | learned) == 1
+    if len(set(texts)) > 5 * len(texts) * fraction:
+        assert len(held.validation) <= max(len(texts) * fraction, 1) + max(np.bincount(texts))
+
+
+def test_the_draw_does_not_depend_on_hash_values() -> None:
+    """Python salts its hashes: only which texts are equal may matter."""
+    counts = np.full(50, 3, np.int64)
+    texts = np.random.default_rng(1).integers(0, 30, size=50)
+    one, other = (hold_out(counts, texts * factor, fraction=0.2, seed=3) for factor in (1, -7919))
+    assert (one.validation == other.validation).all()
+
+
+def test_few_documents_give_their_ends() -> None:
+    """Two long texts are cut: nine tenths are learned, the last tenth is measured."""
+    held = hold_out(np.array([1000, 2000]), np.array([1, 2]), fraction=0.1, seed=0)
+    assert held.train.tolist() == [[1, 901], [1001, 2801]]
+    assert held.validation.tolist() == [[901, 1001], [2801, 3001]]
+    assert held.samples is None
+
+
+def test_short_texts_are_never_cut() -> None:
+    """A handful of short samples is divided as samples."""
+    held = hold_out(np.full(5, 20), np.arange(5), fraction=0.1, seed=0)
+    assert len(held.train) == 4
+    assert len(held.validation) == 1
