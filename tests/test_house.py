@@ -96,7 +96,8 @@ def test_public_names_are_sorted_and_there() -> None:
 
 COMMON = {"json", "quiet", "seed"}
 COMPUTING = {"device", "precision"}
-READING = {"sources", "split_on", "text_field", "encoding", "on_bad_bytes"}
+READING = {"sources", "split_on", "text_field", "prompt_field", "completion_field", "template"}
+READING |= {"encoding", "on_bad_bytes"}
 FLAGS = {
     PrepareConfig: COMMON | READING | {"tokenizer", "out", "val_fraction", "preview"},
     TrainConfig: COMMON

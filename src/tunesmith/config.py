@@ -41,6 +41,15 @@ class ReadingConfig:
     text_field: str | None = _flag(default=None)
     """Field of a table that holds the samples; default: text, or the only one that can be meant."""
 
+    prompt_field: str | None = _flag(default=None)
+    """Field of a table that is given, where only a completion is to be learned (question, instruction, ...)."""
+
+    completion_field: str | None = _flag(default=None)
+    """Field of a table that is to be learned behind its prompt (answer, output, ...)."""
+
+    template: str = _flag(default="{prompt}\\n{completion}")
+    """How prompt and completion become one text."""
+
     encoding: str = _flag(default="auto")
     """Encoding of the text, for example cp932; auto detects it for each file."""
 

@@ -12,10 +12,13 @@ from tunesmith.data.corpus import Split
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 
 
-def make_split(lengths: list[int]) -> Split:
+def make_split(lengths: list[int], prompt_share: float = 0.0) -> Split:
     """Samples of these lengths whose tokens are their own indices, so that every token is recognisable."""
     offsets = np.concatenate([[1], 1 + np.cumsum(lengths)])
-    return Split(np.arange(offsets[-1], dtype=np.uint32), offsets[:-1], offsets[1:], text_bytes=0)
+    prompts = (np.array(lengths) * prompt_share).astype(np.int64)
+    return Split(
+        np.arange(offsets[-1], dtype=np.uint32), offsets[:-1], offsets[1:], prompt_tokens=prompts, text_bytes=0
+    )
 
 
 @given(lengths=LENGTHS, context=st.integers(1, 70), per_step=st.integers(1, 300), extra=st.integers(0, 100))
@@ -38,6 +41,21 @@ def test_every_token_once_an_epoch(lengths: list[int], context: int, per_step: i
                 assert end - start <= context
                 assert (np.diff(batch.targets[start:end]) == 1).all()
     assert seen == Counter(range(1, sum(lengths) + 1))
+
+
+@given(lengths=LENGTHS, context=st.integers(1, 70), share=st.sampled_from([0.3, 0.9]))
+def test_prompts_are_read_and_not_predicted(lengths: list[int], context: int, share: float) -> None:
+    """Each token behind a prompt is predicted once, none of a prompt is, and what is read stays in order."""
+    split = make_split(lengths, share)
+    order = TrainingOrder(split, context_tokens=context, tokens_per_step=50, tokens_per_micro_batch=context, seed=5)
+    predicted: Counter[int] = Counter()
+    for step in range(order.steps_per_epoch):
+        for batch in order.batches(step):
+            assert len(batch.targets) == len(batch.rows) > 0
+            assert (batch.tokens[batch.rows] == batch.targets - 1).all()
+            predicted.update(batch.targets.tolist())
+    wanted = [range(s + p, e) for s, e, p in zip(split.starts, split.ends, split.prompt_tokens, strict=True)]
+    assert predicted == Counter(int(token) for stretch in wanted for token in stretch)
 
 
 @given(lengths=LENGTHS, context=st.integers(1, 70))

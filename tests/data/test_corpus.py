@@ -138,3 +138,22 @@ def test_the_manifest_tells_what_it_was_made_from(prepare: Callable[..., Corpus]
     assert len(manifest["sources"][0]["sha256"]) == 64
     assert str(tmp_path) not in json.dumps(manifest)
     assert np.dtype(manifest["dtype"]).itemsize == 2
+
+
+def test_prompts_are_given_and_completions_learned(tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    """A pair is stored as prompt, completion and end-of-text, with the border between the first two."""
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"question": f"What comes after {n}?", "answer": f"{n + 1}, of course"} for n in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    corpus = prepare_corpus([str(path)], tokenizer, ReadingOptions(), val_fraction=0.1, seed=1)
+    learned = set()
+    for split in (corpus.train, corpus.validation):
+        for start, end, prompt in zip(split.starts, split.ends, split.prompt_tokens, strict=True):
+            question = tokenizer.decode(split.tokens[start : start + prompt].tolist())
+            answer = tokenizer.decode(split.tokens[start + prompt : end - 1].tolist())
+            number = int(question.removeprefix("What comes after ").removesuffix("?\n"))
+            assert answer == f"{number + 1}, of course"
+            learned.add(answer)
+    assert len(learned) == 40
+    assert corpus.manifest["bytes"] == sum(len(row["answer"]) for row in rows)
+    assert corpus.validation.text_bytes + corpus.train.text_bytes == corpus.manifest["bytes"]

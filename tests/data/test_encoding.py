@@ -20,7 +20,7 @@ def read(path: Path, **options: str) -> tuple[str, str]:
     """Encoding and text of a file read as one document."""
     (file,) = find_source_files([str(path)]).files
     report, lists = open_source(file, ReadingOptions(split_on="document", **options), end_of_text="<|endoftext|>")  # type: ignore[arg-type]
-    return report.encoding, "".join(text for some in lists for text in some)
+    return report.encoding, "".join(text for some in lists for text in some.texts)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_bad_bytes_are_replaced_or_their_samples_skipped(tmp_path: Path) -> None
     for choice in ("replace", "skip-sample"):
         options = ReadingOptions(split_on="line", encoding="utf-8", on_bad_bytes=choice)  # type: ignore[arg-type]
         report, lists = open_source(file, options, end_of_text="<|endoftext|>")
-        found[choice] = [text for some in lists for text in some]
+        found[choice] = [text for some in lists for text in some.texts]
         assert (report.replaced_bytes, report.skipped_samples) == ((2, 0) if choice == "replace" else (0, 1))
     assert found == {"replace": ["good", "b\ufffdd \ufffd", "fine"], "skip-sample": ["good", "fine"]}
 

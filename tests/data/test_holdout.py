@@ -16,7 +16,7 @@ def test_no_copy_stands_on_both_sides(texts: list[int], fraction: float, seed: i
     """Both sides are filled, together they are everything once, and equal texts are never divided."""
     hashes = np.array(texts, np.int64)
     counts = np.full(len(texts), 3, np.int64)
-    held = hold_out(counts, hashes, fraction=fraction, seed=seed)
+    held = hold_out(counts, np.zeros_like(counts), hashes, fraction=fraction, seed=seed)
     assert len(held.train)
     assert len(held.validation)
     together = np.concatenate([held.train, held.validation])
@@ -34,20 +34,29 @@ def test_the_draw_does_not_depend_on_hash_values() -> None:
     """Python salts its hashes: only which texts are equal may matter."""
     counts = np.full(50, 3, np.int64)
     texts = np.random.default_rng(1).integers(0, 30, size=50)
-    one, other = (hold_out(counts, texts * factor, fraction=0.2, seed=3) for factor in (1, -7919))
+    one, other = (
+        hold_out(counts, np.zeros_like(counts), texts * factor, fraction=0.2, seed=3) for factor in (1, -7919)
+    )
     assert (one.validation == other.validation).all()
 
 
 def test_few_documents_give_their_ends() -> None:
     """Two long texts are cut: nine tenths are learned, the last tenth is measured."""
-    held = hold_out(np.array([1000, 2000]), np.array([1, 2]), fraction=0.1, seed=0)
-    assert held.train.tolist() == [[1, 901], [1001, 2801]]
-    assert held.validation.tolist() == [[901, 1001], [2801, 3001]]
+    held = hold_out(np.array([1000, 2000]), np.zeros(2, np.int64), np.array([1, 2]), fraction=0.1, seed=0)
+    assert held.train.tolist() == [[1, 901, 0], [1001, 2801, 0]]
+    assert held.validation.tolist() == [[901, 1001, 0], [2801, 3001, 0]]
     assert held.samples is None
+
+
+def test_pairs_are_never_cut() -> None:
+    """A prompt and its completion stay together, and keep the length of the prompt."""
+    held = hold_out(np.full(4, 1000), np.arange(4) * 10 + 1, np.arange(4), fraction=0.1, seed=0)
+    together = np.concatenate([held.train, held.validation])
+    assert sorted(together.tolist()) == [[1 + 1000 * n, 1001 + 1000 * n, 10 * n + 1] for n in range(4)]
 
 
 def test_short_texts_are_never_cut() -> None:
     """A handful of short samples is divided as samples."""
-    held = hold_out(np.full(5, 20), np.arange(5), fraction=0.1, seed=0)
+    held = hold_out(np.full(5, 20), np.zeros(5, np.int64), np.arange(5), fraction=0.1, seed=0)
     assert len(held.train) == 4
     assert len(held.validation) == 1

@@ -19,6 +19,7 @@ from pyarrow import parquet
 
 from tunesmith.data.source_files import find_source_files
 from tunesmith.data.sources import ReadingOptions, SourceReport, open_source
+from tunesmith.data.tables import Fields
 from tunesmith.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -32,7 +33,7 @@ def read(path: Path, options: ReadingOptions = LINE) -> tuple[list[str], list[So
     texts, reports = [], []
     for file in find_source_files([str(path)]).files:
         report, lists = open_source(file, options, end_of_text="<|endoftext|>")
-        texts += [text for some in lists for text in some]
+        texts += [text for some in lists for text in some.texts]
         reports.append(report)
     return texts, reports
 
@@ -183,8 +184,8 @@ def test_unusable_sources(tmp_path: Path) -> None:
         ),
         (
             "b.csv",
-            b"question,answer\nwhat is the matter,nothing of importance\n",
-            "'question', 'answer' could be meant",
+            b"title,abstract\nwhat is the matter,nothing of importance\n",
+            "'title', 'abstract' could be meant",
         ),
         ("c.csv", b"id,text\n1,a\n2,b,c\n", "line 3 has 3 fields where the header has 2"),
         ("d.csv", b'id,text\n1,"never closed\n', "is no valid table near line"),
@@ -206,9 +207,36 @@ def test_damaged_tables_are_named(name: str, content: bytes, named: str, tmp_pat
 def test_the_asked_field_is_taken_or_named(tmp_path: Path) -> None:
     """--text-field overrules; one that does not exist is an error that lists those that do."""
     path = write(tmp_path, "a.csv", b"text,title\nlong enough to be a text,a title\n")
-    assert read(path, ReadingOptions(text_field="title"))[0] == ["a title"]
+    assert read(path, ReadingOptions(fields=Fields("title")))[0] == ["a title"]
     with pytest.raises(UserError, match="no column 'tittle'; its columns are 'text', 'title'"):
-        read(path, ReadingOptions(text_field="tittle"))
+        read(path, ReadingOptions(fields=Fields("tittle")))
+
+
+def pairs(path: Path, options: ReadingOptions) -> list[tuple[str, str]]:
+    """What is given and what is learned of each sample."""
+    (file,) = find_source_files([str(path)]).files
+    _, lists = open_source(file, options, end_of_text="<|endoftext|>")
+    return [pair for some in lists for pair in zip(*some.parts(), strict=True)]
+
+
+@pytest.mark.parametrize("names", [("question", "answer"), ("instruction", "output"), ("prompt", "completion")])
+def test_known_pairs_are_recognised(names: tuple[str, str], tmp_path: Path) -> None:
+    """Question and answer, instruction and output: the first is given, the second is learned."""
+    rows = [dict(zip(names, ("Why?\nReally?", "Because."), strict=True)), dict(zip(names, ("How?", ""), strict=True))]
+    path = write(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)).encode())
+    assert pairs(path, ReadingOptions()) == [("Why?\nReally?\n", "Because.")]
+
+
+def test_asked_pairs_and_templates(tmp_path: Path) -> None:
+    """--prompt-field, --completion-field and --template say what a pair is; half a pair is refused."""
+    path = write(tmp_path, "a.csv", b"text,q,a\nx,2+2?,4\n")
+    fields = Fields(prompt="q", completion="a", template="Q: {prompt}\nA: {completion} (end)")
+    assert pairs(path, ReadingOptions(fields=fields)) == [("Q: 2+2?\nA: ", "4 (end)")]
+    assert read(path, ReadingOptions())[0] == ["x"]
+    with pytest.raises(UserError, match="go together"):
+        read(path, ReadingOptions(fields=Fields(prompt="q")))
+    with pytest.raises(UserError, match="no column 'b'; its columns are 'text', 'q', 'a'"):
+        read(path, ReadingOptions(fields=Fields(prompt="q", completion="b")))
 
 
 def test_markers_are_borders_and_counted(tmp_path: Path) -> None:
@@ -229,6 +257,7 @@ def test_markers_are_borders_and_counted(tmp_path: Path) -> None:
         ("novels-a", 8, {"document"}),
         ("tinyshakespeare", 7222, {"blank-line"}),
         ("aozora-a", 4, {"document"}),
+        ("jsonl-gsm8k", 7473, {"row"}),
     ],
 )
 def test_real_texts_are_split_as_a_person_would(source: str, samples: int, split_on: set[str]) -> None:

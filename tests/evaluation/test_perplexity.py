@@ -80,6 +80,23 @@ def test_batch_size_changes_nothing(tokens_per_batch: int, context_tokens: int, 
     assert model.training
 
 
+def test_prompts_are_read_and_not_counted(folder: Path, tmp_path: Path) -> None:
+    """Of a pair only the completion and its end-of-text are measured, behind the prompt they belong to."""
+    path = tmp_path / "pairs.jsonl"
+    path.write_text('{"question": "the lamp", "answer": "burns"}\n{"question": "rain", "answer": "at dusk"}\n', "utf-8")
+    oracle = GPT2LMHeadModel.from_pretrained(folder).eval()
+    tokenizer = load_tokenizer(folder, read_hf_config(folder))
+    expected = []
+    for prompt, completion in (("the lamp\n", "burns"), ("rain\n", "at dusk")):
+        given_ids, learned_ids = tokenizer.encode([prompt, completion])
+        with torch.no_grad():
+            logits_TV = oracle(torch.tensor([[0, *given_ids, *learned_ids]])).logits[0][len(given_ids) :]
+        expected.append(float(cross_entropy(logits_TV, torch.tensor([*learned_ids, 0]), reduction="sum")))
+    result = evaluate_model(EvaluateConfig(str(folder), (str(path),)))
+    assert result["nats_per_token"] * result["tokens"] == pytest.approx(sum(expected), rel=1e-5)
+    assert result["bytes"] == len("burns" + "at dusk")
+
+
 def test_a_model_that_knows_nothing(folder: Path, text: Path) -> None:
     """With all logits equal, perplexity is the size of the true vocabulary, padding not counted."""
     model = load_gpt2(folder)

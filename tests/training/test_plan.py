@@ -23,9 +23,12 @@ ASKED = TrainConfig(sources=("t.txt",), out="o", device="cpu")
 def corpus(n_samples: int, tokens_each: int) -> Corpus:
     """A corpus of equal samples; a tenth of them for validation."""
     starts = 1 + tokens_each * np.arange(n_samples)
-    whole = Split(np.zeros(1, np.uint16), starts, starts + tokens_each, text_bytes=1)
+    whole = Split(np.zeros(1, np.uint16), starts, starts + tokens_each, np.zeros_like(starts), text_bytes=1)
     cut = n_samples // 10
-    parts = [replace(whole, starts=whole.starts[s], ends=whole.ends[s]) for s in (slice(cut, None), slice(cut))]
+    parts = [
+        replace(whole, starts=whole.starts[s], ends=whole.ends[s], prompt_tokens=whole.prompt_tokens[s])
+        for s in (slice(cut, None), slice(cut))
+    ]
     return Corpus(Path(), {}, *parts)
 
 

@@ -24,7 +24,7 @@ def split() -> Split:
     """Random samples of 1 to 64 tokens."""
     offsets = np.concatenate([[1], 1 + np.cumsum(LENGTHS)])
     tokens = np.random.default_rng(3).integers(0, 300, size=offsets[-1]).astype(np.uint16)
-    return Split(tokens, offsets[:-1], offsets[1:], text_bytes=0)
+    return Split(tokens, offsets[:-1], offsets[1:], np.zeros(len(LENGTHS), np.int64), text_bytes=0)
 
 
 def batches(split: Split, tokens_per_batch: int) -> list[Batch]:

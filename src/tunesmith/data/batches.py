@@ -22,17 +22,20 @@ class Batch:
     Attributes:
         tokens: int64 [N], what the model reads.
         positions: int64 [N], from 0 in each document.
-        targets: int64 [N], what it is to predict.
         offsets: first token of each document and, last, N.
+        rows: int64 [M], the tokens behind which something is to be predicted; all N where there are no prompts.
+        targets: int64 [M], what is to be predicted there.
     """
 
     tokens: Int64s
     positions: Int64s
-    targets: Int64s
     offsets: tuple[int, ...]
+    rows: Int64s
+    targets: Int64s
 
     @property
     def n_tokens(self) -> int:
+        """Tokens that are computed, N."""
         return len(self.tokens)
 
 
@@ -44,21 +47,26 @@ class Windows:
         starts: int64, index of the first target in the corpus's tokens.
         lengths: int64, targets in the window.
         samples: int64, which sample of the split it belongs to.
+        prompt_tokens: int64, targets at the start that are given and not predicted; fewer than `lengths`.
     """
 
     starts: Int64s
     lengths: Int64s
     samples: Int64s
+    prompt_tokens: Int64s
 
-    def __getitem__(self, chosen: Int64s) -> "Windows":
-        return Windows(self.starts[chosen], self.lengths[chosen], self.samples[chosen])
+    def __getitem__(self, chosen: Int64s | npt.NDArray[np.bool_]) -> "Windows":
+        return Windows(self.starts[chosen], self.lengths[chosen], self.samples[chosen], self.prompt_tokens[chosen])
 
     def __len__(self) -> int:
         return len(self.starts)
 
 
 def windows_of(split: Split, context_tokens: int) -> Windows:
-    """Cut every sample into as few windows as fit the context, of nearly equal length."""
+    """Cut every sample into as few windows as fit the context, of nearly equal length.
+
+    Windows that hold nothing but prompt are left out: there would be nothing to learn.
+    """
     n_tokens = split.ends - split.starts
     n_windows = -(-n_tokens // context_tokens)
     samples = np.repeat(np.arange(split.n_samples), n_windows)
@@ -66,7 +74,9 @@ def windows_of(split: Split, context_tokens: int) -> Windows:
     shortest, longer_ones = np.divmod(n_tokens, n_windows)
     lengths = shortest[samples] + (number < longer_ones[samples])
     within = number * shortest[samples] + np.minimum(number, longer_ones[samples])
-    return Windows(split.starts[samples] + within, lengths, samples)
+    prompt_tokens = np.clip(split.prompt_tokens[samples] - within, 0, lengths)
+    windows = Windows(split.starts[samples] + within, lengths, samples, prompt_tokens)
+    return windows[prompt_tokens < lengths]
 
 
 class TrainingOrder:
@@ -93,8 +103,8 @@ class TrainingOrder:
         self._windows = windows_of(split, context_tokens)
         self._tokens_per_micro_batch = tokens_per_micro_batch
         self._seed = seed
-        self._epoch_tokens = split.n_tokens
-        self.steps_per_epoch = steps_per_epoch(split.n_tokens, len(self._windows), tokens_per_step)
+        self._epoch_tokens = int(self._windows.lengths.sum())
+        self.steps_per_epoch = steps_per_epoch(self._windows, tokens_per_step)
         self._order_of: tuple[int, list[Int64s]] = (-1, [])
 
     def batches(self, step: int) -> list[Batch]:
@@ -119,15 +129,15 @@ class TrainingOrder:
         return np.split(order, borders)
 
 
-def steps_per_epoch(n_tokens: int, n_windows: int, tokens_per_step: int) -> int:
-    """How many optimizer steps see every token once."""
-    return min(max(round(n_tokens / tokens_per_step), 1), n_windows)
+def steps_per_epoch(windows: Windows, tokens_per_step: int) -> int:
+    """How many optimizer steps see every window once."""
+    return min(max(round(int(windows.lengths.sum()) / tokens_per_step), 1), len(windows))
 
 
 def packed(split: Split, windows: Windows, tokens_per_batch: int) -> Iterator[Batch]:
     """Pack windows into as few batches as hold them, equal lengths next to each other."""
     for chosen in packed_indices(windows.lengths, tokens_per_batch):
-        yield _batch(split.tokens, windows.starts[chosen], windows.lengths[chosen])
+        yield _batch(split.tokens, windows[chosen])
 
 
 def packed_indices(lengths: Int64s, tokens_per_batch: int) -> Iterator[Int64s]:
@@ -143,13 +153,16 @@ def packed_indices(lengths: Int64s, tokens_per_batch: int) -> Iterator[Int64s]:
         yield order[first:]
 
 
-def _batch(tokens: npt.NDArray[np.uint16] | npt.NDArray[np.uint32], starts: Int64s, lengths: Int64s) -> Batch:
+def _batch(tokens: npt.NDArray[np.uint16] | npt.NDArray[np.uint32], windows: Windows) -> Batch:
+    lengths = windows.lengths
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-    targets_at = np.repeat(starts, lengths) + positions
+    targets_at = np.repeat(windows.starts, lengths) + positions
+    rows = np.flatnonzero(positions >= np.repeat(windows.prompt_tokens, lengths))
     return Batch(
         tokens=tokens[targets_at - 1].astype(np.int64),
         positions=positions,
-        targets=tokens[targets_at].astype(np.int64),
         offsets=tuple(offsets.tolist()),
+        rows=rows,
+        targets=tokens[targets_at[rows]].astype(np.int64),
     )

@@ -5,8 +5,9 @@ A corpus folder holds
     manifest.json         what it was made from, what was decided and counted, dtype
     tokens.bin            one end-of-text token, then every sample followed by end-of-text, in file order
     offsets.npy           int64 [samples + 1]: where each sample begins in tokens.bin, and the end
-    train.npy             int64 [stretches, 2]: what is learned, as ranges of tokens.bin
-    validation.npy        int64 [stretches, 2]: what is kept apart
+    train.npy             int64 [stretches, 3]: what is learned: start and end in tokens.bin, and how many tokens at
+                          the start are a prompt, which is given and not predicted
+    validation.npy        int64 [stretches, 3]: what is kept apart
 
 Because every sample is preceded by an end-of-text (that of its predecessor, or the very first token), the
 window of targets tokens[a:b] has the inputs tokens[a-1:b-1] wherever it lies: each token of a sample, the
@@ -31,13 +32,14 @@ from platformdirs import user_cache_path
 
 from tunesmith.data.fast_tokenizer import FastTokenizer
 from tunesmith.data.holdout import MINIMUM_SAMPLES, Holdout, hold_out
+from tunesmith.data.samples import SampleList
 from tunesmith.data.source_files import FoundFiles, SourceFile, find_source_files
 from tunesmith.data.sources import ReadingOptions, open_source
 from tunesmith.data.tokenizer import TextTokenizer, TokenIds
 from tunesmith.errors import UserError
 from tunesmith.files import sync_folder, write_json
 
-FORMAT = 2
+FORMAT = 3
 CACHE_VARIABLE = "TUNESMITH_CACHE"
 MANIFEST = "manifest.json"
 
@@ -53,12 +55,14 @@ class Split:
         tokens: the whole corpus's tokens, memory-mapped.
         starts: int64 [samples], index of each one's first token; at least 1.
         ends: int64 [samples], index behind each one's last token.
-        text_bytes: UTF-8 bytes of their texts, in all.
+        prompt_tokens: int64 [samples], tokens at each one's start that are given and not predicted.
+        text_bytes: UTF-8 bytes of what is predicted, in all.
     """
 
     tokens: Tokens
     starts: Int64s
     ends: Int64s
+    prompt_tokens: Int64s
     text_bytes: int
 
     @property
@@ -67,7 +71,7 @@ class Split:
 
     @property
     def n_tokens(self) -> int:
-        """Tokens to predict: every token of every sample and its end-of-text."""
+        """Every token of every sample and its end-of-text, prompts included."""
         return int((self.ends - self.starts).sum())
 
 
@@ -142,7 +146,7 @@ def open_corpus(folder: Path) -> Corpus:
         tokens: Tokens = np.memmap(folder / "tokens.bin", mode="r", dtype=np.dtype(manifest["dtype"]))
         ranges = [np.load(folder / f"{part}.npy", allow_pickle=False) for part in ("train", "validation")]
         train, validation = (
-            Split(tokens, part[:, 0], part[:, 1], manifest[f"{name}_bytes"])
+            Split(tokens, part[:, 0], part[:, 1], part[:, 2], manifest[f"{name}_bytes"])
             for name, part in zip(("train", "validation"), ranges, strict=True)
         )
         fits = len(tokens) == manifest["tokens"] + 1 == train.n_tokens + validation.n_tokens + 1
@@ -202,7 +206,13 @@ def _fill_corpus(
         os.fsync(file.fileno())
     samples = writer.samples()
     _refuse_too_few(samples, settings["val_fraction"], found.files)
-    held = hold_out(samples.token_counts, samples.hashes, fraction=settings["val_fraction"], seed=settings["seed"])
+    held = hold_out(
+        samples.token_counts,
+        samples.prompt_counts,
+        samples.hashes,
+        fraction=settings["val_fraction"],
+        seed=settings["seed"],
+    )
     np.save(folder / "offsets.npy", np.concatenate([[1], 1 + np.cumsum(samples.token_counts)]))
     np.save(folder / "train.npy", held.train)
     np.save(folder / "validation.npy", held.validation)
@@ -222,6 +232,7 @@ def _fill_corpus(
             "validation_samples": len(held.validation),
             "validation_by": held.method,
             "tokens": int(samples.token_counts.sum()),
+            "prompt_tokens": int(samples.prompt_counts.sum()),
             "bytes": int(samples.text_bytes.sum()),
             "characters": samples.characters,
             "train_bytes": int(samples.text_bytes.sum()) - validation_bytes,
@@ -236,9 +247,10 @@ def _fill_corpus(
 
 @dataclass(frozen=True)
 class _Samples:
-    """What is known of each sample: tokens with its end-of-text, UTF-8 bytes, a hash of its text."""
+    """What is known of each sample: tokens with its end-of-text, those of its prompt, bytes to predict, a hash."""
 
     token_counts: Int64s
+    prompt_counts: Int64s
     text_bytes: Int64s
     hashes: Int64s
     characters: int
@@ -251,23 +263,33 @@ class _SampleWriter:
         self._fast = fast
         self._end_of_text_id = tokenizer.end_of_text_id
         self._dtype = dtype
-        self._columns: list[tuple[Int64s, Int64s, Int64s]] = []
+        self._columns: list[tuple[Int64s, Int64s, Int64s, Int64s]] = []
         self._characters = 0
 
-    def write(self, file: BinaryIO, texts: list[str]) -> None:
-        """Append texts, each followed by end-of-text."""
-        ids, counts = self._fast.encode_packed(texts)
+    def write(self, file: BinaryIO, samples: SampleList) -> None:
+        """Append samples, each followed by end-of-text."""
+        texts = samples.texts
+        if samples.prompt_characters:  # apart, so that no token reaches from the prompt into the completion
+            prompts, predicted = samples.parts()
+            alternating = [part for pair in zip(prompts, predicted, strict=True) for part in pair]
+            ids, part_counts = self._fast.encode_packed(alternating)
+            prompt_counts = part_counts[::2]
+            counts = prompt_counts + part_counts[1::2]
+        else:
+            predicted = texts
+            ids, counts = self._fast.encode_packed(texts)
+            prompt_counts = np.zeros_like(counts)
         file.write(with_ends(ids, counts, self._end_of_text_id).astype(self._dtype).tobytes())
-        text_bytes = np.fromiter((len(text.encode()) for text in texts), np.int64, len(texts))
+        text_bytes = np.fromiter((len(text.encode()) for text in predicted), np.int64, len(texts))
         hashes = np.fromiter((hash(text.strip()) for text in texts), np.int64, len(texts))
-        self._columns.append((counts + 1, text_bytes, hashes))
+        self._columns.append((counts + 1, prompt_counts, text_bytes, hashes))
         self._characters += sum(map(len, texts))
 
     def samples(self) -> _Samples:
         """All that was written."""
         empty = np.zeros(0, np.int64)
-        columns = [np.concatenate([empty, *parts]) for parts in zip(*self._columns, strict=True)] or [empty] * 3
-        return _Samples(columns[0], columns[1], columns[2], self._characters)
+        columns = [np.concatenate([empty, *parts]) for parts in zip(*self._columns, strict=True)] or [empty] * 4
+        return _Samples(columns[0], columns[1], columns[2], columns[3], self._characters)
 
 
 def with_ends(ids: TokenIds, counts: Int64s, end_of_text_id: int) -> TokenIds:
@@ -296,5 +318,5 @@ def _bytes_of(
     if held.samples is not None:
         return int(samples.text_bytes[held.samples].sum())
     tokens = np.memmap(tokens_path, mode="r", dtype=dtype)
-    texts = (tokenizer.decode(tokens[start : end - 1].tolist()) for start, end in held.validation.tolist())
+    texts = (tokenizer.decode(tokens[start : end - 1].tolist()) for start, end, _ in held.validation.tolist())
     return sum(len(text.encode()) for text in texts)

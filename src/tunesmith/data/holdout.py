@@ -18,11 +18,11 @@ FEW_SAMPLES = 10
 
 @dataclass(frozen=True)
 class Holdout:
-    """Ranges of the token file, [start, end), ascending.
+    """Stretches of the token file: start, end, and how many tokens at the start are a prompt.
 
     Attributes:
-        train: int64 [n, 2], what is learned.
-        validation: int64 [n, 2], what is kept apart.
+        train: int64 [n, 3], what is learned, ascending.
+        validation: int64 [n, 3], what is kept apart, ascending.
         samples: which samples are kept apart whole; None where documents were cut.
         method: in a few words.
     """
@@ -35,22 +35,24 @@ class Holdout:
     method: str
 
 
-def hold_out(token_counts: Int64s, hashes: Int64s, *, fraction: float, seed: int) -> Holdout:
+def hold_out(token_counts: Int64s, prompt_counts: Int64s, hashes: Int64s, *, fraction: float, seed: int) -> Holdout:
     """Choose.
 
     Args:
         token_counts: int64 [samples], tokens of each with its end-of-text; the first begins at token 1.
+        prompt_counts: int64 [samples], tokens of each that are given and not predicted.
         hashes: int64 [samples], equal for equal texts.
         fraction: share to keep apart; 0 keeps none, 1 keeps all.
         seed: of the draw.
     """
     ends = 1 + np.cumsum(token_counts)
-    ranges = np.stack([ends - token_counts, ends], axis=1)
+    ranges = np.stack([ends - token_counts, ends, prompt_counts], axis=1)
     n_samples = len(token_counts)
     if fraction in {0, 1}:
         chosen = np.full(n_samples, bool(fraction))
         return _by_samples(ranges, chosen, "every sample" if fraction else "no sample")
-    if n_samples < FEW_SAMPLES and token_counts.min() >= Holdout.SHORTEST_CUT_TOKENS:
+    is_long = token_counts.min() >= Holdout.SHORTEST_CUT_TOKENS
+    if n_samples < FEW_SAMPLES and is_long and not prompt_counts.any():
         return _by_cutting(ranges, fraction)
     groups = _groups_by_first_appearance(hashes)
     if groups.max() == 0:  # nothing but copies of one text: grouping cannot help
@@ -79,8 +81,8 @@ def _by_samples(ranges: Int64s, chosen: npt.NDArray[np.bool_], method: str) -> H
 def _by_cutting(ranges: Int64s, fraction: float) -> Holdout:
     cut = ranges[:, 1] - np.maximum(np.round((ranges[:, 1] - ranges[:, 0]) * fraction).astype(np.int64), 1)
     return Holdout(
-        np.stack([ranges[:, 0], cut], axis=1),
-        np.stack([cut, ranges[:, 1]], axis=1),
+        np.stack([ranges[:, 0], cut, ranges[:, 2]], axis=1),
+        np.stack([cut, ranges[:, 1], ranges[:, 2]], axis=1),
         None,
         "the end of each document",
     )

@@ -8,13 +8,16 @@ import lzma
 import re
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import compress
 from typing import Literal, TypeVar
 
+from tunesmith.config import ReadingConfig
 from tunesmith.data.encoding import bad_byte, detect_encoding, known_encoding
+from tunesmith.data.samples import SampleList
 from tunesmith.data.source_files import TABLE_KINDS, SourceFile
 from tunesmith.data.splitting import AUTO, choose_split, split_text
-from tunesmith.data.tables import read_table
+from tunesmith.data.tables import Fields, read_table
 from tunesmith.errors import UserError
 from tunesmith.machine import Choice
 
@@ -33,15 +36,36 @@ class ReadingOptions:
 
     Attributes:
         split_on: auto, line, blank-line, document, or a literal border.
-        text_field: field of a table that holds the text; None chooses.
+        fields: of a table that make a sample.
         encoding: auto, or a name that overrules detection.
         on_bad_bytes: what to do with bytes that do not decode.
     """
 
     split_on: str = AUTO
-    text_field: str | None = None
+    fields: Fields = field(default_factory=Fields)
     encoding: str = "auto"
     on_bad_bytes: BadBytes = "stop"
+
+
+def reading_options(config: ReadingConfig) -> ReadingOptions:
+    """What the flags of a verb ask for.
+
+    Raises:
+        UserError: for a template that does not hold both parts in order.
+    """
+    template = _escapes(config.template)
+    if not 0 <= template.find("{prompt}") < template.find("{completion}"):
+        raise UserError(
+            f"--template {config.template!r} does not hold {{prompt}} and, behind it, {{completion}}",
+            hint="for example --template 'Q: {prompt}\\nA: {completion}'",
+        )
+    fields = Fields(config.text_field, config.prompt_field, config.completion_field, template)
+    return ReadingOptions(config.split_on, fields, config.encoding, config.on_bad_bytes)
+
+
+def _escapes(text: str) -> str:
+    """What a shell makes hard to type."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
 @dataclass
@@ -75,7 +99,7 @@ class SourceReport:
 
 def open_source(
     file: SourceFile, options: ReadingOptions, *, end_of_text: str
-) -> tuple[SourceReport, Iterator[list[str]]]:
+) -> tuple[SourceReport, Iterator[SampleList]]:
     """Decide how to read a file, and read it.
 
     Returns:
@@ -88,12 +112,13 @@ def open_source(
     errors = "strict" if options.on_bad_bytes == "stop" else "surrogateescape"
     if file.kind in TABLE_KINDS:
         split = Choice("row", "a table: one row is one sample")
-        texts = read_table(file, encoding, errors, options.text_field)
+        samples = read_table(file, encoding, errors, options.fields)
     else:
         split = _split(file, encoding, options)
-        texts = split_text(_pieces(file, encoding, errors), split.value)
+        lists = split_text(_pieces(file, encoding, errors), split.value)
+        samples = (SampleList(texts, []) for texts in lists)
     report = SourceReport(file.name, file.sha256, encoding, split.value, split.reason)
-    return report, _guarded(file, _cleaned(texts, report, options, end_of_text), encoding)
+    return report, _guarded(file, _cleaned(samples, report, options, end_of_text), encoding)
 
 
 def _encoding(file: SourceFile, options: ReadingOptions) -> str:
@@ -106,7 +131,7 @@ def _encoding(file: SourceFile, options: ReadingOptions) -> str:
 
 def _split(file: SourceFile, encoding: str, options: ReadingOptions) -> Choice[str]:
     if options.split_on != AUTO:
-        return Choice(options.split_on.replace("\\n", "\n").replace("\\t", "\t"), "asked for")
+        return Choice(_escapes(options.split_on), "asked for")
     if file.kind == ".md":
         return Choice("document", "a Markdown file is one text")
     with io.TextIOWrapper(file.open(), encoding, errors="replace") as stream:
@@ -121,39 +146,40 @@ def _pieces(file: SourceFile, encoding: str, errors: str) -> Iterator[str]:
 
 
 def _cleaned(
-    texts: Iterator[list[str]], report: SourceReport, options: ReadingOptions, end_of_text: str
-) -> Iterator[list[str]]:
+    lists: Iterator[SampleList], report: SourceReport, options: ReadingOptions, end_of_text: str
+) -> Iterator[SampleList]:
     """Without empty samples and bytes that did not decode, split at end-of-text markers; all of it counted."""
-    for some in texts:
-        kept = some
-        if any(end_of_text in text for text in kept):
-            report.markers += sum(text.count(end_of_text) for text in kept)
-            kept = [part for text in kept for part in text.split(end_of_text)]
-        if options.on_bad_bytes != "stop":
-            kept = _without_bad_bytes(kept, report, options)
-        filled = [text for text in kept if text and not text.isspace()]
-        report.empty += len(kept) - len(filled)
-        report.samples += len(filled)
-        if filled:
-            yield filled
+    for some in lists:
+        texts = some.texts
+        if options.on_bad_bytes == "replace":
+            texts = _mended(texts, report)
+        if any(end_of_text in text for text in texts):
+            report.markers += sum(text.count(end_of_text) for text in texts)
+            if not some.prompt_characters:  # a pair is one sample whatever stands in it
+                texts = [part for text in texts for part in text.split(end_of_text)]
+        keep = [bool(text) and not text.isspace() for text in texts]
+        report.empty += keep.count(False)
+        if options.on_bad_bytes == "skip-sample":
+            bad = [bool(UNDECODABLE.search(text)) for text in texts]
+            report.skipped_samples += sum(bad)
+            keep = [good and not damaged for good, damaged in zip(keep, bad, strict=True)]
+        report.samples += sum(keep)
+        if any(keep):
+            yield SampleList(list(compress(texts, keep)), list(compress(some.prompt_characters, keep)))
 
 
-def _without_bad_bytes(texts: list[str], report: SourceReport, options: ReadingOptions) -> list[str]:
-    if options.on_bad_bytes == "skip-sample":
-        good = [text for text in texts if not UNDECODABLE.search(text)]
-        report.skipped_samples += len(texts) - len(good)
-        return good
-    replaced = []
+def _mended(texts: list[str], report: SourceReport) -> list[str]:
+    mended = []
     for text in texts:
-        mended, count = UNDECODABLE.subn("\ufffd", text)
+        good, count = UNDECODABLE.subn("\ufffd", text)
         report.replaced_bytes += count
-        replaced.append(mended)
-    return replaced
+        mended.append(good)
+    return mended
 
 
-def _guarded(file: SourceFile, texts: Iterator[list[str]], encoding: str) -> Iterator[list[str]]:
+def _guarded(file: SourceFile, samples: Iterator[SampleList], encoding: str) -> Iterator[SampleList]:
     while True:
-        some = _guard(file, lambda: next(texts, None), encoding)
+        some = _guard(file, lambda: next(samples, None), encoding)
         if some is None:
             return
         yield some

@@ -9,13 +9,18 @@ import io
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, BinaryIO, TextIO
 
+from tunesmith.data.samples import SampleList
 from tunesmith.data.source_files import SourceFile
 from tunesmith.errors import UserError
 
 Row = dict[str, Any]
+KNOWN_PAIRS = (("prompt", "completion"), ("question", "answer"), ("instruction", "output"), ("input", "output"))
+"""Fields that hold a prompt and its completion wherever they stand together without a `text`."""
+
 ROWS_A_TIME = 8192
 ROWS_LOOKED_AT = 200
 DEFAULT_FIELD = "text"
@@ -23,31 +28,85 @@ SHORTEST_TYPICAL_TEXT = 12
 """A field whose values are typically shorter holds labels, not texts."""
 
 
-def read_table(file: SourceFile, encoding: str, errors: str, text_field: str | None) -> Iterator[list[str]]:
-    """The texts of a table, a list at a time.
+@dataclass(frozen=True)
+class Fields:
+    """Which fields of a table make a sample, as they were asked for.
+
+    Attributes:
+        text: the whole sample; None chooses.
+        prompt: what is given, in a pair.
+        completion: what is to be predicted, in a pair.
+        template: how a pair becomes a text; holds {prompt} and, behind it, {completion}.
+    """
+
+    text: str | None = None
+    prompt: str | None = None
+    completion: str | None = None
+    template: str = "{prompt}\n{completion}"
+
+
+def read_table(file: SourceFile, encoding: str, errors: str, fields: Fields) -> Iterator[SampleList]:
+    """The samples of a table, a list at a time.
 
     Raises:
         UserError: for a damaged table, or if it is not clear which field holds the text.
     """
     with file.open() as binary:
         if file.kind in ARROW_TABLES:
-            yield from _texts(file, _arrow_rows(file, binary), text_field)
+            yield from _samples(file, _arrow_rows(file, binary), fields)
             return
         line_ends = "" if file.kind in {".csv", ".tsv"} else None  # csv finds its own
         with io.TextIOWrapper(binary, encoding, errors, newline=line_ends) as stream:
-            yield from _texts(file, TEXT_TABLES[file.kind](file, stream), text_field)
+            yield from _samples(file, TEXT_TABLES[file.kind](file, stream), fields)
 
 
-def _texts(file: SourceFile, rows: Iterator[Row], text_field: str | None) -> Iterator[list[str]]:
+def _samples(file: SourceFile, rows: Iterator[Row], fields: Fields) -> Iterator[SampleList]:
     first = list(islice(rows, ROWS_LOOKED_AT))
     if not first:
         raise UserError(f"{file.path} has no rows", hint="name a table that holds text")
-    field = choose_field(file, first, text_field)
+    names = list(dict.fromkeys(name for row in first for name in row))
+    pair = choose_pair(file, names, fields)
+    field = None if pair else choose_field(file, first, fields.text)
+    given_part, _, rest = fields.template.partition("{completion}")
     rows = chain(first, rows)
     number = 0
     while some := list(islice(rows, ROWS_A_TIME)):
-        yield [_text_of(file, row, field, number + index) for index, row in enumerate(some, start=1)]
+        numbered = list(enumerate(some, start=number + 1))
         number += len(some)
+        if field is not None:
+            yield SampleList([_text_of(file, row, field, at) for at, row in numbered], [])
+            continue
+        assert pair is not None
+        prompts, completions = ([_text_of(file, row, name, at) for at, row in numbered] for name in pair)
+        given = [given_part.replace("{prompt}", prompt) for prompt in prompts]
+        learned = [completion + rest if completion else "" for completion in completions]
+        yield SampleList(
+            [before + after if after else "" for before, after in zip(given, learned, strict=True)],
+            [len(before) for before in given],
+        )
+
+
+def choose_pair(file: SourceFile, names: list[str], fields: Fields) -> tuple[str, str] | None:
+    """The fields of prompt and completion, or None where a sample is one text.
+
+    Raises:
+        UserError: if an asked field is not there, or only one of the two was named.
+    """
+    asked = (fields.prompt, fields.completion)
+    if asked == (None, None):
+        known = [pair for pair in KNOWN_PAIRS if set(pair) <= set(names)]
+        return known[0] if known and fields.text is None and DEFAULT_FIELD not in names else None
+    if None in asked:
+        raise UserError(
+            "--prompt-field and --completion-field go together", hint="name both, or --text-field for whole texts"
+        )
+    for name in asked:
+        if name not in names:
+            raise UserError(
+                f"{file.path} has no column {name!r}; its columns are {', '.join(map(repr, names))}",
+                hint="--prompt-field and --completion-field name two of them",
+            )
+    return str(fields.prompt), str(fields.completion)
 
 
 def choose_field(file: SourceFile, rows: list[Row], asked: str | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from tunesmith.config import EvaluateConfig
 from tunesmith.data.corpus import is_prepared, prepare_corpus
 from tunesmith.data.source_files import find_source_files
-from tunesmith.data.sources import ReadingOptions
+from tunesmith.data.sources import reading_options
 from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.evaluation.perplexity import METHOD, confidence_interval, evaluate_split
 from tunesmith.machine import choose_device, choose_dtype
@@ -39,7 +39,7 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     corpus = prepare_corpus(
         config.sources,
         tokenizer,
-        ReadingOptions(config.split_on, config.text_field, config.encoding, config.on_bad_bytes),
+        reading_options(config),
         val_fraction=1,
         seed=config.seed,
     )

@@ -17,7 +17,7 @@ from tunesmith.data.batches import packed, packed_indices, windows_of
 from tunesmith.data.corpus import Int64s, Split
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import nats_of_each_token
-from tunesmith.model.packed import hidden_states, inference, on_device_of
+from tunesmith.model.packed import hidden_states, inference, on_device_of, rows_of
 
 METHOD = (
     "every token once, end-of-text included; samples separate, each behind an end-of-text; "
@@ -34,8 +34,8 @@ class Evaluation:
 
     Attributes:
         sample_nats: float64 [samples], summed cross-entropy of each sample.
-        sample_tokens: int64 [samples], tokens of each sample with its end-of-text.
-        text_bytes: UTF-8 bytes of all samples.
+        sample_tokens: int64 [samples], tokens of each sample with its end-of-text, without its prompt.
+        text_bytes: UTF-8 bytes of all that was predicted.
     """
 
     sample_nats: npt.NDArray[np.float64]
@@ -76,11 +76,11 @@ def evaluate_split(model: GPT2, split: Split, *, context_tokens: int, tokens_per
     with inference(model):
         for chosen, batch in zip(groups, packed(split, windows, tokens_per_batch), strict=True):
             hidden_NC = hidden_states(model, batch.tokens, batch.positions, batch.offsets)
-            targets_N = on_device_of(model, batch.targets)
-            nats_N = nats_of_each_token(hidden_NC, model.head_VC, targets_N, model.config.vocab_size)
-            window_nats = np.add.reduceat(nats_N.double().cpu().numpy(), batch.offsets[:-1])
-            np.add.at(sample_nats, windows.samples[chosen], window_nats)
-    return Evaluation(sample_nats, split.ends - split.starts, split.text_bytes)
+            hidden_MC, targets_M = rows_of(hidden_NC, batch.rows), on_device_of(model, batch.targets)
+            nats_M = nats_of_each_token(hidden_MC, model.head_VC, targets_M, model.config.vocab_size)
+            sample_M = np.repeat(windows.samples[chosen], np.diff(batch.offsets))[batch.rows]
+            np.add.at(sample_nats, sample_M, nats_M.double().cpu().numpy())
+    return Evaluation(sample_nats, split.ends - split.starts - split.prompt_tokens, split.text_bytes)
 
 
 def confidence_interval(evaluation: Evaluation, *, seed: int) -> tuple[float, float] | None:

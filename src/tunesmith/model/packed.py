@@ -31,6 +31,13 @@ def hidden_states(
     return hidden_NC
 
 
+def rows_of(hidden_NC: Tensor, rows_M: npt.NDArray[np.int64]) -> Tensor:
+    """The hidden states behind which something is predicted, [M, C]; all of them where nothing is left out."""
+    if len(rows_M) == len(hidden_NC):
+        return hidden_NC
+    return hidden_NC[torch.from_numpy(rows_M).to(hidden_NC.device, non_blocking=True)]
+
+
 def on_device_of(model: GPT2, values_N: npt.NDArray[np.int64]) -> Tensor:
     """An int64 array where the model is."""
     return torch.from_numpy(values_N).to(model.head_VC.device, non_blocking=True)

@@ -8,7 +8,7 @@ from tunesmith.config import PrepareConfig
 from tunesmith.data.batches import windows_of
 from tunesmith.data.corpus import Corpus, prepare_corpus
 from tunesmith.data.source_files import find_source_files
-from tunesmith.data.sources import ReadingOptions
+from tunesmith.data.sources import reading_options
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.errors import UserError
 from tunesmith.model.config_file import read_hf_config
@@ -38,7 +38,7 @@ def prepare_text(config: PrepareConfig) -> dict[str, Any]:
     corpus = prepare_corpus(
         config.sources,
         tokenizer,
-        ReadingOptions(config.split_on, config.text_field, config.encoding, config.on_bad_bytes),
+        reading_options(config),
         val_fraction=config.val_fraction,
         seed=config.seed,
         out=out,

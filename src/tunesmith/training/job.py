@@ -10,7 +10,7 @@ import torch
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus, is_prepared, prepare_corpus
 from tunesmith.data.source_files import find_source_files
-from tunesmith.data.sources import ReadingOptions
+from tunesmith.data.sources import reading_options
 from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.errors import UsageError, UserError
 from tunesmith.machine import choose_device, choose_dtype, environment
@@ -98,7 +98,7 @@ def _set_up(config: TrainConfig, run: RunFolder, stop: Callable[[], bool]) -> tu
     corpus = prepare_corpus(
         config.sources,
         tokenizer,
-        ReadingOptions(config.split_on, config.text_field, config.encoding, config.on_bad_bytes),
+        reading_options(config),
         val_fraction=config.val_fraction,
         seed=config.seed,
     )

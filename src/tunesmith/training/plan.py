@@ -121,7 +121,7 @@ def make_plan(config: TrainConfig, model: GPT2Config, corpus: Corpus) -> TrainPl
     context = chosen_context_tokens(config.context_tokens, model.n_positions)
     step = _tokens_per_step(config, corpus.train.n_tokens)
     micro = _tokens_per_micro_batch(model, device.value, dtype.value, context.value)
-    per_epoch = steps_per_epoch(corpus.train.n_tokens, len(windows_of(corpus.train, context.value)), step.value)
+    per_epoch = steps_per_epoch(windows_of(corpus.train, context.value), step.value)
     steps = Choice(max(round(per_epoch * config.epochs), 1), f"{config.epochs:g} epochs of {per_epoch} steps")
     if config.max_steps is not None and config.max_steps < steps.value:
         steps = Choice(config.max_steps, "--max-steps")

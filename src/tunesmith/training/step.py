@@ -1,6 +1,6 @@
 """One optimizer step, as a function of its arguments.
 
-The loss of a step is the sum of nats over all its tokens divided by their number, which is known before the
+The loss of a step is the sum of nats over all tokens it predicts divided by their number, which is known before the
 forward pass: the update does not depend on how the tokens were dealt to micro-batches.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from tunesmith.data.batches import Batch
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import sum_of_nats
-from tunesmith.model.packed import hidden_states, on_device_of
+from tunesmith.model.packed import hidden_states, on_device_of, rows_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def train_step(
         max_grad_norm: the gradient is scaled down to this norm if it is longer.
         scaler: enabled for fp16 only; it skips the update when the gradient overflowed.
     """
-    step_tokens = sum(batch.n_tokens for batch in micro_batches)
+    step_tokens = sum(len(batch.targets) for batch in micro_batches)
     step_nats = torch.zeros((), device=model.head_VC.device)
     for batch in micro_batches:
         nats = _nats(model, batch)
@@ -68,5 +68,5 @@ def train_step(
 
 def _nats(model: GPT2, batch: Batch) -> Tensor:
     hidden_NC = hidden_states(model, batch.tokens, batch.positions, batch.offsets)
-    targets_N = on_device_of(model, batch.targets)
-    return sum_of_nats(hidden_NC, model.head_VC, targets_N, model.config.vocab_size)
+    targets_M = on_device_of(model, batch.targets)
+    return sum_of_nats(rows_of(hidden_NC, batch.rows), model.head_VC, targets_M, model.config.vocab_size)

@@ -1,0 +1,23 @@
+"""Texts on their way from a file to the tokenizer, a list at a time."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SampleList:
+    """Samples in file order.
+
+    Attributes:
+        texts: whole texts.
+        prompt_characters: of each text, how many characters at its beginning are given and not to be predicted;
+            empty where every text is to be predicted whole.
+    """
+
+    texts: list[str]
+    prompt_characters: list[int]
+
+    def parts(self) -> tuple[list[str], list[str]]:
+        """What is given and what is to be predicted, text by text."""
+        pairs = zip(self.texts, self.prompt_characters, strict=True)
+        prompts, completions = zip(*((text[:cut], text[cut:]) for text, cut in pairs), strict=True)
+        return list(prompts), list(completions)
