@@ -136,8 +136,14 @@ def test_every_kind_of_table(field: str, tmp_path: Path) -> None:
         assert report.split_on == "row"
 
 
+def zstandard(content: bytes) -> bytes:
+    """Compress as the zstd program does."""
+    return bytes(pa.compress(content, codec="zstd", asbytes=True))
+
+
 @pytest.mark.parametrize(
-    ("suffix", "compress"), [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)]
+    ("suffix", "compress"),
+    [(".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress), (".zst", zstandard)],
 )
 def test_compressed_files(suffix: str, compress: Callable[[bytes], bytes], tmp_path: Path) -> None:
     """Compressed text and tables are read as if they were not; a cut-off one is an error."""

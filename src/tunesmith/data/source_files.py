@@ -21,11 +21,20 @@ from tunesmith.errors import UserError
 TEXT_KINDS = (".txt", ".md")
 TABLE_KINDS = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".arrow")
 READABLE = (*TEXT_KINDS, *TABLE_KINDS)
+
+
+def _open_zstandard(path: Path) -> object:
+    import pyarrow as pa  # noqa: PLC0415  the standard library reads it from Python 3.14 on
+
+    return pa.input_stream(str(path), compression="zstd")
+
+
 OPENERS: dict[str, Callable[[Path], object]] = {
     "": lambda path: path.open("rb"),
     ".gz": gzip.open,
     ".bz2": bz2.open,
     ".xz": lzma.open,
+    ".zst": _open_zstandard,
 }
 """By the suffix of a compressed file; all stream, none holds a whole file."""
 

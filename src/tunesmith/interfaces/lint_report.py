@@ -54,6 +54,8 @@ def _counts(report: dict[str, Any]) -> list[tuple[str, str]]:
         ("left out", f"{dropped['empty']:,} empty samples, {dropped['undecodable']:,} that do not decode"),
         ("duplicates", f"{report['duplicate_samples']:,}"),
     ]
+    if report["prompt_tokens"]:
+        rows.append(("prompts", f"{report['prompt_tokens']:,} of the tokens are given, the others are learned"))
     if report["end_of_text_markers"]:
         rows.append(("markers", f"{report['end_of_text_markers']:,} end-of-text markers in the text, taken as borders"))
     if report["skipped_files"]:

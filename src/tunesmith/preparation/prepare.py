@@ -59,6 +59,7 @@ def _report(corpus: Corpus, tokenizer: TextTokenizer, config: PrepareConfig, con
         "dropped": {"empty": manifest["empty"], "undecodable": manifest["skipped_samples"]},
         "replaced_bytes": manifest["replaced_bytes"],
         "end_of_text_markers": manifest["markers"],
+        "prompt_tokens": manifest["prompt_tokens"],
         "duplicate_samples": manifest["duplicate_samples"],
         "tokens_per_character": manifest["tokens"] / manifest["characters"],
         "sources": manifest["sources"],
@@ -92,16 +93,22 @@ def _longest(corpus: Corpus, tokenizer: TextTokenizer, counts: Any) -> list[dict
 
 
 def _preview(corpus: Corpus, tokenizer: TextTokenizer, n_windows: int, context_tokens: int) -> list[str]:
-    """The first windows as the model sees them: what it reads first, and between the borders what it must predict."""
+    """The first windows as the model sees them; between the brackets stands what it must predict."""
     windows = windows_of(corpus.train, context_tokens)
     shown = []
-    for start, length in zip(windows.starts[:n_windows].tolist(), windows.lengths[:n_windows].tolist(), strict=True):
+    columns = (windows.starts, windows.lengths, windows.prompt_tokens)
+    for start, length, prompt in zip(*(column[:n_windows].tolist() for column in columns), strict=True):
         ids = corpus.train.tokens[start - 1 : start + length].tolist()
-        first, *learned = ids
-        ends = learned and learned[-1] == tokenizer.end_of_text_id
-        text = tokenizer.decode(learned[:-1] if ends else learned)
-        if len(text) > SHOWN_CHARACTERS:
-            text = f"{text[: SHOWN_CHARACTERS // 2]} ... {text[-SHOWN_CHARACTERS // 2 :]}"
-        before = tokenizer.end_of_text if first == tokenizer.end_of_text_id else tokenizer.decode([first])
-        shown.append(f"{before}{BORDER_LEFT}{text}{tokenizer.end_of_text if ends else ''}{BORDER_RIGHT}")
+        given, learned = ids[: 1 + prompt], ids[1 + prompt :]
+        shown.append(f"{_shown(given, tokenizer)}{BORDER_LEFT}{_shown(learned, tokenizer)}{BORDER_RIGHT}")
     return shown
+
+
+def _shown(ids: list[int], tokenizer: TextTokenizer) -> str:
+    """Decoded, with visible end-of-text, cut in the middle if it is long."""
+    at_start, at_end = (bool(ids) and ids[index] == tokenizer.end_of_text_id for index in (0, -1))
+    inner = ids[at_start : len(ids) - at_end] if len(ids) > 1 else [] if at_start else ids
+    text = tokenizer.decode(inner)
+    if len(text) > SHOWN_CHARACTERS:
+        text = f"{text[: SHOWN_CHARACTERS // 2]} ... {text[-SHOWN_CHARACTERS // 2 :]}"
+    return f"{tokenizer.end_of_text * at_start}{text}{tokenizer.end_of_text * (at_end and len(ids) > 1)}"
