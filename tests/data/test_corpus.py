@@ -157,3 +157,29 @@ def test_prompts_are_given_and_completions_learned(tokenizer: TextTokenizer, tmp
     assert len(learned) == 40
     assert corpus.manifest["bytes"] == sum(len(row["answer"]) for row in rows)
     assert corpus.validation.text_bytes + corpus.train.text_bytes == corpus.manifest["bytes"]
+
+
+@pytest.mark.parametrize("may_be_cut", [True, False])
+def test_long_documents_are_read_in_parts(
+    may_be_cut: bool,  # noqa: FBT001  parametrized
+    tokenizer: TextTokenizer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Documents many times longer than a part have the ids of the whole text, one end-of-text each, and all counts."""
+    documents = ["".join(f"Word{n} {n * k}\n" + "\n " * (n % 3) for n in range(300)) for k in (1, 7)] + ["short"]
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    for number, document in enumerate(documents):
+        (folder / f"{number}.md").write_text(f"\n\n{document}\n\n", encoding="utf-8")
+    monkeypatch.setattr("tunesmith.data.splitting.PART_CHARACTERS", 500)
+    monkeypatch.setattr("tunesmith.data.splitting.LAST_BORDER_CHARACTERS", 100)
+    monkeypatch.setattr("tunesmith.data.sources.CHARACTERS_AT_A_TIME", 77)
+    monkeypatch.setattr(tokenizer, "may_be_cut", may_be_cut)
+    corpus = prepare_corpus([str(folder)], tokenizer, ReadingOptions(), val_fraction=1, seed=0)
+    texts = [document.strip("\n") for document in documents]
+    assert sample_tokens(corpus) == [[*ids, 0] for ids in tokenizer.encode(texts)]
+    manifest = corpus.manifest
+    assert manifest["bytes"] == manifest["characters"] == sum(map(len, texts))
+    assert manifest["samples"] == sum(source["samples"] for source in manifest["sources"]) == 3
+    assert manifest["duplicate_samples"] == 0

@@ -36,7 +36,7 @@ def test_pieces_change_nothing(text: str, sizes: list[int]) -> None:
         "==": [part.strip("\n") for part in text.split("==")],
     }
     for mode, samples in expected.items():
-        given_samples = [sample for some in split_text(cut(text, sizes), mode) for sample in some]
+        given_samples = [sample for some in split_text(cut(text, sizes), mode) for sample in some.texts]
         if mode == "blank-line":  # blanks at the very ends belong to no sample's text
             assert [s.strip() for s in visible(given_samples)] == [s.strip() for s in visible(samples)]
         else:

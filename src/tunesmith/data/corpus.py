@@ -227,7 +227,7 @@ def _fill_corpus(
             "tokenizer_reason": fast.reason,
             "dtype": dtype.name,
             "samples": len(samples.token_counts),
-            "duplicate_samples": len(samples.hashes) - len(np.unique(samples.hashes)),
+            "duplicate_samples": len(samples.hashes) - held.distinct_samples,
             "train_samples": len(held.train),
             "validation_samples": len(held.validation),
             "validation_by": held.method,
@@ -245,7 +245,7 @@ def _fill_corpus(
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Samples:
     """What is known of each sample: tokens with its end-of-text, those of its prompt, bytes to predict, a hash."""
 
@@ -255,41 +255,90 @@ class _Samples:
     hashes: Int64s
     characters: int
 
+    @classmethod
+    def of(cls, columns: Sequence[Int64s], *, characters: int) -> "_Samples":
+        """From columns in the order of the fields."""
+        token_counts, prompt_counts, text_bytes, hashes = columns
+        return cls(token_counts, prompt_counts, text_bytes, hashes, characters)
+
+    def columns(self) -> list[Int64s]:
+        return [self.token_counts, self.prompt_counts, self.text_bytes, self.hashes]
+
+    def last(self) -> "_Samples":
+        """The last sample alone; its characters stay where they were counted."""
+        return _Samples.of([column[-1:].copy() for column in self.columns()], characters=0)
+
+    def without_last(self) -> "_Samples":
+        return _Samples.of([column[:-1] for column in self.columns()], characters=self.characters)
+
+    def continue_first(self, begun: "_Samples") -> None:
+        """Add to the first sample what was known of its beginning."""
+        self.token_counts[0] += begun.token_counts[0]
+        self.text_bytes[0] += begun.text_bytes[0]
+        self.hashes[0] = hash((int(begun.hashes[0]), int(self.hashes[0])))
+
+
+def joined(lists: list[_Samples]) -> _Samples:
+    """Lists of samples behind one another."""
+    empty = np.zeros(0, np.int64)
+    columns = [np.concatenate([empty, *parts]) for parts in zip(*(some.columns() for some in lists), strict=True)]
+    return _Samples.of(columns or [empty] * 4, characters=sum(some.characters for some in lists))
+
 
 class _SampleWriter:
-    """Tokenises texts a list at a time and appends them to the token file."""
+    """Tokenises samples a list at a time and appends them to the token file."""
 
     def __init__(self, tokenizer: TextTokenizer, fast: FastTokenizer, dtype: np.dtype[Any]) -> None:
+        self._tokenizer = tokenizer
         self._fast = fast
-        self._end_of_text_id = tokenizer.end_of_text_id
         self._dtype = dtype
-        self._columns: list[tuple[Int64s, Int64s, Int64s, Int64s]] = []
-        self._characters = 0
+        self._lists: list[_Samples] = []
+        self._unfinished: _Samples | None = None
+        self._held_back = ""
 
     def write(self, file: BinaryIO, samples: SampleList) -> None:
-        """Append samples, each followed by end-of-text."""
-        texts = samples.texts
-        if samples.prompt_characters:  # apart, so that no token reaches from the prompt into the completion
-            prompts, predicted = samples.parts()
-            alternating = [part for pair in zip(prompts, predicted, strict=True) for part in pair]
-            ids, part_counts = self._fast.encode_packed(alternating)
-            prompt_counts = part_counts[::2]
-            counts = prompt_counts + part_counts[1::2]
-        else:
-            predicted = texts
-            ids, counts = self._fast.encode_packed(texts)
-            prompt_counts = np.zeros_like(counts)
-        file.write(with_ends(ids, counts, self._end_of_text_id).astype(self._dtype).tobytes())
-        text_bytes = np.fromiter((len(text.encode()) for text in predicted), np.int64, len(texts))
-        hashes = np.fromiter((hash(text.strip()) for text in texts), np.int64, len(texts))
-        self._columns.append((counts + 1, prompt_counts, text_bytes, hashes))
-        self._characters += sum(map(len, texts))
+        """Append samples, each followed by end-of-text; the last one stays open where it goes on."""
+        samples = self._joined_if_needed(samples)
+        if not samples.texts:
+            return
+        ids, counts, prompt_counts, predicted = self._encode(samples)
+        tokens = with_ends(ids, counts, self._tokenizer.end_of_text_id)
+        file.write(tokens[: len(tokens) - samples.goes_on].astype(self._dtype).tobytes())
+        n = len(samples.texts)
+        some = _Samples(
+            token_counts=counts + 1,
+            prompt_counts=prompt_counts,
+            text_bytes=np.fromiter(map(len, map(str.encode, predicted)), np.int64, n),
+            hashes=np.fromiter(map(hash, map(str.strip, samples.texts)), np.int64, n),
+            characters=sum(map(len, samples.texts)),
+        )
+        some.token_counts[-1] -= samples.goes_on
+        if self._unfinished is not None:
+            some.continue_first(self._unfinished)
+        self._unfinished = some.last() if samples.goes_on else None
+        self._lists.append(some.without_last() if samples.goes_on else some)
 
     def samples(self) -> _Samples:
         """All that was written."""
-        empty = np.zeros(0, np.int64)
-        columns = [np.concatenate([empty, *parts]) for parts in zip(*self._columns, strict=True)] or [empty] * 4
-        return _Samples(columns[0], columns[1], columns[2], columns[3], self._characters)
+        return joined(self._lists)
+
+    def _joined_if_needed(self, samples: SampleList) -> SampleList:
+        """Parts of a document are put together again for a tokenizer that may not be given parts."""
+        if self._tokenizer.may_be_cut or not (samples.goes_on or self._held_back):
+            return samples
+        texts = [self._held_back + samples.texts[0], *samples.texts[1:]]
+        self._held_back = texts.pop() if samples.goes_on else ""
+        return SampleList(texts, samples.prompt_characters)
+
+    def _encode(self, samples: SampleList) -> tuple[TokenIds, Int64s, Int64s, list[str]]:
+        """Ids, tokens of each sample and of its prompt, and the texts that are to be predicted."""
+        if not samples.prompt_characters:
+            ids, counts = self._fast.encode_packed(samples.texts)
+            return ids, counts, np.zeros_like(counts), samples.texts
+        prompts, completions = samples.parts()  # apart, so that no token reaches from one into the other
+        alternating = [part for pair in zip(prompts, completions, strict=True) for part in pair]
+        ids, part_counts = self._fast.encode_packed(alternating)
+        return ids, part_counts[::2] + part_counts[1::2], part_counts[::2], completions
 
 
 def with_ends(ids: TokenIds, counts: Int64s, end_of_text_id: int) -> TokenIds:

@@ -25,6 +25,7 @@ class Holdout:
         validation: int64 [n, 3], what is kept apart, ascending.
         samples: which samples are kept apart whole; None where documents were cut.
         method: in a few words.
+        distinct_samples: how many different texts there are.
     """
 
     SHORTEST_CUT_TOKENS: ClassVar[int] = 512
@@ -33,6 +34,7 @@ class Holdout:
     validation: Int64s
     samples: Int64s | None
     method: str
+    distinct_samples: int
 
 
 def hold_out(token_counts: Int64s, prompt_counts: Int64s, hashes: Int64s, *, fraction: float, seed: int) -> Holdout:
@@ -48,14 +50,15 @@ def hold_out(token_counts: Int64s, prompt_counts: Int64s, hashes: Int64s, *, fra
     ends = 1 + np.cumsum(token_counts)
     ranges = np.stack([ends - token_counts, ends, prompt_counts], axis=1)
     n_samples = len(token_counts)
+    groups = _groups_by_first_appearance(hashes)
+    distinct = int(groups.max()) + 1
     if fraction in {0, 1}:
         chosen = np.full(n_samples, bool(fraction))
-        return _by_samples(ranges, chosen, "every sample" if fraction else "no sample")
+        return _by_samples(ranges, chosen, "every sample" if fraction else "no sample", distinct)
     is_long = token_counts.min() >= Holdout.SHORTEST_CUT_TOKENS
     if n_samples < FEW_SAMPLES and is_long and not prompt_counts.any():
-        return _by_cutting(ranges, fraction)
-    groups = _groups_by_first_appearance(hashes)
-    if groups.max() == 0:  # nothing but copies of one text: grouping cannot help
+        return _by_cutting(ranges, fraction, distinct)
+    if distinct == 1:  # nothing but copies of one text: grouping cannot help
         groups = np.arange(n_samples)
     wanted = min(max(round(n_samples * fraction), 1), n_samples - 1)
     sizes = np.bincount(groups)
@@ -63,7 +66,7 @@ def hold_out(token_counts: Int64s, prompt_counts: Int64s, hashes: Int64s, *, fra
     reached = np.cumsum(sizes[order])
     n_groups = min(int(np.searchsorted(reached, wanted)) + 1, len(sizes) - 1)
     chosen = np.isin(groups, order[:n_groups])
-    return _by_samples(ranges, chosen, "whole samples, duplicates together")
+    return _by_samples(ranges, chosen, "whole samples, duplicates together", distinct)
 
 
 def _groups_by_first_appearance(hashes: Int64s) -> Int64s:
@@ -74,15 +77,16 @@ def _groups_by_first_appearance(hashes: Int64s) -> Int64s:
     return number[group]
 
 
-def _by_samples(ranges: Int64s, chosen: npt.NDArray[np.bool_], method: str) -> Holdout:
-    return Holdout(ranges[~chosen], ranges[chosen], np.flatnonzero(chosen), method)
+def _by_samples(ranges: Int64s, chosen: npt.NDArray[np.bool_], method: str, distinct: int) -> Holdout:
+    return Holdout(ranges[~chosen], ranges[chosen], np.flatnonzero(chosen), method, distinct)
 
 
-def _by_cutting(ranges: Int64s, fraction: float) -> Holdout:
+def _by_cutting(ranges: Int64s, fraction: float, distinct: int) -> Holdout:
     cut = ranges[:, 1] - np.maximum(np.round((ranges[:, 1] - ranges[:, 0]) * fraction).astype(np.int64), 1)
     return Holdout(
         np.stack([ranges[:, 0], cut, ranges[:, 2]], axis=1),
         np.stack([cut, ranges[:, 1], ranges[:, 2]], axis=1),
         None,
         "the end of each document",
+        distinct,
     )

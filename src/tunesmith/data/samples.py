@@ -11,10 +11,13 @@ class SampleList:
         texts: whole texts.
         prompt_characters: of each text, how many characters at its beginning are given and not to be predicted;
             empty where every text is to be predicted whole.
+        goes_on: whether the last text is unfinished and continues with the first text of the next list: a long
+            document comes in parts, so that none has to fit into memory.
     """
 
     texts: list[str]
     prompt_characters: list[int]
+    goes_on: bool = False
 
     def parts(self) -> tuple[list[str], list[str]]:
         """What is given and what is to be predicted, text by text."""

@@ -115,8 +115,9 @@ def open_source(
         samples = read_table(file, encoding, errors, options.fields)
     else:
         split = _split(file, encoding, options)
-        lists = split_text(_pieces(file, encoding, errors), split.value)
-        samples = (SampleList(texts, []) for texts in lists)
+        samples = split_text(_pieces(file, encoding, errors), split.value)
+        if options.on_bad_bytes == "skip-sample":
+            samples = _whole(samples)
     report = SourceReport(file.name, file.sha256, encoding, split.value, split.reason)
     return report, _guarded(file, _cleaned(samples, report, options, end_of_text), encoding)
 
@@ -149,23 +150,40 @@ def _cleaned(
     lists: Iterator[SampleList], report: SourceReport, options: ReadingOptions, end_of_text: str
 ) -> Iterator[SampleList]:
     """Without empty samples and bytes that did not decode, split at end-of-text markers; all of it counted."""
+    continued = False  # a part of a document that has begun is kept whatever it holds
     for some in lists:
         texts = some.texts
         if options.on_bad_bytes == "replace":
             texts = _mended(texts, report)
-        if any(end_of_text in text for text in texts):
+        if end_of_text in "\n".join(texts):
             report.markers += sum(text.count(end_of_text) for text in texts)
             if not some.prompt_characters:  # a pair is one sample whatever stands in it
                 texts = [part for text in texts for part in text.split(end_of_text)]
-        keep = [bool(text) and not text.isspace() for text in texts]
+        keep = list(map(bool, map(str.strip, texts)))
+        open_ends = (continued, some.goes_on)
+        keep[0] = keep[0] or continued
+        keep[-1] = keep[-1] or some.goes_on
         report.empty += keep.count(False)
         if options.on_bad_bytes == "skip-sample":
             bad = [bool(UNDECODABLE.search(text)) for text in texts]
             report.skipped_samples += sum(bad)
             keep = [good and not damaged for good, damaged in zip(keep, bad, strict=True)]
-        report.samples += sum(keep)
-        if any(keep):
-            yield SampleList(list(compress(texts, keep)), list(compress(some.prompt_characters, keep)))
+        continued = some.goes_on
+        report.samples += sum(keep) - open_ends[1]
+        if all(keep):
+            yield SampleList(texts, some.prompt_characters, some.goes_on)
+        elif any(keep):
+            yield SampleList(list(compress(texts, keep)), list(compress(some.prompt_characters, keep)), some.goes_on)
+
+
+def _whole(lists: Iterator[SampleList]) -> Iterator[SampleList]:
+    """Without parts: whether a sample is skipped can only be said of the whole of it."""
+    parts: list[str] = []
+    for some in lists:
+        parts.append(some.texts[0])
+        if not some.goes_on:
+            yield SampleList(["".join(parts), *some.texts[1:]], some.prompt_characters)
+            parts = []
 
 
 def _mended(texts: list[str], report: SourceReport) -> list[str]:

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from tunesmith.data.samples import SampleList
+from tunesmith.data.tokenizer import SAFE_BORDER
 from tunesmith.machine import Choice
 
 AUTO, LINE, BLANK_LINE, DOCUMENT = "auto", "line", "blank-line", "document"
@@ -20,6 +22,9 @@ FEW_BLANK_LINES = 0.02
 NO_BLANK_LINES = 0.005
 MANY_LINES = 500
 MANY_BLOCKS = 20
+PART_CHARACTERS = 4 << 20
+"""A document is passed on in parts of about this size."""
+LAST_BORDER_CHARACTERS = 1 << 14
 WRAPPED_SHARE = 0.3
 """Share of lines that begin with a small letter from which a text was wrapped in the middle of sentences."""
 WRAPPED_LINE_CHARACTERS = 40
@@ -74,7 +79,7 @@ def choose_split(head: str) -> Choice[str]:
     return Choice(DOCUMENT, "long paragraphs: running text")
 
 
-def split_text(pieces: Iterable[str], split_on: str) -> Iterator[list[str]]:
+def split_text(pieces: Iterable[str], split_on: str) -> Iterator[SampleList]:
     """Samples of a text that comes in pieces, a list at a time; line ends are LF, a last one ends the text.
 
     Args:
@@ -82,18 +87,33 @@ def split_text(pieces: Iterable[str], split_on: str) -> Iterator[list[str]]:
         split_on: line, blank-line, document, or any other string, which then is the border itself.
     """
     if split_on == DOCUMENT:
-        yield ["".join(pieces).strip("\n")]
+        yield from _document(pieces)
         return
     literal = {LINE: "\n", BLANK_LINE: "\n\n"}.get(split_on, split_on)
     rest = ""
     for piece in pieces:
         rest += piece
-        if literal not in rest:
+        if not (BLANK_LINES.search(rest) if split_on == BLANK_LINE else literal in rest):
             continue
         # The last sample may go on in the next piece, and so may the border behind it.
         *samples, rest = BLANK_LINES.split(rest) if split_on == BLANK_LINE else rest.split(literal)
         if split_on == BLANK_LINE and not rest.strip():
             rest = f"{samples.pop()}\n\n{rest}"
-        yield samples if split_on == LINE else [sample.strip("\n") for sample in samples]
+        yield SampleList(samples if split_on == LINE else [sample.strip("\n") for sample in samples], [])
     if rest:
-        yield [rest if split_on == LINE else rest.strip("\n")]
+        yield SampleList([rest if split_on == LINE else rest.strip("\n")], [])
+
+
+def _document(pieces: Iterable[str]) -> Iterator[SampleList]:
+    """One sample, in parts where it is long; line ends at its beginning and end are no part of it."""
+    rest = ""
+    begun = False
+    for piece in pieces:
+        rest += piece if begun else piece.lstrip("\n")
+        begun = begun or bool(rest)
+        if len(rest) >= PART_CHARACTERS:
+            borders = [match.start() for match in SAFE_BORDER.finditer(rest, len(rest) - LAST_BORDER_CHARACTERS)]
+            if borders:  # else it is left to grow: text without a single blank is rare
+                yield SampleList([rest[: borders[-1]]], [], goes_on=True)
+                rest = rest[borders[-1] :]
+    yield SampleList([rest.rstrip("\n")], [])

@@ -75,7 +75,7 @@ class TextTokenizer:
 
     def encode_packed(self, texts: list[str]) -> tuple[TokenIds, Int64s]:
         """Ids of all texts behind one another, and how many each text has; for large amounts of text."""
-        pieces, pieces_of_text = safe_pieces(texts) if self._may_be_cut else (texts, [1] * len(texts))
+        pieces, pieces_of_text = safe_pieces(texts) if self.may_be_cut else (texts, [1] * len(texts))
         encodings = self._tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
         counts = np.fromiter((len(encoding) for encoding in encodings), np.int64, len(encodings))
         ids = np.concatenate(
@@ -95,7 +95,7 @@ class TextTokenizer:
         return [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
 
     @cached_property
-    def _may_be_cut(self) -> bool:
+    def may_be_cut(self) -> bool:
         """Whether GPT-2's own pre-tokenizer is at work, for which `safe_pieces` is exact."""
         content = json.loads(self.to_json())
         pre_tokenizer = content.get("pre_tokenizer") or {}
