@@ -38,7 +38,7 @@ def _sources(sources: list[dict[str, Any]], width: int) -> str:
         name = set_cell_size(printable(source["name"]), name_width)
         encoding = source["encoding"] or "binary"
         lines.append(f"{name}  {source['samples']:>8,} samples  {encoding:<9}  split on {source['split_on']!s}")
-        lines.append(f"{'':<{name_width}}  {source['reason']}")
+        lines.append(_indented(source["reason"], width, name_width + 2))
     if len(sources) > SHOWN_SOURCES:
         lines.append(f"... and {len(sources) - SHOWN_SOURCES} more files")
     return "\n".join(lines)
@@ -49,7 +49,7 @@ def _counts(report: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [
         ("samples", f"{report['samples']:,}, of them {report['val_samples']:,} kept apart ({report['val_by']})"),
         ("tokens", f"{report['tokens']:,} from {report['bytes']:,} bytes"),
-        ("fit", f"{report['tokens_per_character']:.2f} tokens a character with the tokenizer of {report['tokenizer']}"),
+        ("fit", f"{report['tokens_per_character']:.2f} tokens a character"),
         ("windows", f"{report['windows']:,} of at most {report['context_tokens']:,} tokens in an epoch"),
         ("left out", f"{dropped['empty']:,} empty samples, {dropped['undecodable']:,} that do not decode"),
         ("duplicates", f"{report['duplicate_samples']:,}"),
@@ -74,7 +74,7 @@ def _histogram(lengths: list[dict[str, int]]) -> str:
     return "\n".join(lines)
 
 
-def _indented(text: str, width: int) -> str:
+def _indented(text: str, width: int, indent: int = 2) -> str:
     one_line = " / ".join(line.strip() for line in printable(text).splitlines() if line.strip())
-    lines = Text(one_line).wrap(Console(width=width), width - 2)
-    return "\n".join(f"  {line.plain.rstrip()}" for line in lines)
+    lines = Text(one_line).wrap(Console(width=width), width - indent)
+    return "\n".join(" " * indent + line.plain.rstrip() for line in lines)
