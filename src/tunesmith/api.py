@@ -1,16 +1,18 @@
-"""The verbs as Python functions: keyword arguments are the fields of the verb's configuration."""
+"""The verbs as Python functions: keyword arguments are the fields of the verb's configuration.
+
+Each function imports its verb when it is called: `prepare` works without torch, and nothing waits for what it does not
+use.
+"""
 
 from collections.abc import Callable
 from os import PathLike, fspath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunesmith.config import EvaluateConfig, GenerateConfig, PrepareConfig, TrainConfig
-from tunesmith.evaluation.evaluate import evaluate_model
-from tunesmith.generation.generate import GeneratedText, generate_texts
-from tunesmith.preparation.prepare import prepare_text
-from tunesmith.training.events import Ended, Event, TrainResult
-from tunesmith.training.interrupt import stop_on_signals
-from tunesmith.training.job import train_model
+
+if TYPE_CHECKING:
+    from tunesmith.generation.generate import GeneratedText
+    from tunesmith.training.events import Event, TrainResult
 
 Source = str | PathLike[str]
 
@@ -26,15 +28,17 @@ def prepare(*sources: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
+    from tunesmith.preparation.prepare import prepare_text  # noqa: PLC0415
+
     return prepare_text(PrepareConfig(tuple(fspath(source) for source in sources), **_plain(options)))
 
 
 def train(
     *sources: Source,
     out: Source,
-    on_event: Callable[[Event], None] | None = None,
+    on_event: "Callable[[Event], None] | None" = None,
     **options: Any,  # noqa: ANN401
-) -> TrainResult:
+) -> "TrainResult":
     """Fine-tune a model on text.
 
     Args:
@@ -51,12 +55,16 @@ def train(
     return run_training(config, on_event=on_event or (lambda _event: None))
 
 
-def run_training(config: TrainConfig, *, on_event: Callable[[Event], None]) -> TrainResult:
+def run_training(config: TrainConfig, *, on_event: "Callable[[Event], None]") -> "TrainResult":
     """Train as configured; Ctrl-C and SIGTERM save and end the run.
 
     Raises:
         UserError: if it cannot be done.
     """
+    from tunesmith.training.events import Ended  # noqa: PLC0415  as the module's docstring says, here and below
+    from tunesmith.training.interrupt import stop_on_signals  # noqa: PLC0415
+    from tunesmith.training.job import train_model  # noqa: PLC0415
+
     with stop_on_signals() as stop:
         for event in train_model(config, stop=stop):
             on_event(event)
@@ -77,10 +85,12 @@ def evaluate(model: Source, *sources: Source, **options: Any) -> dict[str, Any]:
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
+    from tunesmith.evaluation.evaluate import evaluate_model  # noqa: PLC0415
+
     return evaluate_model(EvaluateConfig(fspath(model), tuple(fspath(source) for source in sources), **_plain(options)))
 
 
-def generate(model: Source, **options: Any) -> list[GeneratedText]:  # noqa: ANN401
+def generate(model: Source, **options: Any) -> "list[GeneratedText]":  # noqa: ANN401
     """Write texts.
 
     Args:
@@ -91,6 +101,8 @@ def generate(model: Source, **options: Any) -> list[GeneratedText]:  # noqa: ANN
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
+    from tunesmith.generation.generate import generate_texts  # noqa: PLC0415
+
     return generate_texts(GenerateConfig(fspath(model), **_plain(options)))
 
 
