@@ -59,17 +59,17 @@ def data_section(result: dict[str, Any]) -> list[str]:
         "## Text to training tokens",
         "",
         (
-            f"`{result['command']}` on {result['date']}: 25 MB of novels, one sample a line, GPT-2's tokenizer. Ours from "
-            f"an empty cache in a process of its own, start-up included; the guide's side on its first 20,000 lines, "
-            f"without its imports. tunesmith had **{result['times_faster']:.0f} times the guide's rate**."
+            f"`{result['command']}` on {result['date']}: 25 MB of novels, one sample a line, GPT-2's tokenizer. "
+            f"Ours from an empty cache in a process of its own, start-up included; the guide's side on its first 20,000 "
+            f"lines, without its imports. tunesmith had **{result['times_faster']:.0f} times the guide's rate**."
         ),
         "",
         "| | s | MB/s | peak memory, MiB |",
         "|---|---|---|---|",
         *rows,
         "",
-        "About a second of ours is start-up (imports and loading the fast tokenizer); a second `prepare` of the same text",
-        "takes 0.4 s, because it is found by its content.",
+        "About a second of ours is start-up (imports and loading the fast tokenizer); a second `prepare` of the same",
+        "text takes 0.4 s, because it is found by its content.",
         "",
         _environment(result["environment"]),
         "",
