@@ -60,7 +60,7 @@ def data_section(result: dict[str, Any]) -> list[str]:
         "",
         (
             f"`{result['command']}` on {result['date']}: 25 MB of novels, one sample a line, GPT-2's tokenizer. "
-            f"Ours from an empty cache in a process of its own, start-up included; the guide's side on its first 20,000 "
+            "Ours from an empty cache in a process of its own, start-up included; the guide's side on its first 20,000 "
             f"lines, without its imports. tunesmith had **{result['times_faster']:.0f} times the guide's rate**."
         ),
         "",
