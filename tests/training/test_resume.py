@@ -96,10 +96,13 @@ def test_a_crash_behind_a_checkpoint_is_forgotten(config: TrainConfig) -> None:
     assert_same_run(config.out, f"{config.out}-unbroken")
 
 
-def test_resume_from_another_folder(config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sources that were named relative to the first folder are found again."""
+@pytest.mark.parametrize("source", ["log.txt", "*.txt"])
+def test_resume_from_another_folder(
+    source: str, config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sources that were named relative to the first folder are found again, and are the same text."""
     monkeypatch.chdir(tmp_path)
-    run(replace(config, sources=("log.txt",)), stop_after=2)
+    run(replace(config, sources=(source,)), stop_after=2)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)

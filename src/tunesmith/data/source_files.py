@@ -45,7 +45,7 @@ class SourceFile:
 
     Attributes:
         path: where it is.
-        name: how it is called in reports: as it was named, or its path inside the named folder.
+        name: how it is called in reports: its own name, or its path inside the named folder.
         kind: what it holds, as a suffix (".txt", ".csv", ...).
         compression: its outer suffix (".gz", ...), or "".
     """
@@ -93,22 +93,22 @@ def find_source_files(sources: Iterable[str]) -> FoundFiles:
             files.append(_named_file(path))
             continue
         if path.is_dir():
-            inside = [(below, below.relative_to(path).as_posix()) for below in _files_below(path)]
+            inside = sorted((below.relative_to(path).as_posix(), below) for below in _files_below(path))
         else:
-            inside = [(path, str(path)) for path in _matching(source)]
+            inside = [(match.name, match) for match in _matching(source)]
         if not inside and not path.is_dir():
             raise UserError(
                 f"there is no file {source}", hint="check the path; relative paths start at the current folder"
             )
-        readable = [(_source_file(found, name), name) for found, name in inside if found.stat().st_size]
+        readable = [(_source_file(found, name), name) for name, found in inside if found.stat().st_size]
         skipped += [name for file, name in readable if file is None]
-        kept = [file for file, _ in readable if file is not None]
+        kept = [file for file, _ in readable if file is not None]  # names do not depend on where the user stands
         if not kept:
             raise UserError(
                 f"{source} holds no text that can be read" + (f", only {skipped[-1]}" if skipped else ""),
                 hint=f"readable are {', '.join(READABLE)}, also compressed ({', '.join(filter(None, OPENERS))})",
             )
-        files += sorted(kept, key=lambda file: file.name)
+        files += kept
     return FoundFiles(tuple(files), tuple(skipped))
 
 
@@ -136,7 +136,7 @@ def _matching(pattern: str) -> list[Path]:
     """Files that match a glob, each once however many links lead to it."""
     matches = glob.glob(pattern, recursive=True)  # noqa: PTH207  Path.glob takes no absolute pattern
     shortest_first = sorted((Path(match) for match in matches), key=lambda path: (len(path.parts), path))
-    return list({path.resolve(): path for path in reversed(shortest_first) if path.is_file()}.values())
+    return sorted({path.resolve(): path for path in reversed(shortest_first) if path.is_file()}.values())
 
 
 def _files_below(folder: Path) -> Iterator[Path]:

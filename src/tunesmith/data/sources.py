@@ -160,7 +160,6 @@ def _cleaned(
             if not some.prompt_characters:  # a pair is one sample whatever stands in it
                 texts = [part for text in texts for part in text.split(end_of_text)]
         keep = list(map(bool, map(str.strip, texts)))
-        open_ends = (continued, some.goes_on)
         keep[0] = keep[0] or continued
         keep[-1] = keep[-1] or some.goes_on
         report.empty += keep.count(False)
@@ -169,7 +168,7 @@ def _cleaned(
             report.skipped_samples += sum(bad)
             keep = [good and not damaged for good, damaged in zip(keep, bad, strict=True)]
         continued = some.goes_on
-        report.samples += sum(keep) - open_ends[1]
+        report.samples += sum(keep) - some.goes_on
         if all(keep):
             yield SampleList(texts, some.prompt_characters, some.goes_on)
         elif any(keep):
