@@ -24,7 +24,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,10 +32,10 @@ from platformdirs import user_cache_path
 
 from tunesmith.data.fast_tokenizer import FastTokenizer
 from tunesmith.data.holdout import MINIMUM_SAMPLES, Holdout, hold_out
-from tunesmith.data.samples import SampleList
+from tunesmith.data.sample_writer import SampleColumns, SampleWriter
 from tunesmith.data.source_files import FoundFiles, SourceFile, find_source_files
 from tunesmith.data.sources import ReadingOptions, open_source
-from tunesmith.data.tokenizer import TextTokenizer, TokenIds
+from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
 from tunesmith.files import sync_folder, write_json
 
@@ -194,7 +194,7 @@ def _fill_corpus(
 ) -> None:
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     fast = FastTokenizer(tokenizer, text_bytes=sum(file.path.stat().st_size for file in found.files))
-    writer = _SampleWriter(tokenizer, fast, dtype)
+    writer = SampleWriter(tokenizer, fast, dtype)
     sources = []
     with (folder / "tokens.bin").open("wb") as file:
         file.write(np.array([tokenizer.end_of_text_id], dtype).tobytes())
@@ -245,110 +245,7 @@ def _fill_corpus(
     )
 
 
-@dataclass
-class _Samples:
-    """What is known of each sample: tokens with its end-of-text, those of its prompt, bytes to predict, a hash."""
-
-    token_counts: Int64s
-    prompt_counts: Int64s
-    text_bytes: Int64s
-    hashes: Int64s
-    characters: int
-
-    @classmethod
-    def of(cls, columns: Sequence[Int64s], *, characters: int) -> "_Samples":
-        """From columns in the order of the fields."""
-        token_counts, prompt_counts, text_bytes, hashes = columns
-        return cls(token_counts, prompt_counts, text_bytes, hashes, characters)
-
-    def columns(self) -> list[Int64s]:
-        return [self.token_counts, self.prompt_counts, self.text_bytes, self.hashes]
-
-    def last(self) -> "_Samples":
-        """The last sample alone; its characters stay where they were counted."""
-        return _Samples.of([column[-1:].copy() for column in self.columns()], characters=0)
-
-    def without_last(self) -> "_Samples":
-        return _Samples.of([column[:-1] for column in self.columns()], characters=self.characters)
-
-    def continue_first(self, begun: "_Samples") -> None:
-        """Add to the first sample what was known of its beginning."""
-        self.token_counts[0] += begun.token_counts[0]
-        self.text_bytes[0] += begun.text_bytes[0]
-        self.hashes[0] = hash((int(begun.hashes[0]), int(self.hashes[0])))
-
-
-def joined(lists: list[_Samples]) -> _Samples:
-    """Lists of samples behind one another."""
-    empty = np.zeros(0, np.int64)
-    columns = [np.concatenate([empty, *parts]) for parts in zip(*(some.columns() for some in lists), strict=True)]
-    return _Samples.of(columns or [empty] * 4, characters=sum(some.characters for some in lists))
-
-
-class _SampleWriter:
-    """Tokenises samples a list at a time and appends them to the token file."""
-
-    def __init__(self, tokenizer: TextTokenizer, fast: FastTokenizer, dtype: np.dtype[Any]) -> None:
-        self._tokenizer = tokenizer
-        self._fast = fast
-        self._dtype = dtype
-        self._lists: list[_Samples] = []
-        self._unfinished: _Samples | None = None
-        self._held_back = ""
-
-    def write(self, file: BinaryIO, samples: SampleList) -> None:
-        """Append samples, each followed by end-of-text; the last one stays open where it goes on."""
-        samples = self._joined_if_needed(samples)
-        if not samples.texts:
-            return
-        ids, counts, prompt_counts, predicted = self._encode(samples)
-        tokens = with_ends(ids, counts, self._tokenizer.end_of_text_id)
-        file.write(tokens[: len(tokens) - samples.goes_on].astype(self._dtype).tobytes())
-        n = len(samples.texts)
-        some = _Samples(
-            token_counts=counts + 1,
-            prompt_counts=prompt_counts,
-            text_bytes=np.fromiter(map(len, map(str.encode, predicted)), np.int64, n),
-            hashes=np.fromiter(map(hash, map(str.strip, samples.texts)), np.int64, n),
-            characters=sum(map(len, samples.texts)),
-        )
-        some.token_counts[-1] -= samples.goes_on
-        if self._unfinished is not None:
-            some.continue_first(self._unfinished)
-        self._unfinished = some.last() if samples.goes_on else None
-        self._lists.append(some.without_last() if samples.goes_on else some)
-
-    def samples(self) -> _Samples:
-        """All that was written."""
-        return joined(self._lists)
-
-    def _joined_if_needed(self, samples: SampleList) -> SampleList:
-        """Parts of a document are put together again for a tokenizer that may not be given parts."""
-        if self._tokenizer.may_be_cut or not (samples.goes_on or self._held_back):
-            return samples
-        texts = [self._held_back + samples.texts[0], *samples.texts[1:]]
-        self._held_back = texts.pop() if samples.goes_on else ""
-        return SampleList(texts, samples.prompt_characters)
-
-    def _encode(self, samples: SampleList) -> tuple[TokenIds, Int64s, Int64s, list[str]]:
-        """Ids, tokens of each sample and of its prompt, and the texts that are to be predicted."""
-        if not samples.prompt_characters:
-            ids, counts = self._fast.encode_packed(samples.texts)
-            return ids, counts, np.zeros_like(counts), samples.texts
-        prompts, completions = samples.parts()  # apart, so that no token reaches from one into the other
-        alternating = [part for pair in zip(prompts, completions, strict=True) for part in pair]
-        ids, part_counts = self._fast.encode_packed(alternating)
-        return ids, part_counts[::2] + part_counts[1::2], part_counts[::2], completions
-
-
-def with_ends(ids: TokenIds, counts: Int64s, end_of_text_id: int) -> TokenIds:
-    """Ids of texts behind one another, with an end-of-text behind each text."""
-    out = np.full(len(ids) + len(counts), end_of_text_id, np.uint32)
-    out[np.arange(len(ids)) + np.repeat(np.arange(len(counts)), counts)] = ids
-    return out
-
-
-def _refuse_too_few(samples: _Samples, val_fraction: float, files: Sequence[SourceFile]) -> None:
+def _refuse_too_few(samples: SampleColumns, val_fraction: float, files: Sequence[SourceFile]) -> None:
     needed = 1 if val_fraction in {0, 1} else MINIMUM_SAMPLES
     n_samples = len(samples.token_counts)
     long_enough = n_samples and samples.token_counts.sum() >= Holdout.SHORTEST_CUT_TOKENS
@@ -361,7 +258,7 @@ def _refuse_too_few(samples: _Samples, val_fraction: float, files: Sequence[Sour
 
 
 def _bytes_of(
-    held: Holdout, samples: _Samples, tokens_path: Path, dtype: np.dtype[Any], tokenizer: TextTokenizer
+    held: Holdout, samples: SampleColumns, tokens_path: Path, dtype: np.dtype[Any], tokenizer: TextTokenizer
 ) -> int:
     """UTF-8 bytes of what is kept apart."""
     if held.samples is not None:
