@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from tunesmith.data.archives import is_archive, member_names, open_member
 from tunesmith.errors import UserError
 
 TEXT_KINDS = (".txt", ".md")
@@ -48,15 +49,19 @@ class SourceFile:
         name: how it is called in reports: its own name, or its path inside the named folder.
         kind: what it holds, as a suffix (".txt", ".csv", ...).
         compression: its outer suffix (".gz", ...), or "".
+        member: its path inside the archive that `path` is, or "".
     """
 
     path: Path
     name: str
     kind: str
     compression: str
+    member: str = ""
 
     def open(self) -> BinaryIO:
         """The uncompressed bytes, as a stream."""
+        if self.member:
+            return cast("BinaryIO", open_member(self.path, self.member))
         return cast("BinaryIO", OPENERS[self.compression](self.path))
 
     @cached_property
@@ -89,10 +94,12 @@ def find_source_files(sources: Iterable[str]) -> FoundFiles:
     skipped: list[str] = []
     for source in sources:
         path = Path(source)
-        if path.is_file():
+        if path.is_file() and not is_archive(path):
             files.append(_named_file(path))
             continue
-        if path.is_dir():
+        if path.is_file():
+            inside = [(path.name, path)]
+        elif path.is_dir():
             inside = sorted((below.relative_to(path).as_posix(), below) for below in _files_below(path))
         else:
             inside = [(match.name, match) for match in _matching(source)]
@@ -100,7 +107,7 @@ def find_source_files(sources: Iterable[str]) -> FoundFiles:
             raise UserError(
                 f"there is no file {source}", hint="check the path; relative paths start at the current folder"
             )
-        readable = [(_source_file(found, name), name) for name, found in inside if found.stat().st_size]
+        readable = [part for name, found in inside if found.stat().st_size for part in _opened_up(found, name)]
         skipped += [name for file, name in readable if file is None]
         kept = [file for file, _ in readable if file is not None]  # names do not depend on where the user stands
         if not kept:
@@ -123,6 +130,17 @@ def _named_file(path: Path) -> SourceFile:
     if path.stat().st_size == 0:
         raise UserError(f"{path} is empty", hint="name a file that holds text")
     return found
+
+
+def _opened_up(path: Path, name: str) -> Iterator[tuple[SourceFile | None, str]]:
+    """A file by its name, or the members of an archive; None for a kind that is not readable."""
+    if not is_archive(path):
+        yield _source_file(path, name), name
+        return
+    for member in member_names(path):
+        shown = f"{name}:{member}"
+        kind = Path(member).suffix.lower()
+        yield SourceFile(path, shown, kind, "", member) if kind in READABLE else None, shown
 
 
 def _source_file(path: Path, name: str) -> SourceFile | None:
