@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -183,3 +184,18 @@ def test_long_documents_are_read_in_parts(
     assert manifest["bytes"] == manifest["characters"] == sum(map(len, texts))
     assert manifest["samples"] == sum(source["samples"] for source in manifest["sources"]) == 3
     assert manifest["duplicate_samples"] == 0
+
+
+def test_what_a_kill_left_behind_is_swept(
+    prepare: Callable[..., Corpus],
+) -> None:
+    """A half-written folder of a dead process goes when the same text is prepared again; a living one's stays."""
+    folder = prepare("one\ntwo\n").folder
+    shutil.rmtree(folder)
+    dead = folder.with_name(f".{folder.name}.999999999.tmp")
+    living = folder.with_name(f".{folder.name}.{os.getppid()}.tmp")
+    other = folder.with_name(".other.999999999.tmp")
+    for leftover in (dead, living, other):
+        leftover.mkdir()
+    assert prepare("one\ntwo\n").folder == folder
+    assert [path.exists() for path in (dead, living, other)] == [False, True, True]

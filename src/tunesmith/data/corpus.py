@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 from platformdirs import user_cache_path
 
 from tunesmith.data.fast_tokenizer import FastTokenizer
@@ -176,6 +177,7 @@ def _write_corpus(
     folder: Path, found: FoundFiles, tokenizer: TextTokenizer, options: ReadingOptions, settings: dict[str, Any]
 ) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _sweep_leftovers(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir()
     try:
@@ -187,6 +189,14 @@ def _write_corpus(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _sweep_leftovers(folder: Path) -> None:
+    """Remove what a killed process left of this very corpus; a process that still writes is left alone."""
+    for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
+        process = leftover.name.split(".")[-2]
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(leftover)
 
 
 def _fill_corpus(
