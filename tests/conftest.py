@@ -6,7 +6,11 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+settings.register_profile("no clock", deadline=None)  # no test asserts time; the first example may import a library
+settings.load_profile("no clock")
 
 END_OF_TEXT = "<|endoftext|>"
 TRAINING_TEXT = [
@@ -48,7 +52,7 @@ def make_model_folder(tmp_path: Path, small_tokenizer: Tokenizer) -> Callable[..
 
     def make(name: str = "model", *, seed: int = 0, tokenizer: bool = True, **overrides: Any) -> Path:
         folder = tmp_path / name
-        settings = {
+        shape = {
             "vocab_size": 300,
             "n_positions": 64,
             "n_embd": 32,
@@ -61,7 +65,7 @@ def make_model_folder(tmp_path: Path, small_tokenizer: Tokenizer) -> Callable[..
             "resid_pdrop": 0.0,
         }
         torch.manual_seed(seed)
-        model = GPT2LMHeadModel(GPT2Config(**{**settings, **overrides}))
+        model = GPT2LMHeadModel(GPT2Config(**{**shape, **overrides}))
         with torch.no_grad():  # transformers starts biases at 0 and norms at 1, which would hide mistakes in them
             for parameter in model.parameters():
                 parameter.add_(torch.randn_like(parameter) * 0.05)

@@ -97,7 +97,7 @@ def test_public_names_are_sorted_and_there() -> None:
 COMMON = {"json", "quiet", "seed"}
 COMPUTING = {"device", "precision"}
 READING = {"sources", "split_on", "text_field", "prompt_field", "completion_field", "template"}
-READING |= {"encoding", "on_bad_bytes"}
+READING |= {"encoding", "on_bad_bytes", "dedupe", "weights"}
 FLAGS = {
     PrepareConfig: COMMON | READING | {"tokenizer", "out", "val_fraction", "preview"},
     TrainConfig: COMMON

@@ -28,12 +28,12 @@ class _ModelArgument:
 @dataclass(frozen=True)
 class _SourceArguments:
     sources: Annotated[tuple[str, ...], Parameter(negative=())] = ()
-    """Text: files, folders or globs of .txt, .md, .csv, .tsv, .json, .jsonl, .parquet, .arrow; or a prepared folder."""
+    """Text: files, folders, globs; - for standard input; hf:NAME:SPLIT, a dataset of the hub; or a prepared folder."""
 
 
 @dataclass(frozen=True)
-class ReadingConfig:
-    """Flags that say how text is read."""
+class ReadingConfig(_SourceArguments):
+    """What text there is, and flags that say how it is read."""
 
     split_on: str = _flag(default="auto")
     """Where a sample ends: line, blank-line, document, or a literal border; auto decides for each file."""
@@ -55,6 +55,12 @@ class ReadingConfig:
 
     on_bad_bytes: Literal["stop", "replace", "skip-sample"] = _flag(default="stop")
     """What to do with bytes that do not decode."""
+
+    dedupe: Literal["none", "exact", "near"] = _flag(default="none")
+    """Leave out samples that repeat an earlier one: exactly, or nearly (four fifths the same)."""
+
+    weights: Annotated[tuple[float, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=())
+    """For each source how often it is seen in an epoch: 2 is twice, 0.5 half of it (the other half in the next)."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class ComputingConfig(CommonConfig):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class PrepareConfig(CommonConfig, ReadingConfig, _SourceArguments):
+class PrepareConfig(CommonConfig, ReadingConfig):
     """Turn text into training tokens, and show what the model will see."""
 
     tokenizer: str = _flag(default="gpt2")
@@ -102,7 +108,7 @@ class PrepareConfig(CommonConfig, ReadingConfig, _SourceArguments):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class TrainConfig(ComputingConfig, ReadingConfig, _SourceArguments):
+class TrainConfig(ComputingConfig, ReadingConfig):
     """Fine-tune a GPT-2 model on your text."""
 
     model: str = _flag(default="gpt2")
@@ -159,7 +165,7 @@ class TrainConfig(ComputingConfig, ReadingConfig, _SourceArguments):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class EvaluateConfig(ComputingConfig, ReadingConfig, _SourceArguments, _ModelArgument):
+class EvaluateConfig(ComputingConfig, ReadingConfig, _ModelArgument):
     """Measure perplexity on text, over every token once."""
 
     context_tokens: int | Auto = _flag(default="auto")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.data.source_files import find_source_files
+from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import ReadingOptions, open_source
 from tunesmith.errors import UserError
 
@@ -19,6 +19,12 @@ MEMBERS = {
     "__MACOSX/._two.txt": b"hidden",
     "empty.txt": b"",
 }
+
+
+def sources_of(source: Path) -> FoundSources:
+    """What a SOURCE stands for."""
+    with found_sources([str(source)]) as found:
+        return found
 
 
 def make_zip(path: Path) -> None:
@@ -47,7 +53,7 @@ def test_members_are_samples(name: str, tmp_path: Path) -> None:
     inner.mkdir()
     (make_zip if name.endswith("zip") else make_tar)(inner / name)
     for source in (inner / name, inner):  # named, or found in a folder
-        found = find_source_files([str(source)])
+        found = sources_of(source)
         texts = []
         for file in found.files:
             _, lists = open_source(file, ReadingOptions(split_on="line"), end_of_text="<|endoftext|>")
@@ -64,7 +70,7 @@ def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("zeros.txt", b"0" * (65 << 20))
     with pytest.raises(UserError, match=r"'zeros.txt', which expands .* times"):
-        find_source_files([str(path)])
+        sources_of(path)
 
 
 @pytest.mark.parametrize("name", ["cut.zip", "cut.tar.gz", "cut.tar"])
@@ -74,4 +80,4 @@ def test_damaged_archives_are_named(name: str, tmp_path: Path) -> None:
     (make_zip if name.endswith("zip") else make_tar)(path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match="cannot be read as an archive"):
-        find_source_files([str(path)])
+        sources_of(path)

@@ -6,8 +6,10 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data.batches import TrainingOrder, packed, windows_of
+from tunesmith.data.batches import TrainingOrder, packed
 from tunesmith.data.corpus import Split
+from tunesmith.data.stretches import Stretches
+from tunesmith.data.windows import windows_of
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 
@@ -16,9 +18,8 @@ def make_split(lengths: list[int], prompt_share: float = 0.0) -> Split:
     """Samples of these lengths whose tokens are their own indices, so that every token is recognisable."""
     offsets = np.concatenate([[1], 1 + np.cumsum(lengths)])
     prompts = (np.array(lengths) * prompt_share).astype(np.int64)
-    return Split(
-        np.arange(offsets[-1], dtype=np.uint32), offsets[:-1], offsets[1:], prompt_tokens=prompts, text_bytes=0
-    )
+    stretches = Stretches(offsets[:-1], np.array(lengths), prompts, np.zeros_like(prompts))
+    return Split(np.arange(offsets[-1], dtype=np.uint32), stretches, text_bytes=0)
 
 
 @given(lengths=LENGTHS, context=st.integers(1, 70), per_step=st.integers(1, 300), extra=st.integers(0, 100))
@@ -54,14 +55,17 @@ def test_prompts_are_read_and_not_predicted(lengths: list[int], context: int, sh
             assert len(batch.targets) == len(batch.rows) > 0
             assert (batch.tokens[batch.rows] == batch.targets - 1).all()
             predicted.update(batch.targets.tolist())
-    wanted = [range(s + p, e) for s, e, p in zip(split.starts, split.ends, split.prompt_tokens, strict=True)]
+    stretches = split.stretches
+    wanted = [
+        range(s + p, e) for s, e, p in zip(stretches.starts, stretches.ends, stretches.prompt_tokens, strict=True)
+    ]
     assert predicted == Counter(int(token) for stretch in wanted for token in stretch)
 
 
 @given(lengths=LENGTHS, context=st.integers(1, 70))
 def test_windows_are_few_and_even(lengths: list[int], context: int) -> None:
     """A sample has as few windows as fit, their lengths differ by one at most, and they continue one another."""
-    windows = windows_of(make_split(lengths), context)
+    windows = windows_of(make_split(lengths).stretches, context)
     for sample, length in enumerate(lengths):
         mine = windows.samples == sample
         assert mine.sum() == -(-length // context)
@@ -74,7 +78,7 @@ def test_windows_are_few_and_even(lengths: list[int], context: int) -> None:
 def test_packing_puts_equal_lengths_together(lengths: list[int], per_batch: int) -> None:
     """Windows go longest first, and only a window that is too long by itself exceeds a batch."""
     split = make_split(lengths)
-    batches = list(packed(split, windows_of(split, 60), per_batch))
+    batches = list(packed(split, windows_of(split.stretches, 60), per_batch))
     packed_lengths = [np.diff(batch.offsets).tolist() for batch in batches]
     assert [n for batch in packed_lengths for n in batch] == sorted(lengths, reverse=True)
     assert all(sum(batch) <= per_batch or len(batch) == 1 for batch in packed_lengths)

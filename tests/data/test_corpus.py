@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,16 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tunesmith.data.corpus import Corpus, open_corpus, prepare_corpus
+from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import ReadingOptions
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
+
+
+def sources_of(source: Path) -> FoundSources:
+    """What a SOURCE stands for."""
+    with found_sources([str(source)]) as found:
+        return found
 
 
 @pytest.fixture
@@ -34,7 +40,7 @@ def prepare(tokenizer: TextTokenizer, tmp_path: Path) -> Callable[..., Corpus]:
         path = tmp_path / "text.txt"
         path.write_text(content, encoding="utf-8", newline="")
         return prepare_corpus(
-            [str(path)], tokenizer, ReadingOptions(split_on="line"), **{"val_fraction": 0.1, "seed": 1, **options}
+            sources_of(path), tokenizer, ReadingOptions(split_on="line"), **{"val_fraction": 0.1, "seed": 1, **options}
         )
 
     return make
@@ -43,8 +49,12 @@ def prepare(tokenizer: TextTokenizer, tmp_path: Path) -> Callable[..., Corpus]:
 def sample_tokens(corpus: Corpus) -> list[list[int]]:
     """Every sample's tokens, in file order; learned and kept apart together are all of them, once."""
     parts = (corpus.train, corpus.validation)
-    rows = sorted((int(s), int(e)) for split in parts for s, e in zip(split.starts, split.ends, strict=True))
-    assert rows == list(pairwise(np.load(corpus.folder / "offsets.npy").tolist()))
+    rows = sorted(
+        (int(start), int(end))
+        for split in parts
+        for start, end in zip(split.stretches.starts, split.stretches.ends, strict=True)
+    )
+    assert [1, *(end for _, end in rows)] == [*(start for start, _ in rows), len(corpus.train.tokens)]
     return [corpus.train.tokens[start:end].tolist() for start, end in rows]
 
 
@@ -73,9 +83,9 @@ def test_validation_is_apart_and_seeded(prepare: Callable[..., Corpus]) -> None:
     corpus, again, other = prepare(content), prepare(content), prepare(content, seed=2)
     assert corpus.validation.n_samples == 10
     assert corpus.train.n_samples == 90
-    assert not set(corpus.validation.starts) & set(corpus.train.starts)
-    assert (corpus.validation.starts == again.validation.starts).all()
-    assert (corpus.validation.starts != other.validation.starts).any()
+    assert not set(corpus.validation.stretches.starts) & set(corpus.train.stretches.starts)
+    assert (corpus.validation.stretches.starts == again.validation.stretches.starts).all()
+    assert (corpus.validation.stretches.starts != other.validation.stretches.starts).any()
     assert corpus.train.n_tokens + corpus.validation.n_tokens == corpus.manifest["tokens"]
 
 
@@ -125,7 +135,7 @@ def test_damaged_corpora_are_named(damage: str, prepare: Callable[..., Corpus]) 
     elif damage == "garble":
         (folder / "manifest.json").write_text("{", encoding="utf-8")
     else:
-        (folder / "train.npy").unlink()
+        (folder / "train" / "starts.npy").unlink()
     with pytest.raises(UserError, match="prepared text"):
         open_corpus(folder)
 
@@ -146,10 +156,12 @@ def test_prompts_are_given_and_completions_learned(tokenizer: TextTokenizer, tmp
     path = tmp_path / "pairs.jsonl"
     rows = [{"question": f"What comes after {n}?", "answer": f"{n + 1}, of course"} for n in range(40)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    corpus = prepare_corpus([str(path)], tokenizer, ReadingOptions(), val_fraction=0.1, seed=1)
+    corpus = prepare_corpus(sources_of(path), tokenizer, ReadingOptions(), val_fraction=0.1, seed=1)
     learned = set()
     for split in (corpus.train, corpus.validation):
-        for start, end, prompt in zip(split.starts, split.ends, split.prompt_tokens, strict=True):
+        for start, end, prompt in zip(
+            split.stretches.starts, split.stretches.ends, split.stretches.prompt_tokens, strict=True
+        ):
             question = tokenizer.decode(split.tokens[start : start + prompt].tolist())
             answer = tokenizer.decode(split.tokens[start + prompt : end - 1].tolist())
             number = int(question.removeprefix("What comes after ").removesuffix("?\n"))
@@ -177,7 +189,7 @@ def test_long_documents_are_read_in_parts(
     monkeypatch.setattr("tunesmith.data.splitting.LAST_BORDER_CHARACTERS", 100)
     monkeypatch.setattr("tunesmith.data.sources.CHARACTERS_AT_A_TIME", 77)
     monkeypatch.setattr(tokenizer, "may_be_cut", may_be_cut)
-    corpus = prepare_corpus([str(folder)], tokenizer, ReadingOptions(), val_fraction=1, seed=0)
+    corpus = prepare_corpus(sources_of(folder), tokenizer, ReadingOptions(), val_fraction=1, seed=0)
     texts = [document.strip("\n") for document in documents]
     assert sample_tokens(corpus) == [[*ids, 0] for ids in tokenizer.encode(texts)]
     manifest = corpus.manifest

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.data.encoding import detect_encoding, known_encoding
-from tunesmith.data.source_files import find_source_files
+from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import ReadingOptions, open_source
 from tunesmith.errors import UserError
 
@@ -16,9 +16,15 @@ JAPANESE = (
 FRENCH = "Le café était fermé à Noël; où êtes-vous allé, mon garçon?\nÀ la plage, où il faisait très froid.\n" * 30
 
 
+def sources_of(source: Path) -> FoundSources:
+    """What a SOURCE stands for."""
+    with found_sources([str(source)]) as found:
+        return found
+
+
 def read(path: Path, **options: str) -> tuple[str, str]:
     """Encoding and text of a file read as one document."""
-    (file,) = find_source_files([str(path)]).files
+    (file,) = sources_of(path).files
     report, lists = open_source(file, ReadingOptions(split_on="document", **options), end_of_text="<|endoftext|>")  # type: ignore[arg-type]
     return report.encoding, "".join(text for some in lists for text in some.texts)
 
@@ -52,7 +58,7 @@ def test_a_head_may_end_inside_a_character(tmp_path: Path) -> None:
     for shift in range(3):
         path = tmp_path / "text.txt"
         path.write_bytes(b"x" * shift + ("猫" * 200_000).encode())
-        assert detect_encoding(find_source_files([str(path)]).files[0]) == "utf-8"
+        assert detect_encoding(sources_of(path).files[0]) == "utf-8"
 
 
 @pytest.mark.parametrize("at", [0, 5000, 3_000_001])
@@ -79,7 +85,7 @@ def test_bad_bytes_are_replaced_or_their_samples_skipped(tmp_path: Path) -> None
     """--on-bad-bytes counts exactly what it did."""
     path = tmp_path / "text.txt"
     path.write_bytes(b"good\nb\xffd \xfe\nfine\n")
-    (file,) = find_source_files([str(path)]).files
+    (file,) = sources_of(path).files
     found = {}
     for choice in ("replace", "skip-sample"):
         options = ReadingOptions(split_on="line", encoding="utf-8", on_bad_bytes=choice)  # type: ignore[arg-type]

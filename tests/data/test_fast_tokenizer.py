@@ -80,11 +80,15 @@ def test_added_tokens_are_left_to_the_reference(small_tokenizer: Tokenizer) -> N
 
 def test_long_texts_are_cut_where_nothing_changes(reference: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pieces of a long document have together the ids of the whole, around every kind of blank."""
-    monkeypatch.setattr("tunesmith.data.tokenizer.PIECE_CHARACTERS", 50)
     blanks = ["\n", "\n\n", " \n", "\n ", "\n\n\n", "\t\n", "  "]
     document = "".join(f"{AWKWARD[n % len(AWKWARD)]}word{n}{blanks[n % len(blanks)]}" for n in range(400))
-    pieces, counts = safe_pieces([document, "short"])
+    pieces, counts = safe_pieces([document, "short"], 50)
     assert counts[0] > 20
     assert "".join(pieces[:-1]) == document
     assert SAFE_BORDER.search(document)
+    monkeypatch.setattr("tunesmith.data.tokenizer.PIECE_CHARACTERS", 50)
+    monkeypatch.setattr("tunesmith.data.fast_tokenizer.PIECE_CHARACTERS", 50)
+    fast = FastTokenizer(reference, text_bytes=LARGE)
+    assert as_lists(*fast.encode_packed([document, "", "short"])) == reference.encode([document, "", "short"])
+    assert fast.path == "gigatoken"
     assert as_lists(*reference.encode_packed([document, "short", ""])) == reference.encode([document, "short", ""])

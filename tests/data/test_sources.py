@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from tunesmith.data.source_files import find_source_files
+from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import ReadingOptions, SourceReport, open_source
 from tunesmith.data.tables import Fields
 from tunesmith.errors import UserError
@@ -28,10 +28,16 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 LINE = ReadingOptions(split_on="line")
 
 
+def sources_of(source: Path) -> FoundSources:
+    """What a SOURCE stands for."""
+    with found_sources([str(source)]) as found:
+        return found
+
+
 def read(path: Path, options: ReadingOptions = LINE) -> tuple[list[str], list[SourceReport]]:
     """All samples of a source, and the reports of its files."""
     texts, reports = [], []
-    for file in find_source_files([str(path)]).files:
+    for file in sources_of(path).files:
         report, lists = open_source(file, options, end_of_text="<|endoftext|>")
         texts += [text for some in lists for text in some.texts]
         reports.append(report)
@@ -159,10 +165,10 @@ def test_folders_and_globs(tmp_path: Path) -> None:
     for name in ("b.txt", "a/z.txt", "a/y.md", ".hidden.txt", "a/photo.jpg", "empty.txt"):
         write(tmp_path, name, b"" if name == "empty.txt" else name.encode())
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
-    found = find_source_files([str(tmp_path)])
+    found = sources_of(tmp_path)
     assert [file.name for file in found.files] == ["a/y.md", "a/z.txt", "b.txt"]
     assert found.skipped == ("a/photo.jpg",)
-    matched = find_source_files([str(tmp_path / "**" / "*.txt")])
+    matched = sources_of(tmp_path / "**" / "*.txt")
     assert [file.name for file in matched.files] == ["z.txt", "b.txt"]
 
 
@@ -177,7 +183,7 @@ def test_unusable_sources(tmp_path: Path) -> None:
         (write(tmp_path, "a.txt", b""), "is empty"),
     ]:
         with pytest.raises(UserError, match=named):
-            find_source_files([str(source)])
+            sources_of(source)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +226,7 @@ def test_the_asked_field_is_taken_or_named(tmp_path: Path) -> None:
 
 def pairs(path: Path, options: ReadingOptions) -> list[tuple[str, str]]:
     """What is given and what is learned of each sample."""
-    (file,) = find_source_files([str(path)]).files
+    (file,) = sources_of(path).files
     _, lists = open_source(file, options, end_of_text="<|endoftext|>")
     return [pair for some in lists for pair in zip(*some.parts(), strict=True)]
 

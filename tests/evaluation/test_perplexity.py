@@ -12,6 +12,7 @@ from transformers import GPT2LMHeadModel
 
 from tunesmith.config import EvaluateConfig
 from tunesmith.data.corpus import Corpus, prepare_corpus
+from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import ReadingOptions
 from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.evaluation.evaluate import evaluate_model
@@ -20,6 +21,12 @@ from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.weights import load_gpt2
 
 TEXTS = ["the lamp burns", "rain", "gulls! 42 of them, and the wind is in the north today", "the stairs", "rain"]
+
+
+def sources_of(source: Path) -> FoundSources:
+    """What a SOURCE stands for."""
+    with found_sources([str(source)]) as found:
+        return found
 
 
 @pytest.fixture
@@ -39,7 +46,7 @@ def text(tmp_path: Path) -> Path:
 def corpus_of(folder: Path, text: Path) -> Corpus:
     """All samples kept apart, as `evaluate` does."""
     tokenizer = load_tokenizer(folder, read_hf_config(folder))
-    return prepare_corpus([str(text)], tokenizer, ReadingOptions(), val_fraction=1, seed=0)
+    return prepare_corpus(sources_of(text), tokenizer, ReadingOptions(), val_fraction=1, seed=0)
 
 
 def expected_nats(folder: Path) -> list[float]:

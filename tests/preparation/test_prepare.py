@@ -32,7 +32,7 @@ def test_the_report_counts_truly(text: Path, make_model_folder: Callable[..., Pa
     filled = [line for line in LINES if line]
     assert report["samples"] == len(filled)
     assert report["bytes"] == report["characters"] == sum(map(len, filled))
-    assert report["dropped"] == {"empty": 1, "undecodable": 0}
+    assert report["dropped"] == {"empty": 1, "undecodable": 0, "duplicates": 0}
     assert report["duplicate_samples"] == 1
     assert report["val_samples"] >= 5
     assert sum(part["samples"] for part in report["lengths"]) == len(filled)

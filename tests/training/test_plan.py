@@ -10,6 +10,7 @@ import torch
 
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus, Split
+from tunesmith.data.stretches import Stretches
 from tunesmith.errors import UserError
 from tunesmith.machine import choose_device, choose_dtype
 from tunesmith.model.gpt2 import GPT2Config
@@ -23,12 +24,10 @@ ASKED = TrainConfig(sources=("t.txt",), out="o", device="cpu")
 def corpus(n_samples: int, tokens_each: int) -> Corpus:
     """A corpus of equal samples; a tenth of them for validation."""
     starts = 1 + tokens_each * np.arange(n_samples)
-    whole = Split(np.zeros(1, np.uint16), starts, starts + tokens_each, np.zeros_like(starts), text_bytes=1)
+    none = np.zeros_like(starts)
+    whole = Stretches(starts, np.full_like(starts, tokens_each), none, none)
     cut = n_samples // 10
-    parts = [
-        replace(whole, starts=whole.starts[s], ends=whole.ends[s], prompt_tokens=whole.prompt_tokens[s])
-        for s in (slice(cut, None), slice(cut))
-    ]
+    parts = [Split(np.zeros(1, np.uint16), whole[s], text_bytes=1) for s in (slice(cut, None), slice(cut))]
     return Corpus(Path(), {}, *parts)
 
 

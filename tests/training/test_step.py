@@ -11,6 +11,7 @@ from transformers import GPT2LMHeadModel
 
 from tunesmith.data.batches import Batch, packed, windows_of
 from tunesmith.data.corpus import Split
+from tunesmith.data.stretches import Stretches
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.weights import load_gpt2, state_for_huggingface
 from tunesmith.training.optimizer import load_optimizer_state, make_optimizer, optimizer_state
@@ -24,12 +25,14 @@ def split() -> Split:
     """Random samples of 1 to 64 tokens."""
     offsets = np.concatenate([[1], 1 + np.cumsum(LENGTHS)])
     tokens = np.random.default_rng(3).integers(0, 300, size=offsets[-1]).astype(np.uint16)
-    return Split(tokens, offsets[:-1], offsets[1:], np.zeros(len(LENGTHS), np.int64), text_bytes=0)
+    return Split(
+        tokens, Stretches(offsets[:-1], np.array(LENGTHS), *np.zeros((2, len(LENGTHS)), np.int64)), text_bytes=0
+    )
 
 
 def batches(split: Split, tokens_per_batch: int) -> list[Batch]:
     """The whole split as micro-batches."""
-    return list(packed(split, windows_of(split, 64), tokens_per_batch))
+    return list(packed(split, windows_of(split.stretches, 64), tokens_per_batch))
 
 
 def step(model: GPT2, micro_batches: list[Batch], *, max_grad_norm: float = 1.0) -> StepResult:
@@ -44,7 +47,7 @@ def test_equals_the_plain_step(make_model_folder: Callable[..., Path], split: Sp
     folder = make_model_folder()
     oracle = GPT2LMHeadModel.from_pretrained(folder).train()
     nats = torch.zeros(())
-    for start, end in zip(split.starts, split.ends, strict=True):
+    for start, end in zip(split.stretches.starts, split.stretches.ends, strict=True):
         tokens = torch.from_numpy(split.tokens[start - 1 : end].astype(np.int64))
         nats = nats + cross_entropy(oracle(tokens[None, :-1]).logits[0], tokens[1:], reduction="sum")
     (nats / sum(LENGTHS)).backward()

@@ -12,14 +12,11 @@ from contextlib import closing
 from pathlib import Path
 from typing import IO
 
+from tunesmith.data.expansion import LimitedStream, expands_too_much, expansion_limit_bytes
 from tunesmith.errors import UserError
 
 ZIP = ".zip"
 TAR = (".tar", ".tgz", ".tbz2", ".txz", ".tar.gz", ".tar.bz2", ".tar.xz")
-LARGEST_EXPANSION = 200
-"""Text shrinks to a tenth at best; a zip bomb of zeros expands a thousand times."""
-HARMLESS_BYTES = 64 << 20
-"""Below this size an expansion is not looked at."""
 
 
 def is_archive(path: Path) -> bool:
@@ -53,52 +50,24 @@ def open_member(path: Path, name: str) -> io.BufferedReader:
         archive = tarfile.open(path)  # noqa: SIM115  closed with the stream
         stream = archive.extractfile(name)
     assert stream is not None  # only regular files are listed
-    return io.BufferedReader(_MemberStream(stream, archive))
+    return io.BufferedReader(LimitedStream(stream, path, then=archive.close))
 
 
 def _zip_members(path: Path) -> list[str]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
-            if info.file_size > max(HARMLESS_BYTES, LARGEST_EXPANSION * info.compress_size):
-                raise UserError(
-                    f"{path} holds {info.filename!r}, which expands {info.file_size / max(info.compress_size, 1):,.0f} "
-                    "times, as no text does",
-                    hint="unpack it yourself if you trust it, and name the text file",
-                )
+            if info.file_size > expansion_limit_bytes(info.compress_size):
+                raise expands_too_much(path, f"holds {info.filename!r}, which")
         return [info.filename for info in archive.infolist() if not info.is_dir()]
 
 
 def _tar_members(path: Path) -> list[str]:
     with closing(tarfile.open(path)) as archive:
-        return [member.name for member in archive.getmembers() if member.isreg()]
-
-
-class _MemberStream(io.RawIOBase):
-    """A member that takes its archive along when it is closed."""
-
-    def __init__(self, stream: IO[bytes], archive: zipfile.ZipFile | tarfile.TarFile) -> None:
-        super().__init__()
-        self._stream = stream
-        self._archive = archive
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return self._stream.seekable()
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        return self._stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-    def readinto(self, buffer: memoryview, /) -> int:  # type: ignore[override]  # what BufferedReader passes
-        content = self._stream.read(len(buffer))
-        buffer[: len(content)] = content
-        return len(content)
-
-    def close(self) -> None:
-        self._stream.close()
-        self._archive.close()
-        super().close()
+        names = []
+        limit_bytes = expansion_limit_bytes(path.stat().st_size)
+        for member in archive:  # each is looked at before its content is skipped over
+            if member.offset_data + member.size > limit_bytes:
+                raise expands_too_much(path, f"holds {member.name!r} and")
+            if member.isreg():
+                names.append(member.name)
+        return names

@@ -1,9 +1,7 @@
 """Tokens into batches: packed without padding, in an order that is arithmetic.
 
-A sample longer than the context is cut into windows of nearly equal length that continue one another; each
-window is a document of its own, with positions from 0. The order of an epoch is a permutation drawn from
-(seed, epoch), and a step's share of it follows from the step's number, so a position in the data is one
-integer: nothing has to be replayed to find a place again.
+The order of an epoch is a permutation drawn from (seed, epoch), and a step's share of it follows from the step's
+number, so a position in the data is one integer: nothing has to be replayed to find a place again.
 """
 
 from collections.abc import Iterator
@@ -12,7 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tunesmith.data.corpus import Int64s, Split
+from tunesmith.data.corpus import Split
+from tunesmith.data.mixture import Mixture
+from tunesmith.data.stretches import Int64s
+from tunesmith.data.windows import Windows, windows_of
 
 
 @dataclass(frozen=True)
@@ -39,46 +40,6 @@ class Batch:
         return len(self.tokens)
 
 
-@dataclass(frozen=True)
-class Windows:
-    """Stretches of target tokens, none longer than the context.
-
-    Attributes:
-        starts: int64, index of the first target in the corpus's tokens.
-        lengths: int64, targets in the window.
-        samples: int64, which sample of the split it belongs to.
-        prompt_tokens: int64, targets at the start that are given and not predicted; fewer than `lengths`.
-    """
-
-    starts: Int64s
-    lengths: Int64s
-    samples: Int64s
-    prompt_tokens: Int64s
-
-    def __getitem__(self, chosen: Int64s | npt.NDArray[np.bool_]) -> "Windows":
-        return Windows(self.starts[chosen], self.lengths[chosen], self.samples[chosen], self.prompt_tokens[chosen])
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-
-def windows_of(split: Split, context_tokens: int) -> Windows:
-    """Cut every sample into as few windows as fit the context, of nearly equal length.
-
-    Windows that hold nothing but prompt are left out: there would be nothing to learn.
-    """
-    n_tokens = split.ends - split.starts
-    n_windows = -(-n_tokens // context_tokens)
-    samples = np.repeat(np.arange(split.n_samples), n_windows)
-    number = np.arange(len(samples)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
-    shortest, longer_ones = np.divmod(n_tokens, n_windows)
-    lengths = shortest[samples] + (number < longer_ones[samples])
-    within = number * shortest[samples] + np.minimum(number, longer_ones[samples])
-    prompt_tokens = np.clip(split.prompt_tokens[samples] - within, 0, lengths)
-    windows = Windows(split.starts[samples] + within, lengths, samples, prompt_tokens)
-    return windows[prompt_tokens < lengths]
-
-
 class TrainingOrder:
     """The batches of every step of a run.
 
@@ -100,11 +61,10 @@ class TrainingOrder:
         seed: int,
     ) -> None:
         self._split = split
-        self._windows = windows_of(split, context_tokens)
+        self._windows = windows_of(split.stretches, context_tokens)
+        self._mixture = Mixture(self._windows, split.weights, seed=seed)
         self._tokens_per_micro_batch = tokens_per_micro_batch
-        self._seed = seed
-        self._epoch_tokens = int(self._windows.lengths.sum())
-        self.steps_per_epoch = steps_per_epoch(self._windows, tokens_per_step)
+        self.steps_per_epoch = self._mixture.steps_per_epoch(tokens_per_step)
         self._order_of: tuple[int, list[Int64s]] = (-1, [])
 
     def batches(self, step: int) -> list[Batch]:
@@ -117,21 +77,16 @@ class TrainingOrder:
 
     def _shares(self, epoch: int) -> list[Int64s]:
         """The permuted windows, cut where the running count of tokens passes each step's share."""
-        order = np.random.default_rng((self._seed, epoch)).permutation(len(self._windows))
+        order = self._mixture.order(epoch)
         lengths = self._windows.lengths[order]
         middles = np.cumsum(lengths) - lengths / 2
         steps = self.steps_per_epoch
         later = np.arange(1, steps)
-        borders = np.searchsorted(middles, later * self._epoch_tokens / steps)
+        borders = np.searchsorted(middles, later * int(lengths.sum()) / steps)
         # Long windows can swallow a whole share: every step still gets a window of its own.
         borders = np.maximum.accumulate(np.maximum(borders, later) - later) + later
         borders = np.minimum(borders, len(order) - steps + later)
         return np.split(order, borders)
-
-
-def steps_per_epoch(windows: Windows, tokens_per_step: int) -> int:
-    """How many optimizer steps see every window once."""
-    return min(max(round(int(windows.lengths.sum()) / tokens_per_step), 1), len(windows))
 
 
 def packed(split: Split, windows: Windows, tokens_per_batch: int) -> Iterator[Batch]:

@@ -4,10 +4,9 @@ A corpus folder holds
 
     manifest.json         what it was made from, what was decided and counted, dtype
     tokens.bin            one end-of-text token, then every sample followed by end-of-text, in file order
-    offsets.npy           int64 [samples + 1]: where each sample begins in tokens.bin, and the end
-    train.npy             int64 [stretches, 3]: what is learned: start and end in tokens.bin, and how many tokens at
-                          the start are a prompt, which is given and not predicted
-    validation.npy        int64 [stretches, 3]: what is kept apart
+    train/*.npy           what is learned, as stretches of tokens.bin: starts, lengths, how many tokens at the start
+                          are a prompt, which is given and not predicted, and from which SOURCE each comes
+    validation/*.npy      what is kept apart, likewise
 
 Because every sample is preceded by an end-of-text (that of its predecessor, or the very first token), the
 window of targets tokens[a:b] has the inputs tokens[a-1:b-1] wherever it lies: each token of a sample, the
@@ -20,60 +19,51 @@ the tokenizer, so nothing is tokenised twice and a changed file is noticed.
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 from platformdirs import user_cache_path
 
-from tunesmith.data.fast_tokenizer import FastTokenizer
-from tunesmith.data.holdout import MINIMUM_SAMPLES, Holdout, hold_out
-from tunesmith.data.sample_writer import SampleColumns, SampleWriter
-from tunesmith.data.source_files import FoundFiles, SourceFile, find_source_files
-from tunesmith.data.sources import ReadingOptions, open_source
+from tunesmith.data.corpus_writer import FORMAT, MANIFEST, TOKENS, write_corpus
+from tunesmith.data.source_files import FoundSources
+from tunesmith.data.sources import ReadingOptions
+from tunesmith.data.stretches import Integers, Stretches
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
-from tunesmith.files import sync_folder, write_json
 
-FORMAT = 3
 CACHE_VARIABLE = "TUNESMITH_CACHE"
-MANIFEST = "manifest.json"
+CACHE_NAME_LETTERS = 32
 
-Int64s = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True)
 class Split:
-    """Some samples of a corpus, or stretches of long ones.
+    """Some samples of a corpus, or parts of long ones.
 
     Attributes:
         tokens: the whole corpus's tokens, memory-mapped.
-        starts: int64 [samples], index of each one's first token; at least 1.
-        ends: int64 [samples], index behind each one's last token.
-        prompt_tokens: int64 [samples], tokens at each one's start that are given and not predicted.
+        stretches: which of them.
         text_bytes: UTF-8 bytes of what is predicted, in all.
+        weights: for each SOURCE how often its samples are seen in an epoch.
     """
 
     tokens: Tokens
-    starts: Int64s
-    ends: Int64s
-    prompt_tokens: Int64s
+    stretches: Stretches
     text_bytes: int
+    weights: tuple[float, ...] = (1.0,)
 
     @property
     def n_samples(self) -> int:
-        return len(self.starts)
+        return len(self.stretches)
 
     @property
     def n_tokens(self) -> int:
         """Every token of every sample and its end-of-text, prompts included."""
-        return int((self.ends - self.starts).sum())
+        return self.stretches.n_tokens
 
 
 @dataclass(frozen=True)
@@ -90,9 +80,16 @@ class Corpus:
         """Names the content: equal for equal sources, settings and tokenizer."""
         return str(self.manifest["fingerprint"])
 
+    def sample_token_counts(self) -> Integers:
+        """Tokens of each sample, its end-of-text included, in no particular order."""
+        learned, apart = self.train.stretches, self.validation.stretches
+        if len(learned) == len(apart) and (learned.ends == apart.starts).all():  # documents that give their ends
+            return learned.lengths.astype(np.int64) + apart.lengths
+        return np.concatenate([learned.lengths, apart.lengths])
+
 
 def prepare_corpus(
-    sources: Sequence[str],
+    found: FoundSources,
     tokenizer: TextTokenizer,
     options: ReadingOptions,
     *,
@@ -103,7 +100,7 @@ def prepare_corpus(
     """Turn sources into a corpus, or open the one that was made from the same content before.
 
     Args:
-        sources: files, folders and globs, or one prepared folder.
+        found: what the SOURCE arguments stand for.
         tokenizer: the model's own.
         options: how to read them.
         val_fraction: share of the samples kept apart; 1 keeps all of them apart (for evaluation).
@@ -113,9 +110,8 @@ def prepare_corpus(
     Raises:
         UserError: for a source that cannot be read or holds too few samples.
     """
-    if len(sources) == 1 and is_prepared(sources[0]):
-        return _open_prepared(Path(sources[0]), tokenizer)
-    found = find_source_files(sources)
+    if found.prepared is not None:
+        return _open_prepared(found.prepared, tokenizer)
     settings = {
         "format": FORMAT,
         "tokenizer": tokenizer.fingerprint,
@@ -123,17 +119,19 @@ def prepare_corpus(
         "val_fraction": val_fraction,
         "seed": seed,
         "files": [{"name": file.name, "sha256": file.sha256} for file in found.files],
+        "source_of_file": list(found.argument_of_file),
     }
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-    folder = out or _cache_folder() / fingerprint[:32]
+    folder = out or _cached(fingerprint)
     if not (folder / MANIFEST).is_file():
-        _write_corpus(folder, found, tokenizer, options, {**settings, "fingerprint": fingerprint})
+        write_corpus(folder, found, tokenizer, options, {**settings, "fingerprint": fingerprint})
     return open_corpus(folder)
 
 
-def is_prepared(source: str) -> bool:
-    """Whether a SOURCE is a folder that `prepare` wrote."""
-    return (Path(source) / MANIFEST).is_file() and (Path(source) / "tokens.bin").is_file()
+def cached_corpus(fingerprint: str) -> Corpus | None:
+    """The corpus of this fingerprint if the cache still holds it: for text that cannot be read a second time."""
+    folder = _cached(fingerprint)
+    return open_corpus(folder) if (folder / MANIFEST).is_file() else None
 
 
 def open_corpus(folder: Path) -> Corpus:
@@ -144,13 +142,13 @@ def open_corpus(folder: Path) -> Corpus:
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
-        tokens: Tokens = np.memmap(folder / "tokens.bin", mode="r", dtype=np.dtype(manifest["dtype"]))
-        ranges = [np.load(folder / f"{part}.npy", allow_pickle=False) for part in ("train", "validation")]
+        tokens: Tokens = np.memmap(folder / TOKENS, mode="r", dtype=np.dtype(manifest["dtype"]))
+        weights = tuple(map(float, manifest["weights"]))
         train, validation = (
-            Split(tokens, part[:, 0], part[:, 1], part[:, 2], manifest[f"{name}_bytes"])
-            for name, part in zip(("train", "validation"), ranges, strict=True)
+            Split(tokens, Stretches.open(folder / name), manifest[f"{name}_bytes"], weights)
+            for name in ("train", "validation")
         )
-        fits = len(tokens) == manifest["tokens"] + 1 == train.n_tokens + validation.n_tokens + 1
+        fits = len(tokens) == manifest["stored_tokens"] and manifest["tokens"] == train.n_tokens + validation.n_tokens
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"the prepared text in {folder} cannot be read: {error}", hint=f"delete {folder}") from None
     if not fits:
@@ -168,111 +166,7 @@ def _open_prepared(folder: Path, tokenizer: TextTokenizer) -> Corpus:
     return corpus
 
 
-def _cache_folder() -> Path:
+def _cached(fingerprint: str) -> Path:
     configured = os.environ.get(CACHE_VARIABLE)
-    return (Path(configured) if configured else user_cache_path("tunesmith")) / "corpora"
-
-
-def _write_corpus(
-    folder: Path, found: FoundFiles, tokenizer: TextTokenizer, options: ReadingOptions, settings: dict[str, Any]
-) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep_leftovers(folder)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    try:
-        _fill_corpus(temporary, found, tokenizer, options, settings)
-        sync_folder(temporary)
-        if folder.exists():  # an empty --out, or another process was faster
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def _sweep_leftovers(folder: Path) -> None:
-    """Remove what a killed process left of this very corpus; a process that still writes is left alone."""
-    for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
-        process = leftover.name.split(".")[-2]
-        if process.isdigit() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(leftover)
-
-
-def _fill_corpus(
-    folder: Path, found: FoundFiles, tokenizer: TextTokenizer, options: ReadingOptions, settings: dict[str, Any]
-) -> None:
-    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    fast = FastTokenizer(tokenizer, text_bytes=sum(file.path.stat().st_size for file in found.files))
-    writer = SampleWriter(tokenizer, fast, dtype)
-    sources = []
-    with (folder / "tokens.bin").open("wb") as file:
-        file.write(np.array([tokenizer.end_of_text_id], dtype).tobytes())
-        for source in found.files:
-            report, texts = open_source(source, options, end_of_text=tokenizer.end_of_text)
-            for some in texts:
-                writer.write(file, some)
-            sources.append(asdict(report))
-        os.fsync(file.fileno())
-    samples = writer.samples()
-    _refuse_too_few(samples, settings["val_fraction"], found.files)
-    held = hold_out(
-        samples.token_counts,
-        samples.prompt_counts,
-        samples.hashes,
-        fraction=settings["val_fraction"],
-        seed=settings["seed"],
-    )
-    np.save(folder / "offsets.npy", np.concatenate([[1], 1 + np.cumsum(samples.token_counts)]))
-    np.save(folder / "train.npy", held.train)
-    np.save(folder / "validation.npy", held.validation)
-    validation_bytes = _bytes_of(held, samples, folder / "tokens.bin", dtype, tokenizer)
-    write_json(
-        folder / MANIFEST,
-        {
-            **settings,
-            "sources": sources,
-            "skipped_files": list(found.skipped),
-            "tokenizer_path": fast.path,
-            "tokenizer_reason": fast.reason,
-            "dtype": dtype.name,
-            "samples": len(samples.token_counts),
-            "duplicate_samples": len(samples.hashes) - held.distinct_samples,
-            "train_samples": len(held.train),
-            "validation_samples": len(held.validation),
-            "validation_by": held.method,
-            "tokens": int(samples.token_counts.sum()),
-            "prompt_tokens": int(samples.prompt_counts.sum()),
-            "bytes": int(samples.text_bytes.sum()),
-            "characters": samples.characters,
-            "train_bytes": int(samples.text_bytes.sum()) - validation_bytes,
-            "validation_bytes": validation_bytes,
-            **{
-                name: sum(source[name] for source in sources)
-                for name in ("empty", "markers", "replaced_bytes", "skipped_samples")
-            },
-        },
-    )
-
-
-def _refuse_too_few(samples: SampleColumns, val_fraction: float, files: Sequence[SourceFile]) -> None:
-    needed = 1 if val_fraction in {0, 1} else MINIMUM_SAMPLES
-    n_samples = len(samples.token_counts)
-    long_enough = n_samples and samples.token_counts.sum() >= Holdout.SHORTEST_CUT_TOKENS
-    if n_samples < needed and not (n_samples and long_enough and needed > 1):
-        names = ", ".join(str(file.path) for file in files[:3])
-        raise UserError(
-            f"{names} holds {n_samples} samples with text, and {needed} are needed",
-            hint="one sample a line: put each text on a line of its own, or set --split-on",
-        )
-
-
-def _bytes_of(
-    held: Holdout, samples: SampleColumns, tokens_path: Path, dtype: np.dtype[Any], tokenizer: TextTokenizer
-) -> int:
-    """UTF-8 bytes of what is kept apart."""
-    if held.samples is not None:
-        return int(samples.text_bytes[held.samples].sum())
-    tokens = np.memmap(tokens_path, mode="r", dtype=dtype)
-    texts = (tokenizer.decode(tokens[start : end - 1].tolist()) for start, end, _ in held.validation.tolist())
-    return sum(len(text.encode()) for text in texts)
+    cache = Path(configured) if configured else user_cache_path("tunesmith")
+    return cache / "corpora" / fingerprint[:CACHE_NAME_LETTERS]

@@ -9,12 +9,15 @@ from itertools import pairwise
 
 import numpy as np
 
-from tunesmith.data.tokenizer import SAFE_BORDER, Int64s, TextTokenizer, TokenIds
+from tunesmith.data.stretches import Int64s
+from tunesmith.data.tokenizer import SAFE_BORDER, TextTokenizer, TokenIds, safe_pieces
 
+PIECE_CHARACTERS = 1 << 19
+"""Long documents are cut into such pieces where that changes no id, so that every core has one."""
 LARGE_TEXT_BYTES = 4 << 20
 """Below this the reference is done before the fast path is loaded."""
 CHECKED_SAMPLES = 16
-CHECKED_CHARACTERS = 4096
+CHECKED_CHARACTERS = 1024
 AWKWARD = [
     "",
     " ",
@@ -60,9 +63,12 @@ class FastTokenizer:
         try:
             import gigatoken  # noqa: PLC0415  seconds of imports, for large texts only
 
-            self._fast = gigatoken.Tokenizer.from_json(self._reference.to_json())
+            self._fast = gigatoken.Tokenizer.from_json(self._reference.json)
         except Exception as error:  # noqa: BLE001  whatever a young library raises, the reference stands
             self._fall_back(f"gigatoken cannot be used: {error}")
+            return
+        if not self._reference.may_be_cut:
+            self._fall_back("the tokenizer is no byte-level one of GPT-2's kind")
             return
         others = [token for token in self._reference.added_tokens if token != self._reference.end_of_text]
         if others:
@@ -81,11 +87,12 @@ class FastTokenizer:
     def _encode_fast(self, texts: list[str]) -> tuple[TokenIds, Int64s]:
         import awkward  # noqa: PLC0415  what gigatoken answers in
 
-        encoded = self._fast.encode_batch(texts)
-        return (
-            np.asarray(awkward.flatten(encoded), np.uint32),
-            np.asarray(awkward.num(encoded), np.int64),
-        )
+        pieces, pieces_of_text = safe_pieces(texts, PIECE_CHARACTERS)
+        encoded = self._fast.encode_batch(pieces)
+        counts = np.asarray(awkward.num(encoded), np.int64)
+        if len(pieces) > len(texts):
+            counts = np.add.reduceat(counts, np.cumsum([0, *pieces_of_text[:-1]]))
+        return np.asarray(awkward.flatten(encoded), np.uint32), counts
 
     def _differs(self, texts: list[str], ids: TokenIds, counts: Int64s) -> bool:
         """Whether evenly spread texts of a chunk, or their beginnings, have other ids than the reference gives."""

@@ -4,89 +4,73 @@ No duplicate of a validation sample is ever trained on: equal texts form a group
 only a few long documents, each gives its end, so that one novel in one file can be learned and measured too.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-Int64s = npt.NDArray[np.int64]
+from tunesmith.data.stretches import Integers, Stretches
 
 MINIMUM_SAMPLES = 2
 FEW_SAMPLES = 10
+SHORTEST_CUT_TOKENS = 512
 
 
 @dataclass(frozen=True)
 class Holdout:
-    """Stretches of the token file: start, end, and how many tokens at the start are a prompt.
+    """What is learned and what is kept apart.
 
     Attributes:
-        train: int64 [n, 3], what is learned, ascending.
-        validation: int64 [n, 3], what is kept apart, ascending.
-        samples: which samples are kept apart whole; None where documents were cut.
+        train: what is learned, ascending.
+        validation: what is kept apart, ascending.
+        chosen: bool [samples], which samples are kept apart whole; None where documents were cut.
         method: in a few words.
-        distinct_samples: how many different texts there are.
     """
 
-    SHORTEST_CUT_TOKENS: ClassVar[int] = 512
-
-    train: Int64s
-    validation: Int64s
-    samples: Int64s | None
+    train: Stretches
+    validation: Stretches
+    chosen: npt.NDArray[np.bool_] | None
     method: str
-    distinct_samples: int
 
 
-def hold_out(token_counts: Int64s, prompt_counts: Int64s, hashes: Int64s, *, fraction: float, seed: int) -> Holdout:
+def hold_out(samples: Stretches, firsts: Integers, *, fraction: float, seed: int) -> Holdout:
     """Choose.
 
     Args:
-        token_counts: int64 [samples], tokens of each with its end-of-text; the first begins at token 1.
-        prompt_counts: int64 [samples], tokens of each that are given and not predicted.
-        hashes: int64 [samples], equal for equal texts.
+        samples: all of them.
+        firsts: [samples], for each the first one with the same text.
         fraction: share to keep apart; 0 keeps none, 1 keeps all.
         seed: of the draw.
     """
-    ends = 1 + np.cumsum(token_counts)
-    ranges = np.stack([ends - token_counts, ends, prompt_counts], axis=1)
-    n_samples = len(token_counts)
-    groups = _groups_by_first_appearance(hashes)
-    distinct = int(groups.max()) + 1
+    n_samples = len(samples)
     if fraction in {0, 1}:
         chosen = np.full(n_samples, bool(fraction))
-        return _by_samples(ranges, chosen, "every sample" if fraction else "no sample", distinct)
-    is_long = token_counts.min() >= Holdout.SHORTEST_CUT_TOKENS
-    if n_samples < FEW_SAMPLES and is_long and not prompt_counts.any():
-        return _by_cutting(ranges, fraction, distinct)
-    if distinct == 1:  # nothing but copies of one text: grouping cannot help
-        groups = np.arange(n_samples)
+        return _by_samples(samples, chosen, "every sample" if fraction else "no sample")
+    is_long = samples.lengths.min() >= SHORTEST_CUT_TOKENS
+    if n_samples < FEW_SAMPLES and is_long and not samples.prompt_tokens.any():
+        return _by_cutting(samples, fraction)
+    if not firsts.any():  # nothing but copies of one text: grouping cannot help
+        firsts = np.arange(n_samples)
+    heads = np.flatnonzero(firsts == np.arange(n_samples))  # a group goes by its first sample
     wanted = min(max(round(n_samples * fraction), 1), n_samples - 1)
-    sizes = np.bincount(groups)
-    order = np.random.default_rng(seed).permutation(len(sizes))
-    reached = np.cumsum(sizes[order])
-    n_groups = min(int(np.searchsorted(reached, wanted)) + 1, len(sizes) - 1)
-    chosen = np.isin(groups, order[:n_groups])
-    return _by_samples(ranges, chosen, "whole samples, duplicates together", distinct)
+    drawn = heads[np.random.default_rng(seed).permutation(len(heads))[:wanted]]
+    reached = np.cumsum(np.bincount(firsts, minlength=n_samples)[drawn])
+    n_groups = min(int(np.searchsorted(reached, wanted)) + 1, len(heads) - 1)
+    is_drawn = np.zeros(n_samples, np.bool_)
+    is_drawn[drawn[:n_groups]] = True
+    return _by_samples(samples, is_drawn[firsts], "whole samples, duplicates together")
 
 
-def _groups_by_first_appearance(hashes: Int64s) -> Int64s:
-    """Number the distinct hashes in the order in which they come, whatever their values are."""
-    _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
-    number = np.empty(len(first), np.int64)
-    number[np.argsort(first)] = np.arange(len(first))
-    return number[group]
+def _by_samples(samples: Stretches, chosen: npt.NDArray[np.bool_], method: str) -> Holdout:
+    return Holdout(samples[~chosen], samples[chosen], chosen, method)
 
 
-def _by_samples(ranges: Int64s, chosen: npt.NDArray[np.bool_], method: str, distinct: int) -> Holdout:
-    return Holdout(ranges[~chosen], ranges[chosen], np.flatnonzero(chosen), method, distinct)
-
-
-def _by_cutting(ranges: Int64s, fraction: float, distinct: int) -> Holdout:
-    cut = ranges[:, 1] - np.maximum(np.round((ranges[:, 1] - ranges[:, 0]) * fraction).astype(np.int64), 1)
+def _by_cutting(samples: Stretches, fraction: float) -> Holdout:
+    kept_apart = np.maximum(np.round(samples.lengths * fraction).astype(np.int64), 1)
+    learned = samples.lengths - kept_apart
     return Holdout(
-        np.stack([ranges[:, 0], cut, ranges[:, 2]], axis=1),
-        np.stack([cut, ranges[:, 1], ranges[:, 2]], axis=1),
+        replace(samples, lengths=learned),
+        replace(samples, starts=samples.starts + learned, lengths=kept_apart),
         None,
         "the end of each document",
-        distinct,
     )

@@ -1,114 +1,137 @@
 """Samples into one file of tokens, a list at a time, with what has to be known of each one afterwards."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from itertools import chain
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from tunesmith.data.fast_tokenizer import FastTokenizer
 from tunesmith.data.samples import SampleList
-from tunesmith.data.tokenizer import Int64s, TextTokenizer, TokenIds
+from tunesmith.data.stretches import Int64s, Integers, smallest
+from tunesmith.data.tokenizer import TokenIds
+
+N = TypeVar("N", bound=np.integer[Any])
 
 
-@dataclass
-class SampleColumns:
-    """What is known of each sample: tokens with its end-of-text, those of its prompt, bytes to predict, a hash."""
+@dataclass(frozen=True)
+class MeasuredList:
+    """Samples with what can be said of them before they are tokens; made ahead, in another thread.
 
-    token_counts: Int64s
-    prompt_counts: Int64s
-    text_bytes: Int64s
+    Attributes:
+        texts: what is tokenised: whole texts, or prompt and completion of each pair behind one another.
+        are_pairs: which of the two.
+        goes_on: whether the last sample is unfinished (`SampleList.goes_on`).
+        hashes: int64 [samples], equal for equal texts.
+        text_bytes: int64 [samples], UTF-8 bytes of what is to be predicted.
+        characters: of all texts.
+    """
+
+    texts: list[str]
+    are_pairs: bool
+    goes_on: bool
     hashes: Int64s
+    text_bytes: Int64s
     characters: int
 
-    @classmethod
-    def of(cls, columns: Sequence[Int64s], *, characters: int) -> "SampleColumns":
-        """From columns in the order of the fields."""
-        token_counts, prompt_counts, text_bytes, hashes = columns
-        return cls(token_counts, prompt_counts, text_bytes, hashes, characters)
 
-    def columns(self) -> list[Int64s]:
-        return [self.token_counts, self.prompt_counts, self.text_bytes, self.hashes]
-
-    def last(self) -> "SampleColumns":
-        """The last sample alone; its characters stay where they were counted."""
-        return SampleColumns.of([column[-1:].copy() for column in self.columns()], characters=0)
-
-    def without_last(self) -> "SampleColumns":
-        return SampleColumns.of([column[:-1] for column in self.columns()], characters=self.characters)
-
-    def continue_first(self, begun: "SampleColumns") -> None:
-        """Add to the first sample what was known of its beginning."""
-        self.token_counts[0] += begun.token_counts[0]
-        self.text_bytes[0] += begun.text_bytes[0]
-        self.hashes[0] = hash((int(begun.hashes[0]), int(self.hashes[0])))
+def measure(samples: SampleList) -> MeasuredList:
+    """Hash and count."""
+    texts = predicted = samples.texts
+    n = len(texts)
+    hashes = np.fromiter(map(hash, map(str.strip, texts)), np.int64, n)
+    if samples.prompt_characters:
+        prompts, predicted = samples.parts()  # apart, so that no token reaches from one into the other
+        texts = list(chain.from_iterable(zip(prompts, predicted, strict=True)))
+    text_bytes = np.fromiter(map(len, map(str.encode, predicted)), np.int64, n)
+    characters = sum(map(len, texts))
+    return MeasuredList(texts, bool(samples.prompt_characters), samples.goes_on, hashes, text_bytes, characters)
 
 
-def joined(lists: list[SampleColumns]) -> SampleColumns:
-    """Lists of samples behind one another."""
-    empty = np.zeros(0, np.int64)
-    columns = [np.concatenate([empty, *parts]) for parts in zip(*(some.columns() for some in lists), strict=True)]
-    return SampleColumns.of(columns or [empty] * 4, characters=sum(some.characters for some in lists))
+@dataclass(frozen=True)
+class SampleColumns:
+    """What is known of each sample of a corpus, every column in the smallest type that holds it.
+
+    Attributes:
+        token_counts: [samples], with its end-of-text.
+        prompt_counts: [samples], tokens that are given and not predicted.
+        text_bytes: [samples], UTF-8 bytes of what is predicted.
+    """
+
+    token_counts: Integers
+    prompt_counts: Integers
+    text_bytes: Integers
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """The parts so far of a document that goes on."""
+
+    tokens: int
+    text_bytes: int
+    hash: int
 
 
 class SampleWriter:
-    """Tokenises samples a list at a time and appends them to the token file."""
+    """Tokenises samples a list at a time and appends them to the token file.
 
-    def __init__(self, tokenizer: TextTokenizer, fast: FastTokenizer, dtype: np.dtype[Any]) -> None:
-        self._tokenizer = tokenizer
+    Attributes:
+        characters: written so far.
+    """
+
+    def __init__(self, fast: FastTokenizer, end_of_text_id: int, dtype: np.dtype[Any]) -> None:
         self._fast = fast
+        self._end_of_text_id = end_of_text_id
         self._dtype = dtype
-        self._lists: list[SampleColumns] = []
-        self._unfinished: SampleColumns | None = None
-        self._held_back = ""
+        self._columns: list[list[Integers]] = [[np.zeros(0, np.uint8)] for _ in range(3)]
+        self._hashes: list[Int64s] = [np.zeros(0, np.int64)]
+        self._begun: _Begun | None = None
+        self.characters = 0
 
-    def write(self, file: BinaryIO, samples: SampleList) -> None:
+    def write(self, file: BinaryIO, some: MeasuredList) -> None:
         """Append samples, each followed by end-of-text; the last one stays open where it goes on."""
-        samples = self._joined_if_needed(samples)
-        if not samples.texts:
-            return
-        ids, counts, prompt_counts, predicted = self._encode(samples)
-        tokens = with_ends(ids, counts, self._tokenizer.end_of_text_id)
-        file.write(tokens[: len(tokens) - samples.goes_on].astype(self._dtype).tobytes())
-        n = len(samples.texts)
-        some = SampleColumns(
-            token_counts=counts + 1,
-            prompt_counts=prompt_counts,
-            text_bytes=np.fromiter(map(len, map(str.encode, predicted)), np.int64, n),
-            hashes=np.fromiter(map(hash, map(str.strip, samples.texts)), np.int64, n),
-            characters=sum(map(len, samples.texts)),
-        )
-        some.token_counts[-1] -= samples.goes_on
-        if self._unfinished is not None:
-            some.continue_first(self._unfinished)
-        self._unfinished = some.last() if samples.goes_on else None
-        self._lists.append(some.without_last() if samples.goes_on else some)
+        ids, counts = self._fast.encode_packed(some.texts)
+        prompt_counts = counts[::2] if some.are_pairs else np.zeros_like(counts)
+        if some.are_pairs:
+            counts = prompt_counts + counts[1::2]
+        tokens = with_ends(ids, counts, self._end_of_text_id, self._dtype)
+        file.write(tokens[: len(tokens) - some.goes_on].tobytes())
+        token_counts, text_bytes, hashes = counts + 1, some.text_bytes, some.hashes
+        if self._begun is not None:
+            token_counts[0] += self._begun.tokens
+            text_bytes[0] += self._begun.text_bytes
+            hashes[0] = hash((self._begun.hash, int(hashes[0])))
+        self._begun = None
+        if some.goes_on:
+            self._begun = _Begun(int(token_counts[-1]) - 1, int(text_bytes[-1]), int(hashes[-1]))
+        ended = slice(len(hashes) - some.goes_on)
+        counted = (smallest(column[ended]) for column in (token_counts, prompt_counts, text_bytes))
+        for parts, column in zip(self._columns, counted, strict=True):
+            parts.append(column)
+        self._hashes.append(hashes[ended])
+        self.characters += some.characters
 
     def samples(self) -> SampleColumns:
-        """All that was written."""
-        return joined(self._lists)
+        """All that was written; what was kept for it is given up, so it can be asked once."""
+        return SampleColumns(*(_joined(parts) for parts in self._columns))
 
-    def _joined_if_needed(self, samples: SampleList) -> SampleList:
-        """Parts of a document are put together again for a tokenizer that may not be given parts."""
-        if self._tokenizer.may_be_cut or not (samples.goes_on or self._held_back):
-            return samples
-        texts = [self._held_back + samples.texts[0], *samples.texts[1:]]
-        self._held_back = texts.pop() if samples.goes_on else ""
-        return SampleList(texts, samples.prompt_characters)
-
-    def _encode(self, samples: SampleList) -> tuple[TokenIds, Int64s, Int64s, list[str]]:
-        """Ids, tokens of each sample and of its prompt, and the texts that are to be predicted."""
-        if not samples.prompt_characters:
-            ids, counts = self._fast.encode_packed(samples.texts)
-            return ids, counts, np.zeros_like(counts), samples.texts
-        prompts, completions = samples.parts()  # apart, so that no token reaches from one into the other
-        alternating = [part for pair in zip(prompts, completions, strict=True) for part in pair]
-        ids, part_counts = self._fast.encode_packed(alternating)
-        return ids, part_counts[::2] + part_counts[1::2], part_counts[::2], completions
+    def hashes(self) -> Int64s:
+        """Of all that was written, equal for equal texts; given up like the columns."""
+        return _joined(self._hashes)
 
 
-def with_ends(ids: TokenIds, counts: Int64s, end_of_text_id: int) -> TokenIds:
+def with_ends(ids: TokenIds, counts: Int64s, end_of_text_id: int, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
     """Ids of texts behind one another, with an end-of-text behind each text."""
-    out = np.full(len(ids) + len(counts), end_of_text_id, np.uint32)
-    out[np.arange(len(ids)) + np.repeat(np.arange(len(counts)), counts)] = ids
+    is_text = np.ones(len(ids) + len(counts), np.bool_)
+    is_text[np.cumsum(counts + 1) - 1] = False
+    out = np.full(len(is_text), end_of_text_id, dtype)
+    out[is_text] = ids
     return out
+
+
+def _joined(parts: list[npt.NDArray[N]]) -> npt.NDArray[N]:
+    """One column; its parts are let go before the next column is joined."""
+    column = np.concatenate(parts)
+    parts.clear()
+    return column

@@ -1,5 +1,6 @@
 """Texts on their way from a file to the tokenizer, a list at a time."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -24,3 +25,14 @@ class SampleList:
         pairs = zip(self.texts, self.prompt_characters, strict=True)
         prompts, completions = zip(*((text[:cut], text[cut:]) for text, cut in pairs), strict=True)
         return list(prompts), list(completions)
+
+
+def without_parts(lists: Iterator[SampleList]) -> Iterator[SampleList]:
+    """Whole documents, for what can only be done to the whole of a text; each has to fit into memory then."""
+    begun: list[str] = []
+    for some in lists:
+        first, *others = some.texts
+        texts = ["".join([*begun, first]) if others or not some.goes_on else first, *others]
+        begun = [*([] if others else begun), texts.pop()] if some.goes_on else []
+        if texts:
+            yield SampleList(texts, some.prompt_characters)

@@ -1,4 +1,4 @@
-"""SOURCE arguments into files: a file, a folder, or a glob, in a stable order, compressed or not.
+"""SOURCE arguments into files: a file, a folder, a glob, standard input, or a dataset, in a stable order.
 
 A folder gives every readable file below it, sorted by path; links to folders are not followed, so a loop of links
 cannot trap a run. Files of unknown kinds in a folder are left out, and counted.
@@ -8,15 +8,21 @@ import bz2
 import glob
 import gzip
 import hashlib
+import io
 import lzma
 import os
-from collections.abc import Callable, Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from tunesmith.data.archives import is_archive, member_names, open_member
+from tunesmith.data.expansion import LimitedStream
+from tunesmith.data.hub_datasets import HUB_PREFIX, HubDataset
+from tunesmith.data.standard_input import STANDARD_INPUT, spool
 from tunesmith.errors import UserError
 
 TEXT_KINDS = (".txt", ".md")
@@ -62,7 +68,15 @@ class SourceFile:
         """The uncompressed bytes, as a stream."""
         if self.member:
             return cast("BinaryIO", open_member(self.path, self.member))
-        return cast("BinaryIO", OPENERS[self.compression](self.path))
+        stream = cast("BinaryIO", OPENERS[self.compression](self.path))
+        if not self.compression:
+            return stream
+        return cast("BinaryIO", io.BufferedReader(LimitedStream(stream, self.path)))
+
+    @property
+    def stored_bytes(self) -> int:
+        """As it is stored; of an archive, all of it."""
+        return self.path.stat().st_size
 
     @cached_property
     def sha256(self) -> str:
@@ -72,51 +86,91 @@ class SourceFile:
 
 
 @dataclass(frozen=True)
-class FoundFiles:
+class FoundSources:
     """What SOURCE arguments stand for.
 
     Attributes:
         files: to be read, in this order.
+        argument_of_file: for each, which SOURCE argument it comes from, counted from 0.
+        n_arguments: how many SOURCE arguments there were.
         skipped: names of files in folders whose kind is not readable.
+        prepared: a folder that `prepare` wrote, in place of all these.
     """
 
-    files: tuple[SourceFile, ...]
-    skipped: tuple[str, ...]
+    files: tuple[SourceFile | HubDataset, ...]
+    argument_of_file: tuple[int, ...]
+    n_arguments: int
+    skipped: tuple[str, ...] = ()
+    prepared: Path | None = None
 
 
-def find_source_files(sources: Iterable[str]) -> FoundFiles:
-    """Resolve SOURCE arguments.
+@contextmanager
+def found_sources(sources: Sequence[str]) -> Iterator[FoundSources]:
+    """Resolve SOURCE arguments; standard input is kept in a temporary file while the context lasts.
 
     Raises:
         UserError: for one that stands for nothing readable.
     """
-    files: list[SourceFile] = []
-    skipped: list[str] = []
-    for source in sources:
-        path = Path(source)
-        if path.is_file() and not is_archive(path):
-            files.append(_named_file(path))
-            continue
-        if path.is_file():
-            inside = [(path.name, path)]
-        elif path.is_dir():
-            inside = sorted((below.relative_to(path).as_posix(), below) for below in _files_below(path))
-        else:
-            inside = [(match.name, match) for match in _matching(source)]
-        if not inside and not path.is_dir():
-            raise UserError(
-                f"there is no file {source}", hint="check the path; relative paths start at the current folder"
-            )
-        readable = [part for name, found in inside if found.stat().st_size for part in _opened_up(found, name)]
-        skipped += [name for file, name in readable if file is None]
-        kept = [file for file, _ in readable if file is not None]  # names do not depend on where the user stands
-        if not kept:
-            raise UserError(
-                f"{source} holds no text that can be read" + (f", only {skipped[-1]}" if skipped else ""),
-                hint=f"readable are {', '.join(READABLE)}, also compressed ({', '.join(filter(None, OPENERS))})",
-            )
-        files += kept
-    return FoundFiles(tuple(files), tuple(skipped))
+    if any(is_prepared(source) for source in sources):
+        yield _only_prepared(sources)
+        return
+    if sources.count(STANDARD_INPUT) > 1:
+        raise UserError("standard input can be read only once", hint="name - once")
+    with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
+        files: list[SourceFile | HubDataset] = []
+        arguments: list[int] = []
+        skipped: list[str] = []
+        for number, source in enumerate(sources):
+            found: Sequence[SourceFile | HubDataset]
+            if source == STANDARD_INPUT:
+                path = spool(Path(folder))
+                found = [SourceFile(path, "standard input", path.suffix, "")]
+            elif source.startswith(HUB_PREFIX):
+                found = [HubDataset.of(source)]
+            else:
+                found, unreadable = _files_of(source)
+                skipped += unreadable
+            files += found
+            arguments += [number] * len(found)
+        yield FoundSources(tuple(files), tuple(arguments), len(sources), tuple(skipped))
+
+
+def is_prepared(source: str) -> bool:
+    """Whether a SOURCE is a folder that `prepare` wrote."""
+    return (Path(source) / "manifest.json").is_file() and (Path(source) / "tokens.bin").is_file()
+
+
+def _only_prepared(sources: Sequence[str]) -> FoundSources:
+    if len(sources) > 1:
+        raise UserError(
+            f"a prepared folder stands alone, and {len(sources)} sources were named",
+            hint="prepare all of them together: tunesmith prepare FILE FILE --weights 2 1 --out DIR",
+        )
+    return FoundSources((), (), 1, prepared=Path(sources[0]))
+
+
+def _files_of(source: str) -> tuple[list[SourceFile], list[str]]:
+    """A file, or what is readable in a folder, an archive, or among the matches of a glob; and what is not."""
+    path = Path(source)
+    if path.is_file() and not is_archive(path):
+        return [_named_file(path)], []
+    if path.is_file():
+        inside = [(path.name, path)]
+    elif path.is_dir():
+        inside = sorted((below.relative_to(path).as_posix(), below) for below in _files_below(path))
+    else:
+        inside = [(match.name, match) for match in _matching(source)]
+    if not inside and not path.is_dir():
+        raise UserError(f"there is no file {source}", hint="check the path; relative paths start at the current folder")
+    readable = [part for name, found in inside if found.stat().st_size for part in _opened_up(found, name)]
+    skipped = [name for file, name in readable if file is None]
+    kept = [file for file, _ in readable if file is not None]  # names do not depend on where the user stands
+    if not kept:
+        raise UserError(
+            f"{source} holds no text that can be read" + (f", only {skipped[-1]}" if skipped else ""),
+            hint=f"readable are {', '.join(READABLE)}, also compressed ({', '.join(filter(None, OPENERS))})",
+        )
+    return kept, skipped
 
 
 def _named_file(path: Path) -> SourceFile:

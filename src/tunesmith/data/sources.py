@@ -14,20 +14,22 @@ from typing import Literal, TypeVar
 
 from tunesmith.config import ReadingConfig
 from tunesmith.data.encoding import bad_byte, detect_encoding, known_encoding
-from tunesmith.data.samples import SampleList
+from tunesmith.data.hub_datasets import HubDataset
+from tunesmith.data.samples import SampleList, without_parts
 from tunesmith.data.source_files import TABLE_KINDS, SourceFile
 from tunesmith.data.splitting import AUTO, choose_split, split_text
-from tunesmith.data.tables import Fields, read_table
+from tunesmith.data.tables import Fields, read_table, samples_of
 from tunesmith.errors import UserError
 from tunesmith.machine import Choice
 
-CHARACTERS_AT_A_TIME = 1 << 21
+CHARACTERS_AT_A_TIME = 1 << 23
 HEAD_CHARACTERS = 1 << 18
 UNDECODABLE = re.compile("[\udc80-\udcff]")
 """What Python's surrogateescape puts where a byte did not decode; no real text holds it."""
 
 T = TypeVar("T")
 BadBytes = Literal["stop", "replace", "skip-sample"]
+Dedupe = Literal["none", "exact", "near"]
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,16 @@ class ReadingOptions:
         fields: of a table that make a sample.
         encoding: auto, or a name that overrules detection.
         on_bad_bytes: what to do with bytes that do not decode.
+        dedupe: which repeated samples are left out.
+        weights: how often each SOURCE is seen in an epoch; empty for once.
     """
 
     split_on: str = AUTO
     fields: Fields = field(default_factory=Fields)
     encoding: str = "auto"
     on_bad_bytes: BadBytes = "stop"
+    dedupe: Dedupe = "none"
+    weights: tuple[float, ...] = ()
 
 
 def reading_options(config: ReadingConfig) -> ReadingOptions:
@@ -60,7 +66,15 @@ def reading_options(config: ReadingConfig) -> ReadingOptions:
             hint="for example --template 'Q: {prompt}\\nA: {completion}'",
         )
     fields = Fields(config.text_field, config.prompt_field, config.completion_field, template)
-    return ReadingOptions(config.split_on, fields, config.encoding, config.on_bad_bytes)
+    if config.weights and (len(config.weights) != len(config.sources) or min(config.weights) <= 0):
+        raise UserError(
+            f"--weights {' '.join(map(str, config.weights))} does not give each of the {len(config.sources)} sources "
+            "a number above 0",
+            hint="--weights 2 0.5 shows the first source twice in an epoch and half of the second",
+        )
+    return ReadingOptions(
+        config.split_on, fields, config.encoding, config.on_bad_bytes, config.dedupe, tuple(config.weights)
+    )
 
 
 def _escapes(text: str) -> str:
@@ -98,7 +112,7 @@ class SourceReport:
 
 
 def open_source(
-    file: SourceFile, options: ReadingOptions, *, end_of_text: str
+    file: SourceFile | HubDataset, options: ReadingOptions, *, end_of_text: str
 ) -> tuple[SourceReport, Iterator[SampleList]]:
     """Decide how to read a file, and read it.
 
@@ -108,6 +122,9 @@ def open_source(
     Raises:
         UserError: here or while reading, for what cannot be read as it should.
     """
+    if isinstance(file, HubDataset):
+        report = SourceReport(file.name, file.sha256, "", "row", "a dataset of the hub: one row is one sample")
+        return report, _cleaned(samples_of(file, file.rows(), options.fields), report, options, end_of_text)
     encoding = _encoding(file, options)
     errors = "strict" if options.on_bad_bytes == "stop" else "surrogateescape"
     if file.kind in TABLE_KINDS:
@@ -117,7 +134,7 @@ def open_source(
         split = _split(file, encoding, options)
         samples = split_text(_pieces(file, encoding, errors), split.value)
         if options.on_bad_bytes == "skip-sample":
-            samples = _whole(samples)
+            samples = without_parts(samples)
     report = SourceReport(file.name, file.sha256, encoding, split.value, split.reason)
     return report, _guarded(file, _cleaned(samples, report, options, end_of_text), encoding)
 
@@ -173,16 +190,6 @@ def _cleaned(
             yield SampleList(texts, some.prompt_characters, some.goes_on)
         elif any(keep):
             yield SampleList(list(compress(texts, keep)), list(compress(some.prompt_characters, keep)), some.goes_on)
-
-
-def _whole(lists: Iterator[SampleList]) -> Iterator[SampleList]:
-    """Without parts: whether a sample is skipped can only be said of the whole of it."""
-    parts: list[str] = []
-    for some in lists:
-        parts.append(some.texts[0])
-        if not some.goes_on:
-            yield SampleList(["".join(parts), *some.texts[1:]], some.prompt_characters)
-            parts = []
 
 
 def _mended(texts: list[str], report: SourceReport) -> list[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, BinaryIO, TextIO
 
+from tunesmith.data.hub_datasets import HubDataset
 from tunesmith.data.samples import SampleList
 from tunesmith.data.source_files import SourceFile
 from tunesmith.errors import UserError
@@ -53,14 +54,19 @@ def read_table(file: SourceFile, encoding: str, errors: str, fields: Fields) -> 
     """
     with file.open() as binary:
         if file.kind in ARROW_TABLES:
-            yield from _samples(file, _arrow_rows(file, binary), fields)
+            yield from samples_of(file, _arrow_rows(file, binary), fields)
             return
         line_ends = "" if file.kind in {".csv", ".tsv"} else None  # csv finds its own
         with io.TextIOWrapper(binary, encoding, errors, newline=line_ends) as stream:
-            yield from _samples(file, TEXT_TABLES[file.kind](file, stream), fields)
+            yield from samples_of(file, TEXT_TABLES[file.kind](file, stream), fields)
 
 
-def _samples(file: SourceFile, rows: Iterator[Row], fields: Fields) -> Iterator[SampleList]:
+def samples_of(file: SourceFile | HubDataset, rows: Iterator[Row], fields: Fields) -> Iterator[SampleList]:
+    """The samples that rows hold, a list at a time.
+
+    Raises:
+        UserError: if it is not clear which field holds the text, or one holds something else.
+    """
     first = list(islice(rows, ROWS_LOOKED_AT))
     if not first:
         raise UserError(f"{file.path} has no rows", hint="name a table that holds text")
@@ -86,7 +92,7 @@ def _samples(file: SourceFile, rows: Iterator[Row], fields: Fields) -> Iterator[
         )
 
 
-def choose_pair(file: SourceFile, names: list[str], fields: Fields) -> tuple[str, str] | None:
+def choose_pair(file: SourceFile | HubDataset, names: list[str], fields: Fields) -> tuple[str, str] | None:
     """The fields of prompt and completion, or None where a sample is one text.
 
     Raises:
@@ -109,7 +115,7 @@ def choose_pair(file: SourceFile, names: list[str], fields: Fields) -> tuple[str
     return str(fields.prompt), str(fields.completion)
 
 
-def choose_field(file: SourceFile, rows: list[Row], asked: str | None) -> str:
+def choose_field(file: SourceFile | HubDataset, rows: list[Row], asked: str | None) -> str:
     """Which field holds the text.
 
     Raises:
@@ -141,7 +147,7 @@ def _looks_like_text(values: list[object]) -> bool:
     return typical >= SHORTEST_TYPICAL_TEXT and any(" " in text.strip() or not text.isascii() for text in texts)
 
 
-def _text_of(file: SourceFile, row: Row, field: str, number: int) -> str:
+def _text_of(file: SourceFile | HubDataset, row: Row, field: str, number: int) -> str:
     value = row.get(field)
     if value is None:
         return ""

@@ -8,15 +8,18 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers import AddedToken, Encoding, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
+from tunesmith.data.read_ahead import read_ahead
+from tunesmith.data.stretches import Int64s
 from tunesmith.errors import UserError
 from tunesmith.files import write_json
 
@@ -28,12 +31,13 @@ FILES = (
     "vocab.json",
     "merges.txt",
 )
-PIECE_CHARACTERS = 1 << 17
+PIECE_CHARACTERS = 2000
+"""Long texts are encoded in pieces of about this size, which measures fastest."""
+PIECES_AT_A_TIME = 512
 SAFE_BORDER = re.compile(r"(?<=\S)(?= \S)|(?<=\S\n)(?=\S)")
 """Where one of GPT-2's pre-tokens ends whatever stands around: before a lone space, behind a lone line end."""
 
 TokenIds = npt.NDArray[np.uint32]
-Int64s = npt.NDArray[np.int64]
 
 END_OF_TEXT = "<|endoftext|>"
 """GPT-2's marker; used where a checkpoint names none of its own."""
@@ -60,12 +64,17 @@ class TextTokenizer:
     @property
     def vocab_size(self) -> int:
         """Largest id plus one."""
-        return max(self._tokenizer.get_vocab(with_added_tokens=True).values()) + 1
+        return max(self._vocab.values()) + 1
+
+    @cached_property
+    def _vocab(self) -> dict[str, int]:
+        vocab: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        return vocab
 
     @cached_property
     def fingerprint(self) -> str:
         """Changes whenever the same text could get other ids."""
-        content = f"{self.end_of_text_id}\n{self._tokenizer.to_str()}"
+        content = f"{self.end_of_text_id}\n{self.json}"
         return hashlib.sha256(content.encode("utf-8")).hexdigest()
 
     def encode(self, texts: list[str]) -> list[list[int]]:
@@ -75,16 +84,24 @@ class TextTokenizer:
 
     def encode_packed(self, texts: list[str]) -> tuple[TokenIds, Int64s]:
         """Ids of all texts behind one another, and how many each text has; for large amounts of text."""
-        pieces, pieces_of_text = safe_pieces(texts) if self.may_be_cut else (texts, [1] * len(texts))
-        encodings = self._tokenizer.encode_batch_fast(pieces, add_special_tokens=False)
-        counts = np.fromiter((len(encoding) for encoding in encodings), np.int64, len(encodings))
-        ids = np.concatenate(
-            [np.asarray(encoding.ids, np.uint32) for encoding in encodings] or [np.zeros(0, np.uint32)]
-        )
+        pieces, pieces_of_text = safe_pieces(texts, PIECE_CHARACTERS) if self.may_be_cut else (texts, [1] * len(texts))
+        counts = np.zeros(len(pieces), np.int64)
+        ids = [np.zeros(0, np.uint32)]
+        done = 0
+        for encodings in read_ahead(self._encoded(pieces)):  # the library lets other threads work meanwhile
+            ids += [np.asarray(encoding.ids, np.uint32) for encoding in encodings]
+            counts[done : done + len(encodings)] = list(map(len, encodings))
+            done += len(encodings)
         first_piece = np.cumsum([0, *pieces_of_text[:-1]])
-        return ids, np.add.reduceat(counts, first_piece) if len(texts) else counts
+        return np.concatenate(ids), np.add.reduceat(counts, first_piece) if len(texts) else counts
 
-    def to_json(self) -> str:
+    def _encoded(self, pieces: list[str]) -> Iterator[list[Encoding]]:
+        for start in range(0, len(pieces), PIECES_AT_A_TIME):
+            some = pieces[start : start + PIECES_AT_A_TIME]
+            yield self._tokenizer.encode_batch_fast(some, add_special_tokens=False)
+
+    @cached_property
+    def json(self) -> str:
         """The tokenizer in the form of tokenizer.json."""
         content: str = self._tokenizer.to_str()
         return content
@@ -97,10 +114,19 @@ class TextTokenizer:
     @cached_property
     def may_be_cut(self) -> bool:
         """Whether GPT-2's own pre-tokenizer is at work, for which `safe_pieces` is exact."""
-        content = json.loads(self.to_json())
+        content = json.loads(self.json)
         pre_tokenizer = content.get("pre_tokenizer") or {}
         plain = pre_tokenizer.get("use_regex", True) and not pre_tokenizer.get("add_prefix_space", True)
         return pre_tokenizer.get("type") == "ByteLevel" and plain and content.get("normalizer") is None
+
+    @cached_property
+    def bytes_of_token(self) -> Int64s | None:
+        """UTF-8 bytes of each id's text, by id; None for tokenizers whose tokens are no stretches of bytes."""
+        if not isinstance(self._tokenizer.decoder, decoders.ByteLevel):
+            return None
+        n_bytes = np.zeros(self.vocab_size, np.int64)
+        n_bytes[list(self._vocab.values())] = list(map(len, self._vocab))  # a character of the vocabulary is a byte
+        return n_bytes
 
     def decode(self, ids: list[int]) -> str:
         """Text of ordinary ids; bytes that form no character yet become U+FFFD."""
@@ -128,8 +154,8 @@ class TextTokenizer:
             )
 
 
-def safe_pieces(texts: list[str]) -> tuple[list[str], list[int]]:
-    """Cut long texts where GPT-2's pre-tokenizer cuts in any case.
+def safe_pieces(texts: list[str], characters: int) -> tuple[list[str], list[int]]:
+    """Cut long texts into pieces of about so many characters, where GPT-2's pre-tokenizer cuts in any case.
 
     The ids of the pieces are the ids of the whole (`SAFE_BORDER`), and long documents are encoded on all cores and in
     bounded memory.
@@ -142,8 +168,8 @@ def safe_pieces(texts: list[str]) -> tuple[list[str], list[int]]:
     for text in texts:
         before = len(pieces)
         start = 0
-        while len(text) - start > PIECE_CHARACTERS:
-            border = SAFE_BORDER.search(text, start + PIECE_CHARACTERS)
+        while len(text) - start > characters:
+            border = SAFE_BORDER.search(text, start + characters)
             if border is None:
                 break
             pieces.append(text[start : border.start()])

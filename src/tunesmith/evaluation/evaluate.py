@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.config import EvaluateConfig
-from tunesmith.data.corpus import is_prepared, prepare_corpus
-from tunesmith.data.source_files import find_source_files
+from tunesmith.data.corpus import Corpus, prepare_corpus
+from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import reading_options
-from tunesmith.data.tokenizer import load_tokenizer
+from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.evaluation.perplexity import METHOD, confidence_interval, evaluate_split
 from tunesmith.machine import choose_device, choose_dtype
 from tunesmith.model.config_file import read_hf_config
@@ -26,7 +26,11 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
         UserError: if model, text or device cannot be used.
     """
-    find_source_files(source for source in config.sources if not is_prepared(source))  # before a model is fetched
+    with found_sources(config.sources) as found:  # before a model is fetched
+        return _evaluate(config, found)
+
+
+def _evaluate(config: EvaluateConfig, found: FoundSources) -> dict[str, Any]:
     device = choose_device(config.device).value
     # Figures are compared with other programs' figures: on a CPU nothing is gained by rounding them.
     exactly = config.precision == "auto" and device.type == "cpu"
@@ -36,13 +40,7 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     n_positions = gpt2_config(hf_config, origin=str(folder)).n_positions
     context_tokens = chosen_context_tokens(config.context_tokens, n_positions).value
     tokenizer = load_tokenizer(folder, hf_config)
-    corpus = prepare_corpus(
-        config.sources,
-        tokenizer,
-        reading_options(config),
-        val_fraction=1,
-        seed=config.seed,
-    )
+    corpus = _read(config, found, tokenizer)
     model = load_gpt2(folder).to(device)
     model.compute_dtype = dtype
     evaluation = evaluate_split(
@@ -68,6 +66,11 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
         "trained_on_this": _trained_on(folder, corpus.manifest),
         "method": METHOD,
     }
+
+
+def _read(config: EvaluateConfig, found: FoundSources, tokenizer: TextTokenizer) -> Corpus:
+    """All of the text, to be measured."""
+    return prepare_corpus(found, tokenizer, reading_options(config), val_fraction=1, seed=config.seed)
 
 
 def _trained_on(folder: Path, manifest: dict[str, Any]) -> bool:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tunesmith.data.batches import packed, packed_indices, windows_of
-from tunesmith.data.corpus import Int64s, Split
+from tunesmith.data.batches import packed, packed_indices
+from tunesmith.data.corpus import Split
+from tunesmith.data.stretches import Int64s
+from tunesmith.data.windows import windows_of
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import nats_of_each_token
 from tunesmith.model.packed import hidden_states, inference, on_device_of, rows_of
@@ -70,7 +72,7 @@ def evaluate_split(model: GPT2, split: Split, *, context_tokens: int, tokens_per
         context_tokens: longest window.
         tokens_per_batch: tokens computed at once; changes the time and nothing else.
     """
-    windows = windows_of(split, context_tokens)
+    windows = windows_of(split.stretches, context_tokens)
     groups = packed_indices(windows.lengths, tokens_per_batch)
     sample_nats = np.zeros(split.n_samples)
     with inference(model):
@@ -80,7 +82,9 @@ def evaluate_split(model: GPT2, split: Split, *, context_tokens: int, tokens_per
             nats_M = nats_of_each_token(hidden_MC, model.head_VC, targets_M, model.config.vocab_size)
             sample_M = np.repeat(windows.samples[chosen], np.diff(batch.offsets))[batch.rows]
             np.add.at(sample_nats, sample_M, nats_M.double().cpu().numpy())
-    return Evaluation(sample_nats, split.ends - split.starts - split.prompt_tokens, split.text_bytes)
+    return Evaluation(
+        sample_nats, split.stretches.lengths.astype(np.int64) - split.stretches.prompt_tokens, split.text_bytes
+    )
 
 
 def confidence_interval(evaluation: Evaluation, *, seed: int) -> tuple[float, float] | None:

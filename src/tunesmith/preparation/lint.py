@@ -31,13 +31,8 @@ def length_histogram(token_counts: np.ndarray) -> list[LengthBin]:
     top = int(token_counts.max()).bit_length()
     bottom = int(token_counts.min()).bit_length() - 1
     borders = [1 << power for power in range(bottom, top + 1)]
-    counts, _ = np.histogram(token_counts, [*borders[:-1], borders[-1]])
+    counts = np.bincount(np.searchsorted(borders, token_counts, side="right"), minlength=len(borders))[1:]
     return [LengthBin(low, high, int(n)) for (low, high), n in zip(pairwise(borders), counts, strict=True)]
-
-
-def sample_token_counts(corpus: Corpus) -> np.ndarray:
-    """Tokens of each sample of the corpus, its end-of-text included, in file order."""
-    return np.diff(np.load(corpus.folder / "offsets.npy", allow_pickle=False))
 
 
 def warnings_of(corpus: Corpus) -> list[str]:

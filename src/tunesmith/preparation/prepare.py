@@ -4,16 +4,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tunesmith.config import PrepareConfig
-from tunesmith.data.batches import windows_of
 from tunesmith.data.corpus import Corpus, prepare_corpus
-from tunesmith.data.source_files import find_source_files
+from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import reading_options
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
+from tunesmith.data.windows import count_windows, windows_of
 from tunesmith.errors import UserError
 from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.preparation.lint import length_histogram, sample_token_counts, warnings_of
+from tunesmith.preparation.lint import length_histogram, warnings_of
 
 LONGEST_SHOWN = 3
 SHOWN_CHARACTERS = 300
@@ -31,24 +33,26 @@ def prepare_text(config: PrepareConfig) -> dict[str, Any]:
     out = Path(config.out) if config.out else None
     if out and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
         raise UserError(f"--out {out} already holds something", hint="name a folder that does not exist yet")
-    find_source_files(config.sources)  # before a tokenizer is fetched
-    folder = local_folder(config.tokenizer)
-    hf_config = read_hf_config(folder)
-    tokenizer = load_tokenizer(folder, hf_config)
-    corpus = prepare_corpus(
-        config.sources,
-        tokenizer,
-        reading_options(config),
-        val_fraction=config.val_fraction,
-        seed=config.seed,
-        out=out,
-    )
+    options = reading_options(config)
+    with found_sources(config.sources) as found:  # before a tokenizer is fetched
+        _refuse_prepared(found)
+        folder = local_folder(config.tokenizer)
+        hf_config = read_hf_config(folder)
+        tokenizer = load_tokenizer(folder, hf_config)
+        corpus = prepare_corpus(found, tokenizer, options, val_fraction=config.val_fraction, seed=config.seed, out=out)
     return _report(corpus, tokenizer, config, int(hf_config.get("n_positions", 1024)))
+
+
+def _refuse_prepared(found: FoundSources) -> None:
+    if found.prepared is not None:
+        raise UserError(
+            f"{found.prepared} is prepared already", hint=f"tunesmith train {found.prepared} --out my-model"
+        )
 
 
 def _report(corpus: Corpus, tokenizer: TextTokenizer, config: PrepareConfig, context_tokens: int) -> dict[str, Any]:
     manifest = corpus.manifest
-    counts = sample_token_counts(corpus)
+    counts = corpus.sample_token_counts()
     return {
         "samples": manifest["samples"],
         "tokens": manifest["tokens"],
@@ -56,17 +60,24 @@ def _report(corpus: Corpus, tokenizer: TextTokenizer, config: PrepareConfig, con
         "characters": manifest["characters"],
         "val_samples": manifest["validation_samples"],
         "val_by": manifest["validation_by"],
-        "dropped": {"empty": manifest["empty"], "undecodable": manifest["skipped_samples"]},
+        "dropped": {
+            "empty": manifest["empty"],
+            "undecodable": manifest["skipped_samples"],
+            "duplicates": manifest["duplicates_left_out"],
+        },
         "replaced_bytes": manifest["replaced_bytes"],
         "end_of_text_markers": manifest["markers"],
         "prompt_tokens": manifest["prompt_tokens"],
         "duplicate_samples": manifest["duplicate_samples"],
+        "near_duplicate_samples": manifest["near_duplicate_samples"],
+        "near_duplicates_across": manifest["near_duplicates_across"],
+        "weights": manifest["weights"],
         "tokens_per_character": manifest["tokens"] / manifest["characters"],
         "sources": manifest["sources"],
         "skipped_files": manifest["skipped_files"],
         "lengths": [asdict(part) for part in length_histogram(counts)],
-        "longest": _longest(corpus, tokenizer, counts),
-        "windows": len(windows_of(corpus.train, context_tokens)),
+        "longest": _longest(corpus, tokenizer),
+        "windows": count_windows(corpus.train.stretches, context_tokens),
         "context_tokens": context_tokens,
         "warnings": warnings_of(corpus),
         "preview": _preview(corpus, tokenizer, config.preview, context_tokens),
@@ -78,23 +89,25 @@ def _report(corpus: Corpus, tokenizer: TextTokenizer, config: PrepareConfig, con
     }
 
 
-def _longest(corpus: Corpus, tokenizer: TextTokenizer, counts: Any) -> list[dict[str, Any]]:  # noqa: ANN401  an array
-    starts = 1 + counts.cumsum() - counts
+def _longest(corpus: Corpus, tokenizer: TextTokenizer) -> list[dict[str, Any]]:
+    stretches = corpus.train.stretches
+    n_shown = min(LONGEST_SHOWN, len(stretches))
+    shortest_shown = np.partition(stretches.lengths, len(stretches) - n_shown)[len(stretches) - n_shown]
+    candidates = np.flatnonzero(stretches.lengths >= shortest_shown)
+    by_length = candidates[np.argsort(stretches.lengths[candidates], kind="stable")[::-1]]
+    chosen = stretches[by_length[:n_shown]]
     return [
         {
-            "sample": int(index) + 1,
-            "tokens": int(counts[index]),
-            "begins": tokenizer.decode(
-                corpus.train.tokens[starts[index] :][: min(int(counts[index]) - 1, 30)].tolist()
-            ),
+            "tokens": length,
+            "begins": tokenizer.decode(corpus.train.tokens[start : start + min(length - 1, 30)].tolist()),
         }
-        for index in counts.argsort()[::-1][:LONGEST_SHOWN]
+        for start, length in zip(chosen.starts.tolist(), chosen.lengths.tolist(), strict=True)
     ]
 
 
 def _preview(corpus: Corpus, tokenizer: TextTokenizer, n_windows: int, context_tokens: int) -> list[str]:
     """The first windows as the model sees them; between the brackets stands what it must predict."""
-    windows = windows_of(corpus.train, context_tokens)
+    windows = windows_of(corpus.train.stretches[:n_windows], context_tokens)
     shown = []
     columns = (windows.starts, windows.lengths, windows.prompt_tokens)
     for start, length, prompt in zip(*(column[:n_windows].tolist() for column in columns), strict=True):

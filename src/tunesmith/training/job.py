@@ -1,6 +1,7 @@
 """The verb `train`: from a configuration to a running loop, or to one clear error with nothing written."""
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,12 @@ from typing import Any
 import torch
 
 from tunesmith.config import TrainConfig
-from tunesmith.data.corpus import Corpus, is_prepared, prepare_corpus
-from tunesmith.data.source_files import find_source_files
+from tunesmith.data.corpus import Corpus, cached_corpus, prepare_corpus
+from tunesmith.data.hub_datasets import HUB_PREFIX
+from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import reading_options
-from tunesmith.data.tokenizer import load_tokenizer
+from tunesmith.data.standard_input import STANDARD_INPUT
+from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.errors import UsageError, UserError
 from tunesmith.machine import choose_device, choose_dtype, environment
 from tunesmith.model.config_file import read_hf_config
@@ -48,7 +51,8 @@ def train_model(config: TrainConfig, *, stop: Callable[[], bool]) -> Iterator[Ev
     _refuse_early(config)
     if not config.resume:
         run.refuse_if_taken()
-    loop, planned = _set_up(config, run, stop)
+    with _sources(config) as found:
+        loop, planned = _set_up(config, run, found, stop)
     if config.resume:
         run.forget_after(loop.progress.step)
     else:
@@ -62,9 +66,16 @@ def train_model(config: TrainConfig, *, stop: Callable[[], bool]) -> Iterator[Ev
 def _refuse_early(config: TrainConfig) -> None:
     """Find what is wrong before a model is fetched or a long text is read."""
     refuse_impossible(config)
-    find_source_files(source for source in config.sources if not is_prepared(source))
+    reading_options(config)
     choose_dtype(config.precision, choose_device(config.device).value)
     _sample_prompts(config)
+
+
+def _sources(config: TrainConfig) -> AbstractContextManager[FoundSources | None]:
+    """What there is to read; None where a resumed run's text came from standard input, which is gone."""
+    if config.resume and STANDARD_INPUT in config.sources:
+        return nullcontext()
+    return found_sources(config.sources)
 
 
 def _keep(event: Event, run: RunFolder) -> None:
@@ -88,20 +99,16 @@ class _Start:
     checkpoint: bool
 
 
-def _set_up(config: TrainConfig, run: RunFolder, stop: Callable[[], bool]) -> tuple[TrainingLoop, Planned]:
+def _set_up(
+    config: TrainConfig, run: RunFolder, found: FoundSources | None, stop: Callable[[], bool]
+) -> tuple[TrainingLoop, Planned]:
     checkpoints = run.checkpoints() if config.resume else []
     start = _Start(checkpoints[-1], True) if checkpoints else _Start(local_folder(config.model), False)
     hf_config = read_hf_config(start.weights)
     shape = gpt2_config(hf_config, origin=str(start.weights))
     tokenizer = load_tokenizer(start.weights, hf_config)
     prompts = _sample_prompts(config)
-    corpus = prepare_corpus(
-        config.sources,
-        tokenizer,
-        reading_options(config),
-        val_fraction=config.val_fraction,
-        seed=config.seed,
-    )
+    corpus = _read_before(run) if found is None else _read(config, found, tokenizer)
     if config.resume:
         _refuse_changed_data(run, corpus)
     plan = _plan_before(run) if config.resume else make_plan(config, shape, corpus)
@@ -127,6 +134,27 @@ def _set_up(config: TrainConfig, run: RunFolder, stop: Callable[[], bool]) -> tu
     return loop, Planned(config.model, parameters, run.path, plan, progress.step)
 
 
+def _read(config: TrainConfig, found: FoundSources, tokenizer: TextTokenizer) -> Corpus:
+    return prepare_corpus(
+        found,
+        tokenizer,
+        reading_options(config),
+        val_fraction=config.val_fraction,
+        seed=config.seed,
+    )
+
+
+def _read_before(run: RunFolder) -> Corpus:
+    """The text of a run that read standard input."""
+    corpus = cached_corpus(run.describe()["data"]["fingerprint"])
+    if corpus is None:
+        raise UserError(
+            f"the run in {run.path} read standard input, and its text is not in the cache any more",
+            hint="save the text as a file and start anew in another --out",
+        )
+    return corpus
+
+
 def _description(config: TrainConfig, plan: TrainPlan, corpus: Corpus) -> dict[str, Any]:
     return {
         "asked": as_json(_with_absolute_sources(config)),
@@ -138,7 +166,12 @@ def _description(config: TrainConfig, plan: TrainPlan, corpus: Corpus) -> dict[s
 
 def _with_absolute_sources(config: TrainConfig) -> TrainConfig:
     """So that a run can be resumed from any folder."""
-    return replace(config, sources=tuple(str(Path(source).resolve()) for source in config.sources))
+    return replace(config, sources=tuple(map(_absolute, config.sources)))
+
+
+def _absolute(source: str) -> str:
+    is_path = source != STANDARD_INPUT and not source.startswith(HUB_PREFIX)
+    return str(Path(source).resolve()) if is_path else source
 
 
 def _asked_before(config: TrainConfig, run: RunFolder) -> TrainConfig:
@@ -151,7 +184,8 @@ def _asked_before(config: TrainConfig, run: RunFolder) -> TrainConfig:
         )
     known = {field.name for field in fields(TrainConfig)}
     before = {name: value for name, value in description["asked"].items() if name in known}
-    asked_before = TrainConfig(**{**before, "sources": tuple(before["sources"])})
+    lists = {name: tuple(value) for name, value in before.items() if isinstance(value, list)}
+    asked_before = TrainConfig(**{**before, **lists})
     given = _with_absolute_sources(config)
     defaults = TrainConfig(out=config.out)
     changed = [

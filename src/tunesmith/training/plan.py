@@ -10,8 +10,9 @@ import psutil
 import torch
 
 from tunesmith.config import TrainConfig
-from tunesmith.data.batches import steps_per_epoch, windows_of
 from tunesmith.data.corpus import Corpus
+from tunesmith.data.mixture import Mixture
+from tunesmith.data.windows import windows_of
 from tunesmith.errors import UserError
 from tunesmith.machine import Choice, choose_device, choose_dtype, device_name
 from tunesmith.model.context import chosen_context_tokens
@@ -119,9 +120,10 @@ def make_plan(config: TrainConfig, model: GPT2Config, corpus: Corpus) -> TrainPl
     device = choose_device(config.device)
     dtype = choose_dtype(config.precision, device.value)
     context = chosen_context_tokens(config.context_tokens, model.n_positions)
-    step = _tokens_per_step(config, corpus.train.n_tokens)
+    mixture = Mixture(windows_of(corpus.train.stretches, context.value), corpus.train.weights, seed=config.seed)
+    step = _tokens_per_step(config, mixture.n_tokens)
     micro = _tokens_per_micro_batch(model, device.value, dtype.value, context.value)
-    per_epoch = steps_per_epoch(windows_of(corpus.train, context.value), step.value)
+    per_epoch = mixture.steps_per_epoch(step.value)
     steps = Choice(max(round(per_epoch * config.epochs), 1), f"{config.epochs:g} epochs of {per_epoch} steps")
     if config.max_steps is not None and config.max_steps < steps.value:
         steps = Choice(config.max_steps, "--max-steps")

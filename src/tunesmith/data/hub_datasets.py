@@ -1,0 +1,84 @@
+"""`hf:NAME[:SPLIT]` as a SOURCE: a dataset of the Hugging Face hub, streamed through `datasets`, never stored whole."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from tunesmith.errors import UserError
+
+HUB_PREFIX = "hf:"
+DEFAULT_SPLIT = "train"
+UNKNOWN_BYTES = 1 << 40
+"""Sizes are not always told: taken for large."""
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """One split of a dataset.
+
+    Attributes:
+        dataset: its name on the hub.
+        split: which part of it.
+    """
+
+    dataset: str
+    split: str
+    kind = ".hf"
+    stored_bytes = UNKNOWN_BYTES
+
+    @classmethod
+    def of(cls, source: str) -> "HubDataset":
+        """From a SOURCE argument.
+
+        Raises:
+            UserError: if it names no dataset.
+        """
+        dataset, _, split = source.removeprefix(HUB_PREFIX).partition(":")
+        if not dataset:
+            raise UserError(f"{source} names no dataset", hint="for example hf:roneneldan/TinyStories:train")
+        return cls(dataset, split or DEFAULT_SPLIT)
+
+    @property
+    def name(self) -> str:
+        """How it is called in reports and errors."""
+        return f"{HUB_PREFIX}{self.dataset}:{self.split}"
+
+    path = name
+
+    @cached_property
+    def sha256(self) -> str:
+        """The commit that the hub names now: the content cannot change without it.
+
+        Raises:
+            UserError: if the hub does not know the dataset or cannot be reached.
+        """
+        from huggingface_hub import HfApi  # noqa: PLC0415  heavy, for this source only
+
+        try:
+            commit = HfApi().dataset_info(self.dataset).sha
+        except Exception as error:  # noqa: BLE001  the library raises its own, httpx's and the system's
+            raise self._unreachable(error) from None
+        return str(commit)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Rows as they come over the network.
+
+        Raises:
+            UserError: if the dataset or its split cannot be read.
+        """
+        from datasets import load_dataset  # noqa: PLC0415  heavy, for this source only
+
+        try:
+            yield from load_dataset(self.dataset, split=self.split, revision=self.sha256, streaming=True)
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001  as above
+            raise self._unreachable(error) from None
+
+    def _unreachable(self, error: Exception) -> UserError:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return UserError(
+            f"{self.name} cannot be read from the hub: {first_line}",
+            hint="check the name and the network; for private datasets: hf auth login",
+        )

@@ -1,0 +1,66 @@
+"""Samples into windows, none longer than the context.
+
+A sample longer than the context is cut into windows of nearly equal length that continue one another; each
+window is a document of its own, with positions from 0.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tunesmith.data.stretches import Int64s, Stretches
+
+SAMPLES_AT_A_TIME = 1 << 20
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Stretches of target tokens, none longer than the context.
+
+    Attributes:
+        starts: int64, index of the first target in the corpus's tokens.
+        lengths: int64, targets in the window.
+        samples: int64, which sample of the split it belongs to.
+        prompt_tokens: int64, targets at the start that are given and not predicted; fewer than `lengths`.
+        sources: which SOURCE it comes from.
+    """
+
+    starts: Int64s
+    lengths: Int64s
+    samples: Int64s
+    prompt_tokens: Int64s
+    sources: npt.NDArray[np.integer[Any]]
+
+    def __getitem__(self, chosen: Int64s | npt.NDArray[np.bool_]) -> "Windows":
+        return Windows(*(getattr(self, column.name)[chosen] for column in fields(self)))
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+def windows_of(stretches: Stretches, context_tokens: int) -> Windows:
+    """Cut every sample into as few windows as fit the context, of nearly equal length.
+
+    Windows that hold nothing but prompt are left out: there would be nothing to learn.
+    """
+    n_tokens = stretches.lengths.astype(np.int64)
+    n_windows = -(-n_tokens // context_tokens)
+    samples = np.repeat(np.arange(len(stretches)), n_windows)
+    number = np.arange(len(samples)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
+    shortest, longer_ones = np.divmod(n_tokens, n_windows)
+    lengths = shortest[samples] + (number < longer_ones[samples])
+    within = number * shortest[samples] + np.minimum(number, longer_ones[samples])
+    prompt_tokens = np.clip(stretches.prompt_tokens[samples].astype(np.int64) - within, 0, lengths)
+    windows = Windows(stretches.starts[samples] + within, lengths, samples, prompt_tokens, stretches.sources[samples])
+    return windows[prompt_tokens < lengths]
+
+
+def count_windows(stretches: Stretches, context_tokens: int) -> int:
+    """How many windows there are, in little memory however many samples."""
+    if not stretches.prompt_tokens.any():
+        whole, rest = np.divmod(stretches.lengths, context_tokens)
+        return int(whole.sum(dtype=np.int64)) + int(np.count_nonzero(rest))
+    portions = range(0, len(stretches), SAMPLES_AT_A_TIME)
+    return sum(len(windows_of(stretches[first : first + SAMPLES_AT_A_TIME], context_tokens)) for first in portions)
