@@ -18,6 +18,7 @@ import numpy.typing as npt
 from tokenizers import AddedToken, Encoding, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
+from tunesmith.data import spiece
 from tunesmith.data.read_ahead import read_ahead
 from tunesmith.data.stretches import Int64s
 from tunesmith.errors import UserError
@@ -30,6 +31,7 @@ FILES = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+    spiece.FILE,
 )
 PIECE_CHARACTERS = 2000
 """Long texts are encoded in pieces of about this size, which measures fastest."""
@@ -106,6 +108,11 @@ class TextTokenizer:
         content: str = self._tokenizer.to_str()
         return content
 
+    @cached_property
+    def _content(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self.json)
+        return content
+
     @property
     def added_tokens(self) -> list[str]:
         """Tokens that are found in a text before anything else, end-of-text among them."""
@@ -114,7 +121,7 @@ class TextTokenizer:
     @cached_property
     def may_be_cut(self) -> bool:
         """Whether GPT-2's own pre-tokenizer is at work, for which `safe_pieces` is exact."""
-        content = json.loads(self.json)
+        content = self._content
         pre_tokenizer = content.get("pre_tokenizer") or {}
         plain = pre_tokenizer.get("use_regex", True) and not pre_tokenizer.get("add_prefix_space", True)
         return pre_tokenizer.get("type") == "ByteLevel" and plain and content.get("normalizer") is None
@@ -133,6 +140,14 @@ class TextTokenizer:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
         return text
 
+    def is_fragment(self, token_id: int) -> bool:
+        """Whether an id stands for a part of a character only, or for what the vocabulary does not know."""
+        return token_id == self._unknown_id or "\ufffd" in self.decode([token_id])
+
+    @cached_property
+    def _unknown_id(self) -> int | None:
+        return None if self.may_be_cut else self._content["model"].get("unk_id")
+
     def save(self, folder: Path) -> None:
         """Write what `AutoTokenizer.from_pretrained(folder)` needs: the checkpoint's own files, completed."""
         for name in FILES:
@@ -145,7 +160,7 @@ class TextTokenizer:
             write_json(
                 folder / "tokenizer_config.json",
                 {
-                    "tokenizer_class": "GPT2Tokenizer",
+                    "tokenizer_class": "GPT2Tokenizer" if self.may_be_cut else "PreTrainedTokenizerFast",
                     "bos_token": token,
                     "eos_token": token,
                     "unk_token": token,
@@ -163,6 +178,8 @@ def safe_pieces(texts: list[str], characters: int) -> tuple[list[str], list[int]
     Returns:
         The pieces, and how many each text has.
     """
+    if max(map(len, texts), default=0) <= characters:  # as most are: nothing to do for each of them
+        return texts, [1] * len(texts)
     pieces: list[str] = []
     pieces_of_text: list[int] = []
     for text in texts:
@@ -184,7 +201,8 @@ def load_tokenizer(folder: Path, hf_config: dict[str, Any]) -> TextTokenizer:
 
     Args:
         folder: the model folder.
-        hf_config: its `config.json`, for the id of end-of-text and the size of the embedding table.
+        hf_config: its `config.json`, for the id of end-of-text and the size of the embedding table; empty for a
+            folder that holds a tokenizer only.
 
     Raises:
         UserError: if there is none, it is damaged, or it does not belong to the model.
@@ -192,7 +210,7 @@ def load_tokenizer(folder: Path, hf_config: dict[str, Any]) -> TextTokenizer:
     tokenizer = _read(folder)
     end_of_text_id = _end_of_text_id(folder, hf_config, tokenizer)
     loaded = TextTokenizer(tokenizer, end_of_text_id=end_of_text_id, folder=folder)
-    if loaded.vocab_size > hf_config.get("vocab_size", 50257):
+    if hf_config and loaded.vocab_size > hf_config.get("vocab_size", 50257):
         raise UserError(
             f"{folder}: the tokenizer has ids up to {loaded.vocab_size - 1}, the model only {hf_config['vocab_size']}",
             hint="tokenizer and weights belong to different checkpoints; get both again",
@@ -212,12 +230,16 @@ def _read(folder: Path) -> Tokenizer:
             if tokenizer.token_to_id(END_OF_TEXT) is not None:
                 tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
             return tokenizer
+        if (folder / spiece.FILE).is_file():
+            return spiece.read_spiece(folder / spiece.FILE)
+    except UserError:
+        raise
     except Exception as error:  # noqa: BLE001  the library raises plain Exception for a damaged file
         raise UserError(
             f"the tokenizer in {folder} cannot be read: {error}", hint="get the model's files again"
         ) from None
     raise UserError(
-        f"{folder} has no tokenizer (tokenizer.json, or vocab.json with merges.txt)",
+        f"{folder} has no tokenizer (tokenizer.json, vocab.json with merges.txt, or spiece.model)",
         hint="copy the tokenizer files of the checkpoint it came from into the folder",
     )
 
