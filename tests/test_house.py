@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import tunesmith
-from tunesmith.config import EvaluateConfig, GenerateConfig, PrepareConfig, TrainConfig
+from tunesmith.config import EvaluateConfig, GenerateConfig, PrepareConfig, TokenizerTrainConfig, TrainConfig
 
 PACKAGE = Path(tunesmith.__file__).parent
 
@@ -100,6 +100,7 @@ READING = {"sources", "split_on", "text_field", "prompt_field", "completion_fiel
 READING |= {"encoding", "on_bad_bytes", "dedupe", "weights"}
 FLAGS = {
     PrepareConfig: COMMON | READING | {"tokenizer", "out", "val_fraction", "preview"},
+    TokenizerTrainConfig: COMMON | READING | {"out", "vocab_size"},
     TrainConfig: COMMON
     | COMPUTING
     | READING

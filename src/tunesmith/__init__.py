@@ -16,14 +16,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tunesmith.api import evaluate, generate, prepare, train
+    from tunesmith.api import evaluate, generate, prepare, train, train_tokenizer
     from tunesmith.errors import UserError
 
 __version__ = "0.1.0"
 
-__all__ = ["UserError", "__version__", "evaluate", "generate", "prepare", "train"]
+__all__ = ["UserError", "__version__", "evaluate", "generate", "prepare", "train", "train_tokenizer"]
 
-_HOMES = {"evaluate": "api", "generate": "api", "prepare": "api", "train": "api", "UserError": "errors"}
+_HOMES = {
+    "evaluate": "api",
+    "generate": "api",
+    "prepare": "api",
+    "train": "api",
+    "train_tokenizer": "api",
+    "UserError": "errors",
+}
 
 
 def __getattr__(name: str) -> object:

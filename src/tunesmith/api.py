@@ -8,7 +8,7 @@ from collections.abc import Callable
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.config import EvaluateConfig, GenerateConfig, PrepareConfig, TrainConfig
+from tunesmith.config import EvaluateConfig, GenerateConfig, PrepareConfig, TokenizerTrainConfig, TrainConfig
 
 if TYPE_CHECKING:
     from tunesmith.generation.generate import GeneratedText
@@ -31,6 +31,23 @@ def prepare(*sources: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
     from tunesmith.preparation.prepare import prepare_text  # noqa: PLC0415
 
     return prepare_text(PrepareConfig(tuple(fspath(source) for source in sources), **_plain(options)))
+
+
+def train_tokenizer(*sources: Source, out: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Make a byte-level BPE tokenizer from text; the keys of the result are those of `tokenizer train --json`.
+
+    Args:
+        sources: files, folders or globs.
+        out: folder for the tokenizer.
+        options: any other field of `tunesmith.config.TokenizerTrainConfig`, for example `vocab_size=16_000`.
+
+    Raises:
+        UserError: if it cannot be done.
+        TypeError: for an option that does not exist.
+    """
+    from tunesmith.preparation.train_tokenizer import train_tokenizer as run  # noqa: PLC0415
+
+    return run(TokenizerTrainConfig(tuple(fspath(source) for source in sources), out=fspath(out), **_plain(options)))
 
 
 def train(

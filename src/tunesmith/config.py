@@ -108,6 +108,18 @@ class PrepareConfig(CommonConfig, ReadingConfig):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class TokenizerTrainConfig(CommonConfig, ReadingConfig):
+    """Make a byte-level BPE tokenizer from text."""
+
+    out: str = field(kw_only=True)
+    """Folder for the tokenizer."""
+
+    vocab_size: int = _flag(default=16_000)
+    """How many entries it gets, every byte and end-of-text among them."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class TrainConfig(ComputingConfig, ReadingConfig):
     """Fine-tune a GPT-2 model on your text."""
 

@@ -1,7 +1,11 @@
 """Results as text for a person: plain enough to be piped, aligned enough to be read."""
 
+import shlex
 import unicodedata
 from typing import Any
+
+from rich.console import Console
+from rich.text import Text
 
 DELIMITER = "-" * 20
 
@@ -22,10 +26,32 @@ def evaluation_table(result: dict[str, Any]) -> str:
     return aligned(rows)
 
 
-def aligned(rows: list[tuple[str, str]]) -> str:
-    """Two columns."""
-    width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+def tokenizer_table(result: dict[str, Any], sources: tuple[str, ...]) -> str:
+    """What `tokenizer train` made."""
+    rows = [
+        ("vocabulary", f"{result['vocab_size']:,} entries"),
+        ("learned from", f"{result['samples']:,} samples, {result['characters']:,} characters"),
+        ("fit", f"{result['tokens_per_character']:.2f} tokens a character"),
+        ("written to", result["out"]),
+    ]
+    command = shlex.join(["tunesmith", "prepare", *sources, "--tokenizer", result["out"]])
+    return f"{aligned(rows)}\n\nnext:\n  {command}"
+
+
+def aligned(rows: list[tuple[str, str]], width: int | None = None) -> str:
+    """Two columns; in a terminal of `width` cells the second one is wrapped at words."""
+    name_width = max(len(name) for name, _ in rows)
+    lines = []
+    for name, value in rows:
+        parts = [value] if width is None else _wrapped(value, width - name_width - 2)
+        lines += [
+            f"{start:<{name_width}}  {part}" for start, part in zip([name, *[""] * len(parts)], parts, strict=False)
+        ]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return [line.plain.rstrip() for line in Text(text).wrap(Console(width=width), width)]
 
 
 def texts_block(texts: list[str]) -> str:

@@ -7,6 +7,16 @@ from typing import Any
 from tunesmith.errors import UserError
 
 
+def read_config_of_tokenizer(folder: Path) -> dict[str, Any]:
+    """The folder's `config.json`; empty where the folder holds nothing but a tokenizer.
+
+    Raises:
+        UserError: if the folder holds neither, or the file is no JSON object.
+    """
+    is_tokenizer_only = (folder / "tokenizer.json").is_file() and not (folder / "config.json").exists()
+    return {} if is_tokenizer_only else read_hf_config(folder)
+
+
 def read_hf_config(folder: Path) -> dict[str, Any]:
     """The folder's `config.json` as it stands.
 
