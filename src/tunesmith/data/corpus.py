@@ -18,15 +18,14 @@ the tokenizer, so nothing is tokenised twice and a changed file is noticed.
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from platformdirs import user_cache_path
 
+from tunesmith.data.cache_folder import cache_folder
 from tunesmith.data.corpus_writer import FORMAT, MANIFEST, TOKENS, write_corpus
 from tunesmith.data.source_files import FoundSources
 from tunesmith.data.sources import ReadingOptions
@@ -34,7 +33,6 @@ from tunesmith.data.stretches import Integers, Stretches
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
 
-CACHE_VARIABLE = "TUNESMITH_CACHE"
 CACHE_NAME_LETTERS = 32
 
 Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
@@ -167,6 +165,4 @@ def _open_prepared(folder: Path, tokenizer: TextTokenizer) -> Corpus:
 
 
 def _cached(fingerprint: str) -> Path:
-    configured = os.environ.get(CACHE_VARIABLE)
-    cache = Path(configured) if configured else user_cache_path("tunesmith")
-    return cache / "corpora" / fingerprint[:CACHE_NAME_LETTERS]
+    return cache_folder() / "corpora" / fingerprint[:CACHE_NAME_LETTERS]

@@ -7,7 +7,6 @@ cannot trap a run. Files of unknown kinds in a folder are left out, and counted.
 import bz2
 import glob
 import gzip
-import hashlib
 import io
 import lzma
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from tunesmith.data.archives import is_archive, member_names, open_member
+from tunesmith.data.content_hash import content_hash
 from tunesmith.data.expansion import LimitedStream
 from tunesmith.data.hub_datasets import HUB_PREFIX, HubDataset
 from tunesmith.data.standard_input import STANDARD_INPUT, spool
@@ -81,8 +81,7 @@ class SourceFile:
     @cached_property
     def sha256(self) -> str:
         """Of the file as it is stored."""
-        with self.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return content_hash(self.path)
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def found_sources(sources: Sequence[str]) -> Iterator[FoundSources]:
     if any(is_prepared(source) for source in sources):
         yield _only_prepared(sources)
         return
-    if sources.count(STANDARD_INPUT) > 1:
+    if sum(source in STANDARD_INPUT for source in sources) > 1:
         raise UserError("standard input can be read only once", hint="name - once")
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
         files: list[SourceFile | HubDataset] = []
@@ -122,7 +121,7 @@ def found_sources(sources: Sequence[str]) -> Iterator[FoundSources]:
         skipped: list[str] = []
         for number, source in enumerate(sources):
             found: Sequence[SourceFile | HubDataset]
-            if source == STANDARD_INPUT:
+            if source in STANDARD_INPUT:
                 path = spool(Path(folder))
                 found = [SourceFile(path, "standard input", path.suffix, "")]
             elif source.startswith(HUB_PREFIX):
