@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.cli import main
+from tunesmith.cli import main, with_plain_dashes
 
 LINES = [f"Night {number}. Wind from the north, lamp steady." for number in range(60)]
 
@@ -228,3 +228,18 @@ def test_a_signal_saves_and_resume_finishes(
     assert json.loads(resumed.stdout)["steps"] == 400
     steps = [json.loads(line)["step"] for line in metrics.read_text("utf-8").splitlines() if '"kind": "step"' in line]
     assert steps == list(range(1, 401))
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (["prepare", "-"], ["prepare", "stdin:"]),
+        (["prepare", "--json", "-"], ["prepare", "--json", "stdin:"]),
+        (["prepare", "a.txt", "--split-on", "-"], ["prepare", "a.txt", "--split-on=-"]),
+        (["prepare", "--split-on=+", "-"], ["prepare", "--split-on=+", "stdin:"]),
+        (["generate", "m", "--no-include-prompt", "-"], ["generate", "m", "--no-include-prompt", "stdin:"]),
+    ],
+)
+def test_a_lone_dash_is_input_or_a_value(typed: list[str], expected: list[str]) -> None:
+    """Behind a flag that takes a value it is that value, elsewhere standard input."""
+    assert with_plain_dashes(typed) == expected

@@ -10,14 +10,14 @@ import io
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 import cyclopts
 from cyclopts.config import Dict
 
 from tunesmith import __version__
-from tunesmith.config import EvaluateConfig, GenerateConfig, PrepareConfig, TrainConfig
+from tunesmith.config import EvaluateConfig, GenerateConfig, PrepareConfig, TokenizerTrainConfig, TrainConfig
 from tunesmith.errors import UsageError, UserError
 
 DONE, USER_ERROR, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -32,6 +32,16 @@ app = cyclopts.App(
     result_action="return_value",
 )
 
+
+CONFIGS = (PrepareConfig, TokenizerTrainConfig, TrainConfig, EvaluateConfig, GenerateConfig)
+SWITCHES = {
+    f"--{sign}{flag.name.replace('_', '-')}"
+    for config in CONFIGS
+    for flag in fields(config)
+    if isinstance(flag.default, bool)
+    for sign in ("", "no-")
+}
+"""Flags that take no value."""
 
 NOTHING_ASKED = PrepareConfig()
 """Every flag of this verb has a default, so the parser wants one for all of them."""
@@ -51,6 +61,27 @@ def prepare(config: PrepareConfig = NOTHING_ASKED) -> int:
         from tunesmith.interfaces.lint_report import lint_report  # noqa: PLC0415
 
         print(lint_report(report))
+    return DONE
+
+
+tokenizer_app = cyclopts.App(name="tokenizer", help="Make tokenizers.")
+app.command(tokenizer_app)
+
+
+@tokenizer_app.command(name="train")
+def train_tokenizer(config: TokenizerTrainConfig) -> int:
+    """Make a byte-level BPE tokenizer from your text."""
+    if not config.sources:
+        raise UsageError("no source was named", hint="name the text: tunesmith tokenizer train FILE --out DIR")
+    from tunesmith.preparation.train_tokenizer import train_tokenizer as run  # noqa: PLC0415
+
+    result = run(config)
+    if config.json:
+        print_json(result)
+    else:
+        from tunesmith.interfaces.tables import tokenizer_table  # noqa: PLC0415
+
+        print(tokenizer_table(result, config.sources))
     return DONE
 
 
@@ -107,7 +138,7 @@ def generate(config: GenerateConfig) -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     use_utf8()
-    tokens = list(sys.argv[1:] if arguments is None else arguments)
+    tokens = with_plain_dashes(sys.argv[1:] if arguments is None else arguments)
     try:
         with_config_file(tokens)
         return int(app(tokens, exit_on_error=False, print_error=False) or DONE)
@@ -125,6 +156,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         notice("interrupted:", "stopped at once")
         return INTERRUPTED
+
+
+def with_plain_dashes(typed: Sequence[str]) -> list[str]:
+    """A lone - is the value of the flag before it, else standard input; the parser would take it for a flag."""
+    tokens: list[str] = []
+    for word in typed:
+        before = tokens[-1] if tokens else ""
+        if word == "-" and before.startswith("--") and "=" not in before and before not in SWITCHES:
+            tokens[-1] = f"{before}=-"
+        else:
+            tokens.append("stdin:" if word == "-" else word)
+    return tokens
 
 
 def with_config_file(tokens: list[str]) -> None:
@@ -150,7 +193,7 @@ def with_config_file(tokens: list[str]) -> None:
 
 def usage_hint(tokens: list[str]) -> str:
     """The help that fits what was typed."""
-    verb = next((token for token in tokens if token in {"prepare", "train", "evaluate", "generate"}), "")
+    verb = next((token for token in tokens if token in {"prepare", "tokenizer", "train", "evaluate", "generate"}), "")
     return f"see tunesmith {verb + ' ' if verb else ''}--help"
 
 

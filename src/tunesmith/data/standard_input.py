@@ -7,7 +7,8 @@ from pathlib import Path
 
 from tunesmith.errors import UserError
 
-STANDARD_INPUT = "-"
+STANDARD_INPUT = ("-", "stdin:")
+"""Its names; the second is what the command line makes of the first, which a parser takes for a flag."""
 FIRST_LINE_BYTES = 1 << 20
 
 

@@ -73,7 +73,7 @@ def _refuse_early(config: TrainConfig) -> None:
 
 def _sources(config: TrainConfig) -> AbstractContextManager[FoundSources | None]:
     """What there is to read; None where a resumed run's text came from standard input, which is gone."""
-    if config.resume and STANDARD_INPUT in config.sources:
+    if config.resume and set(STANDARD_INPUT) & set(config.sources):
         return nullcontext()
     return found_sources(config.sources)
 
@@ -170,7 +170,7 @@ def _with_absolute_sources(config: TrainConfig) -> TrainConfig:
 
 
 def _absolute(source: str) -> str:
-    is_path = source != STANDARD_INPUT and not source.startswith(HUB_PREFIX)
+    is_path = source not in STANDARD_INPUT and not source.startswith(HUB_PREFIX)
     return str(Path(source).resolve()) if is_path else source
 
 
