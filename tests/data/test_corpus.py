@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,15 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tunesmith.data.corpus import Corpus, open_corpus, prepare_corpus
+from tunesmith.data.samples import without_parts
 from tunesmith.data.source_files import FoundSources, found_sources
-from tunesmith.data.sources import ReadingOptions
-from tunesmith.data.tokenizer import TextTokenizer
+from tunesmith.data.sources import ReadingOptions, open_source
+from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.errors import UserError
+
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+REAL_TEXT, GPT2_TOKENIZER = SHARED / "data", SHARED / "gpt2-tokenizer"
+needs_real_text = pytest.mark.skipif(not REAL_TEXT.is_dir(), reason="the real texts are not beside this checkout")
 
 
 def sources_of(source: Path) -> FoundSources:
@@ -40,7 +47,10 @@ def prepare(tokenizer: TextTokenizer, tmp_path: Path) -> Callable[..., Corpus]:
         path = tmp_path / "text.txt"
         path.write_text(content, encoding="utf-8", newline="")
         return prepare_corpus(
-            sources_of(path), tokenizer, ReadingOptions(split_on="line"), **{"val_fraction": 0.1, "seed": 1, **options}
+            sources_of(path),
+            tokenizer,
+            ReadingOptions(split_on="line", encoding="utf-8"),
+            **{"val_fraction": 0.1, "seed": 1, **options},
         )
 
     return make
@@ -75,6 +85,71 @@ def test_decoding_gives_every_sample_back(
     assert corpus.manifest["empty"] == len(texts) - len(kept)
     assert corpus.manifest["bytes"] == sum(len(text.encode()) for text in kept)
     assert corpus.train.tokens[0] == 0
+
+
+BORDERS = {"line": "\n", "blank-line": "\n\n", "=====": "\n=====\n"}
+UNICODE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r"), max_size=30)
+
+
+def is_one_sample(text: str, mode: str) -> bool:
+    """Whether a text holds no border of the mode, is not empty, and neither begins nor ends with a line end."""
+    holds_border = {
+        "line": "\n" in text,
+        "blank-line": re.search(r"\n\s*\n", text),
+        "document": False,
+        "=====": "=" in text,
+    }
+    return bool(text.strip()) and not holds_border[mode] and text == text.strip("\n") and text[0] != "\ufeff"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    mode=st.sampled_from([*BORDERS, "document"]),
+    line_end=st.sampled_from(["\n", "\r\n", "\r"]),
+    texts=st.lists(UNICODE, min_size=2, max_size=8),
+)
+def test_every_split_mode_gives_every_sample_back(
+    tokenizer: TextTokenizer, mode: str, line_end: str, texts: list[str]
+) -> None:
+    """Whatever stands between borders is stored token by token, in every mode and with every kind of line end."""
+    texts = [text for text in texts if is_one_sample(text, mode)]
+    if len(texts) < 2:
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        files = texts if mode == "document" else [BORDERS[mode].join(texts) + "\n"]
+        for number, content in enumerate(files):
+            (folder / f"{number}.txt").write_bytes(content.replace("\n", line_end).encode())
+        options = ReadingOptions(split_on=mode, encoding="utf-8")
+        corpus = prepare_corpus(sources_of(folder), tokenizer, options, val_fraction=0.3, seed=1, out=folder / "tokens")
+        assert [tokenizer.decode(row[:-1]) for row in sample_tokens(corpus)] == texts
+
+
+@needs_real_text
+@pytest.mark.parametrize("name", sorted(path.name for path in REAL_TEXT.glob("*/")))
+def test_real_texts_have_the_librarys_ids(name: str) -> None:
+    """Every file of real text has, sample by sample, the ids that `tokenizers` gives to it."""
+    tokenizer = load_tokenizer(GPT2_TOKENIZER, {})
+    found = sources_of(REAL_TEXT / name)
+    corpus = prepare_corpus(found, tokenizer, ReadingOptions(), val_fraction=0.1, seed=1)
+    library = Tokenizer.from_file(str(GPT2_TOKENIZER / "tokenizer.json"))
+    texts: list[str] = []
+    for file in found.files:
+        _, lists = open_source(file, ReadingOptions(), end_of_text=tokenizer.end_of_text)
+        for some in without_parts(lists):
+            if some.prompt_characters:
+                texts += [part for pair in zip(*some.parts(), strict=True) for part in pair]
+            else:
+                texts += some.texts
+    expected = [encoding.ids for encoding in library.encode_batch_fast(texts, add_special_tokens=False)]
+    if corpus.manifest["prompt_tokens"]:
+        expected = [before + after for before, after in zip(expected[::2], expected[1::2], strict=True)]
+    if corpus.train.n_samples == len(expected):  # long documents, each learned but for its end
+        stretches = zip(corpus.train.stretches.starts, corpus.validation.stretches.ends, strict=True)
+        rows = [corpus.train.tokens[start : end - 1].tolist() for start, end in stretches]
+    else:
+        rows = [row[:-1] for row in sample_tokens(corpus)]
+    assert rows == expected
 
 
 def test_validation_is_apart_and_seeded(prepare: Callable[..., Corpus]) -> None:

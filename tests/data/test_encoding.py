@@ -41,6 +41,7 @@ def read(path: Path, **options: str) -> tuple[str, str]:
         (FRENCH, "latin-1", {"latin_1", "cp1252"}),
         (FRENCH, "utf-16-le", {"utf-16-le"}),
         (FRENCH, "utf-16-be", {"utf-16-be"}),
+        ("plain words\n", "utf-16-le", {"utf-16-le"}),
         ("plain ascii\n", "ascii", {"utf-8"}),
     ],
 )
@@ -95,6 +96,21 @@ def test_bad_bytes_are_replaced_or_their_samples_skipped(tmp_path: Path) -> None
     assert found == {"replace": ["good", "b\ufffdd \ufffd", "fine"], "skip-sample": ["good", "fine"]}
 
 
+def test_half_characters_in_json_are_no_text(tmp_path: Path) -> None:
+    """An escape for half of a character stops the run, or is counted like a byte that does not decode."""
+    path = tmp_path / "text.jsonl"
+    path.write_text('{"text": "whole"}\n{"text": "cut \\ud83d off"}\n{"text": "\\ud83d\\ude00"}\n', encoding="utf-8")
+    (file,) = sources_of(path).files
+    with pytest.raises(UserError, match=r"text.jsonl holds half a character \(\\ud83d\)"):
+        list(open_source(file, ReadingOptions(), end_of_text="<|endoftext|>")[1])
+    expected = {"replace": ["whole", "cut \ufffd off", "\U0001f600"], "skip-sample": ["whole", "\U0001f600"]}
+    for choice, texts in expected.items():
+        options = ReadingOptions(on_bad_bytes=choice)  # type: ignore[arg-type]
+        report, lists = open_source(file, options, end_of_text="<|endoftext|>")
+        assert [text for some in lists for text in some.texts] == texts
+        assert report.replaced_bytes + report.skipped_samples == 1
+
+
 def test_encoding_overrules(tmp_path: Path) -> None:
     """--encoding reads as it says; an unknown name is refused."""
     path = tmp_path / "text.txt"
@@ -104,9 +120,10 @@ def test_encoding_overrules(tmp_path: Path) -> None:
         known_encoding("klingon")
 
 
-def test_binary_files_are_no_text(tmp_path: Path) -> None:
-    """A picture with a text suffix is refused."""
+@pytest.mark.parametrize("content", [bytes(range(256)) * 100, b"\x00\x01\x02" * 1000])
+def test_binary_files_are_no_text(content: bytes, tmp_path: Path) -> None:
+    """A picture with a text suffix is refused, even if every byte of it decodes."""
     path = tmp_path / "photo.txt"
-    path.write_bytes(bytes(range(256)) * 100)
+    path.write_bytes(content)
     with pytest.raises(UserError, match="does not look like text"):
         read(path)

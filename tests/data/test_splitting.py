@@ -53,6 +53,7 @@ EXAMPLES = {
     "wrapped prose in paragraphs": ((PROSE * 3 + "\n") * 40, "document"),
     "long paragraphs": (("A sentence that goes on. " * 30 + "\n\n") * 40, "document"),
     "one line": ("only one", "line"),
+    "one long line": ("word after word " * 100, "document"),
     "nothing": ("", "line"),
 }
 
@@ -64,3 +65,9 @@ def test_auto_decides_as_a_person_would(name: str) -> None:
     choice = choose_split(head)
     assert choice.value == expected, choice.reason
     assert len(choice.reason) > 10
+
+
+def test_a_headers_name_is_pointed_out() -> None:
+    """A list that was a table's column once: its first line stays a sample, and the reason says what it looks like."""
+    assert "the first one, 'Title', looks like a header" in choose_split("Title\n" + "A thing\n" * 50).reason
+    assert "header" not in choose_split("A thing\n" * 50).reason

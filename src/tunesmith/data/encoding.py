@@ -23,7 +23,8 @@ BYTE_ORDER_MARKS = (
 CANDIDATES = ["cp932", "euc_jp", "iso2022_jp", "cp1252", "latin_1"]
 """Legacy encodings that are told apart, the strictest first; any other is for --encoding."""
 CONTROL_BYTES = bytes(set(range(32)) - {9, 10, 12, 13, 27})
-MOST_CONTROL_BYTES = 0.01
+FEW_CONTROL_BYTES = 32
+MOST_CONTROL_SHARE = 0.01
 MOST_BROKEN_CHARACTERS = 0.02
 
 
@@ -38,11 +39,13 @@ def detect_encoding(file: SourceFile) -> str:
     for mark, encoding in BYTE_ORDER_MARKS:
         if head.startswith(mark):
             return encoding
-    if _decodes(head, "utf-8"):
-        return "utf-8"
+    n_controls = len(head) - len(head.translate(None, CONTROL_BYTES))
+    has_controls = n_controls > max(FEW_CONTROL_BYTES, MOST_CONTROL_SHARE * len(head))
     if _is_wide(head):
         return "utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"
-    if len(head) - len(head.translate(None, CONTROL_BYTES)) > MOST_CONTROL_BYTES * len(head):
+    if _decodes(head, "utf-8") and not has_controls:
+        return "utf-8"
+    if has_controls:
         raise UserError(
             f"{file.path} does not look like text", hint="name a text file; or say what it is in with --encoding"
         )

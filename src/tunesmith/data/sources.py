@@ -22,10 +22,11 @@ from tunesmith.data.tables import Fields, read_table, samples_of
 from tunesmith.errors import UserError
 from tunesmith.machine import Choice
 
-CHARACTERS_AT_A_TIME = 1 << 23
+CHARACTERS_AT_A_TIME = 1 << 21
 HEAD_CHARACTERS = 1 << 18
-UNDECODABLE = re.compile("[\udc80-\udcff]")
-"""What Python's surrogateescape puts where a byte did not decode; no real text holds it."""
+UNDECODABLE = re.compile("[\ud800-\udfff]")
+"""What Python's surrogateescape puts where a byte did not decode, or half of a character in a JSON escape."""
+SHOWN_CHARACTERS = 20
 
 T = TypeVar("T")
 BadBytes = Literal["stop", "replace", "skip-sample"]
@@ -172,7 +173,10 @@ def _cleaned(
         texts = some.texts
         if options.on_bad_bytes == "replace":
             texts = _mended(texts, report)
-        if end_of_text in "\n".join(texts):
+        together = "\n".join(texts)
+        if options.on_bad_bytes == "stop":
+            _refuse_half_characters(together, report)
+        if end_of_text in together:
             report.markers += sum(text.count(end_of_text) for text in texts)
             if not some.prompt_characters:  # a pair is one sample whatever stands in it
                 texts = [part for text in texts for part in text.split(end_of_text)]
@@ -190,6 +194,17 @@ def _cleaned(
             yield SampleList(texts, some.prompt_characters, some.goes_on)
         elif any(keep):
             yield SampleList(list(compress(texts, keep)), list(compress(some.prompt_characters, keep)), some.goes_on)
+
+
+def _refuse_half_characters(text: str, report: SourceReport) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        before = text[max(error.start - SHOWN_CHARACTERS, 0) : error.start]
+        raise UserError(
+            f"{report.name} holds half a character (\\u{ord(text[error.start]):04x}), behind {before!r}",
+            hint="a program cut the text there; --on-bad-bytes replace or skip-sample goes on without it",
+        ) from None
 
 
 def _mended(texts: list[str], report: SourceReport) -> list[str]:
@@ -216,7 +231,7 @@ def _guard(file: SourceFile, act: Callable[[], T], encoding: str) -> T:
         raise bad_byte(file, encoding) from None
     except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's own words
+            raise OSError(error.errno, error.strerror, error.filename or str(file.path)) from None
         raise UserError(
             f"{file.path} cannot be decompressed: {error}", hint="the file is damaged or cut off; get it again"
         ) from None

@@ -14,7 +14,8 @@ from tunesmith.machine import Choice
 
 AUTO, LINE, BLANK_LINE, DOCUMENT = "auto", "line", "blank-line", "document"
 
-BLANK_LINES = re.compile(r"\n[^\S\n]*(?:\n[^\S\n]*)+")
+BLANK_LINES = re.compile(r"\n(?:[^\S\n]*\n)+")
+"""Ends with a line end, so that the indentation of what follows stays."""
 SHORT_LINE_CHARACTERS = 200
 SHORT_VERSE_CHARACTERS = 100
 SHORT_BLOCK_CHARACTERS = 300
@@ -28,6 +29,8 @@ LAST_BORDER_CHARACTERS = 1 << 14
 WRAPPED_SHARE = 0.3
 """Share of lines that begin with a small letter from which a text was wrapped in the middle of sentences."""
 WRAPPED_LINE_CHARACTERS = 40
+HEADERS = {"text", "title", "titles", "name", "names", "tweet", "sentence", "content", "body", "message", "headline"}
+"""What a list that was once a table's column begins with."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +69,25 @@ def shape_of(head: str) -> TextShape:
 def choose_split(head: str) -> Choice[str]:
     """Decide for a file from its head."""
     shape = shape_of(head)
+    if shape.lines == 1 and shape.long_line > SHORT_LINE_CHARACTERS:
+        return Choice(DOCUMENT, "a single line")
     wrapped = shape.small_letter_share > WRAPPED_SHARE and shape.typical_line > WRAPPED_LINE_CHARACTERS
     if wrapped:
         return Choice(DOCUMENT, "lines are wrapped in the middle of sentences")
     if shape.blank_share < FEW_BLANK_LINES and shape.long_line <= SHORT_LINE_CHARACTERS:
-        return Choice(LINE, f"short lines (95 % have at most {shape.long_line} characters), hardly any blank ones")
+        reason = f"short lines (95 % have at most {shape.long_line} characters), hardly any blank ones"
+        return Choice(LINE, reason + _header_note(head))
     if shape.blank_share < NO_BLANK_LINES and shape.lines >= MANY_LINES:
-        return Choice(LINE, f"{shape.lines:,} lines in its beginning alone, none of them blank")
+        return Choice(LINE, f"{shape.lines:,} lines in its beginning alone, none of them blank" + _header_note(head))
     short_lines = shape.long_line <= SHORT_VERSE_CHARACTERS
     if short_lines and shape.blocks >= MANY_BLOCKS and shape.typical_block <= SHORT_BLOCK_CHARACTERS:
         return Choice(BLANK_LINE, f"short blocks (about {shape.typical_block} characters) between blank lines")
     return Choice(DOCUMENT, "long paragraphs: running text")
+
+
+def _header_note(head: str) -> str:
+    first = head.split("\n", 1)[0].strip()
+    return f"; the first one, {first!r}, looks like a header" if first.lower() in HEADERS else ""
 
 
 def split_text(pieces: Iterable[str], split_on: str) -> Iterator[SampleList]:
