@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tunesmith.data.effective_batch import steps_per_epoch
 from tunesmith.data.stretches import Int64s
 from tunesmith.data.windows import Windows
 
@@ -35,7 +36,7 @@ class Mixture:
 
     def steps_per_epoch(self, tokens_per_step: int) -> int:
         """How many optimizer steps make an epoch; each of them gets a window at least."""
-        return min(max(round(self.n_tokens / tokens_per_step), 1), self._fewest_windows())
+        return steps_per_epoch(self.n_tokens, self._fewest_windows(), tokens_per_step)
 
     def order(self, epoch: int) -> Int64s:
         """The windows of an epoch, in the order in which they are seen."""

@@ -11,6 +11,7 @@ import torch
 
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus
+from tunesmith.data.effective_batch import choose_tokens_per_step
 from tunesmith.data.mixture import Mixture
 from tunesmith.data.windows import windows_of
 from tunesmith.errors import UserError
@@ -23,11 +24,6 @@ GUIDE_WIDTH = 768
 """The guide's learning rate, and the width of the smallest GPT-2 it is meant for."""
 WIDTH_EXPONENT = 1.5
 """How fast the best learning rate grows as models get narrower (measured, `docs/decisions.md`)."""
-
-ENOUGH_STEPS = 600
-"""Optimizer steps that a run should have if its text allows it."""
-FEWEST_TOKENS_PER_STEP = 256
-MOST_TOKENS_PER_STEP = 32_768
 
 MOST_TOKENS_PER_MICRO_BATCH = {"cpu": 4096, "cuda": 32_768}
 LOG_EVERY_STEPS = {"cpu": 1, "cuda": 10}
@@ -121,7 +117,11 @@ def make_plan(config: TrainConfig, model: GPT2Config, corpus: Corpus) -> TrainPl
     dtype = choose_dtype(config.precision, device.value)
     context = chosen_context_tokens(config.context_tokens, model.n_positions)
     mixture = Mixture(windows_of(corpus.train.stretches, context.value), corpus.train.weights, seed=config.seed)
-    step = _tokens_per_step(config, mixture.n_tokens)
+    step = (
+        choose_tokens_per_step(mixture.n_tokens, config.epochs)
+        if config.tokens_per_step == "auto"
+        else Choice(config.tokens_per_step, "asked for")
+    )
     micro = _tokens_per_micro_batch(model, device.value, dtype.value, context.value)
     per_epoch = mixture.steps_per_epoch(step.value)
     steps = Choice(max(round(per_epoch * config.epochs), 1), f"{config.epochs:g} epochs of {per_epoch} steps")
@@ -168,19 +168,6 @@ def make_plan(config: TrainConfig, model: GPT2Config, corpus: Corpus) -> TrainPl
             **{name: choice.reason for name, choice in choices.items()},
         },
     )
-
-
-def _tokens_per_step(config: TrainConfig, epoch_tokens: int) -> Choice[int]:
-    if config.tokens_per_step != "auto":
-        return Choice(config.tokens_per_step, "asked for")
-    wanted = epoch_tokens * config.epochs / ENOUGH_STEPS
-    power = 1 << max(int(wanted), 1).bit_length() - 1
-    tokens = min(max(power, FEWEST_TOKENS_PER_STEP), MOST_TOKENS_PER_STEP)
-    if tokens == FEWEST_TOKENS_PER_STEP:
-        return Choice(tokens, "little text: the smallest batch that is still steady, so that it gets enough updates")
-    if tokens == MOST_TOKENS_PER_STEP:
-        return Choice(tokens, "much text: larger batches would only make fewer updates")
-    return Choice(tokens, f"so that the run has at least {ENOUGH_STEPS} updates")
 
 
 def _tokens_per_micro_batch(
