@@ -1,9 +1,13 @@
 """Archives are read where they are, and nothing in them can reach outside."""
 
+import bz2
+import gzip
 import io
+import lzma
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,6 +75,30 @@ def test_a_zip_bomb_is_refused(tmp_path: Path) -> None:
         archive.writestr("zeros.txt", b"0" * (65 << 20))
     with pytest.raises(UserError, match=r"'zeros.txt', which expands .* times"):
         sources_of(path)
+
+
+def test_a_tar_bomb_is_refused(tmp_path: Path) -> None:
+    """Likewise, before what lies behind the member is looked for."""
+    path = tmp_path / "bomb.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        entry = tarfile.TarInfo("zeros.txt")
+        entry.size = 65 << 20
+        archive.addfile(entry, io.BytesIO(bytes(entry.size)))
+    with pytest.raises(UserError, match=r"'zeros.txt' and expands .* times"):
+        sources_of(path)
+
+
+@pytest.mark.parametrize(("name", "module"), [("bomb.txt.gz", gzip), ("bomb.txt.bz2", bz2), ("bomb.txt.xz", lzma)])
+def test_a_compressed_bomb_is_refused(name: str, module: Any, tmp_path: Path) -> None:
+    """A single compressed file is read up to the limit and not beyond it."""
+    path = tmp_path / name
+    path.write_bytes(module.compress(b"0" * (65 << 20)))
+    (file,) = sources_of(path).files
+    assert file.stored_bytes == path.stat().st_size < 100_000
+    with file.open() as stream:
+        assert len(stream.read(64 << 20)) == 64 << 20
+        with pytest.raises(UserError, match="expands more than 200 times"):
+            stream.read()
 
 
 @pytest.mark.parametrize("name", ["cut.zip", "cut.tar.gz", "cut.tar"])

@@ -10,6 +10,7 @@ import pytest
 
 import tunesmith
 from tunesmith.cli import main
+from tunesmith.errors import UserError
 from tunesmith.preparation.lint import length_histogram
 
 LINES = [f"Night {number}. Wind {number % 7}, lamp steady." for number in range(50)] + [
@@ -138,3 +139,101 @@ def test_histogram_bins_double() -> None:
     assert [(part.from_tokens, part.to_tokens, part.samples) for part in bins] == [
         (1, 2, 1), (2, 4, 2), (4, 8, 2), (8, 16, 1), (16, 32, 0), (32, 64, 0), (64, 128, 1)
     ]  # fmt: skip
+
+
+def test_repetitions_are_counted_and_left_out_when_asked(
+    tmp_path: Path, make_model_folder: Callable[..., Path]
+) -> None:
+    """Exact and near copies are named; each choice of --dedupe leaves out what it says, and every count follows."""
+    long = [" ".join(f"word{(number * 7 + place * place) % 61}" for place in range(60)) for number in range(20)]
+    path = tmp_path / "text.txt"
+    path.write_text("\n".join([*long, *long[:3], long[5] + " end"]) + "\n", encoding="utf-8")
+    model = make_model_folder()
+    reports = {
+        dedupe: tunesmith.prepare(path, tokenizer=model, split_on="line", dedupe=dedupe)
+        for dedupe in ("none", "exact", "near")
+    }
+    assert [report["samples"] for report in reports.values()] == [24, 21, 20]
+    assert [report["dropped"]["duplicates"] for report in reports.values()] == [0, 3, 4]
+    for report in reports.values():
+        assert (report["duplicate_samples"], report["near_duplicate_samples"]) == (3, 1)
+    assert reports["near"]["bytes"] == sum(map(len, long))
+    assert sum(part["samples"] for part in reports["near"]["lengths"]) == 20
+
+
+def test_weights_belong_to_sources(tmp_path: Path, text: Path, make_model_folder: Callable[..., Path]) -> None:
+    """They are kept with the tokens; a number too few, or none above 0, is an error."""
+    other = tmp_path / "other.txt"
+    other.write_text("one\ntwo\nthree\n", encoding="utf-8")
+    model = make_model_folder()
+    report = tunesmith.prepare(text, other, tokenizer=model, weights=(1, 2.5), split_on="line")
+    assert report["weights"] == [1, 2.5]
+    for weights in [(1,), (1, 0), (1, 2, 3)]:
+        with pytest.raises(UserError, match="does not give each of the 2 sources a number above 0"):
+            tunesmith.prepare(text, other, tokenizer=model, weights=weights)
+
+
+def test_prepared_folders_stand_alone(tmp_path: Path, text: Path, make_model_folder: Callable[..., Path]) -> None:
+    """Tokens are not text: they cannot be prepared again, nor mixed with files."""
+    model = make_model_folder()
+    folder = tmp_path / "tokens"
+    tunesmith.prepare(text, tokenizer=model, out=folder)
+    with pytest.raises(UserError, match="prepared already"):
+        tunesmith.prepare(folder, tokenizer=model)
+    with pytest.raises(UserError, match="stands alone"):
+        tunesmith.train(folder, text, model=model, out=tmp_path / "out")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are a matter of POSIX")
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    """Writing fails in the middle: one error with the file's name, and no trace; with room again it works."""
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"Night {number}, lamp steady.\n" for number in range(20_000)), encoding="utf-8")
+    out = tmp_path / "tokens"
+    run = "import resource, sys; from tunesmith.cli import main;"
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000));"
+    arguments = ["prepare", str(text), "--tokenizer", "tiny", "--out", str(out)]
+    full = subprocess.run(
+        [sys.executable, "-c", f"{run}{limit} sys.exit(main(sys.argv[1:]))", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert full.returncode == 1
+    assert [line.split(" ")[0] for line in full.stderr.splitlines()] == ["error:", "hint:"]
+    assert [path.name for path in tmp_path.iterdir()] == ["text.txt"]
+    assert main(arguments) == 0
+
+
+def test_an_unreadable_file_is_named(
+    text: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The system's own words, the file, a hint; no traceback."""
+
+    def refuse(path: Path, *_arguments: object, **_options: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("tunesmith.data.source_files.OPENERS", {"": refuse})
+    assert main(["prepare", str(text), "--tokenizer", "tiny"]) == 1
+    printed = capsys.readouterr().err.splitlines()
+    assert printed == [f"error: {text}: Permission denied", "hint: check space and permissions"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are a matter of POSIX")
+def test_an_interrupted_preparation_starts_cleanly(tmp_path: Path) -> None:
+    """Killed while it writes, it leaves a temporary folder at most, which the next one sweeps."""
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"Night {number}, lamp steady.\n" for number in range(50_000)), encoding="utf-8")
+    out = tmp_path / "tokens"
+    arguments = ["prepare", str(text), "--tokenizer", "tiny", "--out", str(out), "--json"]
+    kill = (
+        "import os, signal, sys; from tunesmith.data.sample_writer import SampleWriter;"
+        "SampleWriter.samples = lambda self: os.kill(os.getpid(), signal.SIGKILL);"
+        "from tunesmith.cli import main; main(sys.argv[1:])"
+    )
+    killed = subprocess.run([sys.executable, "-c", kill, *arguments], capture_output=True, check=False)
+    assert killed.returncode == -9
+    assert not out.exists()
+    assert len(list(tmp_path.glob(".tokens.*.tmp"))) == 1
+    assert main(arguments) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["text.txt", "tokens"]

@@ -23,7 +23,7 @@ from tunesmith.data.sources import ReadingOptions, SourceReport, open_source
 from tunesmith.data.stretches import Integers, Stretches, smallest
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
-from tunesmith.files import sync_folder, write_json
+from tunesmith.files import naming, sync_folder, write_json
 
 FORMAT = 4
 MANIFEST = "manifest.json"
@@ -158,10 +158,12 @@ def _write_tokens(
                 lists = without_parts(lists)
             with closing(read_ahead(map(measure, lists))) as measured_lists:
                 for some in measured_lists:
-                    writer.write(file, some)
+                    with naming(path):
+                        writer.write(file, some)
             reports.append(report)
-        file.flush()
-        os.fsync(file.fileno())
+        with naming(path):
+            file.flush()
+            os.fsync(file.fileno())
     return reports
 
 

@@ -5,6 +5,7 @@ set of awkward strings, and it is checked again on samples of every chunk of the
 the reference takes over for good, and the reason is reported. It never decides an id.
 """
 
+import os
 from itertools import pairwise
 
 import numpy as np
@@ -16,6 +17,8 @@ PIECE_CHARACTERS = 1 << 19
 """Long documents are cut into such pieces where that changes no id, so that every core has one."""
 LARGE_TEXT_BYTES = 4 << 20
 """Below this the reference is done before the fast path is loaded."""
+HAS_IDLE_CORES = (os.cpu_count() or 1) > 2
+"""Two are busy already, one reading the next texts; more threads on them would only fill more caches."""
 CHECKED_SAMPLES = 16
 CHECKED_CHARACTERS = 1024
 AWKWARD = [
@@ -88,7 +91,7 @@ class FastTokenizer:
         import awkward  # noqa: PLC0415  what gigatoken answers in
 
         pieces, pieces_of_text = safe_pieces(texts, PIECE_CHARACTERS)
-        encoded = self._fast.encode_batch(pieces)
+        encoded = self._fast.encode_batch(pieces, parallel=HAS_IDLE_CORES)
         counts = np.asarray(awkward.num(encoded), np.int64)
         if len(pieces) > len(texts):
             counts = np.add.reduceat(counts, np.cumsum([0, *pieces_of_text[:-1]]))

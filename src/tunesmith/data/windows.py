@@ -59,8 +59,8 @@ def windows_of(stretches: Stretches, context_tokens: int) -> Windows:
 
 def count_windows(stretches: Stretches, context_tokens: int) -> int:
     """How many windows there are, in little memory however many samples."""
-    if not stretches.prompt_tokens.any():
-        whole, rest = np.divmod(stretches.lengths, context_tokens)
-        return int(whole.sum(dtype=np.int64)) + int(np.count_nonzero(rest))
-    portions = range(0, len(stretches), SAMPLES_AT_A_TIME)
-    return sum(len(windows_of(stretches[first : first + SAMPLES_AT_A_TIME], context_tokens)) for first in portions)
+    firsts = range(0, len(stretches), SAMPLES_AT_A_TIME)
+    portions = (stretches[first : first + SAMPLES_AT_A_TIME] for first in firsts)
+    if stretches.prompt_tokens.any():
+        return sum(len(windows_of(some, context_tokens)) for some in portions)
+    return sum(int((-(-some.lengths.astype(np.int64) // context_tokens)).sum()) for some in portions)

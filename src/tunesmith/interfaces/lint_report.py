@@ -10,6 +10,7 @@ from rich.text import Text
 from tunesmith.interfaces.tables import aligned, printable
 
 SHOWN_SOURCES = 12
+SHOWN_CHARACTERS = 30
 BAR_WIDTH = 30
 EIGHTHS = " \u258f\u258e\u258d\u258c\u258b\u258a\u2589"
 
@@ -19,7 +20,7 @@ def lint_report(report: dict[str, Any]) -> str:
     width = max(shutil.get_terminal_size().columns, 60)
     parts = [
         _sources(report["sources"], width),
-        aligned(_counts(report)),
+        aligned(_counts(report), width),
         "tokens a sample\n" + _histogram(report["lengths"]),
     ]
     if report["preview"]:
@@ -27,7 +28,8 @@ def lint_report(report: dict[str, Any]) -> str:
         parts.append(f"what the model sees (it predicts what stands between the brackets)\n{shown}")
     if report["warnings"]:
         parts.append("\n".join(_indented(f"! {warning}", width) for warning in report["warnings"]))
-    parts.append(f"next:\n  tunesmith train {report['train_with']} --model {report['tokenizer']} --out my-model")
+    model = report["train_model"] or "MODEL"
+    parts.append(f"next:\n  tunesmith train {report['train_with']} --model {model} --out my-model")
     return "\n\n".join(parts)
 
 
@@ -35,7 +37,7 @@ def _sources(sources: list[dict[str, Any]], width: int) -> str:
     name_width = min(max(cell_len(source["name"]) for source in sources), width // 3)
     lines = []
     for source in sources[:SHOWN_SOURCES]:
-        name = set_cell_size(printable(source["name"]), name_width)
+        name = _shortened(printable(source["name"]), name_width)
         encoding = source["encoding"] or "binary"
         lines.append(f"{name}  {source['samples']:>8,} samples  {encoding:<9}  split on {source['split_on']!s}")
         lines.append(_indented(source["reason"], width, name_width + 2))
@@ -44,23 +46,53 @@ def _sources(sources: list[dict[str, Any]], width: int) -> str:
     return "\n".join(lines)
 
 
+def _shortened(name: str, width: int) -> str:
+    """A name in so many terminal cells; of a longer one the end, which tells files of a folder apart."""
+    if cell_len(name) <= width:
+        return set_cell_size(name, width)
+    while cell_len(name) >= width:
+        name = name[1:]
+    return set_cell_size(f"\u2026{name}", width)
+
+
 def _counts(report: dict[str, Any]) -> list[tuple[str, str]]:
     dropped = report["dropped"]
     rows = [
         ("samples", f"{report['samples']:,}, of them {report['val_samples']:,} kept apart ({report['val_by']})"),
         ("tokens", f"{report['tokens']:,} from {report['bytes']:,} bytes"),
-        ("fit", f"{report['tokens_per_character']:.2f} tokens a character"),
+        ("fit", f"{report['tokens_per_character']:.2f} tokens a character{_parts(report)}"),
         ("windows", f"{report['windows']:,} of at most {report['context_tokens']:,} tokens in an epoch"),
+        ("updates", f"{report['updates_per_epoch']:,} an epoch, from about {report['tokens_per_step']:,} tokens each"),
+        ("longest", _longest(report["longest"][0])),
         ("left out", f"{dropped['empty']:,} empty samples, {dropped['undecodable']:,} that do not decode"),
-        ("duplicates", f"{report['duplicate_samples']:,}"),
+        ("duplicates", _duplicates(report)),
     ]
     if report["prompt_tokens"]:
         rows.append(("prompts", f"{report['prompt_tokens']:,} of the tokens are given, the others are learned"))
     if report["end_of_text_markers"]:
         rows.append(("markers", f"{report['end_of_text_markers']:,} end-of-text markers in the text, taken as borders"))
+    if set(report["weights"]) != {1.0}:
+        rows.append(("weights", " ".join(f"{weight:g}" for weight in report["weights"]) + " times an epoch"))
     if report["skipped_files"]:
         rows.append(("not read", f"{len(report['skipped_files'])} files of other kinds: {report['skipped_files'][0]}"))
     return rows
+
+
+def _longest(sample: dict[str, Any]) -> str:
+    begins = " ".join(printable(sample["begins"]).split())
+    return f"{sample['tokens']:,} tokens: {begins[:SHOWN_CHARACTERS]} ..."
+
+
+def _parts(report: dict[str, Any]) -> str:
+    share = report["new_to_tokenizer_share"]
+    return f"; {share:.1%} of the tokens are parts of characters that are new to the tokenizer" if share else ""
+
+
+def _duplicates(report: dict[str, Any]) -> str:
+    nearly = report["near_duplicate_samples"]
+    near = "near ones not looked for (--dedupe near does)" if nearly is None else f"{nearly:,} more nearly so"
+    left_out = report["dropped"]["duplicates"]
+    return f"{report['duplicate_samples']:,} exact, {near}" + (f"; {left_out:,} left out" if left_out else "")
 
 
 def _histogram(lengths: list[dict[str, int]]) -> str:

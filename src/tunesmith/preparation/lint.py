@@ -5,16 +5,21 @@ Works on a corpus alone; each warning comes with its evidence and what to do.
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from tunesmith.data.corpus import Corpus
+from tunesmith.data.tokenizer import TextTokenizer
 
 LITTLE_TEXT_TOKENS = 20_000
 POOR_FIT_TOKENS_PER_CHARACTER = 0.8
 """English on GPT-2 takes about 0.25; Japanese on English GPT-2 takes 1 to 2."""
 MANY_DUPLICATES_SHARE = 0.05
 FEW_VALIDATION_SAMPLES = 20
+LOOKED_AT_BLOCKS = 64
+BLOCK_TOKENS = 32_768
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,23 @@ def length_histogram(token_counts: np.ndarray) -> list[LengthBin]:
     return [LengthBin(low, high, int(n)) for (low, high), n in zip(pairwise(borders), counts, strict=True)]
 
 
-def warnings_of(corpus: Corpus) -> list[str]:
+def new_to_tokenizer_share(corpus: Corpus, tokenizer: TextTokenizer) -> float:
+    """Share of tokens that are no whole characters: parts of characters the vocabulary does not hold, or unknown.
+
+    Measured on evenly spread blocks of a large corpus, so that not all of it is brought into memory.
+    """
+    tokens = corpus.train.tokens
+    blocks: list[npt.NDArray[Any]] = [tokens]
+    if len(tokens) > LOOKED_AT_BLOCKS * BLOCK_TOKENS:
+        starts = np.linspace(0, len(tokens) - BLOCK_TOKENS, LOOKED_AT_BLOCKS).astype(np.int64).tolist()
+        blocks = [tokens[start : start + BLOCK_TOKENS] for start in starts]
+    counts = np.bincount(np.concatenate(blocks))
+    seen = np.flatnonzero(counts).tolist()
+    is_new = [tokenizer.is_fragment(token_id) for token_id in seen]
+    return float(counts[seen][is_new].sum() / counts.sum())
+
+
+def warnings_of(corpus: Corpus, tokenizer: TextTokenizer) -> list[str]:
     """What may spoil the result, most serious first."""
     manifest = corpus.manifest
     found = []
@@ -45,21 +66,37 @@ def warnings_of(corpus: Corpus) -> list[str]:
             f"the tokenizer needs {fit:.2f} tokens for a character: it does not know this language or script; "
             "take a base model made for it (for Japanese: rinna/japanese-gpt2-medium)"
         )
+    if "\n" not in tokenizer.decode(tokenizer.encode(["a\nb"])[0]):
+        found.append(
+            "the tokenizer knows no line breaks: they become blanks; "
+            "put a marker in their place if they matter (<br>, for example)"
+        )
     if manifest["tokens"] < LITTLE_TEXT_TOKENS:
         found.append(
             f"{manifest['tokens']:,} tokens are little: the model learns the style, and soon knows the text by heart; "
             "watch the validation perplexity"
         )
-    if manifest["duplicate_samples"] > MANY_DUPLICATES_SHARE * manifest["samples"]:
-        found.append(f"{manifest['duplicate_samples']:,} samples are copies of others: they are learned more often")
+    if (
+        not manifest["duplicates_left_out"]
+        and manifest["duplicate_samples"] > MANY_DUPLICATES_SHARE * manifest["samples"]
+    ):
+        found.append(
+            f"copies of other samples: {manifest['duplicate_samples']:,}; they are learned more often; "
+            "--dedupe exact leaves them out"
+        )
+    if manifest["near_duplicates_across"]:
+        found.append(
+            f"samples kept apart that nearly equal one that is learned: {manifest['near_duplicates_across']:,}; "
+            "the perplexity flatters; --dedupe near leaves such repetitions out"
+        )
     if manifest["validation_by"].startswith("whole") and manifest["validation_samples"] < FEW_VALIDATION_SAMPLES:
         found.append(
-            f"only {manifest['validation_samples']} samples are kept apart: their perplexity is a rough figure; "
+            f"few samples are kept apart ({manifest['validation_samples']}): their perplexity is a rough figure; "
             "raise --val-fraction"
         )
     if manifest["replaced_bytes"] or manifest["skipped_samples"]:
         found.append(
-            f"{manifest['replaced_bytes']:,} bytes did not decode and were replaced, "
-            f"{manifest['skipped_samples']:,} samples were left out because of such bytes"
+            f"some bytes did not decode: {manifest['replaced_bytes']:,} were replaced; samples left out because of "
+            f"such bytes: {manifest['skipped_samples']:,}"
         )
     return found

@@ -1,21 +1,24 @@
 """The verb `prepare`: text in, training tokens and a report out. Needs no torch."""
 
-from dataclasses import asdict
+import shlex
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tunesmith.config import PrepareConfig
+from tunesmith.config import PrepareConfig, ReadingConfig, TrainConfig
 from tunesmith.data.corpus import Corpus, prepare_corpus
+from tunesmith.data.effective_batch import choose_tokens_per_step, steps_per_epoch
 from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import reading_options
+from tunesmith.data.standard_input import STANDARD_INPUT
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.data.windows import count_windows, windows_of
 from tunesmith.errors import UserError
-from tunesmith.model.config_file import read_hf_config
+from tunesmith.model.config_file import read_config_of_tokenizer
 from tunesmith.model.hub import local_folder
-from tunesmith.preparation.lint import length_histogram, warnings_of
+from tunesmith.preparation.lint import length_histogram, new_to_tokenizer_share, warnings_of
 
 LONGEST_SHOWN = 3
 SHOWN_CHARACTERS = 300
@@ -37,10 +40,11 @@ def prepare_text(config: PrepareConfig) -> dict[str, Any]:
     with found_sources(config.sources) as found:  # before a tokenizer is fetched
         _refuse_prepared(found)
         folder = local_folder(config.tokenizer)
-        hf_config = read_hf_config(folder)
+        hf_config = read_config_of_tokenizer(folder)
         tokenizer = load_tokenizer(folder, hf_config)
         corpus = prepare_corpus(found, tokenizer, options, val_fraction=config.val_fraction, seed=config.seed, out=out)
-    return _report(corpus, tokenizer, config, int(hf_config.get("n_positions", 1024)))
+    context_tokens = int(hf_config.get("n_positions", 1024))
+    return _report(corpus, tokenizer, config, context_tokens, has_model=bool(hf_config))
 
 
 def _refuse_prepared(found: FoundSources) -> None:
@@ -50,7 +54,9 @@ def _refuse_prepared(found: FoundSources) -> None:
         )
 
 
-def _report(corpus: Corpus, tokenizer: TextTokenizer, config: PrepareConfig, context_tokens: int) -> dict[str, Any]:
+def _report(
+    corpus: Corpus, tokenizer: TextTokenizer, config: PrepareConfig, context_tokens: int, *, has_model: bool
+) -> dict[str, Any]:
     manifest = corpus.manifest
     counts = corpus.sample_token_counts()
     return {
@@ -73,20 +79,49 @@ def _report(corpus: Corpus, tokenizer: TextTokenizer, config: PrepareConfig, con
         "near_duplicates_across": manifest["near_duplicates_across"],
         "weights": manifest["weights"],
         "tokens_per_character": manifest["tokens"] / manifest["characters"],
+        "new_to_tokenizer_share": new_to_tokenizer_share(corpus, tokenizer),
         "sources": manifest["sources"],
         "skipped_files": manifest["skipped_files"],
         "lengths": [asdict(part) for part in length_histogram(counts)],
         "longest": _longest(corpus, tokenizer),
-        "windows": count_windows(corpus.train.stretches, context_tokens),
         "context_tokens": context_tokens,
-        "warnings": warnings_of(corpus),
+        **_updates(corpus, context_tokens),
+        "warnings": warnings_of(corpus, tokenizer),
         "preview": _preview(corpus, tokenizer, config.preview, context_tokens),
         "tokenizer": config.tokenizer,
+        "train_model": config.tokenizer if has_model else None,
         "tokenizer_path": manifest["tokenizer_path"],
         "tokenizer_reason": manifest["tokenizer_reason"],
         "out": str(corpus.folder),
-        "train_with": config.out or " ".join(config.sources),
+        "train_with": config.out or _sources_again(config, corpus),
     }
+
+
+def _updates(corpus: Corpus, context_tokens: int) -> dict[str, Any]:
+    """What `train` will make of it at its defaults."""
+    epochs = TrainConfig.epochs
+    stretches, weights = corpus.train.stretches, np.array(corpus.train.weights)
+    n_windows = count_windows(stretches, context_tokens)
+    epoch_tokens = stretches.n_tokens
+    if set(corpus.train.weights) != {1.0}:
+        tokens_of_source = np.bincount(stretches.sources, stretches.lengths, len(weights))
+        epoch_tokens = round(float((tokens_of_source * weights).sum()))
+        n_windows = max(round(n_windows * epoch_tokens / stretches.n_tokens), 1)
+    tokens_per_step = choose_tokens_per_step(epoch_tokens, epochs).value
+    updates = steps_per_epoch(epoch_tokens, n_windows, tokens_per_step)
+    return {"windows": n_windows, "updates_per_epoch": updates, "tokens_per_step": tokens_per_step}
+
+
+def _sources_again(config: PrepareConfig, corpus: Corpus) -> str:
+    """What names this text to `train`: the sources with their flags, or the tokens where a pipe was read."""
+    if set(config.sources) & set(STANDARD_INPUT):
+        return shlex.quote(str(corpus.folder))
+    words = list(config.sources)
+    for flag in fields(ReadingConfig):
+        value = getattr(config, flag.name)
+        if flag.name != "sources" and value != flag.default:
+            words += [f"--{flag.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else [value])]
+    return shlex.join(words)
 
 
 def _longest(corpus: Corpus, tokenizer: TextTokenizer) -> list[dict[str, Any]]:
