@@ -1,11 +1,13 @@
 """Text to training tokens: ours with and without the fast path, and the guide's `datasets.map`.
 
-    python benchmarks/data.py ENGLISH.txt --tokenizer GPT2_FOLDER [--repeat 8]
+    python benchmarks/data.py ENGLISH.txt --tokenizer GPT2_FOLDER [--repeat 40]
 
-End to end on one machine in one run: read, decode, split into lines, tokenise, write. Each of ours starts from an empty
-cache in a process of its own, so start-up and imports are in its seconds; the text is also measured several times over,
-which shows the rate behind the start-up. The guide's side pads every line to 512 tokens, as its script does; it gets
-the first lines only and its imports are not counted, because all lines would take minutes.
+End to end on one machine in one run: read, decode, find samples, tokenise, write, sync. Each side runs in a process of
+its own. Ours starts from an empty cache; its seconds are those of the whole process, and those between the first byte
+read and the last one on disk are told apart from start-up (imports, loading and checking two tokenizers). The text is
+also measured many times over, with a counter in every line, which makes each of millions of samples a different one.
+The guide's side reads a file with `load_dataset` and pads every line to 512 tokens with `map`, as its script does; it
+gets the first lines only and its imports are not counted, because all lines would take minutes.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from typing import Any
 from record import keep
 
 GUIDE_LINES = 20_000
+SIDES = ("document", "line", "reference", "again", "guide")
 
 
 def main() -> None:
@@ -29,78 +32,113 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("text", type=Path)
     parser.add_argument("--tokenizer", type=Path, required=True)
-    parser.add_argument("--repeat", type=int, default=8)
-    parser.add_argument("--side", choices=["fast", "reference", "guide"], help=argparse.SUPPRESS)
+    parser.add_argument("--repeat", type=int, default=40)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.side == "guide":
-        print(json.dumps(guide(arguments.text, arguments.tokenizer)))
-        return
     if arguments.side:
-        print(json.dumps(ours(arguments.text, arguments.tokenizer, fast=arguments.side == "fast")))
+        print(json.dumps(measured(arguments.side, arguments.text, arguments.tokenizer)))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        larger = Path(folder) / "larger.txt"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         text = arguments.text.read_text("utf-8")
-        with larger.open("w", encoding="utf-8") as file:
+        volumes, lines, first = (folder / f"{kind}.txt" for kind in ("volumes", "lines", "first"))
+        first.write_text("\n".join(text.split("\n")[:GUIDE_LINES]), encoding="utf-8")
+        with volumes.open("w", encoding="utf-8") as one, lines.open("w", encoding="utf-8") as other:
             for number in range(arguments.repeat):
-                file.write(text.replace("\n", f" {number}\n"))
-        sides = {
-            "tunesmith": in_own_process(arguments.text, arguments.tokenizer, "fast"),
-            f"tunesmith, {arguments.repeat} times the text": in_own_process(larger, arguments.tokenizer, "fast"),
-            "tunesmith without gigatoken": in_own_process(arguments.text, arguments.tokenizer, "reference"),
-            "the guide's datasets.map": in_own_process(arguments.text, arguments.tokenizer, "guide"),
+                one.write(f"Volume {number}\n\n{text}\n\n")
+                other.write(text.replace("\n", f" {number}\n"))
+        times = f"{arguments.repeat} times the text"
+        plan = {
+            "tunesmith": ("document", arguments.text),
+            "tunesmith, one sample a line": ("line", arguments.text),
+            f"tunesmith, {times}": ("document", volumes),
+            f"tunesmith, {times}, one sample a line": ("line", lines),
+            "the same a second time": ("again", lines),
+            "tunesmith without gigatoken": ("reference", arguments.text),
+            "the guide's datasets.map": ("guide", first),
         }
-    for name, side in sides.items():
-        print(name, side)
-    ratio = sides["tunesmith"]["mb_per_s"] / sides["the guide's datasets.map"]["mb_per_s"]
-    print(f"{ratio:.0f} times the guide's rate")
-    print(keep("data", {"sides": sides, "times_faster": ratio}))
+        sides = {}
+        for name, (side, path) in plan.items():
+            sides[name] = in_own_process(path, arguments.tokenizer, side, folder)
+            print(name, sides[name], flush=True)
+    guide = sides["the guide's datasets.map"]["mb_per_s"]
+    ratios = {name: side["mb_per_s"] / guide for name, side in sides.items()}
+    print(keep("data", {"sides": sides, "times_the_guides_rate": ratios}))
 
 
-def in_own_process(text: Path, tokenizer: Path, side: str) -> dict[str, Any]:
-    """Run one side from an empty cache; its seconds are those of the whole process."""
-    with tempfile.TemporaryDirectory() as cache:
-        environment = {**os.environ, "TUNESMITH_CACHE": cache, "HF_HOME": cache, "HF_HUB_OFFLINE": "1"}
-        command = [sys.executable, __file__, str(text), "--tokenizer", str(tokenizer), "--side", side]
-        started_s = time.perf_counter()
-        answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-        seconds = time.perf_counter() - started_s
+def in_own_process(text: Path, tokenizer: Path, side: str, folder: Path) -> dict[str, Any]:
+    """Run one side; all but the second time from an empty cache."""
+    cache = folder / ("line" if side == "again" else side)
+    if side != "again" and cache.exists():
+        subprocess.run(["rm", "-r", str(cache)], check=True)
+    environment = {**os.environ, "TUNESMITH_CACHE": str(cache), "HF_HOME": str(cache), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, __file__, str(text), "--tokenizer", str(tokenizer), "--side", side]
+    started_s = time.perf_counter()
+    answer = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+    seconds = time.perf_counter() - started_s
     result: dict[str, Any] = json.loads(answer.stdout.splitlines()[-1])
     seconds = result.pop("seconds", seconds)
-    return {"seconds": seconds, "mb_per_s": result.pop("bytes") / 1e6 / seconds, **result}
+    size = text.stat().st_size
+    read_to_disk_s = result.get("read_to_disk_s")
+    return {
+        "bytes": size,
+        "seconds": seconds,
+        "mb_per_s": size / 1e6 / seconds,
+        **({"read_to_disk_mb_per_s": size / 1e6 / read_to_disk_s} if read_to_disk_s else {}),
+        **result,
+    }
 
 
-def ours(text: Path, tokenizer: Path, *, fast: bool) -> dict[str, Any]:
-    """`prepare`, one sample a line."""
+def measured(side: str, text: Path, tokenizer: Path) -> dict[str, Any]:
+    """One side, in this process."""
+    result = guide(text, tokenizer) if side == "guide" else ours(side, text, tokenizer)
+    return {**result, "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def ours(side: str, text: Path, tokenizer: Path) -> dict[str, Any]:
+    """`prepare`, with a stop watch around the writing of the corpus and around loading the fast tokenizer."""
     from tunesmith import prepare  # noqa: PLC0415
-    from tunesmith.data import fast_tokenizer  # noqa: PLC0415
+    from tunesmith.data import corpus, corpus_writer, fast_tokenizer  # noqa: PLC0415
 
-    if not fast:
+    spent_s = {"write_corpus": 0.0, "FastTokenizer": 0.0}
+
+    def watched(module: Any, name: str) -> None:  # noqa: ANN401
+        original = getattr(module, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+            started_s = time.perf_counter()
+            result = original(*arguments, **options)
+            spent_s[name] += time.perf_counter() - started_s
+            return result
+
+        setattr(module, name, call)
+
+    watched(corpus, "write_corpus")
+    watched(corpus_writer, "FastTokenizer")
+    if side == "reference":
         fast_tokenizer.LARGE_TEXT_BYTES = 1 << 62
-    report = prepare(text, tokenizer=tokenizer, split_on="line", preview=0)
-    return {"bytes": text.stat().st_size, "path": report["tokenizer_path"], "peak_memory_bytes": peak_memory_bytes()}
+    split_on = "document" if side in {"document", "reference"} else "line"
+    report = prepare(text, tokenizer=tokenizer, split_on=split_on, preview=0)
+    return {
+        "samples": report["samples"],
+        "tokens": report["tokens"],
+        "path": report["tokenizer_path"],
+        "read_to_disk_s": spent_s["write_corpus"] - spent_s["FastTokenizer"],
+    }
 
 
 def guide(text: Path, tokenizer: Path) -> dict[str, Any]:
-    """The guide's tokenisation of the first lines, without its imports."""
-    from datasets import Dataset  # noqa: PLC0415
+    """The guide's loading and tokenisation of the first lines, without its imports."""
+    from datasets import load_dataset  # noqa: PLC0415
     from transformers import AutoTokenizer  # noqa: PLC0415
 
-    lines = text.read_text("utf-8").split("\n")[:GUIDE_LINES]
     encode = AutoTokenizer.from_pretrained(tokenizer)
     encode.pad_token = encode.eos_token
     started_s = time.perf_counter()
-    Dataset.from_dict({"text": lines}).map(
+    load_dataset("text", data_files=str(text), split="train").map(
         lambda rows: encode(rows["text"], truncation=True, padding="max_length", max_length=512), batched=True
     )
-    seconds = time.perf_counter() - started_s
-    size = sum(len(line.encode()) + 1 for line in lines)
-    return {"bytes": size, "seconds": seconds, "peak_memory_bytes": peak_memory_bytes()}
-
-
-def peak_memory_bytes() -> int:
-    """Of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": time.perf_counter() - started_s}
 
 
 if __name__ == "__main__":

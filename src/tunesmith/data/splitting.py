@@ -23,7 +23,7 @@ FEW_BLANK_LINES = 0.02
 NO_BLANK_LINES = 0.005
 MANY_LINES = 500
 MANY_BLOCKS = 20
-PART_CHARACTERS = 8 << 20
+PART_CHARACTERS = 2 << 20
 """A document is passed on in parts of about this size."""
 LAST_BORDER_CHARACTERS = 1 << 14
 WRAPPED_SHARE = 0.3

@@ -36,8 +36,9 @@ def length_histogram(token_counts: np.ndarray) -> list[LengthBin]:
     top = int(token_counts.max()).bit_length()
     bottom = int(token_counts.min()).bit_length() - 1
     borders = [1 << power for power in range(bottom, top + 1)]
-    counts = np.bincount(np.searchsorted(borders, token_counts, side="right"), minlength=len(borders))[1:]
-    return [LengthBin(low, high, int(n)) for (low, high), n in zip(pairwise(borders), counts, strict=True)]
+    at_least = [int(np.count_nonzero(token_counts >= border)) for border in borders[:-1]] + [0]
+    counts = [more - fewer for more, fewer in pairwise(at_least)]
+    return [LengthBin(low, high, n) for (low, high), n in zip(pairwise(borders), counts, strict=True)]
 
 
 def new_to_tokenizer_share(corpus: Corpus, tokenizer: TextTokenizer) -> float:
