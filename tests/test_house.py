@@ -14,7 +14,7 @@ from tunesmith.config import EvaluateConfig, GenerateConfig, PrepareConfig, Toke
 PACKAGE = Path(tunesmith.__file__).parent
 
 FLOORS = [
-    {"errors", "files"},
+    {"allocator", "errors", "files"},
     {"config", "machine"},
     {"model", "data"},
     {"generation", "evaluation", "preparation"},
@@ -106,7 +106,7 @@ FLAGS = {
     | READING
     | {"model", "out", "resume", "from_scratch", "epochs", "max_steps", "learning_rate", "weight_decay"}
     | {"warmup_fraction", "max_grad_norm", "tokens_per_step", "context_tokens", "dropout", "eval_every_steps"}
-    | {"save_every_steps", "val_fraction", "sample_prompts"},
+    | {"save_every_steps", "val_fraction", "sample_prompts", "compile"},
     EvaluateConfig: COMMON | COMPUTING | READING | {"model", "context_tokens"},
     GenerateConfig: COMMON
     | COMPUTING
