@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, linear
 
-from tunesmith.model.loss import CHUNK_ROWS, nats_of_each_token, sum_of_nats
+from tunesmith.model.loss import CHUNK_ROWS as CHUNK_ROWS_OF
+from tunesmith.model.loss import nats_of_each_token, sum_of_nats
 
 CHANNELS = 24
 
@@ -15,6 +16,9 @@ def problem(rows: int, vocab_size: int, padded: int) -> tuple[torch.Tensor, torc
     hidden_NC = torch.randn(rows, CHANNELS, generator=generator)
     head_VC = torch.randn(padded, CHANNELS, generator=generator)
     return hidden_NC, head_VC, torch.randint(0, vocab_size, (rows,), generator=generator)
+
+
+CHUNK_ROWS = CHUNK_ROWS_OF["cpu"]
 
 
 @pytest.mark.parametrize("rows", [1, CHUNK_ROWS - 1, CHUNK_ROWS, CHUNK_ROWS + 1, 2 * CHUNK_ROWS + 76])
@@ -52,3 +56,19 @@ def test_bf16_states_with_an_fp32_head() -> None:
     assert states_NC.grad.dtype == torch.bfloat16
     assert weights_VC.grad.dtype == torch.float32
     assert (weights_VC.grad - exact_VC.grad).norm() < 0.02 * exact_VC.grad.norm()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_only_the_asked_rows_are_learned_from(share: float) -> None:
+    """Rows that nothing is predicted behind (prompts, filling) have no part in loss or gradients."""
+    hidden_NC, head_VC, targets_N = problem(CHUNK_ROWS + 90, 130, 256)
+    rows_M = torch.nonzero(torch.rand(len(hidden_NC), generator=torch.Generator().manual_seed(1)) < share)[:, 0]
+    ours = [hidden_NC.clone().requires_grad_(), head_VC.clone().requires_grad_()]
+    plain = [hidden_NC.clone().requires_grad_(), head_VC.clone().requires_grad_()]
+    nats = sum_of_nats(*ours, targets_N[rows_M], 130, rows_M=rows_M)
+    expected = cross_entropy(linear(plain[0][rows_M], plain[1][:130]), targets_N[rows_M], reduction="sum")
+    nats.backward()
+    expected.backward()
+    torch.testing.assert_close(nats, expected, rtol=1e-5, atol=1e-5)
+    for mine, theirs in zip(ours, plain, strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-4, atol=1e-5)

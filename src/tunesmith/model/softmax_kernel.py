@@ -1,0 +1,60 @@
+"""`nats_and_gradient` as one Triton kernel: a program for each row, two passes over it, nothing beside it in memory.
+
+The first pass keeps a running maximum and a running sum of exponentials in every lane (Milakov & Gimelshein 2018,
+"Online normalizer calculation for softmax"); the second writes the gradient over the logits. All arithmetic is fp32.
+
+Triton comes with torch's CUDA builds for Linux; this module is imported where it is there.
+"""
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK_COLUMNS = 4096
+WARPS = 8
+
+
+def launch(logits_KV: Tensor, targets_K: Tensor, vocab_size: int, *, out_K: Tensor) -> None:
+    """As `tunesmith.model.softmax.nats_and_gradient`, whose arguments these are."""
+    assert logits_KV.is_contiguous()
+    n_rows, n_columns = logits_KV.shape
+    if n_rows:
+        _nats_and_gradient[(n_rows,)](
+            logits_KV, targets_K, out_K, vocab_size, n_columns, BLOCK=BLOCK_COLUMNS, num_warps=WARPS
+        )
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _nats_and_gradient(  # type: ignore[no-untyped-def]  # noqa: ANN202
+    logits_ptr,  # noqa: ANN001  [rows, n_columns]
+    targets_ptr,  # noqa: ANN001  int64 [rows]
+    nats_ptr,  # noqa: ANN001  fp32 [rows]
+    vocab_size,  # noqa: ANN001
+    n_columns,  # noqa: ANN001
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    logits_ptr += row * n_columns
+    target = tl.load(targets_ptr + row)
+    columns = tl.arange(0, BLOCK)
+    largest = tl.full([BLOCK], -float("inf"), tl.float32)
+    total = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, vocab_size, BLOCK):
+        at = start + columns
+        x = tl.load(logits_ptr + at, mask=at < vocab_size, other=-float("inf")).to(tl.float32)
+        larger = tl.maximum(largest, x)
+        shift = tl.where(larger == -float("inf"), 0.0, larger)  # a lane that has seen nothing yet
+        total = total * tl.exp(largest - shift) + tl.exp(x - shift)
+        largest = larger
+    row_largest = tl.max(largest, axis=0)
+    row_total = tl.sum(total * tl.exp(largest - row_largest), axis=0)
+    log_normaliser = row_largest + tl.log(row_total)
+    asked = tl.where(target >= 0, 1.0, 0.0)
+    at_target = tl.where(target >= 0, target, 0)
+    of_target = tl.load(logits_ptr + at_target).to(tl.float32)
+    tl.store(nats_ptr + row, asked * (log_normaliser - of_target))
+    for start in range(0, n_columns, BLOCK):
+        at = start + columns
+        x = tl.load(logits_ptr + at, mask=at < vocab_size, other=-float("inf")).to(tl.float32)
+        gradient = tl.exp(x - log_normaliser) - tl.where(at == at_target, 1.0, 0.0)
+        tl.store(logits_ptr + at, (asked * gradient).to(logits_ptr.dtype.element_ty), mask=at < n_columns)
