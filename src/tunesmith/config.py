@@ -159,6 +159,9 @@ class TrainConfig(ComputingConfig, ReadingConfig):
     context_tokens: int | Auto = _flag(default="auto")
     """Longest window the model sees at once; longer samples continue in the next one."""
 
+    compile: Literal["auto", "yes", "no"] = _flag(default="auto")
+    """Compile the model; auto does it where the run is long enough to win the time back."""
+
     dropout: float = _flag(default=0.0)
     """Dropout on embeddings and residual branches."""
 

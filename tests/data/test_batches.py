@@ -3,11 +3,13 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data.batches import TrainingOrder, packed
+from tunesmith.data.batches import Batch, TrainingOrder, packed
 from tunesmith.data.corpus import Split
+from tunesmith.data.dealing import MicroBatchShape, shape_of_micro_batches
 from tunesmith.data.stretches import Stretches
 from tunesmith.data.windows import windows_of
 
@@ -22,35 +24,65 @@ def make_split(lengths: list[int], prompt_share: float = 0.0) -> Split:
     return Split(np.arange(offsets[-1], dtype=np.uint32), stretches, text_bytes=0)
 
 
-@given(lengths=LENGTHS, context=st.integers(1, 70), per_step=st.integers(1, 300), extra=st.integers(0, 100))
-def test_every_token_once_an_epoch(lengths: list[int], context: int, per_step: int, extra: int) -> None:
-    """Each token is a target once, behind its predecessor, at a position inside the context, in full steps only."""
-    split = make_split(lengths)
-    order = TrainingOrder(
-        split, context_tokens=context, tokens_per_step=per_step, tokens_per_micro_batch=context + extra, seed=5
-    )
+def make_order(
+    split: Split, context: int, per_step: int, most: int, *, seed: int = 5, constant_size: bool = False
+) -> tuple[TrainingOrder, MicroBatchShape]:
+    """The order of a run, and how its epochs are divided."""
+    lengths = windows_of(split.stretches, context).lengths
+    total = int(lengths.sum())
+    shape = shape_of_micro_batches(lengths, epoch_tokens=total, tokens_per_step=per_step, most_tokens=most)
+    order = TrainingOrder(split, context_tokens=context, shape=shape, constant_size=constant_size, seed=seed)
+    return order, shape
+
+
+def documents(batch: Batch) -> list[slice]:
+    """Where each document of a batch lies."""
+    return [slice(start, end) for start, end in zip(batch.offsets, batch.offsets[1:], strict=False)]
+
+
+@given(
+    lengths=LENGTHS,
+    context=st.integers(1, 70),
+    per_step=st.integers(1, 300),
+    most=st.integers(1, 300),
+    constant_size=st.booleans(),
+)
+def test_every_token_once_an_epoch(
+    lengths: list[int], context: int, per_step: int, most: int, *, constant_size: bool
+) -> None:
+    """Each token is a target once, behind its predecessor, at a position inside the context; the rest is filling."""
+    order, shape = make_order(make_split(lengths), context, per_step, most, constant_size=constant_size)
     seen: Counter[int] = Counter()
-    for step in range(order.steps_per_epoch):
+    sizes = set()
+    for step in range(shape.steps_per_epoch):
         batches = order.batches(step)
-        assert batches
+        assert len(batches) == shape.per_step
         for batch in batches:
-            assert 0 < batch.n_tokens <= context + extra
-            assert (batch.tokens == batch.targets - 1).all()
+            sizes.add(batch.n_tokens)
+            assert len(batch.rows) > 0
+            assert batch.offsets[-1] == batch.n_tokens == len(batch.positions)
+            assert (batch.tokens[batch.rows] == batch.targets - 1).all()
             seen.update(batch.targets.tolist())
-            for start, end in zip(batch.offsets, batch.offsets[1:], strict=False):
-                assert batch.positions[start:end].tolist() == list(range(end - start))
-                assert end - start <= context
-                assert (np.diff(batch.targets[start:end]) == 1).all()
+            is_learned = np.isin(np.arange(batch.n_tokens), batch.rows)
+            for document in documents(batch):
+                length = document.stop - document.start
+                assert batch.positions[document].tolist() == list(range(length))
+                assert 0 < length <= min(context, batch.longest)
+                assert is_learned[document].all() or not is_learned[document].any()
+                if is_learned[document].all():
+                    assert (np.diff(batch.tokens[document]) == 1).all()
     assert seen == Counter(range(1, sum(lengths) + 1))
+    assert all(size % 64 == 0 for size in sizes)
+    assert not constant_size or sizes == {shape.tokens}
 
 
 @given(lengths=LENGTHS, context=st.integers(1, 70), share=st.sampled_from([0.3, 0.9]))
 def test_prompts_are_read_and_not_predicted(lengths: list[int], context: int, share: float) -> None:
     """Each token behind a prompt is predicted once, none of a prompt is, and what is read stays in order."""
     split = make_split(lengths, share)
-    order = TrainingOrder(split, context_tokens=context, tokens_per_step=50, tokens_per_micro_batch=context, seed=5)
+    order, shape = make_order(split, context, 50, 300)
     predicted: Counter[int] = Counter()
-    for step in range(order.steps_per_epoch):
+    for step in range(shape.steps_per_epoch):
         for batch in order.batches(step):
             assert len(batch.targets) == len(batch.rows) > 0
             assert (batch.tokens[batch.rows] == batch.targets - 1).all()
@@ -79,7 +111,11 @@ def test_packing_puts_equal_lengths_together(lengths: list[int], per_batch: int)
     """Windows go longest first, and only a window that is too long by itself exceeds a batch."""
     split = make_split(lengths)
     batches = list(packed(split, windows_of(split.stretches, 60), per_batch))
-    packed_lengths = [np.diff(batch.offsets).tolist() for batch in batches]
+    ends = [int(batch.rows[-1]) + 1 for batch in batches]
+    packed_lengths = [
+        [document.stop - document.start for document in documents(batch) if document.stop <= end]
+        for batch, end in zip(batches, ends, strict=True)
+    ]
     assert [n for batch in packed_lengths for n in batch] == sorted(lengths, reverse=True)
     assert all(sum(batch) <= per_batch or len(batch) == 1 for batch in packed_lengths)
 
@@ -92,9 +128,8 @@ def targets(order: TrainingOrder, step: int) -> list[list[int]]:
 def test_order_is_arithmetic() -> None:
     """A step's batches follow from seed and step number alone, whatever was asked before; epochs and seeds differ."""
     split = make_split(list(range(1, 40)))
-    settings = {"context_tokens": 64, "tokens_per_step": 100, "tokens_per_micro_batch": 64}
-    order, again, other = (TrainingOrder(split, seed=seed, **settings) for seed in (1, 1, 2))
-    epoch = order.steps_per_epoch
+    (order, shape), (again, _), (other, _) = (make_order(split, 64, 100, 64, seed=seed) for seed in (1, 1, 2))
+    epoch = shape.steps_per_epoch
     forward = [targets(order, step) for step in range(3 * epoch)]
     backward = [targets(again, step) for step in reversed(range(3 * epoch))]
     assert forward == backward[::-1]
@@ -102,10 +137,31 @@ def test_order_is_arithmetic() -> None:
     assert forward[0] != targets(other, 0)
 
 
-def test_steps_are_nearly_equal() -> None:
-    """An epoch is divided evenly: no step is off by more than a sample's length."""
-    split = make_split([10] * 100 + [30] * 20)
-    order = TrainingOrder(split, context_tokens=64, tokens_per_step=150, tokens_per_micro_batch=512, seed=0)
-    sizes = [sum(batch.n_tokens for batch in order.batches(step)) for step in range(order.steps_per_epoch)]
-    assert order.steps_per_epoch == round(1600 / 150)
-    assert all(abs(size - 1600 / order.steps_per_epoch) <= 30 for size in sizes)
+REAL_SHAPES = {
+    "titles": (np.random.default_rng(1).integers(5, 20, 2000), 256, 0.97),
+    "answers": (np.random.default_rng(2).normal(150, 50, 7000).clip(20, 600).astype(int), 4096, 0.99),
+    "verse": (np.random.default_rng(3).lognormal(3.4, 0.9, 6500).clip(2, 1000).astype(int), 1024, 0.99),
+    "novels": (np.full(800, 1020), 4096, 0.99),
+}
+
+
+@pytest.mark.parametrize("name", REAL_SHAPES)
+def test_hardly_anything_is_filling(name: str) -> None:
+    """Sets shaped like real ones fill their micro-batches, and steps are equal in tokens."""
+    lengths, per_step, at_least = REAL_SHAPES[name]
+    order, shape = make_order(make_split(lengths.tolist()), 1024, per_step, 4096, constant_size=True)
+    sizes = [sum(len(batch.rows) for batch in order.batches(step)) for step in range(shape.steps_per_epoch)]
+    assert sum(sizes) >= at_least * shape.steps_per_epoch * shape.per_step * shape.tokens
+    assert max(sizes) <= per_step
+    assert min(sizes[:-1]) >= 0.9 * max(sizes)
+
+
+def test_every_batch_holds_long_and_short_ones() -> None:
+    """Batches are not sorted by length: each holds some of the longer half and some of the shorter one."""
+    lengths = REAL_SHAPES["answers"][0]
+    order, shape = make_order(make_split(lengths.tolist()), 1024, 4096, 4096)
+    middle = np.median(lengths)
+    for step in range(shape.steps_per_epoch):
+        (batch,) = order.batches(step)
+        shares = np.mean([document.stop - document.start > middle for document in documents(batch)])
+        assert 0.2 < shares < 0.8

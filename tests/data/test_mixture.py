@@ -51,10 +51,9 @@ def test_equal_weights_change_nothing() -> None:
 
 
 def test_an_epoch_is_as_long_as_its_windows() -> None:
-    """Steps follow from the weighted tokens, and none is without a window."""
+    """Its tokens are the weighted ones, and every epoch has as many windows."""
     some = windows([90, 90])
     tokens = [int(some.lengths[some.sources == source].sum()) for source in (0, 1)]
     mixture = Mixture(some, (2.0, 0.5), seed=1)
     assert mixture.n_tokens == pytest.approx(2 * tokens[0] + 0.5 * tokens[1], abs=1)
-    assert mixture.steps_per_epoch(100) == round(mixture.n_tokens / 100)
-    assert mixture.steps_per_epoch(1) == 2 * 90 + 45
+    assert [len(mixture.order(epoch)) for epoch in range(4)] == [2 * 90 + 45] * 4

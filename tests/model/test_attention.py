@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tunesmith.model.attention import SHORT_DOCUMENT_TOKENS, DocumentLayout, PackedAttention, attend_varlen
+from tunesmith.model.attention import SHORT_DOCUMENT_TOKENS, DocumentLayout, RunAttention, VarlenAttention
 
 LENGTHS = st.lists(st.integers(1, 20), min_size=1, max_size=12)
 
@@ -20,7 +20,7 @@ def layout_of(lengths: list[int]) -> DocumentLayout:
     offsets = [0]
     for length in lengths:
         offsets.append(offsets[-1] + length)
-    return DocumentLayout(tuple(offsets))
+    return DocumentLayout.of(tuple(offsets))
 
 
 def masked_softmax(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, layout: DocumentLayout, scale: float) -> Tensor:
@@ -58,7 +58,7 @@ def test_equals_the_definition(lengths: list[int]) -> None:
     """Values and gradients equal those of the masked softmax, for short, long and repeated lengths."""
     layout = layout_of(lengths)
     ours, plain = random_qkv(sum(lengths)), random_qkv(sum(lengths))
-    y_NHD = PackedAttention(layout)(0, *ours, 0.3)
+    y_NHD = RunAttention(layout)(*ours, 0.3)
     expected_NHD = masked_softmax(*plain, layout, 0.3)
     torch.testing.assert_close(y_NHD, expected_NHD, atol=1e-5, rtol=1e-5)
     upstream_NHD = torch.randn_like(expected_NHD)
@@ -72,7 +72,7 @@ def test_equals_the_definition(lengths: list[int]) -> None:
 def test_bf16_comes_back_as_bf16(length: int) -> None:
     """Short documents are computed in fp32 and long ones in bf16; both come back in bf16, close to exact."""
     qkv = [tensor.detach().bfloat16() for tensor in random_qkv(length)]
-    y_NHD = PackedAttention(layout_of([length]))(0, *qkv, 0.3)
+    y_NHD = RunAttention(layout_of([length]))(*qkv, 0.3)
     assert y_NHD.dtype == torch.bfloat16
     expected_NHD = masked_softmax(*(tensor.float() for tensor in qkv), layout_of([length]), 0.3)
     torch.testing.assert_close(y_NHD.float(), expected_NHD, atol=0.03, rtol=0.03)
@@ -89,7 +89,7 @@ def test_the_kernel_for_cards_is_called_causally(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(varlen_module, "varlen_attn", fake)
     q_NHD, k_NHD, v_NHD = random_qkv(9)
     offsets = torch.tensor([0, 4, 9], dtype=torch.int32)
-    assert attend_varlen(q_NHD, k_NHD, v_NHD, offsets=offsets, longest=5, scale=0.3) is q_NHD
+    assert VarlenAttention(offsets, 5)(q_NHD, k_NHD, v_NHD, 0.3) is q_NHD
     (call,) = calls
     assert call["window_size"] == (-1, 0)
     assert call["scale"] == 0.3

@@ -10,6 +10,7 @@ import torch
 
 from tunesmith.generation.engine import continue_texts
 from tunesmith.generation.sampling import SamplingRules
+from tunesmith.model.attention import DocumentLayout
 from tunesmith.model.loss import sum_of_nats
 from tunesmith.model.packed import hidden_states, on_device_of
 from tunesmith.model.weights import load_gpt2
@@ -21,6 +22,7 @@ pytestmark = [
 
 LENGTHS = (1, 9, 9, 60, 33)
 OFFSETS = (0, 1, 10, 19, 79, 112)
+LAYOUT = DocumentLayout.of(OFFSETS)
 
 
 def stream(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +38,7 @@ def test_packed_loss_and_gradients_in_bf16(make_model_folder: Callable[..., Path
     card.compute_dtype = torch.bfloat16
     losses = []
     for model in (exact, card):
-        hidden_NC = hidden_states(model, *stream(1), OFFSETS)
+        hidden_NC = hidden_states(model, *stream(1), LAYOUT)
         targets_N = on_device_of(model, stream(2)[0])
         nats = sum_of_nats(hidden_NC, model.head_VC, targets_N, 300)
         nats.backward()
@@ -53,10 +55,10 @@ def test_no_leak_on_the_card(make_model_folder: Callable[..., Path]) -> None:
     model = load_gpt2(make_model_folder(n_embd=64)).cuda()
     model.compute_dtype = torch.bfloat16
     tokens_N, positions_N = stream(1)
-    before_NC = hidden_states(model, tokens_N, positions_N, OFFSETS)
+    before_NC = hidden_states(model, tokens_N, positions_N, LAYOUT)
     changed_N = tokens_N.copy()
     changed_N[40] = (changed_N[40] + 1) % 300
-    same_N = (hidden_states(model, changed_N, positions_N, OFFSETS) == before_NC).all(dim=1).cpu()
+    same_N = (hidden_states(model, changed_N, positions_N, LAYOUT) == before_NC).all(dim=1).cpu()
     assert same_N[:40].all()
     assert not same_N[40:79].any()
     assert same_N[79:].all()

@@ -13,7 +13,7 @@ from transformers import GPT2LMHeadModel
 
 from tunesmith.generation.engine import continue_texts
 from tunesmith.generation.sampling import SamplingRules
-from tunesmith.model.attention import DocumentLayout, PackedAttention
+from tunesmith.model.attention import DocumentLayout, RunAttention
 from tunesmith.model.gpt2 import ACTIVATIONS, GPT2
 from tunesmith.model.loss import sum_of_nats
 from tunesmith.model.weights import CONV1D, load_gpt2, save_gpt2, state_for_huggingface
@@ -65,7 +65,8 @@ def packed_hidden(model: GPT2, documents: list[Tensor]) -> Tensor:
     for document in documents:
         offsets.append(offsets[-1] + len(document))
     positions_N = torch.cat([torch.arange(len(document)) for document in documents])
-    hidden_NC: Tensor = model(torch.cat(documents), positions_N, PackedAttention(DocumentLayout(tuple(offsets))))
+    attend = RunAttention(DocumentLayout.of(tuple(offsets)))
+    hidden_NC: Tensor = model(torch.cat(documents), positions_N, lambda _layer: attend)
     return hidden_NC
 
 

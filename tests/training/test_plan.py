@@ -54,7 +54,9 @@ def test_little_text_gets_small_batches(n_samples: int, expected: int) -> None:
     decided = plan(n_samples, 20)
     assert decided.tokens_per_step == expected
     assert decided.steps >= 600 or decided.tokens_per_step == 256
-    assert decided.steps_per_epoch == round(decided.train_tokens / expected)
+    computed = decided.steps_per_epoch * decided.micro_batches_per_step * decided.tokens_per_micro_batch
+    assert 0.9 * computed <= decided.train_tokens <= computed
+    assert decided.micro_batches_per_step * decided.tokens_per_micro_batch <= expected
 
 
 def test_the_guides_rate_and_narrower_models() -> None:
@@ -79,11 +81,24 @@ def test_steps_follow_epochs_or_the_limit() -> None:
     assert plan(warmup_fraction=0.5).warmup_steps == round(plan().steps / 2)
 
 
+def test_compiling_pays_in_long_runs_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short runs and machines without a compiler run as written, with the reason; what is asked is done or refused."""
+    assert not plan().compiled
+    assert "compiling pays from 10 on" in plan().reasons["compiled"]
+    assert plan(20_000, 200).compiled
+    assert plan(compile="yes").compiled
+    assert not plan(20_000, 200, compile="no").compiled
+    monkeypatch.setattr("shutil.which", lambda _name: None)
+    assert not plan(20_000, 200).compiled
+    with pytest.raises(UserError, match="--compile yes: there is no"):
+        plan(compile="yes")
+
+
 def test_context_is_the_models_unless_asked() -> None:
     """A shorter context is taken, a longer one refused, and a micro-batch always holds one window."""
     assert plan().context_tokens == 1024
     assert plan(context_tokens=100).context_tokens == 100
-    assert plan(model=replace(GPT2_SMALL, n_positions=8192)).tokens_per_micro_batch >= 8192
+    assert plan(tokens_each=3000, model=replace(GPT2_SMALL, n_positions=8192)).tokens_per_micro_batch >= 3000
     with pytest.raises(UserError, match="--context-tokens 2000 does not fit the model, which has 1024"):
         plan(context_tokens=2000)
 

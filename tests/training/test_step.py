@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2LMHeadModel
 
 from tunesmith.data.batches import Batch, packed, windows_of
@@ -131,3 +132,45 @@ def test_a_loss_scale_changes_nothing_but_overflow_skips(make_model_folder: Call
     train_step(scaled, optimizer, batches(split, 1000), **settings)
     assert torch.equal(scaled.head_VC, before)
     assert scaler.get_scale() == 512.0
+
+
+class ReadsByTheHost(TorchDispatchMode):
+    """Counts what makes a card wait: reading a tensor's value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        del types
+        self.count += function in {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default}
+        return function(*args, **kwargs or {})
+
+
+def test_a_step_reads_nothing_back(make_model_folder: Callable[..., Path], split: Split) -> None:
+    """No value is read between logging points: neither loss nor gradient norm, in several micro-batches."""
+    model = load_gpt2(make_model_folder()).train()
+    optimizer = make_optimizer(model, weight_decay=0.1)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    micro_batches = batches(split, 70)
+    assert len(micro_batches) > 1
+    with ReadsByTheHost() as reads:
+        result = train_step(model, optimizer, micro_batches, learning_rate=1e-3, max_grad_norm=1.0, scaler=scaler)
+        assert reads.count == 0
+        float(result.nats)
+        assert reads.count == 1
+
+
+def test_two_hundred_steps_repeat_bitwise(make_model_folder: Callable[..., Path], split: Split) -> None:
+    """The same start gives the same weights, bit for bit, in fp32 on a CPU."""
+    folder = make_model_folder()
+    ends = []
+    for _ in range(2):
+        model = load_gpt2(folder).train()
+        optimizer = make_optimizer(model, weight_decay=0.1)
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        for number in range(200):
+            micro_batches = batches(split, 64 + number % 64)
+            train_step(model, optimizer, micro_batches, learning_rate=1e-3, max_grad_norm=1.0, scaler=scaler)
+        ends.append([parameter.detach().clone() for parameter in model.parameters()])
+    assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))

@@ -1,7 +1,7 @@
 """Tokens into batches: packed without padding, in an order that is arithmetic.
 
-The order of an epoch is a permutation drawn from (seed, epoch), and a step's share of it follows from the step's
-number, so a position in the data is one integer: nothing has to be replayed to find a place again.
+An epoch's windows are dealt to micro-batches (`data/dealing.py`) by chance drawn from (seed, epoch), and a step takes
+its share of them by its number, so a position in the data is one integer: nothing has to be replayed to find a place.
 """
 
 from collections.abc import Iterator
@@ -11,9 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tunesmith.data.corpus import Split
+from tunesmith.data.dealing import MicroBatchShape, deal, rounded_up
 from tunesmith.data.mixture import Mixture
 from tunesmith.data.stretches import Int64s
 from tunesmith.data.windows import Windows, windows_of
+
+ATTEMPTS = 3
+"""Chance rarely deals one micro-batch too full; then it is asked again."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,9 @@ class Batch:
         tokens: int64 [N], what the model reads.
         positions: int64 [N], from 0 in each document.
         offsets: first token of each document and, last, N.
-        rows: int64 [M], the tokens behind which something is to be predicted; all N where there are no prompts.
+        rows: int64 [M], the tokens behind which something is to be predicted; neither prompts nor filling.
         targets: int64 [M], what is to be predicted there.
+        longest: no document of the run has more tokens.
     """
 
     tokens: Int64s
@@ -33,6 +38,7 @@ class Batch:
     offsets: tuple[int, ...]
     rows: Int64s
     targets: Int64s
+    longest: int
 
     @property
     def n_tokens(self) -> int:
@@ -41,58 +47,63 @@ class Batch:
 
 
 class TrainingOrder:
-    """The batches of every step of a run.
+    """The micro-batches of every step of a run.
 
     Args:
         split: what to learn.
         context_tokens: longest window.
-        tokens_per_step: about how many tokens a step learns from; an epoch is divided evenly.
-        tokens_per_micro_batch: most tokens of one batch, at least `context_tokens`.
-        seed: of every epoch's permutation.
+        shape: how an epoch is divided.
+        constant_size: whether every micro-batch is filled up to the largest.
+        seed: of every epoch's order.
     """
 
     def __init__(
-        self,
-        split: Split,
-        *,
-        context_tokens: int,
-        tokens_per_step: int,
-        tokens_per_micro_batch: int,
-        seed: int,
+        self, split: Split, *, context_tokens: int, shape: MicroBatchShape, constant_size: bool, seed: int
     ) -> None:
         self._split = split
         self._windows = windows_of(split.stretches, context_tokens)
         self._mixture = Mixture(self._windows, split.weights, seed=seed)
-        self._tokens_per_micro_batch = tokens_per_micro_batch
-        self.steps_per_epoch = self._mixture.steps_per_epoch(tokens_per_step)
-        self._order_of: tuple[int, list[Int64s]] = (-1, [])
+        self._shape = shape
+        self._constant_size = constant_size
+        self._seed = seed
+        self._longest = int(self._windows.lengths.max())
+        self._dealt: tuple[int, list[Int64s]] = (-1, [])
 
     def batches(self, step: int) -> list[Batch]:
         """The micro-batches of a step; steps count from 0 through all epochs."""
-        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        if self._order_of[0] != epoch:
-            self._order_of = (epoch, self._shares(epoch))
-        chosen = self._order_of[1][step_in_epoch]
-        return list(packed(self._split, self._windows[chosen], self._tokens_per_micro_batch))
+        epoch, step_in_epoch = divmod(step, self._shape.steps_per_epoch)
+        if self._dealt[0] != epoch:
+            self._dealt = (epoch, self._micro_batches(epoch))
+        first = step_in_epoch * self._shape.per_step
+        chosen = self._dealt[1][first : first + self._shape.per_step]
+        return [self._batch(windows) for windows in chosen]
 
-    def _shares(self, epoch: int) -> list[Int64s]:
-        """The permuted windows, cut where the running count of tokens passes each step's share."""
-        order = self._mixture.order(epoch)
-        lengths = self._windows.lengths[order]
-        middles = np.cumsum(lengths) - lengths / 2
-        steps = self.steps_per_epoch
-        later = np.arange(1, steps)
-        borders = np.searchsorted(middles, later * int(lengths.sum()) / steps)
-        # Long windows can swallow a whole share: every step still gets a window of its own.
-        borders = np.maximum.accumulate(np.maximum(borders, later) - later) + later
-        borders = np.minimum(borders, len(order) - steps + later)
-        return np.split(order, borders)
+    def _micro_batches(self, epoch: int) -> list[Int64s]:
+        """The windows of each micro-batch of an epoch, longest first."""
+        windows = self._mixture.order(epoch)
+        lengths = self._windows.lengths[windows]
+        n_batches = self._shape.steps_per_epoch * self._shape.per_step
+        for attempt in range(ATTEMPTS):
+            dealt = deal(lengths, n_batches, np.random.default_rng((self._seed, epoch, attempt)))
+            if np.bincount(dealt, lengths).max() <= self._shape.tokens:
+                break
+        order = np.lexsort((-lengths, dealt))
+        return np.split(windows[order], np.cumsum(np.bincount(dealt, minlength=n_batches))[:-1])
+
+    def _batch(self, chosen: Int64s) -> Batch:
+        windows = self._windows[chosen]
+        size = rounded_up(int(windows.lengths.sum()))
+        if self._constant_size:
+            size = max(size, self._shape.tokens)
+        return _batch(self._split.tokens, windows, size, self._longest)
 
 
 def packed(split: Split, windows: Windows, tokens_per_batch: int) -> Iterator[Batch]:
     """Pack windows into as few batches as hold them, equal lengths next to each other."""
+    longest = int(windows.lengths.max(initial=0))
     for chosen in packed_indices(windows.lengths, tokens_per_batch):
-        yield _batch(split.tokens, windows[chosen])
+        some = windows[chosen]
+        yield _batch(split.tokens, some, rounded_up(int(some.lengths.sum())), longest)
 
 
 def packed_indices(lengths: Int64s, tokens_per_batch: int) -> Iterator[Int64s]:
@@ -108,16 +119,21 @@ def packed_indices(lengths: Int64s, tokens_per_batch: int) -> Iterator[Int64s]:
         yield order[first:]
 
 
-def _batch(tokens: npt.NDArray[np.uint16] | npt.NDArray[np.uint32], windows: Windows) -> Batch:
+def _batch(tokens: npt.NDArray[np.uint16] | npt.NDArray[np.uint32], windows: Windows, size: int, longest: int) -> Batch:
+    """Windows as one batch of `size` tokens; what is missing is filled with documents that nothing is learned from."""
     lengths = windows.lengths
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    positions = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-    targets_at = np.repeat(windows.starts, lengths) + positions
-    rows = np.flatnonzero(positions >= np.repeat(windows.prompt_tokens, lengths))
+    filling = size - int(lengths.sum())
+    fillers = [longest] * (filling // longest) + [filling % longest] * (filling % longest > 0)
+    offsets = np.concatenate([[0], np.cumsum([*lengths, *fillers])])
+    positions = np.arange(size) - np.repeat(offsets[:-1], np.diff(offsets))
+    real = positions[: size - filling]
+    targets_at = np.repeat(windows.starts, lengths) + real
+    rows = np.flatnonzero(real >= np.repeat(windows.prompt_tokens, lengths))
     return Batch(
-        tokens=tokens[targets_at - 1].astype(np.int64),
+        tokens=np.concatenate([tokens[targets_at - 1].astype(np.int64), np.zeros(filling, np.int64)]),
         positions=positions,
         offsets=tuple(offsets.tolist()),
         rows=rows,
         targets=tokens[targets_at[rows]].astype(np.int64),
+        longest=longest,
     )

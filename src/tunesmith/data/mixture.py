@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from tunesmith.data.effective_batch import steps_per_epoch
 from tunesmith.data.stretches import Int64s
 from tunesmith.data.windows import Windows
 
@@ -34,12 +33,8 @@ class Mixture:
             tokens_of_source = np.bincount(windows.sources, lengths, len(weights))
             self.n_tokens = round(float((tokens_of_source * np.array(weights)).sum()))
 
-    def steps_per_epoch(self, tokens_per_step: int) -> int:
-        """How many optimizer steps make an epoch; each of them gets a window at least."""
-        return steps_per_epoch(self.n_tokens, self._fewest_windows(), tokens_per_step)
-
     def order(self, epoch: int) -> Int64s:
-        """The windows of an epoch, in the order in which they are seen."""
+        """The windows of an epoch, shuffled; as many in every epoch."""
         shuffle = np.random.default_rng((self._seed, epoch))
         if self._is_plain:
             return shuffle.permutation(len(self._windows))
@@ -57,10 +52,3 @@ class Mixture:
         """How often all windows of a source come, and how many of them once more."""
         times, share = divmod(self._weights[source], 1)
         return int(times), min(max(round(share * n_windows), int(share > 0)), n_windows)
-
-    def _fewest_windows(self) -> int:
-        if self._is_plain:
-            return len(self._windows)
-        counts = np.bincount(self._windows.sources, minlength=len(self._weights)).tolist()
-        parts = [self._times(source, count) for source, count in enumerate(counts)]
-        return sum(times * count + extra for (times, extra), count in zip(parts, counts, strict=True))

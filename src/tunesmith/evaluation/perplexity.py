@@ -17,6 +17,7 @@ from tunesmith.data.batches import packed, packed_indices
 from tunesmith.data.corpus import Split
 from tunesmith.data.stretches import Int64s
 from tunesmith.data.windows import windows_of
+from tunesmith.model.attention import DocumentLayout
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import nats_of_each_token
 from tunesmith.model.packed import hidden_states, inference, on_device_of, rows_of
@@ -77,10 +78,11 @@ def evaluate_split(model: GPT2, split: Split, *, context_tokens: int, tokens_per
     sample_nats = np.zeros(split.n_samples)
     with inference(model):
         for chosen, batch in zip(groups, packed(split, windows, tokens_per_batch), strict=True):
-            hidden_NC = hidden_states(model, batch.tokens, batch.positions, batch.offsets)
+            layout = DocumentLayout(batch.offsets, batch.longest)
+            hidden_NC = hidden_states(model, batch.tokens, batch.positions, layout)
             hidden_MC, targets_M = rows_of(hidden_NC, batch.rows), on_device_of(model, batch.targets)
             nats_M = nats_of_each_token(hidden_MC, model.head_VC, targets_M, model.config.vocab_size)
-            sample_M = np.repeat(windows.samples[chosen], np.diff(batch.offsets))[batch.rows]
+            sample_M = np.repeat(windows.samples[chosen], windows.lengths[chosen])[batch.rows]
             np.add.at(sample_nats, sample_M, nats_M.double().cpu().numpy())
     return Evaluation(
         sample_nats, split.stretches.lengths.astype(np.int64) - split.stretches.prompt_tokens, split.text_bytes

@@ -3,16 +3,18 @@
 Shapes: B texts written side by side, P positions of the cache, H heads, D channels of a head, L layers,
 N tokens in the stream of one call.
 
-The cache fits the model's `attend` seam twice: `PrefillAttention` reads packed prompts of any lengths in one
+The cache fits the model's `attend_of` seam twice: `PrefillAttention` reads packed prompts of any lengths in one
 flat stream and leaves their keys and values behind; `DecodeAttention` adds one token to every text.
 """
+
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tunesmith.model.attention import DocumentLayout, PackedAttention
-from tunesmith.model.gpt2 import GPT2Config
+from tunesmith.model.attention import DocumentLayout
+from tunesmith.model.gpt2 import Attend, GPT2Config
 
 
 class KeyValueCache:
@@ -33,20 +35,25 @@ class PrefillAttention:
     Args:
         cache: empty, with as many texts as the layout has documents.
         layout: where the prompts begin in the stream.
+        within_prompts: attends to them.
     """
 
-    def __init__(self, cache: KeyValueCache, layout: DocumentLayout) -> None:
+    def __init__(self, cache: KeyValueCache, layout: DocumentLayout, within_prompts: Attend) -> None:
         self._cache = cache
-        self._within_prompts = PackedAttention(layout)
+        self._within_prompts = within_prompts
         self._offsets = layout.offsets
         lengths = [end - start for start, end in zip(self._offsets, self._offsets[1:], strict=False)]
         cache.lengths_B.copy_(torch.tensor(lengths))
 
-    def __call__(self, layer: int, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
+    def of_layer(self, layer: int) -> Attend:
+        """What the model calls in a layer."""
+        return partial(self._attend, layer)
+
+    def _attend(self, layer: int, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
         for text, (start, end) in enumerate(zip(self._offsets, self._offsets[1:], strict=False)):
             self._cache.k_LBHPD[layer, text, :, : end - start] = k_NHD[start:end].transpose(0, 1)
             self._cache.v_LBHPD[layer, text, :, : end - start] = v_NHD[start:end].transpose(0, 1)
-        return self._within_prompts(layer, q_NHD, k_NHD, v_NHD, scale)
+        return self._within_prompts(q_NHD, k_NHD, v_NHD, scale)
 
 
 class DecodeAttention:
@@ -60,7 +67,11 @@ class DecodeAttention:
         self._longest = longest
         self._texts_B = torch.arange(len(cache.lengths_B), device=cache.lengths_B.device)
 
-    def __call__(self, layer: int, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
+    def of_layer(self, layer: int) -> Attend:
+        """What the model calls in a layer."""
+        return partial(self._attend, layer)
+
+    def _attend(self, layer: int, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
         k_BHPD, v_BHPD = self._cache.k_LBHPD[layer], self._cache.v_LBHPD[layer]
         k_BHPD[self._texts_B, :, self._cache.lengths_B] = k_NHD.to(k_BHPD.dtype)
         v_BHPD[self._texts_B, :, self._cache.lengths_B] = v_NHD.to(v_BHPD.dtype)

@@ -13,7 +13,7 @@ import torch
 from tunesmith.errors import UserError
 from tunesmith.generation.cache import DecodeAttention, KeyValueCache, PrefillAttention
 from tunesmith.generation.sampling import SamplingRules, choose_token
-from tunesmith.model.attention import DocumentLayout
+from tunesmith.model.attention import DocumentLayout, attention_over
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.packed import inference
 
@@ -118,11 +118,12 @@ def _read_prompts(model: GPT2, prompts: list[list[int]], cache: KeyValueCache) -
     """Logits behind each prompt, [B, V]; the cache is filled."""
     lengths_B = torch.tensor([len(prompt) for prompt in prompts])
     ends_B = lengths_B.cumsum(0)
-    layout = DocumentLayout((0, *ends_B.tolist()))
+    layout = DocumentLayout.of((0, *ends_B.tolist()))
     tokens_N = torch.tensor([token for prompt in prompts for token in prompt])
     positions_N = torch.cat([torch.arange(len(prompt)) for prompt in prompts])
     device = model.head_VC.device
-    hidden_NC = model(tokens_N.to(device), positions_N.to(device), PrefillAttention(cache, layout))
+    attend = PrefillAttention(cache, layout, attention_over(layout, device, model.attention_dtype))
+    hidden_NC = model(tokens_N.to(device), positions_N.to(device), attend.of_layer)
     return model.logits(hidden_NC[ends_B - 1])
 
 
@@ -131,6 +132,6 @@ def _read_one_token_each(model: GPT2, tokens: list[int], cache: KeyValueCache) -
     tokens_B = torch.tensor(tokens, device=model.head_VC.device)
     # A stopped text goes on reading end-of-text unseen; its position must stay inside the table.
     positions_B = cache.lengths_B.clamp(max=model.config.n_positions - 1)
-    hidden_BC = model(tokens_B, positions_B, DecodeAttention(cache))
+    hidden_BC = model(tokens_B, positions_B, DecodeAttention(cache).of_layer)
     cache.lengths_B += 1
     return model.logits(hidden_BC)

@@ -160,7 +160,12 @@ def plan_rows(planned: Planned) -> list[tuple[str, str, str]]:
         ("precision", plan.precision, reasons["precision"]),
         ("steps", f"{plan.steps:,}", reasons["steps"]),
         ("tokens per step", f"{plan.tokens_per_step:,}", reasons["tokens_per_step"]),
-        ("tokens at once", f"at most {plan.tokens_per_micro_batch:,}", reasons["tokens_per_micro_batch"]),
+        (
+            "tokens at once",
+            f"{plan.tokens_per_micro_batch:,}, {plan.micro_batches_per_step} times a step",
+            reasons["tokens_per_micro_batch"],
+        ),
+        ("compiled", "yes" if plan.compiled else "no", reasons["compiled"]),
         ("context", f"{plan.context_tokens:,} tokens", reasons["context_tokens"]),
         (
             "learning rate",

@@ -11,13 +11,17 @@ the bf16 kernels were measured two to six times slower on them, and prepare them
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tunesmith.model.gpt2 import Attend
+
 SHORT_DOCUMENT_TOKENS = 512
 """Up to this length the CPU's fused attention is faster in fp32 than in bf16, casts included."""
+HALF_PRECISION = frozenset({torch.float16, torch.bfloat16})
 
 
 @dataclass(frozen=True)
@@ -35,15 +39,22 @@ class DocumentLayout:
 
     Attributes:
         offsets: first token of each document and, last, the end of the stream; strictly increasing, from 0.
+        longest: no document has more tokens; the same for all streams of a run, so that kernels stay what they are.
     """
 
     offsets: tuple[int, ...]
+    longest: int
+
+    @classmethod
+    def of(cls, offsets: tuple[int, ...]) -> "DocumentLayout":
+        """A layout for itself."""
+        return cls(offsets, max(end - start for start, end in pairwise(offsets)))
 
     @cached_property
     def runs(self) -> tuple[Run, ...]:
         """The documents, with neighbours of equal length put together."""
         runs: list[Run] = []
-        for start, end in zip(self.offsets, self.offsets[1:], strict=False):
+        for start, end in pairwise(self.offsets):
             length = end - start
             if runs and runs[-1].length == length:
                 runs[-1] = Run(runs[-1].start, runs[-1].documents + 1, length)
@@ -51,25 +62,36 @@ class DocumentLayout:
                 runs.append(Run(start, 1, length))
         return tuple(runs)
 
-    @cached_property
-    def longest(self) -> int:
-        """Tokens of the longest document."""
-        return max(run.length for run in self.runs)
+    @property
+    def slots(self) -> int:
+        """How many documents a kernel is prepared for: the next of few sizes, an eighth apart."""
+        n_documents = len(self.offsets) - 1
+        step = max(1 << n_documents.bit_length() >> 4, 64)
+        return -(-n_documents // step) * step
+
+    def offsets_in_slots(self) -> Tensor:
+        """int32 [slots + 1]: the offsets, the last one repeated; those documents are empty."""
+        offsets = torch.full((self.slots + 1,), self.offsets[-1], dtype=torch.int32)
+        offsets[: len(self.offsets)] = torch.tensor(self.offsets, dtype=torch.int32)
+        return offsets
 
 
-class PackedAttention:
-    """Each token sees its own document up to itself, and nothing else."""
+def attention_over(layout: DocumentLayout, device: torch.device, dtype: torch.dtype) -> Attend:
+    """What attends to these documents there."""
+    if device.type == "cuda" and dtype in HALF_PRECISION:
+        offsets = layout.offsets_in_slots().pin_memory().to(device, non_blocking=True)
+        return VarlenAttention(offsets, layout.longest)
+    return RunAttention(layout)
+
+
+class RunAttention:
+    """Each token sees its own document up to itself, and nothing else: a fused call for each run, on any device."""
 
     def __init__(self, layout: DocumentLayout) -> None:
         self.layout = layout
-        self._offsets_on: dict[torch.device, Tensor] = {}
 
-    def __call__(self, layer: int, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
-        del layer  # every layer sees the same documents
-        if q_NHD.is_cuda and q_NHD.dtype in {torch.float16, torch.bfloat16}:
-            return attend_varlen(
-                q_NHD, k_NHD, v_NHD, offsets=self._offsets(q_NHD.device), longest=self.layout.longest, scale=scale
-            )
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # every batch has other runs; what stands around the call is compiled without it
+    def __call__(self, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
         # split, not slices: the gradient of a split is one concatenation, that of a slice a whole zeroed stream
         run_tokens = [run.documents * run.length for run in self.layout.runs]
         split = (t_NHD.split(run_tokens) for t_NHD in (q_NHD, k_NHD, v_NHD))
@@ -78,12 +100,35 @@ class PackedAttention:
         ]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def _offsets(self, device: torch.device) -> Tensor:
-        """The offsets as the int32 tensor that `varlen_attn` reads, sent once for all layers."""
-        if device not in self._offsets_on:
-            offsets = torch.tensor(self.layout.offsets, dtype=torch.int32)
-            self._offsets_on[device] = offsets.pin_memory().to(device, non_blocking=True)
-        return self._offsets_on[device]
+
+class VarlenAttention:
+    """The same in one kernel for the whole stream; CUDA only, fp16 or bf16.
+
+    Args:
+        offsets: int32 on the device, first token of each document and, last, N, repeated as often as one likes.
+        longest: no document has more tokens; a constant of the run.
+    """
+
+    def __init__(self, offsets: Tensor, longest: int) -> None:
+        self.offsets = offsets
+        self.longest = longest
+
+    def __call__(self, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
+        from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  of no use where there is no card
+
+        y_NHD = varlen_attn(
+            q_NHD,
+            k_NHD,
+            v_NHD,
+            self.offsets,
+            self.offsets,
+            self.longest,
+            self.longest,
+            scale=scale,
+            window_size=(-1, 0),  # causal; the default (-1, -1) would leak the future
+        )
+        assert isinstance(y_NHD, Tensor)  # a pair only where auxiliary results are asked for
+        return y_NHD
 
 
 def attend_run(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, *, run: Run, scale: float) -> Tensor:
@@ -96,33 +141,3 @@ def attend_run(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, *, run: Run, scale: 
         q_RHTD, k_RHTD, v_RHTD = q_RHTD.float(), k_RHTD.float(), v_RHTD.float()
     y_RHTD = F.scaled_dot_product_attention(q_RHTD, k_RHTD, v_RHTD, is_causal=True, scale=scale).to(q_NHD.dtype)
     return y_RHTD.transpose(1, 2).reshape(run.documents * run.length, n_head, head_dim)
-
-
-def attend_varlen(
-    q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, *, offsets: Tensor, longest: int, scale: float
-) -> Tensor:
-    """Causal attention in each document of the stream, [N, H, D]; CUDA only, fp16 or bf16.
-
-    Args:
-        q_NHD: queries.
-        k_NHD: keys.
-        v_NHD: values.
-        offsets: int32 on the device, first token of each document and, last, N.
-        longest: tokens of the longest document.
-        scale: of the query-key products.
-    """
-    from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  of no use where there is no card
-
-    y_NHD = varlen_attn(
-        q_NHD,
-        k_NHD,
-        v_NHD,
-        offsets,
-        offsets,
-        longest,
-        longest,
-        scale=scale,
-        window_size=(-1, 0),  # causal; the default (-1, -1) would leak the future
-    )
-    assert isinstance(y_NHD, Tensor)  # a pair only where auxiliary results are asked for
-    return y_NHD

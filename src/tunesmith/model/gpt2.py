@@ -4,7 +4,7 @@ Shapes: N tokens in the stream, C channels, H heads, D channels of a head (C = H
 P positions, L layers.
 
 The stream is flat on purpose: documents lie side by side without padding, and who may look at whom is
-the business of the `attend` argument (`tunesmith.model.attention` for training, a key-value cache for
+the business of the `attend_of` argument (`tunesmith.model.attention` for training, a key-value cache for
 generation). The model knows nothing about documents, batches, files or losses.
 
 Parameter names are those of `GPT2LMHeadModel` in Hugging Face transformers, so that import and export are
@@ -31,9 +31,9 @@ INITIAL_STD = 0.02
 
 
 class Attend(Protocol):
-    """Who looks at whom: called once per layer with that layer's queries, keys and values."""
+    """Who looks at whom, in one layer."""
 
-    def __call__(self, layer: int, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
+    def __call__(self, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
         """Return the attended values, [N, H, D]; a token may never see a later one of its document."""
         ...
 
@@ -77,6 +77,12 @@ class GPT2Config:
         """Rows of the embedding table in memory, never in a file."""
         return -(-self.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
+    @property
+    def matrix_parameters(self) -> int:
+        """How many parameters take part in matrix products: all but position table, norms and biases."""
+        block = self.n_embd * (4 * self.n_embd + 2 * self.n_inner)
+        return self.n_layer * block + self.padded_vocab_size * self.n_embd
+
     def attention_scale(self, layer: int) -> float:
         """What a layer's query-key products are multiplied with before the softmax."""
         scale = 1.0
@@ -107,7 +113,6 @@ class Attention(nn.Module):
 
     def __init__(self, config: GPT2Config, layer: int, dropout: float) -> None:
         super().__init__()
-        self.layer = layer
         self.n_head = config.n_head
         self.scale = config.attention_scale(layer)
         self.upcast = config.reorder_and_upcast_attn
@@ -120,7 +125,7 @@ class Attention(nn.Module):
         q_NHD, k_NHD, v_NHD = self.c_attn(x_NC).view(n_tokens, 3, self.n_head, n_embd // self.n_head).unbind(dim=1)
         if self.upcast:
             q_NHD, k_NHD, v_NHD = q_NHD.float(), k_NHD.float(), v_NHD.float()
-        y_NHD = attend(self.layer, q_NHD, k_NHD, v_NHD, self.scale)
+        y_NHD = attend(q_NHD, k_NHD, v_NHD, self.scale)
         y_NC = y_NHD.reshape(n_tokens, n_embd).to(x_NC.dtype)
         projected_NC: Tensor = self.resid_dropout(self.c_proj(y_NC))
         return projected_NC
@@ -168,10 +173,12 @@ class Transformer(nn.Module):
         self.h = nn.ModuleList(Block(config, layer, dropout) for layer in range(config.n_layer))
         self.ln_f = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
 
-    def forward(self, tokens_N: Tensor, positions_N: Tensor, attend: Attend, dtype: torch.dtype) -> Tensor:
+    def forward(
+        self, tokens_N: Tensor, positions_N: Tensor, attend_of: Callable[[int], Attend], dtype: torch.dtype
+    ) -> Tensor:
         x_NC = self.drop(self.wte(tokens_N).to(dtype) + self.wpe(positions_N).to(dtype))
-        for block in self.h:
-            x_NC = block(x_NC, attend)
+        for layer, block in enumerate(self.h):
+            x_NC = block(x_NC, attend_of(layer))
         hidden_NC: Tensor = self.ln_f(x_NC)
         return hidden_NC
 
@@ -193,16 +200,21 @@ class GPT2(nn.Module):
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.n_embd, config.padded_vocab_size, bias=False)
 
-    def forward(self, tokens_N: Tensor, positions_N: Tensor, attend: Attend) -> Tensor:
+    def forward(self, tokens_N: Tensor, positions_N: Tensor, attend_of: Callable[[int], Attend]) -> Tensor:
         """Hidden states after the final norm, [N, C] in `compute_dtype`.
 
         Args:
             tokens_N: int64 token ids.
             positions_N: int64 position of each token in its own document, below `n_positions`.
-            attend: who looks at whom.
+            attend_of: who looks at whom, for each layer; one object for all of them where they do not differ.
         """
-        hidden_NC: Tensor = self.transformer(tokens_N, positions_N, attend, self.compute_dtype)
+        hidden_NC: Tensor = self.transformer(tokens_N, positions_N, attend_of, self.compute_dtype)
         return hidden_NC
+
+    @property
+    def attention_dtype(self) -> torch.dtype:
+        """What queries, keys and values come in."""
+        return torch.float32 if self.config.reorder_and_upcast_attn else self.compute_dtype
 
     @property
     def head_VC(self) -> nn.Parameter:
@@ -237,8 +249,3 @@ class GPT2(nn.Module):
         """Clear the rows that pad the vocabulary: no token has them, so they must not wander."""
         self.transformer.wte.weight[self.config.vocab_size :].zero_()
         self.head_VC[self.config.vocab_size :].zero_()
-
-
-def matrix_parameters(model: nn.Module) -> int:
-    """How many parameters take part in matrix products: all but position table, norms and biases."""
-    return sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and not name.endswith("wpe.weight"))

@@ -11,12 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tunesmith.model.attention import DocumentLayout, PackedAttention
+from tunesmith.model.attention import DocumentLayout, attention_over
+from tunesmith.model.compiled import uncompiled
 from tunesmith.model.gpt2 import GPT2
 
 
 def hidden_states(
-    model: GPT2, tokens_N: npt.NDArray[np.int64], positions_N: npt.NDArray[np.int64], offsets: tuple[int, ...]
+    model: GPT2, tokens_N: npt.NDArray[np.int64], positions_N: npt.NDArray[np.int64], layout: DocumentLayout
 ) -> Tensor:
     """Hidden states of documents that stand side by side, [N, C] on the model's device.
 
@@ -24,10 +25,10 @@ def hidden_states(
         model: on its device.
         tokens_N: int64 ids.
         positions_N: int64, from 0 in each document.
-        offsets: first token of each document and, last, N.
+        layout: where documents begin and end.
     """
-    attend = PackedAttention(DocumentLayout(offsets))
-    hidden_NC: Tensor = model(on_device_of(model, tokens_N), on_device_of(model, positions_N), attend)
+    attend = attention_over(layout, model.head_VC.device, model.attention_dtype)
+    hidden_NC: Tensor = model(on_device_of(model, tokens_N), on_device_of(model, positions_N), lambda _layer: attend)
     return hidden_NC
 
 
@@ -39,17 +40,21 @@ def rows_of(hidden_NC: Tensor, rows_M: npt.NDArray[np.int64]) -> Tensor:
 
 
 def on_device_of(model: GPT2, values_N: npt.NDArray[np.int64]) -> Tensor:
-    """An int64 array where the model is."""
-    return torch.from_numpy(values_N).to(model.head_VC.device, non_blocking=True)
+    """An int64 array where the model is; a card fetches it without making anybody wait."""
+    tensor_N = torch.from_numpy(values_N)
+    return tensor_N.pin_memory().to(model.head_VC.device, non_blocking=True) if model.head_VC.is_cuda else tensor_N
 
 
 @contextmanager
 def inference(model: GPT2) -> Iterator[None]:
-    """No dropout and no gradients inside; afterwards the model's mode is what it was."""
+    """No dropout, no gradients and nothing compiled inside; afterwards the model's mode is what it was.
+
+    Batches have other shapes here, and each would be compiled anew.
+    """
     was_training = model.training
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), uncompiled(model):
             yield
     finally:
         model.train(was_training)

@@ -17,6 +17,7 @@ from tunesmith.data.standard_input import STANDARD_INPUT
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.errors import UsageError, UserError
 from tunesmith.machine import choose_device, choose_dtype, environment
+from tunesmith.model.compiled import compile_in_place
 from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.hf_config import gpt2_config
 from tunesmith.model.hub import local_folder
@@ -119,6 +120,8 @@ def _set_up(
     device = torch.device(plan.device)
     model = model.to(device).train()
     model.compute_dtype = plan.dtype
+    if plan.compiled:
+        compile_in_place(model)
     optimizer = make_optimizer(model, weight_decay=plan.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=plan.dtype == torch.float16)
     torch.manual_seed(plan.seed)  # dropout only; the order of the data has its own

@@ -7,14 +7,17 @@ the checkpoint made from it; the data position is `progress.step`.
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from tunesmith.config import GenerateConfig
-from tunesmith.data.batches import TrainingOrder
+from tunesmith.data.batches import Batch, TrainingOrder
 from tunesmith.data.corpus import Corpus
+from tunesmith.data.dealing import MicroBatchShape
+from tunesmith.data.read_ahead import read_ahead
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
 from tunesmith.evaluation.perplexity import Evaluation, evaluate_split
@@ -76,8 +79,8 @@ class TrainingLoop:
         order = TrainingOrder(
             self.corpus.train,
             context_tokens=plan.context_tokens,
-            tokens_per_step=plan.tokens_per_step,
-            tokens_per_micro_batch=plan.tokens_per_micro_batch,
+            shape=MicroBatchShape(plan.steps_per_epoch, plan.micro_batches_per_step, plan.tokens_per_micro_batch),
+            constant_size=plan.constant_size,
             seed=plan.seed,
         )
         started_s = time.perf_counter() - progress.elapsed_s
@@ -91,12 +94,21 @@ class TrainingLoop:
             progress.base_perplexity = evaluation.perplexity
             yield Evaluated(0, 0.0, evaluation.nats_per_token, evaluation.perplexity, is_best=False)
             yield Sampled(0, self._write_samples(self.model))
-        while progress.step < plan.steps and not self.stop():
+        upcoming = map(order.batches, range(progress.step, plan.steps))
+        with closing(read_ahead(upcoming)) as steps:  # the next step's batches are made while this one is computed
+            yield from self._steps(steps, started_s)
+        yield from self._ending(started_s)
+
+    def _steps(self, steps: Iterator[list[Batch]], started_s: float) -> Iterator[Event]:
+        progress, plan = self.progress, self.plan
+        for micro_batches in steps:
+            if self.stop():
+                return
             step_started_s = time.perf_counter()
             result = train_step(
                 self.model,
                 self.optimizer,
-                order.batches(progress.step),
+                micro_batches,
                 learning_rate=self._learning_rate(),
                 max_grad_norm=plan.max_grad_norm,
                 scaler=self.scaler,
@@ -115,7 +127,6 @@ class TrainingLoop:
             progress.elapsed_s = time.perf_counter() - started_s
             if progress.step % plan.save_every_steps == 0 or finished:
                 yield self._save()
-        yield from self._ending(started_s)
 
     def _ending(self, started_s: float) -> Iterator[Event]:
         progress = self.progress
@@ -179,7 +190,7 @@ class TrainingLoop:
             self.model,
             self.corpus.validation,
             context_tokens=self.plan.context_tokens,
-            tokens_per_batch=self.plan.tokens_per_micro_batch,
+            tokens_per_batch=self.plan.tokens_per_evaluation_batch,
         )
 
     def _evaluate_and_publish(self) -> Evaluated:

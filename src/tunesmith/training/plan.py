@@ -11,11 +11,13 @@ import torch
 
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus
+from tunesmith.data.dealing import shape_of_micro_batches
 from tunesmith.data.effective_batch import choose_tokens_per_step
 from tunesmith.data.mixture import Mixture
 from tunesmith.data.windows import windows_of
 from tunesmith.errors import UserError
 from tunesmith.machine import Choice, choose_device, choose_dtype, device_name
+from tunesmith.model.compiled import can_compile
 from tunesmith.model.context import chosen_context_tokens
 from tunesmith.model.gpt2 import GPT2Config
 
@@ -28,6 +30,14 @@ WIDTH_EXPONENT = 1.5
 MOST_TOKENS_PER_MICRO_BATCH = {"cpu": 4096, "cuda": 32_768}
 LOG_EVERY_STEPS = {"cpu": 1, "cuda": 10}
 """Reading a loss makes a card wait for the host; on the CPU it is free."""
+
+FLOPS_PER_PARAMETER = 6
+"""Of one token, forward and backward (Kaplan et al. 2020, "Scaling Laws for Neural Language Models")."""
+CORE_FLOPS_PER_S = 6e10
+CARD_FLOPS_PER_S = 4e13
+"""What training reaches, roughly: one core in fp32, a consumer card in half precision; only `_compiled` asks."""
+COMPILING_PAYS_AFTER_MINUTES = {"cpu": 10, "cuda": 2}
+"""On two cores it took 14 s and saved a twentieth (measured); on a card it is taken to save a third (not measured)."""
 
 BYTES_PER_ACTIVATION = 40
 """Activations kept for the backward pass, in bytes per token, layer and channel at 2 bytes a number."""
@@ -45,6 +55,10 @@ class TrainPlan:
     context_tokens: int
     tokens_per_step: int
     tokens_per_micro_batch: int
+    micro_batches_per_step: int
+    tokens_per_evaluation_batch: int
+    constant_size: bool
+    compiled: bool
     steps_per_epoch: int
     steps: int
     epochs: float
@@ -116,24 +130,35 @@ def make_plan(config: TrainConfig, model: GPT2Config, corpus: Corpus) -> TrainPl
     device = choose_device(config.device)
     dtype = choose_dtype(config.precision, device.value)
     context = chosen_context_tokens(config.context_tokens, model.n_positions)
-    mixture = Mixture(windows_of(corpus.train.stretches, context.value), corpus.train.weights, seed=config.seed)
+    windows = windows_of(corpus.train.stretches, context.value)
+    mixture = Mixture(windows, corpus.train.weights, seed=config.seed)
     step = (
         choose_tokens_per_step(mixture.n_tokens, config.epochs)
         if config.tokens_per_step == "auto"
         else Choice(config.tokens_per_step, "asked for")
     )
-    micro = _tokens_per_micro_batch(model, device.value, dtype.value, context.value)
-    per_epoch = mixture.steps_per_epoch(step.value)
+    most = _most_tokens_per_micro_batch(model, device.value, dtype.value, context.value)
+    shape = shape_of_micro_batches(
+        windows.lengths[mixture.order(0)],
+        epoch_tokens=mixture.n_tokens,
+        tokens_per_step=step.value,
+        most_tokens=most.value,
+    )
+    per_epoch = shape.steps_per_epoch
+    full = mixture.n_tokens / (per_epoch * shape.per_step * shape.tokens)
     steps = Choice(max(round(per_epoch * config.epochs), 1), f"{config.epochs:g} epochs of {per_epoch} steps")
     if config.max_steps is not None and config.max_steps < steps.value:
         steps = Choice(config.max_steps, "--max-steps")
     rate = _learning_rate(config, model)
     evaluation = _interval(config.eval_every_steps, min(per_epoch, steps.value), "once an epoch")
     saving = _interval(config.save_every_steps, evaluation.value, "at every evaluation")
-    choices: dict[str, Choice[int] | Choice[float]] = {
+    work = FLOPS_PER_PARAMETER * model.matrix_parameters * mixture.n_tokens * steps.value / per_epoch
+    compiled = _compiled(config, device.value, dtype.value, work)
+    choices: dict[str, Choice[int] | Choice[float] | Choice[bool]] = {
         "context_tokens": context,
         "tokens_per_step": step,
-        "tokens_per_micro_batch": micro,
+        "tokens_per_micro_batch": Choice(shape.tokens, f"{full:.1%} full; at most {most.value:,}: {most.reason}"),
+        "compiled": compiled,
         "steps": steps,
         "learning_rate": rate,
         "eval_every_steps": evaluation,
@@ -145,7 +170,11 @@ def make_plan(config: TrainConfig, model: GPT2Config, corpus: Corpus) -> TrainPl
         precision=str(dtype.value).removeprefix("torch."),
         context_tokens=context.value,
         tokens_per_step=step.value,
-        tokens_per_micro_batch=micro.value,
+        tokens_per_micro_batch=shape.tokens,
+        micro_batches_per_step=shape.per_step,
+        tokens_per_evaluation_batch=most.value,
+        constant_size=device.value.type == "cuda",
+        compiled=compiled.value,
         steps_per_epoch=per_epoch,
         steps=steps.value,
         epochs=steps.value / per_epoch,
@@ -170,7 +199,7 @@ def make_plan(config: TrainConfig, model: GPT2Config, corpus: Corpus) -> TrainPl
     )
 
 
-def _tokens_per_micro_batch(
+def _most_tokens_per_micro_batch(
     model: GPT2Config, device: torch.device, dtype: torch.dtype, context_tokens: int
 ) -> Choice[int]:
     free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
@@ -181,6 +210,27 @@ def _tokens_per_micro_batch(
         tokens = max(fitting // 128 * 128, context_tokens)
         return Choice(tokens, f"activations take a quarter of the {free_bytes / 2**30:.1f} GiB that are free")
     return Choice(max(most, context_tokens), "larger ones would not be faster")
+
+
+def _compiled(config: TrainConfig, device: torch.device, dtype: torch.dtype, work_flops: float) -> Choice[bool]:
+    """Whether compiling saves more time than it takes."""
+    possible = can_compile(device)
+    if config.compile == "no":
+        return Choice(False, "asked for")
+    if config.compile == "yes":
+        if not possible.value:
+            raise UserError(f"--compile yes: {possible.reason}", hint="install it, or leave the flag out")
+        return Choice(True, "asked for")
+    if not possible.value:
+        return possible
+    flops_per_s = CARD_FLOPS_PER_S
+    if device.type == "cpu":
+        flops_per_s = torch.get_num_threads() * CORE_FLOPS_PER_S * (2 if dtype == torch.bfloat16 else 1)
+    minutes = work_flops / flops_per_s / 60
+    needed = COMPILING_PAYS_AFTER_MINUTES[device.type]
+    if minutes < needed:
+        return Choice(False, f"the run takes about {minutes:.1f} minutes; compiling pays from {needed} on")
+    return Choice(True, f"pays in a run of about {minutes:,.0f} minutes")
 
 
 def _learning_rate(config: TrainConfig, model: GPT2Config) -> Choice[float]:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from tunesmith.data.batches import Batch
+from tunesmith.model.attention import DocumentLayout
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import sum_of_nats
-from tunesmith.model.packed import hidden_states, on_device_of, rows_of
+from tunesmith.model.packed import hidden_states, on_device_of
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,8 @@ def train_step(
 
 
 def _nats(model: GPT2, batch: Batch) -> Tensor:
-    hidden_NC = hidden_states(model, batch.tokens, batch.positions, batch.offsets)
-    targets_M = on_device_of(model, batch.targets)
-    return sum_of_nats(rows_of(hidden_NC, batch.rows), model.head_VC, targets_M, model.config.vocab_size)
+    layout = DocumentLayout(batch.offsets, batch.longest)
+    hidden_NC = hidden_states(model, batch.tokens, batch.positions, layout)
+    targets_M, rows_M = on_device_of(model, batch.targets), on_device_of(model, batch.rows)
+    is_all = len(rows_M) == batch.n_tokens
+    return sum_of_nats(hidden_NC, model.head_VC, targets_M, model.config.vocab_size, rows_M=None if is_all else rows_M)

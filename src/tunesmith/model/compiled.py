@@ -1,0 +1,48 @@
+"""Blocks compiled in place: parameter names stay what they are, and an uncompiled model computes the same.
+
+One block is compiled, and all of them run its code: they differ in their weights only. On CUDA a block is one graph,
+attention included. On the CPU attention stays out of it (`RunAttention`), and what stands before and behind is compiled
+for any number of tokens.
+"""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from tunesmith.machine import Choice
+from tunesmith.model.gpt2 import GPT2
+from tunesmith.model.softmax import has_triton
+
+
+def can_compile(device: torch.device) -> Choice[bool]:
+    """Whether there is what torch needs for it: Triton for a card, a C++ compiler for the CPU."""
+    if device.type == "cuda":
+        return Choice(True, "Triton is here") if has_triton() else Choice(False, "Triton is not installed")
+    compilers = ("cl",) if sys.platform == "win32" else ("g++", "clang++", "c++")
+    found = next((name for name in compilers if shutil.which(name)), None)
+    return Choice(True, f"{found} is here") if found else Choice(False, f"there is no {compilers[0]}")
+
+
+def compile_in_place(model: GPT2) -> None:
+    """Compile every block when it first runs; the results are kept on disk by torch for later runs."""
+    is_cuda = model.head_VC.is_cuda
+    for block in model.transformer.h:
+        block.compile(fullgraph=is_cuda, dynamic=not is_cuda)
+
+
+def is_compiled(model: GPT2) -> bool:
+    """Whether `compile_in_place` was called."""
+    return model.transformer.h[0]._compiled_call_impl is not None  # noqa: SLF001  torch has no public name for it
+
+
+@contextmanager
+def uncompiled(model: GPT2) -> Iterator[None]:
+    """Run the model as it is written, compiled or not."""
+    if not is_compiled(model):  # without asking torch's compiler, whose import takes a second
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
