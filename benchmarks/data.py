@@ -102,10 +102,10 @@ def ours(side: str, text: Path, tokenizer: Path) -> dict[str, Any]:
 
     spent_s = {"write_corpus": 0.0, "FastTokenizer": 0.0}
 
-    def watched(module: Any, name: str) -> None:  # noqa: ANN401
+    def watched(module: Any, name: str) -> None:
         original = getattr(module, name)
 
-        def call(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        def call(*arguments: Any, **options: Any) -> Any:
             started_s = time.perf_counter()
             result = original(*arguments, **options)
             spent_s[name] += time.perf_counter() - started_s

@@ -8,6 +8,7 @@ fp16 on a CPU, no progress bar.
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -19,6 +20,8 @@ from transformers import (
 )
 
 PADDED_TOKENS = 512
+BATCH_SAMPLES = 4
+ACCUMULATED_BATCHES = 4
 
 
 class Lines(torch.utils.data.Dataset[dict[str, list[int]]]):
@@ -38,38 +41,45 @@ class Lines(torch.utils.data.Dataset[dict[str, list[int]]]):
         return self.rows[index]
 
 
-def train(model_folder: Path, train_lines: list[str], val_lines: list[str], out: Path, *, epochs: int) -> float:
-    """Fine-tune as the guide does and return the seconds of `Trainer.train`."""
+def trainer(
+    model_folder: Path, train_lines: list[str], val_lines: list[str], out: Path, **arguments: Any
+) -> tuple[Trainer, AutoTokenizer]:
+    """The guide's `Trainer`; `arguments` are added to its own."""
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     tokenizer.pad_token = tokenizer.eos_token
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
-    arguments = TrainingArguments(
-        output_dir=str(out / "trainer"),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=4,
-        per_device_eval_batch_size=4,
-        gradient_accumulation_steps=4,
-        learning_rate=5e-5,
-        weight_decay=0.01,
-        eval_strategy="epoch",
-        save_strategy="no",
-        logging_steps=500,
-        report_to=[],
-        disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
-        fp16=torch.cuda.is_available(),
-        seed=42,
-    )
-    trainer = Trainer(
+    settings = {
+        "output_dir": str(out / "trainer"),
+        "per_device_train_batch_size": BATCH_SAMPLES,
+        "per_device_eval_batch_size": BATCH_SAMPLES,
+        "gradient_accumulation_steps": ACCUMULATED_BATCHES,
+        "learning_rate": 5e-5,
+        "weight_decay": 0.01,
+        "eval_strategy": "epoch",
+        "save_strategy": "no",
+        "logging_steps": 500,
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": not torch.cuda.is_available(),
+        "fp16": torch.cuda.is_available(),
+        "seed": 42,
+    }
+    made = Trainer(
         model=model,
-        args=arguments,
+        args=TrainingArguments(**{**settings, **arguments}),
         train_dataset=Lines(train_lines, tokenizer),
         eval_dataset=Lines(val_lines, tokenizer),
         data_collator=DataCollatorForLanguageModeling(tokenizer=tokenizer, mlm=False),
     )
+    return made, tokenizer
+
+
+def train(model_folder: Path, train_lines: list[str], val_lines: list[str], out: Path, *, epochs: int) -> float:
+    """Fine-tune as the guide does and return the seconds of `Trainer.train`."""
+    made, tokenizer = trainer(model_folder, train_lines, val_lines, out, num_train_epochs=epochs)
     started_s = time.perf_counter()
-    trainer.train()
+    made.train()
     seconds = time.perf_counter() - started_s
-    trainer.save_model(str(out / "model"))
+    made.save_model(str(out / "model"))
     tokenizer.save_pretrained(out / "model")
     return seconds
