@@ -15,7 +15,7 @@ PACKAGE = Path(tunesmith.__file__).parent
 
 FLOORS = [
     {"allocator", "errors", "files"},
-    {"config", "machine"},
+    {"config", "machine", "out_of_memory"},
     {"model", "data"},
     {"generation", "evaluation", "preparation"},
     {"training"},

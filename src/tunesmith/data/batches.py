@@ -69,14 +69,28 @@ class TrainingOrder:
         self._longest = int(self._windows.lengths.max())
         self._dealt: tuple[int, list[Int64s]] = (-1, [])
 
-    def batches(self, step: int) -> list[Batch]:
-        """The micro-batches of a step; steps count from 0 through all epochs."""
+    def batches(self, step: int, pieces: int = 1) -> list[Batch]:
+        """The micro-batches of a step; steps count from 0 through all epochs.
+
+        Args:
+            step: which one.
+            pieces: how many parts each micro-batch is dealt into, for less memory; never fewer tokens than a window.
+        """
         epoch, step_in_epoch = divmod(step, self._shape.steps_per_epoch)
-        if self._dealt[0] != epoch:
-            self._dealt = (epoch, self._micro_batches(epoch))
+        dealt = self._dealt  # once: the next step may be asked for in another thread
+        if dealt[0] != epoch:
+            dealt = self._dealt = (epoch, self._micro_batches(epoch))
         first = step_in_epoch * self._shape.per_step
-        chosen = self._dealt[1][first : first + self._shape.per_step]
-        return [self._batch(windows) for windows in chosen]
+        chosen = dealt[1][first : first + self._shape.per_step]
+        size = rounded_up(max(self._shape.tokens // pieces, self._longest))
+        parts = [part for windows in chosen for part in self._dealt_into(windows, pieces)]
+        return [self._batch(windows, size) for windows in parts]
+
+    def _dealt_into(self, windows: Int64s, pieces: int) -> list[Int64s]:
+        if pieces == 1:
+            return [windows]
+        dealt = deal(self._windows.lengths[windows], min(pieces, len(windows)))
+        return [windows[dealt == number] for number in range(min(pieces, len(windows)))]
 
     def _micro_batches(self, epoch: int) -> list[Int64s]:
         """The windows of each micro-batch of an epoch, longest first."""
@@ -90,12 +104,10 @@ class TrainingOrder:
         order = np.lexsort((-lengths, dealt))
         return np.split(windows[order], np.cumsum(np.bincount(dealt, minlength=n_batches))[:-1])
 
-    def _batch(self, chosen: Int64s) -> Batch:
+    def _batch(self, chosen: Int64s, size: int) -> Batch:
         windows = self._windows[chosen]
-        size = rounded_up(int(windows.lengths.sum()))
-        if self._constant_size:
-            size = max(size, self._shape.tokens)
-        return _batch(self._split.tokens, windows, size, self._longest)
+        filled = rounded_up(int(windows.lengths.sum()))
+        return _batch(self._split.tokens, windows, max(filled, size) if self._constant_size else filled, self._longest)
 
 
 def packed(split: Split, windows: Windows, tokens_per_batch: int) -> Iterator[Batch]:

@@ -16,11 +16,12 @@ import numpy.typing as npt
 from tunesmith.data.batches import packed, packed_indices
 from tunesmith.data.corpus import Split
 from tunesmith.data.stretches import Int64s
-from tunesmith.data.windows import windows_of
+from tunesmith.data.windows import Windows, windows_of
 from tunesmith.model.attention import DocumentLayout
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import nats_of_each_token
 from tunesmith.model.packed import hidden_states, inference, on_device_of, rows_of
+from tunesmith.out_of_memory import in_pieces
 
 METHOD = (
     "every token once, end-of-text included; samples separate, each behind an end-of-text; "
@@ -65,7 +66,7 @@ class Evaluation:
 
 
 def evaluate_split(model: GPT2, split: Split, *, context_tokens: int, tokens_per_batch: int) -> Evaluation:
-    """Measure a model on a split of a corpus.
+    """Measure a model on a split of a corpus; in smaller batches where memory runs out.
 
     Args:
         model: on its device; dropout is off here whatever mode it is in.
@@ -74,6 +75,20 @@ def evaluate_split(model: GPT2, split: Split, *, context_tokens: int, tokens_per
         tokens_per_batch: tokens computed at once; changes the time and nothing else.
     """
     windows = windows_of(split.stretches, context_tokens)
+    sample_nats, _ = in_pieces(
+        lambda pieces: _sample_nats(model, split, windows, max(tokens_per_batch // pieces, 1)),
+        pieces=1,
+        most=tokens_per_batch,
+        what="a single window to measure",
+        hint="free memory, or take a shorter --context-tokens or a smaller model",
+    )
+    return Evaluation(
+        sample_nats, split.stretches.lengths.astype(np.int64) - split.stretches.prompt_tokens, split.text_bytes
+    )
+
+
+def _sample_nats(model: GPT2, split: Split, windows: Windows, tokens_per_batch: int) -> npt.NDArray[np.float64]:
+    """Summed cross-entropy of each sample."""
     groups = packed_indices(windows.lengths, tokens_per_batch)
     sample_nats = np.zeros(split.n_samples)
     with inference(model):
@@ -84,9 +99,7 @@ def evaluate_split(model: GPT2, split: Split, *, context_tokens: int, tokens_per
             nats_M = nats_of_each_token(hidden_MC, model.head_VC, targets_M, model.config.vocab_size)
             sample_M = np.repeat(windows.samples[chosen], windows.lengths[chosen])[batch.rows]
             np.add.at(sample_nats, sample_M, nats_M.double().cpu().numpy())
-    return Evaluation(
-        sample_nats, split.stretches.lengths.astype(np.int64) - split.stretches.prompt_tokens, split.text_bytes
-    )
+    return sample_nats
 
 
 def confidence_interval(evaluation: Evaluation, *, seed: int) -> tuple[float, float] | None:

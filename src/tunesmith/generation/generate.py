@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from tunesmith.config import GenerateConfig
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.errors import UserError
-from tunesmith.generation.engine import continue_texts
+from tunesmith.generation.engine import Continuation, continue_texts
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.machine import choose_device, choose_dtype
 from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hub import local_folder
 from tunesmith.model.weights import load_gpt2
+from tunesmith.out_of_memory import in_pieces
 
 TEXTS_AT_ONCE = 32
 
@@ -76,15 +77,34 @@ def write_texts(
     max_new_tokens: int,
     include_prompt: bool = True,
 ) -> list[GeneratedText]:
-    """Write one text behind each prompt; as in training, an end-of-text stands before it."""
+    """Write one text behind each prompt; as in training, an end-of-text stands before it.
+
+    Where memory runs out, fewer are written at once, with the same words: a text depends on its own seed only.
+    """
     prompt_ids = [[tokenizer.end_of_text_id, *ids] for ids in tokenizer.encode(prompts)]
-    continuations = continue_texts(
-        model,
-        prompt_ids,
-        seeds=seeds,
-        rules=rules,
-        max_new_tokens=max_new_tokens,
-        end_of_text_id=tokenizer.end_of_text_id,
+
+    def write(pieces: int) -> list[Continuation]:
+        at_once = -(-len(prompts) // pieces)
+        groups = (slice(first, first + at_once) for first in range(0, len(prompts), at_once))
+        return [
+            written
+            for group in groups
+            for written in continue_texts(
+                model,
+                prompt_ids[group],
+                seeds=seeds[group],
+                rules=rules,
+                max_new_tokens=max_new_tokens,
+                end_of_text_id=tokenizer.end_of_text_id,
+            )
+        ]
+
+    continuations, _ = in_pieces(
+        write,
+        pieces=1,
+        most=max(len(prompts), 1),
+        what="a single text to write",
+        hint="free memory, or take a shorter --max-new-tokens or a smaller model",
     )
     return [
         GeneratedText(

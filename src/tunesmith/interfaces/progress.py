@@ -18,7 +18,7 @@ from rich.text import Text
 
 from tunesmith.generation.generate import GeneratedText
 from tunesmith.interfaces.tables import aligned, duration, mebibytes, printable
-from tunesmith.training.events import Evaluated, Event, Planned, Sampled, Stepped, TrainResult
+from tunesmith.training.events import Evaluated, Event, Planned, Sampled, Shrunk, Stepped, TrainResult
 from tunesmith.training.plan import TrainPlan
 
 PLAIN_LINE_EVERY_S = 5.0
@@ -64,6 +64,11 @@ class Progress:
             self._show_evaluation(event)
         elif isinstance(event, Sampled):
             self._samples.append((event.step, event.texts))
+        elif isinstance(event, Shrunk):
+            self._say(
+                f"memory ran out in step {event.step:,}; it was made again with {event.tokens_per_micro_batch:,} "
+                f"tokens at once, {event.micro_batches} times a step: the update is the same, and it stays so"
+            )
         elif isinstance(event, Stepped) and self._planned:
             self._show_step(event, self._planned.plan)
 

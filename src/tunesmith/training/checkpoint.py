@@ -41,6 +41,7 @@ class Progress:
         base_perplexity: before training.
         best_perplexity: lowest after any step so far; infinite before the first evaluation.
         best_step: when that was.
+        pieces: into how many each micro-batch is dealt, because memory ran out.
     """
 
     step: int = 0
@@ -50,6 +51,7 @@ class Progress:
     base_perplexity: float = float("nan")
     best_perplexity: float = float("inf")
     best_step: int = 0
+    pieces: int = 1
 
 
 def save_checkpoint(

@@ -54,6 +54,15 @@ class Stepped:
 
 
 @dataclass(frozen=True)
+class Shrunk:
+    """Memory ran out in a step; it was made again with fewer tokens at once and the same update."""
+
+    step: int
+    tokens_per_micro_batch: int
+    micro_batches: int
+
+
+@dataclass(frozen=True)
 class Saved:
     """A checkpoint is safely on disk."""
 
@@ -97,7 +106,7 @@ class Ended:
     result: TrainResult
 
 
-Event = Planned | Evaluated | Sampled | Stepped | Saved | Ended
+Event = Planned | Evaluated | Sampled | Stepped | Shrunk | Saved | Ended
 
 
 def metrics_of(event: Event) -> dict[str, Any] | None:
@@ -113,4 +122,6 @@ def metrics_of(event: Event) -> dict[str, Any] | None:
             "validation_perplexity": event.perplexity,
             "is_best": event.is_best,
         }
+    if isinstance(event, Shrunk):
+        return {"kind": "out_of_memory", **vars(event)}
     return None

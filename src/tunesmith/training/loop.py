@@ -6,7 +6,7 @@ the checkpoint made from it; the data position is `progress.step`.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -26,13 +26,14 @@ from tunesmith.generation.sampling import SamplingRules
 from tunesmith.machine import peak_memory_bytes
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.weights import load_gpt2
+from tunesmith.out_of_memory import in_pieces
 from tunesmith.training.checkpoint import Progress, save_checkpoint
-from tunesmith.training.events import Ended, Evaluated, Event, Sampled, Saved, Stepped, TrainResult
+from tunesmith.training.events import Ended, Evaluated, Event, Sampled, Saved, Shrunk, Stepped, TrainResult
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.publish import Publisher
 from tunesmith.training.run import RunFolder
 from tunesmith.training.schedule import learning_rate_at
-from tunesmith.training.step import StepResult, train_step
+from tunesmith.training.step import StepResult, fresh_scaler, train_step
 
 SAMPLE_TOKENS = 64
 """Longest text of the samples before and after."""
@@ -94,25 +95,20 @@ class TrainingLoop:
             progress.base_perplexity = evaluation.perplexity
             yield Evaluated(0, 0.0, evaluation.nats_per_token, evaluation.perplexity, is_best=False)
             yield Sampled(0, self._write_samples(self.model))
-        upcoming = map(order.batches, range(progress.step, plan.steps))
-        with closing(read_ahead(upcoming)) as steps:  # the next step's batches are made while this one is computed
-            yield from self._steps(steps, started_s)
+        # the next step's batches are made while this one is computed
+        with closing(read_ahead(self._upcoming(order))) as steps:
+            yield from self._steps(order, steps, started_s)
         yield from self._ending(started_s)
 
-    def _steps(self, steps: Iterator[list[Batch]], started_s: float) -> Iterator[Event]:
+    def _steps(
+        self, order: TrainingOrder, steps: Iterator[tuple[int, list[Batch]]], started_s: float
+    ) -> Iterator[Event]:
         progress, plan = self.progress, self.plan
-        for micro_batches in steps:
+        for made_in, micro_batches in steps:
             if self.stop():
                 return
             step_started_s = time.perf_counter()
-            result = train_step(
-                self.model,
-                self.optimizer,
-                micro_batches,
-                learning_rate=self._learning_rate(),
-                max_grad_norm=plan.max_grad_norm,
-                scaler=self.scaler,
-            )
+            result = yield from self._step(order, micro_batches, made_in)
             progress.step += 1
             progress.tokens += result.tokens
             finished = progress.step == plan.steps
@@ -127,6 +123,48 @@ class TrainingLoop:
             progress.elapsed_s = time.perf_counter() - started_s
             if progress.step % plan.save_every_steps == 0 or finished:
                 yield self._save()
+
+    def _upcoming(self, order: TrainingOrder) -> Iterator[tuple[int, list[Batch]]]:
+        """The micro-batches of every step to come, and into how many pieces they are dealt."""
+        for step in range(self.progress.step, self.plan.steps):
+            pieces = self.progress.pieces
+            yield pieces, order.batches(step, pieces)
+
+    def _step(
+        self, order: TrainingOrder, micro_batches: list[Batch], made_in: int
+    ) -> Generator[Event, None, StepResult]:
+        """One update; in smaller pieces where memory runs out, and in as small ones from then on."""
+        progress, first_in = self.progress, self.progress.pieces
+
+        def attempt(pieces: int) -> StepResult:
+            if pieces != first_in:  # again: nothing is left of the attempt before
+                self.optimizer.zero_grad(set_to_none=True)
+                self.scaler = fresh_scaler(self.scaler, self.model.head_VC.device)
+            return train_step(
+                self.model,
+                self.optimizer,
+                micro_batches if pieces == made_in else order.batches(progress.step, pieces),
+                learning_rate=self._learning_rate(),
+                max_grad_norm=self.plan.max_grad_norm,
+                scaler=self.scaler,
+            )
+
+        try:
+            result, progress.pieces = in_pieces(
+                attempt,
+                pieces=first_in,
+                most=made_in * max(len(batch.offsets) - 1 for batch in micro_batches),
+                what=f"a window of {micro_batches[0].longest:,} tokens",
+                hint=f"everything up to step {progress.step:,} is saved: free memory and continue with tunesmith train "
+                f"--resume --out {self.run.path}; or train anew with a shorter --context-tokens or a smaller --model",
+            )
+        except UserError:
+            yield self._save()
+            raise
+        if progress.pieces != first_in:
+            smaller = order.batches(progress.step, progress.pieces)
+            yield Shrunk(progress.step + 1, max(batch.n_tokens for batch in smaller), len(smaller))
+        return result
 
     def _ending(self, started_s: float) -> Iterator[Event]:
         progress = self.progress

@@ -67,6 +67,13 @@ def train_step(
     return StepResult(step_nats, step_tokens, grad_norm)
 
 
+def fresh_scaler(scaler: torch.amp.GradScaler, device: torch.device) -> torch.amp.GradScaler:
+    """A scaler with the same scale that remembers nothing of a step that was broken off."""
+    fresh = torch.amp.GradScaler(device.type, enabled=scaler.is_enabled())
+    fresh.load_state_dict(scaler.state_dict())
+    return fresh
+
+
 def _nats(model: GPT2, batch: Batch) -> Tensor:
     layout = DocumentLayout(batch.offsets, batch.longest)
     hidden_NC = hidden_states(model, batch.tokens, batch.positions, layout)

@@ -1,0 +1,205 @@
+"""Memory may run out anywhere: nothing is lost, and the update is the same."""
+
+import gc
+import json
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tunesmith
+from tunesmith.data.batches import TrainingOrder
+from tunesmith.errors import UserError
+from tunesmith.model.loss import sum_of_nats
+from tunesmith.model.packed import hidden_states
+from tunesmith.out_of_memory import in_pieces, is_out_of_memory
+
+NO_MEMORY = "CUDA out of memory. Tried to allocate 1.00 GiB."
+LIMIT_TOKENS = 128
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """Sixty lines of different lengths."""
+    path = tmp_path / "text.txt"
+    path.write_text(
+        "".join(f"night {number} {'of wind ' * (number % 7)}and lamp\n" for number in range(60)), encoding="utf-8"
+    )
+    return path
+
+
+@pytest.fixture
+def train(text: Path, make_model_folder: Callable[..., Path], tmp_path: Path) -> Callable[..., Path]:
+    """A function that trains a few steps of several windows each in fp32 and returns the run's folder."""
+    model = make_model_folder()
+
+    def run(name: str, **options: Any) -> Path:
+        out = tmp_path / name
+        settings = {"epochs": 2.0, "tokens_per_step": 512, "device": "cpu", "precision": "fp32", "learning_rate": 1e-3}
+        tunesmith.train(text, model=model, out=out, split_on="line", **{**settings, **options})
+        return out
+
+    return run
+
+
+def fail_in_forward(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """Too many tokens for the model."""
+
+    def limited(model: Any, tokens_N: Any, *others: Any) -> torch.Tensor:
+        if len(tokens_N) > limit and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError(NO_MEMORY)
+        return hidden_states(model, tokens_N, *others)
+
+    monkeypatch.setattr("tunesmith.training.step.hidden_states", limited)
+
+
+def fail_in_loss(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """Too many tokens for the loss, told by another library's error."""
+
+    def limited(hidden_NC: torch.Tensor, *others: Any, **keywords: Any) -> torch.Tensor:
+        if len(hidden_NC) > limit:
+            raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+        return sum_of_nats(hidden_NC, *others, **keywords)
+
+    monkeypatch.setattr("tunesmith.training.step.sum_of_nats", limited)
+
+
+def fail_in_backward(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """Too many tokens for the gradients: some parameters have theirs already."""
+
+    def limited(model: Any, tokens_N: Any, *others: Any) -> torch.Tensor:
+        hidden_NC = hidden_states(model, tokens_N, *others)
+
+        def refuse(_gradient: torch.Tensor) -> None:
+            if len(tokens_N) > limit:
+                raise torch.OutOfMemoryError(NO_MEMORY)
+
+        hidden_NC.register_hook(refuse)
+        return hidden_NC
+
+    monkeypatch.setattr("tunesmith.training.step.hidden_states", limited)
+
+
+def fail_before_the_update(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """All gradients are there, and clipping them asks for too much, twice."""
+    del limit
+    clip, failures = torch.nn.utils.clip_grad_norm_, iter([True, True])
+
+    def limited(*arguments: Any) -> torch.Tensor:
+        if next(failures, False):
+            raise torch.OutOfMemoryError(NO_MEMORY)
+        return clip(*arguments)
+
+    monkeypatch.setattr("torch.nn.utils.clip_grad_norm_", limited)
+
+
+FAILURES = [fail_in_forward, fail_in_loss, fail_in_backward, fail_before_the_update]
+
+
+@pytest.mark.parametrize("fail", FAILURES)
+@pytest.mark.parametrize("limit", [LIMIT_TOKENS, 64])
+def test_the_weights_are_those_of_an_undisturbed_run(
+    fail: Callable[..., None], limit: int, train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever memory runs out: the run ends with the same weights, up to the order of sums, and says it once."""
+    expected = load_file(train("undisturbed") / "model.safetensors")
+    fail(monkeypatch, limit)
+    out = train("disturbed")
+    for name, tensor in load_file(out / "model.safetensors").items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=2e-5)
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
+    (told,) = [line for line in metrics if line["kind"] == "out_of_memory"]
+    assert told["step"] == 1
+    assert told["tokens_per_micro_batch"] <= 256
+    assert sum(line["kind"] == "step" for line in metrics) == metrics[-1]["step"]
+
+
+def test_equal_pieces_are_bitwise_the_same(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that had to halve its micro-batches is, bit for bit, one that dealt them into halves from the start."""
+    with monkeypatch.context() as halves:
+        whole = TrainingOrder.batches
+        halves.setattr(TrainingOrder, "batches", lambda order, step, _pieces=1: whole(order, step, 2))
+        expected = load_file(train("halves") / "model.safetensors")
+    fail_in_forward(monkeypatch, 320)
+    found = load_file(train("halved") / "model.safetensors")
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_evaluation_and_samples_shrink_too(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured in smaller batches and written one by one, with the same result."""
+    undisturbed = train("undisturbed")
+
+    def limited(model: Any, tokens_N: Any, *others: Any) -> torch.Tensor:
+        if len(tokens_N) > 64:
+            raise torch.OutOfMemoryError(NO_MEMORY)
+        return hidden_states(model, tokens_N, *others)
+
+    monkeypatch.setattr("tunesmith.evaluation.perplexity.hidden_states", limited)
+    from tunesmith.generation import generate  # noqa: PLC0415
+
+    write = generate.continue_texts
+
+    def one_at_a_time(model: Any, prompts: list[list[int]], **settings: Any) -> Any:
+        if len(prompts) > 1:
+            raise torch.OutOfMemoryError(NO_MEMORY)
+        return write(model, prompts, **settings)
+
+    monkeypatch.setattr(generate, "continue_texts", one_at_a_time)
+    disturbed = train("disturbed")
+    first, second = (json.loads((out / "run.json").read_text("utf-8"))["outcome"] for out in (undisturbed, disturbed))
+    assert second["perplexity"] == pytest.approx(first["perplexity"], rel=1e-5)
+    texts = [
+        [json.loads(line)["text"] for line in (out / "samples.jsonl").read_text("utf-8").splitlines()]
+        for out in (undisturbed, disturbed)
+    ]
+    assert len(texts[0]) == 6
+    assert texts[0] == texts[1]
+
+
+def test_when_nothing_fits_the_run_can_be_resumed(
+    train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One error with the smallest window, the way on, and a checkpoint; with memory again the run goes to its end."""
+    with monkeypatch.context() as broken:
+        fail_in_forward(broken, 0)
+        with pytest.raises(UserError, match="memory ran out with a window of") as error:
+            train("out")
+    assert "--resume --out" in error.value.hint
+    assert tunesmith.train(out=tmp_path / "out", resume=True).steps > 0
+
+
+def test_other_errors_pass() -> None:
+    """Only memory is retried."""
+
+    def fail(_pieces: int) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        in_pieces(fail, pieces=1, most=8, what="", hint="")
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_memory_is_free_before_the_next_attempt() -> None:
+    """What a failed attempt made is gone when the next one starts, though its traceback held it."""
+    made: list[weakref.ref[torch.Tensor]] = []
+    alive: list[bool] = []
+
+    def work(pieces: int) -> int:
+        alive.extend(reference() is not None for reference in made)
+        tensor = torch.zeros(1000)
+        made.append(weakref.ref(tensor))
+        if pieces < 4:
+            raise torch.OutOfMemoryError(NO_MEMORY)
+        return len(tensor)
+
+    gc.disable()
+    try:
+        assert in_pieces(work, pieces=1, most=8, what="", hint="") == (1000, 4)
+    finally:
+        gc.enable()
+    assert alive == [False, False, False]
