@@ -1,16 +1,18 @@
 """`python benchmarks/render.py`: the kept results as docs/benchmarks.md."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+PLOT = Path(__file__).parents[1] / "docs" / "images" / "useful-tokens.svg"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 HEAD = """\
 # Benchmarks
 
 Rendered by `python benchmarks/render.py` from `benchmarks/results/*.json`; each table is one run of one script that
-measured all sides on the same machine and text. Figures that need a GPU are not yet measured.
+measured all sides on the same machine and text.
 """
 
 
@@ -18,7 +20,10 @@ def main() -> None:
     """Write the page."""
     guide = json.loads((RESULTS / "guide_semantics.json").read_text("utf-8"))
     data = json.loads((RESULTS / "data.json").read_text("utf-8"))
-    PAGE.write_text("\n".join([HEAD, *guide_section(guide), *data_section(data)]), encoding="utf-8")
+    train = json.loads((RESULTS / "train.json").read_text("utf-8"))
+    PLOT.write_text(bars(train), encoding="utf-8")
+    sections = [*guide_section(guide), *train_section(train), *gpu_section(), *data_section(data)]
+    PAGE.write_text("\n".join([HEAD, *sections]), encoding="utf-8")
 
 
 def guide_section(result: dict[str, Any]) -> list[str]:
@@ -45,6 +50,109 @@ def guide_section(result: dict[str, Any]) -> list[str]:
         "The guide pads with end-of-text, which its collator masks out of the loss: the model never learns to stop.",
         "",
         _environment(result["environment"]),
+        "",
+    ]
+
+
+SIDE_NAMES = {
+    "guide": "the guide's script",
+    "tuned": "a well-tuned `Trainer` (bf16, compiled)",
+    "ours": "tunesmith",
+    "ours compiled": "tunesmith, compiled",
+}
+
+
+def train_section(result: dict[str, Any]) -> list[str]:
+    """The engine on a CPU."""
+    full = result["sets"]["full windows"]
+    ratios = result["ratios"]
+    rows = [
+        f"| {SIDE_NAMES[side]} | {some['tokens_per_s']:.0f} | "
+        f"{some['tokens_per_s'] / full['guide']['tokens_per_s']:.2f} | "
+        f"{ratios['share_of_peak'][side]:.0%} | {some['peak_memory_bytes'] / 2**30:.1f} |"
+        for side, some in full.items()
+    ]
+    useful = [
+        f"| {name} | {sides['guide']['useful_tokens_per_s']:.1f} | {sides['ours']['useful_tokens_per_s']:.0f} | "
+        f"{ratios['useful_tokens_against_guide'][name]:.0f} | {sides['guide']['learned_share']:.0%} | 100% | "
+        f"{sides['ours']['full']:.1%} |"
+        for name, sides in result["sets"].items()
+        if name != "full windows"
+    ]
+    return [
+        "## Training on a CPU",
+        "",
+        (
+            f"`{result['command']}` on {result['date']}: GPT-2's 124M shape with GPT-2's tokenizer. First windows of "
+            "512 tokens that need no padding, so that every side computes the same: tokens per second, times the "
+            "guide's, share of the machine's best bf16 matrix product "
+            f"({result['peak_bf16_flops_per_s'] / 1e9:.0f} GFLOP/s), and the peak memory of the process."
+        ),
+        "",
+        "| | tokens/s | times the guide's | share of peak | memory, GiB |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+        (
+            "Then real texts, where the guide's script pads or cuts every sample to 512 tokens: tokens of text learned "
+            "from per second, and how much of the text is learned from at all."
+        ),
+        "",
+        "| | the guide's script | tunesmith | times | the guide learns from | tunesmith | our batches are full |",
+        "|---|---|---|---|---|---|---|",
+        *useful,
+        "",
+        f"![Useful tokens per second, on a logarithmic scale](images/{PLOT.name})",
+        "",
+        _environment(result["environment"]),
+        "",
+    ]
+
+
+def bars(result: dict[str, Any]) -> str:
+    """Useful tokens per second, a pair of bars for each text, on a logarithmic scale."""
+    sets = {name: sides for name, sides in result["sets"].items() if name != "full windows"}
+    height, left, scale = 54, 130, 120
+    colours = {"guide": "#b35806", "ours": "#2166ac"}
+    lines = []
+    for number, (name, sides) in enumerate(sets.items()):
+        top = 40 + number * height
+        lines.append(f'<text x="{left - 10}" y="{top + 23}" text-anchor="end">{name}</text>')
+        for place, side in enumerate(("guide", "ours")):
+            rate = sides[side]["useful_tokens_per_s"]
+            width = max(math.log10(rate), 0) * scale
+            y = top + place * 20
+            lines.append(f'<rect x="{left}" y="{y}" width="{width:.1f}" height="17" fill="{colours[side]}"/>')
+            lines.append(f'<text x="{left + width + 6:.1f}" y="{y + 13}">{rate:,.1f}</text>')
+    title = "Useful tokens per second (logarithmic): the guide's script (brown) and tunesmith (blue)"
+    size = f'viewBox="0 0 560 {50 + len(sets) * height}"'
+    style = "font: 13px system-ui, sans-serif; fill: #444"
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{title}">'
+        f'<rect width="100%" height="100%" fill="#fff"/><g style="{style}"><text x="10" y="22">{title}</text>'
+        f"{''.join(lines)}</g></svg>\n"
+    )
+
+
+def gpu_section() -> list[str]:
+    """What a card measured, or that none has yet."""
+    path = RESULTS / "gpu.json"
+    if not path.exists():
+        return ["## On a card", "", "Not yet measured: `python benchmarks/gpu.py` measures everything in one call.", ""]
+    result = json.loads(path.read_text("utf-8"))
+    rows = [
+        f"| {name} | {some['tokens_per_s']:,.0f} | {some['mfu'] or 0:.0%} | {some['peak_memory_bytes'] / 2**30:.1f} | "
+        f"{some['warm_up_s']:.0f} |"
+        for name, some in result["training"].items()
+    ]
+    peers = [f"| {name} | {some['useful_tokens_per_s']:,.0f} | | | |" for name, some in result["trainer"].items()]
+    return [
+        f"## On a card: {result['card']}",
+        "",
+        "| | useful tokens/s | share of peak | memory, GiB | warm-up, s |",
+        "|---|---|---|---|---|",
+        *rows,
+        *peers,
         "",
     ]
 

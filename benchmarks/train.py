@@ -152,10 +152,11 @@ def guide_side(text: Path, model: Path) -> dict[str, Any]:
         made, tokenizer = guide_script.trainer(model, samples, samples[:1], Path(out), eval_strategy="no", max_steps=2)
         whole = read_jsonl(text)
         # Padding is masked out of the loss, the padded end-of-text with it: these are the tokens that are learned from.
-        kept = [min(len(ids), guide_script.PADDED_TOKENS) for ids in tokenizer(whole)["input_ids"]]
+        lengths = [len(ids) for ids in tokenizer(whole)["input_ids"]]
+        kept = [min(length, guide_script.PADDED_TOKENS) for length in lengths]
         seconds, computed = timed(made, guide_script.BATCH_SAMPLES * guide_script.PADDED_TOKENS)
     useful = computed / guide_script.PADDED_TOKENS * sum(kept) / len(kept)
-    return side_result(model, computed, seconds, useful)
+    return {**side_result(model, computed, seconds, useful), "learned_share": sum(kept) / sum(lengths)}
 
 
 def tuned_side(text: Path, model: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from tunesmith.data.stretches import Stretches
 from tunesmith.errors import UserError
 from tunesmith.machine import choose_device, choose_dtype
 from tunesmith.model.gpt2 import GPT2Config
-from tunesmith.training.plan import TrainPlan, make_plan, refuse_impossible
+from tunesmith.training.plan import TrainPlan, _compiled, make_plan, refuse_impossible
 
 GPT2_SMALL = GPT2Config(50257, 1024, 768, 12, 12, 3072)
 TINY = GPT2Config(4096, 512, 128, 6, 4, 512)
@@ -81,15 +81,19 @@ def test_steps_follow_epochs_or_the_limit() -> None:
     assert plan(warmup_fraction=0.5).warmup_steps == round(plan().steps / 2)
 
 
-def test_compiling_pays_in_long_runs_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_pays_in_long_runs_on_cards_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short runs and machines without a compiler run as written, with the reason; what is asked is done or refused."""
-    assert not plan().compiled
-    assert "compiling pays from 10 on" in plan().reasons["compiled"]
-    assert plan(20_000, 200).compiled
-    assert plan(compile="yes").compiled
-    assert not plan(20_000, 200, compile="no").compiled
-    monkeypatch.setattr("shutil.which", lambda _name: None)
     assert not plan(20_000, 200).compiled
+    assert "on a CPU" in plan().reasons["compiled"]
+    assert plan(compile="yes").compiled
+    card = torch.device("cuda")
+    monkeypatch.setattr("tunesmith.model.compiled.has_triton", lambda: True)
+    assert not _compiled(ASKED, card, 1e15).value
+    assert _compiled(ASKED, card, 1e17).value
+    assert not _compiled(replace(ASKED, compile="no"), card, 1e17).value
+    monkeypatch.setattr("tunesmith.model.compiled.has_triton", lambda: False)
+    assert not _compiled(ASKED, card, 1e17).value
+    monkeypatch.setattr("shutil.which", lambda _name: None)
     with pytest.raises(UserError, match="--compile yes: there is no"):
         plan(compile="yes")
 

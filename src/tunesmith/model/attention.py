@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tunesmith.model.gpt2 import Attend
 
-SHORT_DOCUMENT_TOKENS = 512
+SHORT_DOCUMENT_TOKENS = 256
 """Up to this length the CPU's fused attention is faster in fp32 than in bf16, casts included."""
 HALF_PRECISION = frozenset({torch.float16, torch.bfloat16})
 

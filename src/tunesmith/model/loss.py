@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from tunesmith.model.softmax import nats_and_gradient
 
@@ -94,9 +95,10 @@ class _SumOfNats(torch.autograd.Function):
         return nats_M.sum()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # noqa: ANN401
         (grad_nats,) = grad_outputs
         grad_hidden_NC, grad_head_VC = ctx.saved_tensors
         # The scale is applied in fp32: fp16 could lose a small loss scale, bf16 its last digits.
         grad_hidden_NC = (grad_hidden_NC.float() * grad_nats).to(grad_hidden_NC.dtype)
-        return grad_hidden_NC, (grad_head_VC * grad_nats).to(ctx.head_dtype), None, None, None
+        return grad_hidden_NC, grad_head_VC.mul_(grad_nats).to(ctx.head_dtype), None, None, None
