@@ -18,6 +18,7 @@ from record import keep
 from scoring import score, share_that_ends
 
 import tunesmith
+from tunesmith.allocator import keep_freed_memory
 from tunesmith.model.hub import local_folder
 
 
@@ -27,8 +28,10 @@ def main() -> None:
     parser.add_argument("titles", type=Path)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--most-lines", type=int, default=None, help="use only so many lines (for a quick look)")
+    parser.add_argument("--most-lines", type=int, default=None, help="use only so many lines")
+    parser.add_argument("--keep-as", default="guide_semantics", help="name of the result")
     arguments = parser.parse_args()
+    keep_freed_memory()  # for both sides, in one process
     lines = [line for line in arguments.titles.read_text("utf-8").splitlines() if line.strip()]
     random.Random(42).shuffle(lines)
     lines = lines[: arguments.most_lines]
@@ -57,9 +60,9 @@ def main() -> None:
     times_faster = sides["guide's script"]["seconds"] / sides["tunesmith"]["seconds"]
     print(f"tunesmith took {times_faster:.1f} times less time")
     path = keep(
-        "guide_semantics",
+        arguments.keep_as,
         {
-            "model": arguments.model,
+            "model": Path(arguments.model).name,
             "epochs": arguments.epochs,
             "train_lines": len(train_lines),
             "val_lines": len(val_lines),

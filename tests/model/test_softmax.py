@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from tunesmith.model.softmax import BLOCK_ROWS, nats_and_gradient
+from tunesmith.model.softmax import BLOCK_ROWS as BLOCK_ROWS_OF
+from tunesmith.model.softmax import nats_and_gradient
 
+BLOCK_ROWS = BLOCK_ROWS_OF["cpu"]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 

@@ -1,6 +1,7 @@
 """One optimizer step against the plain one: transformers, one sample at a time, unfused AdamW."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,12 +75,16 @@ def test_equals_the_plain_step(make_model_folder: Callable[..., Path], split: Sp
         assert (tensor - expected[name]).abs().max() <= 2.1e-3, name
 
 
+@pytest.mark.parametrize("prompts", [False, True])
 @pytest.mark.parametrize("tokens_per_batch", [64, 70, 100])
 def test_the_split_into_micro_batches_changes_nothing(
-    tokens_per_batch: int, make_model_folder: Callable[..., Path], split: Split
+    tokens_per_batch: int, make_model_folder: Callable[..., Path], split: Split, *, prompts: bool
 ) -> None:
-    """The gradient of a step is the same however its samples are dealt, with unequal micro-batches."""
+    """The gradient of a step is the same however its samples are dealt: unequal batches, unequally supervised."""
     folder = make_model_folder()
+    if prompts:
+        given = np.array([0, 11, 3, 0, 29, 1, 60, 2])
+        split = replace(split, stretches=replace(split.stretches, prompt_tokens=given))
     whole, parts = (load_gpt2(folder).train() for _ in range(2))
     one, many = batches(split, 1000), batches(split, tokens_per_batch)
     assert len(one) == 1

@@ -1,8 +1,8 @@
 """Blocks compiled in place: parameter names stay what they are, and an uncompiled model computes the same.
 
 One block is compiled, and all of them run its code: they differ in their weights only. On CUDA a block is one graph,
-attention included. On the CPU attention stays out of it (`RunAttention`), and what stands before and behind is compiled
-for any number of tokens.
+attention included; on the CPU attention stays out of it (`RunAttention`). Code is made for one number of tokens, so
+micro-batches have to be of constant size.
 """
 
 import shutil
@@ -28,9 +28,8 @@ def can_compile(device: torch.device) -> Choice[bool]:
 
 def compile_in_place(model: GPT2) -> None:
     """Compile every block when it first runs; the results are kept on disk by torch for later runs."""
-    is_cuda = model.head_VC.is_cuda
     for block in model.transformer.h:
-        block.compile(fullgraph=is_cuda, dynamic=not is_cuda)
+        block.compile(fullgraph=model.head_VC.is_cuda, dynamic=False)
 
 
 def is_compiled(model: GPT2) -> bool:

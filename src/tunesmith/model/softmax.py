@@ -13,8 +13,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-BLOCK_ROWS = 16
-"""Of 50,304 entries in fp32 they take 3 MB."""
+BLOCK_ROWS = {"cpu": 16, "cuda": 512}
+"""Of 50,304 entries in fp32 they take 3 MB of a processor's cache, 100 MB on a card."""
 
 
 def nats_and_gradient(logits_KV: Tensor, targets_K: Tensor, vocab_size: int, *, out_K: Tensor) -> None:
@@ -31,7 +31,7 @@ def nats_and_gradient(logits_KV: Tensor, targets_K: Tensor, vocab_size: int, *, 
 
         launch(logits_KV, targets_K, vocab_size, out_K=out_K)
         return
-    n_rows = len(logits_KV) if logits_KV.is_cuda else BLOCK_ROWS
+    n_rows = BLOCK_ROWS[logits_KV.device.type]
     for start in range(0, len(logits_KV), n_rows):
         rows = slice(start, start + n_rows)
         _plain(logits_KV[rows], targets_K[rows], vocab_size, out_K[rows])

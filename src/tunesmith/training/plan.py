@@ -33,10 +33,11 @@ LOG_EVERY_STEPS = {"cpu": 1, "cuda": 10}
 
 FLOPS_PER_PARAMETER = 6
 """Of one token, forward and backward (Kaplan et al. 2020, "Scaling Laws for Neural Language Models")."""
+CORE_FLOPS_PER_S = 6e10
 CARD_FLOPS_PER_S = 4e13
-"""What training reaches on a consumer card, roughly; only `_compiled` asks."""
-COMPILING_PAYS_AFTER_MINUTES = 2
-"""It takes half a minute there and is taken to save a third (not measured yet)."""
+"""What training reaches, roughly: one core in fp32, a consumer card in half precision; only `_compiled` asks."""
+COMPILING_PAYS_AFTER_MINUTES = {"cpu": 10, "cuda": 2}
+"""On two cores it took 14 s and saved a twentieth (measured); on a card it is taken to save a third (not measured)."""
 
 BYTES_PER_ACTIVATION = 40
 """Activations kept for the backward pass, in bytes per token, layer and channel at 2 bytes a number."""
@@ -152,7 +153,7 @@ def make_plan(config: TrainConfig, model: GPT2Config, corpus: Corpus) -> TrainPl
     evaluation = _interval(config.eval_every_steps, min(per_epoch, steps.value), "once an epoch")
     saving = _interval(config.save_every_steps, evaluation.value, "at every evaluation")
     work = FLOPS_PER_PARAMETER * model.matrix_parameters * mixture.n_tokens * steps.value / per_epoch
-    compiled = _compiled(config, device.value, work)
+    compiled = _compiled(config, device.value, dtype.value, work)
     choices: dict[str, Choice[int] | Choice[float] | Choice[bool]] = {
         "context_tokens": context,
         "tokens_per_step": step,
@@ -172,7 +173,7 @@ def make_plan(config: TrainConfig, model: GPT2Config, corpus: Corpus) -> TrainPl
         tokens_per_micro_batch=shape.tokens,
         micro_batches_per_step=shape.per_step,
         tokens_per_evaluation_batch=most.value,
-        constant_size=device.value.type == "cuda",
+        constant_size=compiled.value or device.value.type == "cuda",
         compiled=compiled.value,
         steps_per_epoch=per_epoch,
         steps=steps.value,
@@ -211,7 +212,7 @@ def _most_tokens_per_micro_batch(
     return Choice(max(most, context_tokens), "larger ones would not be faster")
 
 
-def _compiled(config: TrainConfig, device: torch.device, work_flops: float) -> Choice[bool]:
+def _compiled(config: TrainConfig, device: torch.device, dtype: torch.dtype, work_flops: float) -> Choice[bool]:
     """Whether compiling saves more time than it takes."""
     possible = can_compile(device)
     if config.compile == "no":
@@ -222,13 +223,13 @@ def _compiled(config: TrainConfig, device: torch.device, work_flops: float) -> C
         return Choice(True, "asked for")
     if not possible.value:
         return possible
+    flops_per_s = CARD_FLOPS_PER_S
     if device.type == "cpu":
-        return Choice(False, "on a CPU it was measured to save nothing")
-    minutes = work_flops / CARD_FLOPS_PER_S / 60
-    if minutes < COMPILING_PAYS_AFTER_MINUTES:
-        return Choice(
-            False, f"the run takes about {minutes:.1f} minutes; compiling pays from {COMPILING_PAYS_AFTER_MINUTES} on"
-        )
+        flops_per_s = torch.get_num_threads() * CORE_FLOPS_PER_S * (2 if dtype == torch.bfloat16 else 1)
+    minutes = work_flops / flops_per_s / 60
+    needed = COMPILING_PAYS_AFTER_MINUTES[device.type]
+    if minutes < needed:
+        return Choice(False, f"the run takes about {minutes:.1f} minutes; compiling pays from {needed} on")
     return Choice(True, f"pays in a run of about {minutes:,.0f} minutes")
 
 
