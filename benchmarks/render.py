@@ -22,7 +22,9 @@ def main() -> None:
     data = json.loads((RESULTS / "data.json").read_text("utf-8"))
     train = json.loads((RESULTS / "train.json").read_text("utf-8"))
     PLOT.write_text(bars(train), encoding="utf-8")
-    sections = [*guide_section(guide), *train_section(train), *gpu_section(), *data_section(data)]
+    wider = RESULTS / "guide_semantics_4x256.json"
+    second = guide_section(json.loads(wider.read_text("utf-8"))) if wider.exists() else []
+    sections = [*guide_section(guide), *second, *train_section(train), *gpu_section(), *data_section(data)]
     PAGE.write_text("\n".join([HEAD, *sections]), encoding="utf-8")
 
 
@@ -34,7 +36,7 @@ def guide_section(result: dict[str, Any]) -> list[str]:
         for name, side in result["sides"].items()
     ]
     return [
-        "## The guide's script and tunesmith on the same text",
+        f"## The guide's script and tunesmith on the same text: {result['model']}",
         "",
         (
             f"`{result['command']}` on {result['date']}: `{result['model']}`, {result['epochs']} epochs, "

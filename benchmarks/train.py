@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from record import keep
+from record import RESULTS, keep
 
 WARM_UP_STEPS = 2
 FULL_WINDOWS = "full windows"
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("texts", type=Path)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", default=["titles-hn", "jsonl-gsm8k", "tinyshakespeare", "novels-a"])
+    parser.add_argument("--add", action="store_true", help="measure only --sets and add them to the kept result")
     parser.add_argument("--side", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side:
@@ -43,12 +44,13 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        peak = in_own_process("peak", arguments.texts, arguments.model)["flops_per_s"]
+        before = json.loads((RESULTS / "train.json").read_text("utf-8")) if arguments.add else {}
+        results: dict[str, dict[str, Any]] = before.get("sets", {})
+        peak = before.get("peak_bf16_flops_per_s") or in_own_process("peak", arguments.texts, arguments.model)["peak"]
         print(f"peak {peak / 1e9:.0f} GFLOP/s", flush=True)
-        results: dict[str, dict[str, Any]] = {}
         windows = folder / "windows.jsonl"
         write_jsonl(windows, full_windows(arguments.texts / "novels-a", arguments.model))
-        plan = {FULL_WINDOWS: (windows, ["guide", "tuned", "ours", "ours compiled"])}
+        plan = {} if arguments.add else {FULL_WINDOWS: (windows, ["guide", "tuned", "ours", "ours compiled"])}
         for set_name in arguments.sets:
             path = folder / f"{set_name}.jsonl"
             write_jsonl(path, samples_of(arguments.texts / set_name))
@@ -140,7 +142,7 @@ def peak_side(_text: Path, _model: Path) -> dict[str, Any]:
             for _ in range(repeats):
                 torch.mm(a_MK, b_NK.t(), out=out_MN)
             best = max(best, 2 * m * k * n * repeats / (time.perf_counter() - started_s))
-    return {"flops_per_s": best}
+    return {"peak": best}
 
 
 def guide_side(text: Path, model: Path) -> dict[str, Any]:
@@ -149,7 +151,7 @@ def guide_side(text: Path, model: Path) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as out:
         samples = read_jsonl(text)[:40]
-        made, tokenizer = guide_script.trainer(model, samples, samples[:1], Path(out), eval_strategy="no", max_steps=2)
+        made, tokenizer = guide_script.trainer(model, samples, samples[:1], Path(out), eval_strategy="no", max_steps=5)
         whole = read_jsonl(text)
         # Padding is masked out of the loss, the padded end-of-text with it: these are the tokens that are learned from.
         lengths = [len(ids) for ids in tokenizer(whole)["input_ids"]]

@@ -17,7 +17,7 @@ import cyclopts
 from cyclopts.config import Dict
 
 from tunesmith import __version__
-from tunesmith.allocator import keep_freed_memory
+from tunesmith.allocator import set_up_allocators
 from tunesmith.config import EvaluateConfig, GenerateConfig, PrepareConfig, TokenizerTrainConfig, TrainConfig
 from tunesmith.errors import UsageError, UserError
 
@@ -89,7 +89,7 @@ def train_tokenizer(config: TokenizerTrainConfig) -> int:
 @app.command
 def train(config: TrainConfig) -> int:
     """Fine-tune a GPT-2 model on your text."""
-    keep_freed_memory()
+    set_up_allocators()
     from tunesmith.api import run_training  # noqa: PLC0415  torch is imported late
     from tunesmith.interfaces.progress import Progress  # noqa: PLC0415
 
@@ -110,7 +110,7 @@ def evaluate(config: EvaluateConfig) -> int:
     """Measure perplexity on text, over every token once."""
     if not config.sources:
         raise UsageError("no source was named", hint="name the text to measure on: tunesmith evaluate MODEL FILE")
-    keep_freed_memory()
+    set_up_allocators()
     from tunesmith.evaluation.evaluate import evaluate_model  # noqa: PLC0415
 
     result = evaluate_model(config)
@@ -126,6 +126,7 @@ def evaluate(config: EvaluateConfig) -> int:
 @app.command
 def generate(config: GenerateConfig) -> int:
     """Write text with a model."""
+    set_up_allocators()
     from tunesmith.generation.generate import generate_texts  # noqa: PLC0415
 
     texts = generate_texts(config)

@@ -159,8 +159,23 @@ class TrainConfig(ComputingConfig, ReadingConfig):
     context_tokens: int | Auto = _flag(default="auto")
     """Longest window the model sees at once; longer samples continue in the next one."""
 
+    lora_rank: int = _flag(default=0)
+    """Learn only adapters of this rank beside the projections (LoRA); 0 learns all weights."""
+
+    lora_alpha: float | Auto = _flag(default="auto")
+    """Adapters count with alpha / rank; auto is twice the rank."""
+
+    lora_dropout: float = _flag(default=0.0)
+    """Dropout on what goes into the adapters."""
+
+    lora_targets: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=())
+    """Which projections get adapters, of attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj; default: all."""
+
+    freeze: Literal["nothing", "embeddings"] | int = _flag(default="nothing")
+    """What stays as it is: embeddings (with final norm and head), or so many of the first blocks."""
+
     compile: Literal["auto", "yes", "no"] = _flag(default="auto")
-    """Compile the model; auto does it where the run is long enough to win the time back."""
+    """Compile the model; auto does it on a card where the run is long enough to win the time back."""
 
     dropout: float = _flag(default=0.0)
     """Dropout on embeddings and residual branches."""

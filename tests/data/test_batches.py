@@ -165,3 +165,14 @@ def test_every_batch_holds_long_and_short_ones() -> None:
         (batch,) = order.batches(step)
         shares = np.mean([document.stop - document.start > middle for document in documents(batch)])
         assert 0.2 < shares < 0.8
+
+
+def test_a_small_text_keeps_the_batch_that_was_asked() -> None:
+    """Where an epoch is a step or a few, micro-batches get smaller, not steps."""
+    lengths = np.random.default_rng(5).integers(5, 60, 150)
+    total = int(lengths.sum())
+    for per_step, steps in ((100_000, 1), (total, 1), (total // 3, 3)):
+        shape = shape_of_micro_batches(lengths, epoch_tokens=total, tokens_per_step=per_step, most_tokens=1024)
+        assert shape.steps_per_epoch == steps
+        assert shape.tokens <= 1024
+        assert shape.per_step <= total / steps / 1024 + 2

@@ -15,7 +15,18 @@ NUMBERS = {
     field: 1 for field, kind in TrainPlan.__annotations__.items() if kind in {int, float, bool} and field != "reasons"
 }
 REASONS = {name: f"because of {name}" for name in TrainPlan.__annotations__}
-PLAN = TrainPlan(**{**NUMBERS, "device": "cpu", "device_name": "a CPU", "precision": "float32", "reasons": REASONS})
+PLAN = TrainPlan(
+    **{
+        **NUMBERS,
+        "device": "cpu",
+        "device_name": "a CPU",
+        "precision": "float32",
+        "reasons": REASONS,
+        "frozen": "nothing",
+        "lora_rank": 0,
+        "lora_targets": (),
+    }
+)
 RESULT = TrainResult(200.0, 20.0, 8, 10, 5000, 75.0, 66.0, 3 << 30, "out", interrupted=False)
 
 

@@ -15,8 +15,8 @@ from tunesmith.training.events import Ended, Event, Stepped, TrainResult
 from tunesmith.training.job import train_model
 
 
-@pytest.fixture
-def config(make_model_folder: Callable[..., Path], tmp_path: Path) -> TrainConfig:
+@pytest.fixture(params=[0, 4], ids=["all weights", "adapters"])
+def config(request: pytest.FixtureRequest, make_model_folder: Callable[..., Path], tmp_path: Path) -> TrainConfig:
     """Twelve steps over three epochs, with dropout so that random states matter."""
     text = tmp_path / "log.txt"
     text.write_text("".join(f"Night {number}. Wind {number % 7}, lamp steady.\n" for number in range(40)), "utf-8")
@@ -28,6 +28,7 @@ def config(make_model_folder: Callable[..., Path], tmp_path: Path) -> TrainConfi
         max_steps=12,
         tokens_per_step=200,
         dropout=0.1,
+        lora_rank=request.param,
         device="cpu",
         precision="bf16",
     )
@@ -129,6 +130,8 @@ def test_what_may_not_change_is_refused_by_name(config: TrainConfig) -> None:
 def test_damaged_checkpoints_are_named(name: str, config: TrainConfig) -> None:
     """A checkpoint that lost bytes is an error that names it, not a run that continues wrongly."""
     run(config, stop_after=3)
+    if config.lora_rank and name == "model.safetensors":  # it is merged there, for others; the run reads the adapter
+        name = "adapter/adapter_model.safetensors"
     path = Path(config.out) / "checkpoints" / "step-00000003" / name
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match=r"step-00000003.* cannot be read"):

@@ -18,6 +18,7 @@ TOKENS_MULTIPLE = 64
 SHARE_BY_CHANCE = 0.5
 """Of the tokens; the others even out."""
 GROWTH = 1.004
+FEW_STEPS = 6
 
 
 @dataclass(frozen=True)
@@ -49,16 +50,19 @@ def shape_of_micro_batches(
         tokens_per_step: effective batch.
         most_tokens: that fit the memory.
     """
+    tokens_per_step = min(tokens_per_step, int(lengths.sum()))
     per_step = -(-tokens_per_step // most_tokens)
     capacity = max(rounded_up(-(-tokens_per_step // per_step)), rounded_up(int(lengths.max())))
     steps = steps_per_epoch(epoch_tokens, len(lengths), tokens_per_step)
     while True:
         per_step = min(per_step, len(lengths) // steps)
         fullest = int(np.bincount(deal(lengths, steps * per_step), lengths).max())
-        more_steps = min(max(steps + 1, int(steps * GROWTH)), len(lengths))
-        if fullest <= capacity or more_steps == steps:
+        if fullest <= capacity or steps * per_step == len(lengths):
             return MicroBatchShape(steps, per_step, rounded_up(fullest))
-        steps = more_steps
+        if steps < FEW_STEPS and (per_step + 1) * steps <= len(lengths):
+            per_step += 1  # one step more would change the effective batch
+        else:
+            steps = min(max(steps + 1, int(steps * GROWTH)), len(lengths))
 
 
 def rounded_up(tokens: int) -> int:

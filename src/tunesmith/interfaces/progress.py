@@ -170,6 +170,8 @@ def plan_rows(planned: Planned) -> list[tuple[str, str, str]]:
             f"{plan.tokens_per_micro_batch:,}, {plan.micro_batches_per_step} times a step",
             reasons["tokens_per_micro_batch"],
         ),
+        *([("adapters", _adapters(plan), f"on {', '.join(plan.lora_targets)}; all else stays")] if plan.lora else []),
+        *([("frozen", _frozen(plan), "asked for")] if plan.frozen != "nothing" else []),
         ("compiled", "yes" if plan.compiled else "no", reasons["compiled"]),
         ("context", f"{plan.context_tokens:,} tokens", reasons["context_tokens"]),
         (
@@ -181,6 +183,14 @@ def plan_rows(planned: Planned) -> list[tuple[str, str, str]]:
         ("checkpoint", f"every {plan.save_every_steps:,} steps", reasons["save_every_steps"]),
         ("result", str(planned.out), ""),
     ]
+
+
+def _adapters(plan: TrainPlan) -> str:
+    return f"rank {plan.lora_rank}, alpha {plan.lora_alpha:g}"
+
+
+def _frozen(plan: TrainPlan) -> str:
+    return f"the first {plan.frozen} blocks" if isinstance(plan.frozen, int) else "embeddings, final norm and head"
 
 
 def _shown(text: GeneratedText) -> str:

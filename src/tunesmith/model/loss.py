@@ -72,10 +72,11 @@ class _SumOfNats(torch.autograd.Function):
         n_rows = max(min(CHUNK_ROWS[device.type], len(targets_M)), 1)
         states_KC = torch.zeros(n_rows, hidden_NC.shape[1], dtype=dtype, device=device)
         buffer_KV = torch.empty(n_rows, len(head_VC), dtype=dtype, device=device)
-        product_VC = torch.empty_like(weight_VC)
+        learns_head = ctx.needs_input_grad[1]
+        product_VC = torch.empty_like(weight_VC) if learns_head else None
         nats_M = torch.empty(len(targets_M), dtype=torch.float32, device=device)
         grad_hidden_NC = torch.zeros_like(hidden_NC)
-        grad_head_VC = torch.zeros_like(head_VC, dtype=torch.float32)
+        grad_head_VC = torch.zeros_like(head_VC, dtype=torch.float32) if learns_head else None
         for start in range(0, len(targets_M), n_rows):
             chunk = slice(start, start + n_rows)
             chosen = slice(start, min(start + n_rows, n_targets)) if rows_M is None else rows_M[chunk]
@@ -89,16 +90,19 @@ class _SumOfNats(torch.autograd.Function):
             torch.mm(hidden_KC, weight_VC.t(), out=logits_KV)
             nats_and_gradient(logits_KV, targets_K, vocab_size, out_K=nats_M[chunk])  # logits become gradients
             grad_hidden_NC[chosen] = torch.mm(logits_KV, weight_VC)[:n_real]
-            grad_head_VC += torch.mm(logits_KV.t(), hidden_KC, out=product_VC)
+            if grad_head_VC is not None:
+                grad_head_VC += torch.mm(logits_KV.t(), hidden_KC, out=product_VC)
         ctx.save_for_backward(grad_hidden_NC, grad_head_VC)
         ctx.head_dtype = head_VC.dtype
         return nats_M.sum()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # noqa: ANN401
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:  # noqa: ANN401
         (grad_nats,) = grad_outputs
         grad_hidden_NC, grad_head_VC = ctx.saved_tensors
         # The scale is applied in fp32: fp16 could lose a small loss scale, bf16 its last digits.
         grad_hidden_NC = (grad_hidden_NC.float() * grad_nats).to(grad_hidden_NC.dtype)
-        return grad_hidden_NC, grad_head_VC.mul_(grad_nats).to(ctx.head_dtype), None, None, None
+        if grad_head_VC is not None:
+            grad_head_VC = grad_head_VC.mul_(grad_nats).to(ctx.head_dtype)
+        return grad_hidden_NC, grad_head_VC, None, None, None

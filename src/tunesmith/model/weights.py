@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tunesmith.errors import UserError
 from tunesmith.files import write_atomically, write_json
+from tunesmith.model.adapters import adapted_layers
 from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_config import gpt2_config
@@ -103,10 +104,13 @@ def save_gpt2(model: GPT2, folder: Path, *, hf_config: dict[str, Any], dtype: to
 
 
 def state_for_huggingface(model: GPT2) -> dict[str, Tensor]:
-    """The model's parameters under Hugging Face's names and shapes, on the CPU."""
+    """The model's parameters under Hugging Face's names and shapes, on the CPU; adapters are merged into them."""
     state: dict[str, Tensor] = {}
+    merged = {f"{name}.weight": layer for name, layer in adapted_layers(model)}
     for name, parameter in model.named_parameters():
-        tensor = parameter.detach().cpu()
+        if name.endswith((".lora_A", ".lora_B")):
+            continue
+        tensor = (merged[name].merged_weight() if name in merged else parameter).detach().cpu()
         if name.endswith(CONV1D):
             tensor = tensor.t()
         if name in PADDED:

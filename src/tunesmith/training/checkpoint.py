@@ -4,6 +4,7 @@
         config.json  model.safetensors  tokenizer files     a model folder like any other
         optimizer.safetensors                               both moments and step counts, by parameter name
         random.safetensors                                  torch's random states
+        adapter/                                            what is learned, where that is an adapter
         state.json                                          counters, best so far, loss scale
 
 Written into a temporary folder, synced, then renamed: a folder named step-* is always whole. The data position
@@ -24,9 +25,12 @@ from safetensors.torch import load_file, save_file
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
 from tunesmith.files import sync_folder, write_atomically, write_json
+from tunesmith.model.adapters import LoRA, save_adapter
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.weights import save_gpt2
 from tunesmith.training.optimizer import load_optimizer_state, optimizer_state
+
+ADAPTER = "adapter"
 
 
 @dataclass
@@ -63,6 +67,8 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     progress: Progress,
+    lora: LoRA | None,
+    base: str,
 ) -> None:
     """Write a checkpoint, whole or not at all; one that is there already is the same and stays."""
     if folder.is_dir():
@@ -72,6 +78,8 @@ def save_checkpoint(
     try:
         save_gpt2(model, temporary, hf_config=hf_config)
         tokenizer.save(temporary)
+        if lora is not None:
+            save_adapter(model, temporary / ADAPTER, lora, base=base)
         tensors = optimizer_state(model, optimizer)
         write_atomically(temporary / "optimizer.safetensors", lambda path: save_file(tensors, path))
         write_atomically(temporary / "random.safetensors", lambda path: save_file(_random_states(), path))

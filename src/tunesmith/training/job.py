@@ -17,12 +17,15 @@ from tunesmith.data.standard_input import STANDARD_INPUT
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.errors import UsageError, UserError
 from tunesmith.machine import choose_device, choose_dtype, environment
-from tunesmith.model.compiled import compile_in_place
+from tunesmith.model.adapters import attach, load_adapter
+from tunesmith.model.compiled import can_compile, compile_in_place
 from tunesmith.model.config_file import read_hf_config
+from tunesmith.model.freezing import freeze
+from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_config import gpt2_config
 from tunesmith.model.hub import local_folder
 from tunesmith.model.weights import load_gpt2, new_gpt2
-from tunesmith.training.checkpoint import Progress, load_checkpoint
+from tunesmith.training.checkpoint import ADAPTER, Progress, load_checkpoint
 from tunesmith.training.events import Ended, Event, Planned, Sampled, metrics_of
 from tunesmith.training.loop import TrainingLoop
 from tunesmith.training.optimizer import make_optimizer
@@ -113,14 +116,11 @@ def _set_up(
     if config.resume:
         _refuse_changed_data(run, corpus)
     plan = _plan_before(run) if config.resume else make_plan(config, shape, corpus)
-    if config.from_scratch and not start.checkpoint:
-        model = new_gpt2(start.weights, dropout=plan.dropout, seed=plan.seed)
-    else:
-        model = load_gpt2(start.weights, dropout=plan.dropout)
+    model = _model(config, plan, start)
     device = torch.device(plan.device)
     model = model.to(device).train()
     model.compute_dtype = plan.dtype
-    if plan.compiled:
+    if plan.compiled and can_compile(device).value:  # a run may be resumed on a machine that cannot
         compile_in_place(model)
     optimizer = make_optimizer(model, weight_decay=plan.weight_decay)
     scaler = torch.amp.GradScaler(device.type, enabled=plan.dtype == torch.float16)
@@ -135,6 +135,22 @@ def _set_up(
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return loop, Planned(config.model, parameters, run.path, plan, progress.step)
+
+
+def _model(config: TrainConfig, plan: TrainPlan, start: _Start) -> GPT2:
+    """The weights to begin with, and which of them are learned."""
+    if plan.lora is not None:
+        model = load_gpt2(local_folder(config.model), dropout=plan.dropout)
+        attach(model, plan.lora, seed=plan.seed)
+        if start.checkpoint:
+            load_adapter(model, start.weights / ADAPTER)
+        return model
+    if config.from_scratch and not start.checkpoint:
+        model = new_gpt2(start.weights, dropout=plan.dropout, seed=plan.seed)
+    else:
+        model = load_gpt2(start.weights, dropout=plan.dropout)
+    freeze(model, plan.frozen)
+    return model
 
 
 def _read(config: TrainConfig, found: FoundSources, tokenizer: TextTokenizer) -> Corpus:
@@ -160,16 +176,17 @@ def _read_before(run: RunFolder) -> Corpus:
 
 def _description(config: TrainConfig, plan: TrainPlan, corpus: Corpus) -> dict[str, Any]:
     return {
-        "asked": as_json(_with_absolute_sources(config)),
+        "asked": as_json(_with_absolute_paths(config)),
         "plan": as_json(plan),
         "environment": environment(),
         "data": corpus.manifest,
     }
 
 
-def _with_absolute_sources(config: TrainConfig) -> TrainConfig:
+def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """So that a run can be resumed from any folder."""
-    return replace(config, sources=tuple(map(_absolute, config.sources)))
+    model = str(Path(config.model).resolve()) if Path(config.model).is_dir() else config.model
+    return replace(config, sources=tuple(map(_absolute, config.sources)), model=model)
 
 
 def _absolute(source: str) -> str:
@@ -189,7 +206,7 @@ def _asked_before(config: TrainConfig, run: RunFolder) -> TrainConfig:
     before = {name: value for name, value in description["asked"].items() if name in known}
     lists = {name: tuple(value) for name, value in before.items() if isinstance(value, list)}
     asked_before = TrainConfig(**{**before, **lists})
-    given = _with_absolute_sources(config)
+    given = _with_absolute_paths(config)
     defaults = TrainConfig(out=config.out)
     changed = [
         f"--{name.replace('_', '-')} was {getattr(asked_before, name)} and is now {getattr(given, name)}"

@@ -251,6 +251,8 @@ class TrainingLoop:
             optimizer=self.optimizer,
             scaler=self.scaler,
             progress=self.progress,
+            lora=self.plan.lora,
+            base=self.publisher.config.model,
         )
         self.run.drop_old_checkpoints()
         return Saved(self.progress.step, folder)

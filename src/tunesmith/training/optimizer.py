@@ -1,5 +1,6 @@
 """AdamW as the guide's script runs it, with weight decay where it belongs, and its state as plain tensors."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ def make_optimizer(model: nn.Module, *, weight_decay: float) -> torch.optim.Adam
     The learning rate is set before every step (`tunesmith.training.step`).
     Reference: Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization".
     """
-    parameters = list(model.parameters())
+    parameters = [parameter for _, parameter in trainable(model)]
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
@@ -30,10 +31,15 @@ def make_optimizer(model: nn.Module, *, weight_decay: float) -> torch.optim.Adam
     return optimizer
 
 
+def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters that are learned, by name."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+
+
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Both moments and the step count of every parameter, under the parameter's name."""
+    """Both moments and the step count of every parameter that is learned, under its name."""
     state: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in trainable(model):
         for key, value in optimizer.state[parameter].items():
             state[f"{key}.{name}"] = value.detach().cpu().contiguous()
     return state
@@ -45,7 +51,7 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sta
     Raises:
         KeyError: if a parameter's state is missing.
     """
-    for name, parameter in model.named_parameters():
+    for name, parameter in trainable(model):
         restored: dict[str, Any] = {
             key: state[f"{key}.{name}"].to(parameter.device, torch.float32).clone() for key in (*MOMENTS, "step")
         }

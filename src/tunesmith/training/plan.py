@@ -4,7 +4,7 @@
 and no "auto". One function makes it from the configuration, the model's shape, the corpus and the machine.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
@@ -17,13 +17,17 @@ from tunesmith.data.mixture import Mixture
 from tunesmith.data.windows import windows_of
 from tunesmith.errors import UserError
 from tunesmith.machine import Choice, choose_device, choose_dtype, device_name
+from tunesmith.model.adapters import PROJECTIONS, LoRA
 from tunesmith.model.compiled import can_compile
 from tunesmith.model.context import chosen_context_tokens
+from tunesmith.model.freezing import Frozen, refuse_impossible_freezing
 from tunesmith.model.gpt2 import GPT2Config
 
 GUIDE_LEARNING_RATE = 5e-5
 GUIDE_WIDTH = 768
 """The guide's learning rate, and the width of the smallest GPT-2 it is meant for."""
+LORA_RATE_FACTOR = 10
+"""Schulman et al. 2025, "LoRA Without Regret"."""
 WIDTH_EXPONENT = 1.5
 """How fast the best learning rate grows as models get narrower (measured, `docs/decisions.md`)."""
 
@@ -33,11 +37,10 @@ LOG_EVERY_STEPS = {"cpu": 1, "cuda": 10}
 
 FLOPS_PER_PARAMETER = 6
 """Of one token, forward and backward (Kaplan et al. 2020, "Scaling Laws for Neural Language Models")."""
-CORE_FLOPS_PER_S = 6e10
 CARD_FLOPS_PER_S = 4e13
-"""What training reaches, roughly: one core in fp32, a consumer card in half precision; only `_compiled` asks."""
-COMPILING_PAYS_AFTER_MINUTES = {"cpu": 10, "cuda": 2}
-"""On two cores it took 14 s and saved a twentieth (measured); on a card it is taken to save a third (not measured)."""
+"""What training reaches on a consumer card, roughly; only `_compiled` asks."""
+COMPILING_PAYS_AFTER_MINUTES = 2
+"""It takes half a minute there and is taken to save a third (not measured yet)."""
 
 BYTES_PER_ACTIVATION = 40
 """Activations kept for the backward pass, in bytes per token, layer and channel at 2 bytes a number."""
@@ -59,6 +62,11 @@ class TrainPlan:
     tokens_per_evaluation_batch: int
     constant_size: bool
     compiled: bool
+    frozen: Frozen
+    lora_rank: int
+    lora_alpha: float
+    lora_dropout: float
+    lora_targets: tuple[str, ...]
     steps_per_epoch: int
     steps: int
     epochs: float
@@ -76,6 +84,13 @@ class TrainPlan:
     validation_samples: int
     validation_tokens: int
     reasons: dict[str, str]
+
+    @property
+    def lora(self) -> LoRA | None:
+        """The adapters, if that is what is learned."""
+        if not self.lora_rank:
+            return None
+        return LoRA(self.lora_rank, self.lora_alpha, self.lora_dropout, tuple(self.lora_targets))
 
     @property
     def dtype(self) -> torch.dtype:
@@ -111,6 +126,17 @@ def refuse_impossible(config: TrainConfig) -> None:
         at_least("--eval-every-steps", config.eval_every_steps, 1),
         at_least("--save-every-steps", config.save_every_steps, 1),
         between("--dropout", config.dropout, 0, 1),
+        at_least("--lora-rank", config.lora_rank, 0),
+        None
+        if config.lora_alpha == "auto" or 0 < config.lora_alpha < float("inf")
+        else f"--lora-alpha {config.lora_alpha} is not above 0",
+        between("--lora-dropout", config.lora_dropout, 0, 1),
+        *(
+            f"--lora-targets {target} is none of {', '.join(PROJECTIONS)}"
+            for target in config.lora_targets
+            if target not in PROJECTIONS
+        ),
+        "--lora-rank and --freeze exclude each other" if config.lora_rank and config.freeze != "nothing" else None,
         None
         if 0 < config.val_fraction < 1
         else f"--val-fraction {config.val_fraction} is not between 0 and 1 (something must be kept apart)",
@@ -127,6 +153,7 @@ def make_plan(config: TrainConfig, model: GPT2Config, corpus: Corpus) -> TrainPl
     Raises:
         UserError: if the machine or the model cannot do what was asked.
     """
+    refuse_impossible_freezing(config.freeze, model)
     device = choose_device(config.device)
     dtype = choose_dtype(config.precision, device.value)
     context = chosen_context_tokens(config.context_tokens, model.n_positions)
@@ -153,7 +180,7 @@ def make_plan(config: TrainConfig, model: GPT2Config, corpus: Corpus) -> TrainPl
     evaluation = _interval(config.eval_every_steps, min(per_epoch, steps.value), "once an epoch")
     saving = _interval(config.save_every_steps, evaluation.value, "at every evaluation")
     work = FLOPS_PER_PARAMETER * model.matrix_parameters * mixture.n_tokens * steps.value / per_epoch
-    compiled = _compiled(config, device.value, dtype.value, work)
+    compiled = _compiled(config, device.value, work)
     choices: dict[str, Choice[int] | Choice[float] | Choice[bool]] = {
         "context_tokens": context,
         "tokens_per_step": step,
@@ -175,6 +202,11 @@ def make_plan(config: TrainConfig, model: GPT2Config, corpus: Corpus) -> TrainPl
         tokens_per_evaluation_batch=most.value,
         constant_size=compiled.value or device.value.type == "cuda",
         compiled=compiled.value,
+        frozen=config.freeze,
+        lora_rank=config.lora_rank,
+        lora_alpha=2.0 * config.lora_rank if config.lora_alpha == "auto" else config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        lora_targets=(config.lora_targets or PROJECTIONS) if config.lora_rank else (),
         steps_per_epoch=per_epoch,
         steps=steps.value,
         epochs=steps.value / per_epoch,
@@ -212,7 +244,7 @@ def _most_tokens_per_micro_batch(
     return Choice(max(most, context_tokens), "larger ones would not be faster")
 
 
-def _compiled(config: TrainConfig, device: torch.device, dtype: torch.dtype, work_flops: float) -> Choice[bool]:
+def _compiled(config: TrainConfig, device: torch.device, work_flops: float) -> Choice[bool]:
     """Whether compiling saves more time than it takes."""
     possible = can_compile(device)
     if config.compile == "no":
@@ -223,19 +255,24 @@ def _compiled(config: TrainConfig, device: torch.device, dtype: torch.dtype, wor
         return Choice(True, "asked for")
     if not possible.value:
         return possible
-    flops_per_s = CARD_FLOPS_PER_S
     if device.type == "cpu":
-        flops_per_s = torch.get_num_threads() * CORE_FLOPS_PER_S * (2 if dtype == torch.bfloat16 else 1)
-    minutes = work_flops / flops_per_s / 60
-    needed = COMPILING_PAYS_AFTER_MINUTES[device.type]
-    if minutes < needed:
-        return Choice(False, f"the run takes about {minutes:.1f} minutes; compiling pays from {needed} on")
+        return Choice(False, "on a CPU it was measured to save next to nothing")
+    minutes = work_flops / CARD_FLOPS_PER_S / 60
+    if minutes < COMPILING_PAYS_AFTER_MINUTES:
+        return Choice(
+            False, f"the run takes about {minutes:.1f} minutes; compiling pays from {COMPILING_PAYS_AFTER_MINUTES} on"
+        )
     return Choice(True, f"pays in a run of about {minutes:,.0f} minutes")
 
 
 def _learning_rate(config: TrainConfig, model: GPT2Config) -> Choice[float]:
     if config.learning_rate != "auto":
         return Choice(config.learning_rate, "asked for")
+    if config.lora_rank:
+        whole = _learning_rate(replace(config, lora_rank=0), model)
+        return Choice(
+            float(f"{whole.value * LORA_RATE_FACTOR:.2g}"), f"adapters learn best at about ten times {whole.value:g}"
+        )
     if model.n_embd >= GUIDE_WIDTH:
         return Choice(GUIDE_LEARNING_RATE, "the usual rate for fine-tuning GPT-2")
     factor = (GUIDE_WIDTH / model.n_embd) ** WIDTH_EXPONENT

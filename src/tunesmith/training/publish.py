@@ -8,9 +8,10 @@ from tunesmith.data.corpus import Corpus
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.evaluation.perplexity import METHOD
 from tunesmith.files import write_json, write_text
+from tunesmith.model.adapters import save_adapter
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.weights import save_gpt2
-from tunesmith.training.checkpoint import Progress
+from tunesmith.training.checkpoint import ADAPTER, Progress
 from tunesmith.training.model_card import model_card
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.run import RunFolder
@@ -44,6 +45,8 @@ class Publisher:
             method=METHOD,
         )
         write_text(folder / "README.md", card)
+        if self.plan.lora is not None:
+            save_adapter(model, folder / ADAPTER, self.plan.lora, base=self.config.model)
         save_gpt2(model, folder, hf_config={**self.hf_config, **_ids(self.tokenizer.end_of_text_id)})
 
 
