@@ -76,7 +76,7 @@ def train_section(result: dict[str, Any]) -> list[str]:
     ]
     useful = [
         f"| {name} | {sides['guide']['useful_tokens_per_s']:.1f} | {sides['ours']['useful_tokens_per_s']:.0f} | "
-        f"{ratios['useful_tokens_against_guide'][name]:.0f} | {sides['guide']['learned_share']:.0%} | 100% | "
+        f"{ratios['useful_tokens_against_guide'][name]:.0f} | {sides['guide']['learned_share']:.1%} | 100% | "
         f"{sides['ours']['full']:.1%} |"
         for name, sides in result["sets"].items()
         if name != "full windows"
