@@ -123,9 +123,12 @@ def test_equal_pieces_are_bitwise_the_same(train: Callable[..., Path], monkeypat
     with monkeypatch.context() as halves:
         whole = TrainingOrder.batches
         halves.setattr(TrainingOrder, "batches", lambda order, step, _pieces=1: whole(order, step, 2))
-        expected = load_file(train("halves") / "model.safetensors")
-    fail_in_forward(monkeypatch, 320)
-    found = load_file(train("halved") / "model.safetensors")
+        first = train("halves")
+    plan = json.loads((first / "run.json").read_text("utf-8"))["plan"]
+    fail_in_forward(monkeypatch, plan["tokens_per_micro_batch"] - 1)
+    second = train("halved")
+    assert '"kind": "out_of_memory"' in (second / "metrics.jsonl").read_text("utf-8")
+    expected, found = (load_file(out / "model.safetensors") for out in (first, second))
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
