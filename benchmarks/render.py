@@ -106,6 +106,8 @@ def train_section(result: dict[str, Any]) -> list[str]:
         "",
         f"![Useful tokens per second, on a logarithmic scale](images/{PLOT.name})",
         "",
+        result.get("note", ""),
+        "",
         _environment(result["environment"]),
         "",
     ]
