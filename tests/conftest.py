@@ -1,6 +1,9 @@
 """What all tests share: small checkpoints made on the spot, and a world without network or the user's cache."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,27 @@ def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))
+
+
+@pytest.fixture
+def serve() -> Callable[..., AbstractContextManager[tuple[str, list[str]]]]:
+    """A function that serves on loopback: a handler's class and its attributes give an address and what was asked."""
+
+    @contextmanager
+    def serving(handler: type[BaseHTTPRequestHandler], **attributes: Any) -> Iterator[tuple[str, list[str]]]:
+        asked_for: list[str] = []
+        made = type("Handler", (handler,), {**attributes, "asked_for": asked_for})
+        server = ThreadingHTTPServer(("127.0.0.1", 0), made)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", asked_for
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+    return serving
 
 
 @pytest.fixture(scope="session")

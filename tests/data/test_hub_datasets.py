@@ -5,10 +5,9 @@ import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from tunesmith.data.hub_datasets import HubDataset
 from tunesmith.errors import UserError
 
+Serve = Callable[..., AbstractContextManager[tuple[str, list[str]]]]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "someone/log"
 
@@ -75,22 +75,6 @@ class FakeHub(BaseHTTPRequestHandler):
         """Keep the tests' output clean."""
 
 
-@contextmanager
-def fake_hub(files: dict[str, bytes]) -> Iterator[tuple[str, list[str]]]:
-    """Serve a dataset; gives the address and the list of what was asked for."""
-    asked_for: list[str] = []
-    handler = type("Handler", (FakeHub,), {"files": files, "asked_for": asked_for})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked_for
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 def prepare(source: str, endpoint: str, cache: Path) -> subprocess.CompletedProcess[str]:
     """Run `tunesmith prepare` against a hub; its library reads the address at import."""
     environment = {**os.environ, "HF_ENDPOINT": endpoint, "HF_HOME": str(cache / "hf"), "HF_HUB_OFFLINE": "0"}
@@ -103,10 +87,10 @@ def lines(name: str, n: int) -> bytes:
     return "".join(json.dumps({"id": i, "text": f"{name} night {i}: lamp steady ☂"}) + "\n" for i in range(n)).encode()
 
 
-def test_a_dataset_is_streamed_and_not_read_twice(tmp_path: Path) -> None:
+def test_a_dataset_is_streamed_and_not_read_twice(serve: Serve, tmp_path: Path) -> None:
     """The split that was named becomes samples; the second time the commit alone says that nothing changed."""
     files = {"train.jsonl": lines("train", 40), "test.jsonl": lines("test", 10)}
-    with fake_hub(files) as (endpoint, asked_for):
+    with serve(FakeHub, files=files) as (endpoint, asked_for):
         answer = prepare(f"hf:{NAME}", endpoint, tmp_path)
         assert answer.returncode == 0, answer.stderr + str(asked_for)
         report = json.loads(answer.stdout)
@@ -123,9 +107,9 @@ def test_a_dataset_is_streamed_and_not_read_twice(tmp_path: Path) -> None:
         assert json.loads(other.stdout)["samples"] == 10
 
 
-def test_what_the_hub_does_not_have(tmp_path: Path) -> None:
+def test_what_the_hub_does_not_have(serve: Serve, tmp_path: Path) -> None:
     """An unknown dataset, an unknown split and a dead hub: one error, one hint."""
-    with fake_hub({"train.jsonl": lines("train", 4)}) as (endpoint, _):
+    with serve(FakeHub, files={"train.jsonl": lines("train", 4)}) as (endpoint, _):
         for source in ("hf:someone/nothing", f"hf:{NAME}:nights"):
             answer = prepare(source, endpoint, tmp_path)
             assert answer.returncode == 1

@@ -6,10 +6,9 @@ import os
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 from tunesmith.errors import UserError
 from tunesmith.model.hub import local_folder
 
+Serve = Callable[..., AbstractContextManager[tuple[str, list[str]]]]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -60,22 +60,6 @@ class FakeHub(BaseHTTPRequestHandler):
         """Keep the tests' output clean."""
 
 
-@contextmanager
-def fake_hub(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Serve a folder; gives the address and the list of what was asked for."""
-    asked_for: list[str] = []
-    handler = type("Handler", (FakeHub,), {"folder": folder, "asked_for": asked_for})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked_for
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
 def generate(model: str, endpoint: str, cache: Path) -> subprocess.CompletedProcess[str]:
     """Run `tunesmith generate` against a hub; its library reads the address at import."""
     environment = {
@@ -89,12 +73,14 @@ def generate(model: str, endpoint: str, cache: Path) -> subprocess.CompletedProc
     return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120, check=False)
 
 
-def test_downloads_what_it_reads_and_nothing_else(make_model_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_downloads_what_it_reads_and_nothing_else(
+    serve: Serve, make_model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
     """A hub model is fetched without its other formats, works, and is there offline afterwards."""
     folder = make_model_folder("served")
     for unwanted in ("tf_model.h5", "pytorch_model.bin", "model.onnx"):
         (folder / unwanted).write_bytes(b"not for us")
-    with fake_hub(folder) as (endpoint, asked_for):
+    with serve(FakeHub, folder=folder) as (endpoint, asked_for):
         answer = generate("someone/small", endpoint, tmp_path / "hf")
     assert answer.returncode == 0, answer.stderr
     assert json.loads(answer.stdout)[0]["tokens"]
@@ -106,21 +92,23 @@ def test_downloads_what_it_reads_and_nothing_else(make_model_folder: Callable[..
     assert json.loads(offline.stdout) == json.loads(answer.stdout)
 
 
-def test_old_repositories_have_only_pickles(make_model_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_old_repositories_have_only_pickles(
+    serve: Serve, make_model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
     """Where there are no safetensors the old weights are fetched, and work offline afterwards."""
     folder = make_model_folder("served")
     torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with fake_hub(folder) as (endpoint, asked_for):
+    with serve(FakeHub, folder=folder) as (endpoint, asked_for):
         answer = generate("someone/small", endpoint, tmp_path / "hf")
     assert answer.returncode == 0, answer.stderr
     assert "GET pytorch_model.bin" in asked_for
     assert generate("someone/small", "http://127.0.0.1:9", tmp_path / "hf").stdout == answer.stdout
 
 
-def test_unknown_repository_is_named(make_model_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_unknown_repository_is_named(serve: Serve, make_model_folder: Callable[..., Path], tmp_path: Path) -> None:
     """A hub id that does not exist is one error line with a hint."""
-    with fake_hub(make_model_folder("served")) as (endpoint, _):
+    with serve(FakeHub, folder=make_model_folder("served")) as (endpoint, _):
         answer = generate("someone/missing", endpoint, tmp_path / "hf")
     assert answer.returncode == 1
     assert "there is no model 'someone/missing'" in answer.stderr
