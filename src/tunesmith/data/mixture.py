@@ -2,8 +2,22 @@
 
 import numpy as np
 
-from tunesmith.data.stretches import Int64s
+from tunesmith.data.stretches import Int64s, Integers
 from tunesmith.data.windows import Windows
+
+
+def epoch_tokens(lengths: Integers, sources: Integers, weights: tuple[float, ...]) -> int:
+    """Tokens of an epoch, on average.
+
+    Args:
+        lengths: of windows or of samples.
+        sources: which SOURCE each comes from.
+        weights: for each SOURCE.
+    """
+    if set(weights) == {1.0}:
+        return int(lengths.sum(dtype=np.int64))
+    tokens_of_source = np.bincount(sources, lengths, len(weights))
+    return round(float((tokens_of_source * np.array(weights)).sum()))
 
 
 class Mixture:
@@ -26,12 +40,7 @@ class Mixture:
         self._weights = weights
         self._seed = seed
         self._is_plain = set(weights) == {1.0}
-        lengths = windows.lengths
-        if self._is_plain:
-            self.n_tokens = int(lengths.sum())
-        else:
-            tokens_of_source = np.bincount(windows.sources, lengths, len(weights))
-            self.n_tokens = round(float((tokens_of_source * np.array(weights)).sum()))
+        self.n_tokens = epoch_tokens(windows.lengths, windows.sources, weights)
 
     def order(self, epoch: int) -> Int64s:
         """The windows of an epoch, shuffled; as many in every epoch."""

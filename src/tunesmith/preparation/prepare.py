@@ -10,6 +10,7 @@ import numpy as np
 from tunesmith.config import PrepareConfig, ReadingConfig, TrainConfig
 from tunesmith.data.corpus import Corpus, prepare_corpus
 from tunesmith.data.effective_batch import choose_tokens_per_step, steps_per_epoch
+from tunesmith.data.mixture import epoch_tokens
 from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import reading_options
 from tunesmith.data.standard_input import STANDARD_INPUT
@@ -19,6 +20,7 @@ from tunesmith.errors import UserError
 from tunesmith.model.config_file import read_config_of_tokenizer
 from tunesmith.model.hub import local_folder
 from tunesmith.preparation.lint import length_histogram, new_to_tokenizer_share, warnings_of
+from tunesmith.preparation.out_folder import refuse_taken
 
 LONGEST_SHOWN = 3
 SHOWN_CHARACTERS = 300
@@ -34,8 +36,8 @@ def prepare_text(config: PrepareConfig) -> dict[str, Any]:
     if not 0 < config.val_fraction < 1:
         raise UserError(f"--val-fraction {config.val_fraction} is not between 0 and 1", hint="for example 0.1")
     out = Path(config.out) if config.out else None
-    if out and (out.is_file() or (out.is_dir() and any(out.iterdir()))):
-        raise UserError(f"--out {out} already holds something", hint="name a folder that does not exist yet")
+    if out:
+        refuse_taken(out)
     options = reading_options(config)
     with found_sources(config.sources) as found:  # before a tokenizer is fetched
         _refuse_prepared(found)
@@ -100,15 +102,11 @@ def _report(
 def _updates(corpus: Corpus, context_tokens: int) -> dict[str, Any]:
     """What `train` will make of it at its defaults."""
     epochs = TrainConfig.epochs
-    stretches, weights = corpus.train.stretches, np.array(corpus.train.weights)
-    n_windows = count_windows(stretches, context_tokens)
-    epoch_tokens = stretches.n_tokens
-    if set(corpus.train.weights) != {1.0}:
-        tokens_of_source = np.bincount(stretches.sources, stretches.lengths, len(weights))
-        epoch_tokens = round(float((tokens_of_source * weights).sum()))
-        n_windows = max(round(n_windows * epoch_tokens / stretches.n_tokens), 1)
-    tokens_per_step = choose_tokens_per_step(epoch_tokens, epochs).value
-    updates = steps_per_epoch(epoch_tokens, n_windows, tokens_per_step)
+    stretches = corpus.train.stretches
+    tokens = epoch_tokens(stretches.lengths, stretches.sources, corpus.train.weights)
+    n_windows = max(round(count_windows(stretches, context_tokens) * tokens / stretches.n_tokens), 1)
+    tokens_per_step = choose_tokens_per_step(tokens, epochs).value
+    updates = steps_per_epoch(tokens, n_windows, tokens_per_step)
     return {"windows": n_windows, "updates_per_epoch": updates, "tokens_per_step": tokens_per_step}
 
 

@@ -14,6 +14,7 @@ from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import ReadingOptions, open_source, reading_options
 from tunesmith.data.tokenizer import END_OF_TEXT, TextTokenizer
 from tunesmith.errors import UserError
+from tunesmith.preparation.out_folder import refuse_taken
 
 SMALLEST_VOCAB = 257
 """Every byte and end-of-text."""
@@ -32,8 +33,7 @@ def train_tokenizer(config: TokenizerTrainConfig) -> dict[str, Any]:
             hint="16000 suits one language and a small model; GPT-2 has 50257",
         )
     out = Path(config.out)
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UserError(f"--out {out} already holds something", hint="name a folder that does not exist yet")
+    refuse_taken(out)
     with found_sources(config.sources) as found:
         if found.prepared is not None:
             raise UserError(f"{found.prepared} holds tokens, no text", hint="name the text it was prepared from")
