@@ -64,9 +64,10 @@ class LoRALinear(nn.Module):
     def forward(self, x_NI: Tensor) -> Tensor:
         """[N, O] in the dtype of the input."""
         dtype = x_NI.dtype
-        y_NO = F.linear(x_NI, self.weight.to(dtype), self.bias.to(dtype))
         low_NR = F.linear(self.lora_dropout(x_NI), self.lora_A.to(dtype))
-        return y_NO + F.linear(low_NR, self.lora_B.to(dtype)) * self.scale
+        difference_NO = F.linear(low_NR, self.lora_B.to(dtype)) * self.scale
+        # the large product last: where norms are computed again for the backward pass, it is not
+        return F.linear(x_NI, self.weight.to(dtype), self.bias.to(dtype)) + difference_NO
 
     @torch.no_grad()
     def merged_weight(self) -> Tensor:
