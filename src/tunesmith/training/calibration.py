@@ -33,7 +33,7 @@ def calibrate(model: GPT2, optimizer: torch.optim.Optimizer, demand: Demand) -> 
     measured: list[int] = []
     for tokens in STEP_TOKENS:
         reset_peak_memory(device)
-        for _ in range(2):  # the second one finds gradients, as in all but a step's first micro-batch
+        for _ in range(min(demand.micro_batches, 2)):  # the second one finds gradients, as all others of a step do
             _pass(model, optimizer, demand, tokens)
         measured.append(peak_memory_bytes(device))
         optimizer.zero_grad(set_to_none=True)
@@ -52,9 +52,8 @@ def _slope(demand: Demand, measured: list[int]) -> float:
 
 
 def _computed(demand: Demand, tokens: int, activations: float) -> int:
-    """What the closed form says of a micro-batch that finds gradients held where there will be any."""
-    micro_batches = demand.micro_batches if demand.states.gradients == "in-backward" else 2
-    memory = memory_of(replace(demand, tokens=tokens, micro_batches=micro_batches), Correction(activations=activations))
+    """What the closed form says of a step of such micro-batches."""
+    memory = memory_of(replace(demand, tokens=tokens), Correction(activations=activations))
     return memory.peak_bytes + (memory.host if demand.device == "cpu" else 0)
 
 
