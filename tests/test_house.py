@@ -14,7 +14,8 @@ from tunesmith.config import EvaluateConfig, GenerateConfig, PrepareConfig, Toke
 PACKAGE = Path(tunesmith.__file__).parent
 
 FLOORS = [
-    {"allocator", "errors", "files"},
+    {"errors"},
+    {"allocator", "files"},
     {"config", "machine", "out_of_memory"},
     {"model", "data"},
     {"generation", "evaluation", "preparation"},
@@ -108,7 +109,7 @@ FLAGS = {
     | {"warmup_fraction", "max_grad_norm", "tokens_per_step", "context_tokens", "dropout", "eval_every_steps"}
     | {"save_every_steps", "val_fraction", "sample_prompts", "compile", "freeze"}
     | {"lora_rank", "lora_alpha", "lora_dropout", "lora_targets"},
-    EvaluateConfig: COMMON | COMPUTING | READING | {"model", "context_tokens"},
+    EvaluateConfig: COMMON | COMPUTING | READING | {"model", "base", "context_tokens", "stride_tokens", "worst", "out"},
     GenerateConfig: COMMON
     | COMPUTING
     | {"model", "prompt", "num_samples", "max_new_tokens", "temperature", "top_k", "top_p", "include_prompt"},

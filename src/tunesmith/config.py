@@ -198,8 +198,20 @@ class TrainConfig(ComputingConfig, ReadingConfig):
 class EvaluateConfig(ComputingConfig, ReadingConfig, _ModelArgument):
     """Measure perplexity on text, over every token once."""
 
+    base: str | None = _flag(default=None)
+    """Another model to measure on the same text and to compare with: what the tuned one came from."""
+
     context_tokens: int | Auto = _flag(default="auto")
-    """Longest window the model sees at once; longer samples continue in the next one."""
+    """Longest window the model sees at once; auto is all it has."""
+
+    stride_tokens: int | Auto = _flag(default="auto")
+    """How far apart the windows over a longer sample begin; auto is half the context, less is slower and kinder."""
+
+    worst: int = _flag(default=3)
+    """How many of the samples that the model knows worst to show."""
+
+    out: str | None = _flag(default=None)
+    """File (.jsonl) for the figures of every sample; it must not exist yet."""
 
 
 @Parameter(name="*")

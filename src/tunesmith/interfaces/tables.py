@@ -8,22 +8,69 @@ from rich.console import Console
 from rich.text import Text
 
 DELIMITER = "-" * 20
+SHOWN_CHARACTERS = 70
+"""Of a sample, where it is named."""
 
 
 def evaluation_table(result: dict[str, Any]) -> str:
     """What `evaluate` found."""
-    interval = result["confidence_interval"]
-    rows = [
-        ("perplexity", f"{result['perplexity']:.2f}"),
-        ("  95 % interval", f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else "needs two samples"),
-        ("nats per token", f"{result['nats_per_token']:.4f}"),
-        ("bits per byte", f"{result['bits_per_byte']:.4f}"),
-        ("tokens", f"{result['tokens']:,} in {result['samples']:,} samples, {result['bytes']:,} bytes"),
-        ("method", result["method"]),
-    ]
+    base = result["base"]
+    rows = _compared(result, base) if base else _figures(result)
+    rows += [("tokens", f"{result['tokens']:,} in {result['samples']:,} samples, {result['bytes']:,} bytes")]
+    rows += [("method", result["method"])]
     if result["trained_on_this"]:
         rows.append(("careful", "most of this text was trained on: the figures say how well it is remembered"))
-    return aligned(rows)
+    worst = [
+        f"  {sample['nats_per_token']:6.2f} nats per token, sample {sample['sample']:,}: {_on_one_line(sample['text'])}"
+        for sample in result["worst"]
+    ]
+    return "\n".join([aligned(rows), *(["", "it knows these worst:", *worst] if worst else [])])
+
+
+def _figures(result: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("perplexity", f"{result['perplexity']:.2f}"),
+        ("  95 % interval", _interval(result["confidence_interval"], ".2f")),
+        ("nats per token", f"{result['nats_per_token']:.4f}"),
+        ("bits per byte", f"{result['bits_per_byte']:.4f}"),
+        ("bits per character", f"{result['bits_per_character']:.4f}"),
+    ]
+
+
+def _compared(result: dict[str, Any], base: dict[str, Any]) -> list[tuple[str, str]]:
+    """Base, tuned, and their difference with its interval, in columns."""
+    lines = [("", "base", "tuned", "difference (95 % interval)")]
+    names = (("perplexity", ".2f"), ("nats_per_token", ".4f"), ("bits_per_byte", ".4f"), ("bits_per_character", ".4f"))
+    for name, form in names:
+        difference = result["difference"].get(name)
+        lines.append(
+            (name.replace("_", " "), f"{base[name]:{form}}", f"{result[name]:{form}}", _change(difference, form))
+        )
+        if name == "perplexity":
+            before, after = (_interval(figures["confidence_interval"], form) for figures in (base, result))
+            lines.append(("  95 % interval", before, after, ""))
+    base_width, tuned_width = (max(len(line[column]) for line in lines) for column in (1, 2))
+    rows = [
+        (name, f"{before:>{base_width}}  {after:>{tuned_width}}  {change}".rstrip())
+        for name, before, after, change in lines
+    ]
+    return [*rows, ("better on", f"{result['difference']['better_samples']:.0%} of the samples")]
+
+
+def _change(difference: dict[str, Any] | None, form: str) -> str:
+    if difference is None:
+        return ""
+    interval = difference["confidence_interval"]
+    return f"{difference['value']:+{form}}" + (f" ({interval[0]:+{form}} to {interval[1]:+{form}})" if interval else "")
+
+
+def _interval(interval: list[float] | None, form: str) -> str:
+    return f"{interval[0]:{form}} to {interval[1]:{form}}" if interval else "needs two samples"
+
+
+def _on_one_line(text: str) -> str:
+    shown = printable(" ".join(text.split()))
+    return shown if len(shown) <= SHOWN_CHARACTERS else shown[:SHOWN_CHARACTERS].rstrip() + " ..."
 
 
 def tokenizer_table(result: dict[str, Any], sources: tuple[str, ...]) -> str:
