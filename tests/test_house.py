@@ -112,7 +112,9 @@ FLAGS = {
     EvaluateConfig: COMMON | COMPUTING | READING | {"model", "base", "context_tokens", "stride_tokens", "worst", "out"},
     GenerateConfig: COMMON
     | COMPUTING
-    | {"model", "prompt", "num_samples", "max_new_tokens", "temperature", "top_k", "top_p", "include_prompt"},
+    | {"model", "prompt", "prompts_file", "prompt_field", "num_samples", "max_new_tokens", "min_new_tokens"}
+    | {"temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size", "stop", "truncate"}
+    | {"include_prompt", "sample_delim", "batch_size", "quantize", "out"},
 }
 
 

@@ -219,17 +219,26 @@ class EvaluateConfig(ComputingConfig, ReadingConfig, _ModelArgument):
 class GenerateConfig(ComputingConfig, _ModelArgument):
     """Write text with a model."""
 
-    prompt: str = _flag(default="")
-    """What the text begins with; empty lets the model start by itself."""
+    prompt: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=())
+    """What the text begins with, or several beginnings; default: the model starts by itself. - is standard input."""
+
+    prompts_file: str | None = _flag(default=None)
+    """File with a prompt a line (.txt) or a row (.csv, .jsonl, ...); - for standard input."""
+
+    prompt_field: str | None = _flag(default=None)
+    """Field of a table that holds the prompts; default: prompt, else text, else the only one that can be meant."""
 
     num_samples: Annotated[int, Parameter(alias="-n")] = _flag(default=1)
-    """How many texts to write."""
+    """How many texts to write for each prompt."""
 
     max_new_tokens: int = _flag(default=256)
-    """Longest continuation; the model's context is a limit too."""
+    """Longest continuation; beyond the model's context it goes on from the last half of it."""
 
-    temperature: float = _flag(default=0.8)
-    """Below 1 safer, above 1 wilder, 0 always takes the likeliest token (greedy)."""
+    min_new_tokens: int = _flag(default=0)
+    """The text cannot end by itself before so many tokens."""
+
+    temperature: Annotated[tuple[float, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=(0.8,))
+    """Below 1 safer, above 1 wilder, 0 always takes the likeliest token (greedy); several write side by side."""
 
     top_k: int = _flag(default=0)
     """Choose among the K likeliest tokens only; 0 means all."""
@@ -237,5 +246,39 @@ class GenerateConfig(ComputingConfig, _ModelArgument):
     top_p: float = _flag(default=0.95)
     """Choose among the likeliest tokens that together have this probability; 1 means all."""
 
+    min_p: float = _flag(default=0.0)
+    """Choose among tokens with at least this share of the likeliest one's probability; 0 means all."""
+
+    repetition_penalty: float = _flag(default=1.0)
+    """Above 1 makes tokens that stand in the text less likely."""
+
+    no_repeat_ngram_size: int = _flag(default=0)
+    """No sequence of so many tokens comes twice; 0 allows all."""
+
+    stop: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=())
+    """Strings that end the text; they are not part of it."""
+
+    truncate: str | None = _flag(default=None)
+    """Marker at which the text is cut, as one more --stop."""
+
     include_prompt: Annotated[bool, Parameter(negative="--no-include-prompt")] = _flag(default=True)
     """Whether the printed text begins with the prompt."""
+
+    sample_delim: str | None = _flag(default=None)
+    """Line between texts; default: one of dashes where a text has several lines."""
+
+    batch_size: int | Auto = _flag(default="auto")
+    """How many texts are written side by side; changes the time and no text."""
+
+    quantize: Literal["none", "int8"] = _flag(default="none")
+    """Round the weights to 8-bit integers: faster on a CPU, a little less exact."""
+
+    out: str | None = _flag(default=None)
+    """File for the texts, .jsonl or .txt; it must not exist yet."""
+
+    def __post_init__(self) -> None:
+        """One prompt, temperature or stop string may be given as it is."""
+        for name in ("prompt", "temperature", "stop"):
+            value = getattr(self, name)
+            if isinstance(value, str | float | int):
+                object.__setattr__(self, name, (value,))  # the way a frozen dataclass sets its own fields

@@ -7,7 +7,6 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-DELIMITER = "-" * 20
 SHOWN_CHARACTERS = 70
 """Of a sample, where it is named."""
 
@@ -99,13 +98,6 @@ def aligned(rows: list[tuple[str, str]], width: int | None = None) -> str:
 
 def _wrapped(text: str, width: int) -> list[str]:
     return [line.plain.rstrip() for line in Text(text).wrap(Console(width=width), width)]
-
-
-def texts_block(texts: list[str]) -> str:
-    """Texts one below the other, with a line between them where a text itself has several lines."""
-    texts = [printable(text) for text in texts]
-    separator = f"\n{DELIMITER}\n" if any("\n" in text for text in texts) else "\n"
-    return separator.join(texts)
 
 
 def printable(text: str) -> str:
