@@ -17,15 +17,13 @@ the released model's code, https://github.com/openai/gpt-2/blob/master/src/model
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-VOCABULARY_MULTIPLE = 128
-"""The embedding table is padded to a multiple of this many rows: matrix units dislike 50,257 columns."""
+from tunesmith.model.shape import GPT2Config
 
 INITIAL_STD = 0.02
 
@@ -36,6 +34,19 @@ class Attend(Protocol):
     def __call__(self, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
         """Return the attended values, [N, H, D]; a token may never see a later one of its document."""
         ...
+
+
+class Run(Protocol):
+    """How a part of a block is computed while training: as it is, or so that its insides are computed once more."""
+
+    def __call__(self, part: Callable[..., Tensor], /, *inputs: Any) -> Tensor:  # noqa: ANN401
+        """Return `part(*inputs)`."""
+        ...
+
+
+def as_it_is(part: Callable[..., Tensor], /, *inputs: Any) -> Tensor:  # noqa: ANN401
+    """Compute a part and keep what its backward pass needs."""
+    return part(*inputs)
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:
@@ -53,44 +64,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
 }
 """By the names that checkpoints use. The first three are one function written in three ways."""
-
-
-@dataclass(frozen=True)
-class GPT2Config:
-    """The shape of a GPT-2 and the switches that change its arithmetic, under Hugging Face's names."""
-
-    vocab_size: int
-    n_positions: int
-    n_embd: int
-    n_layer: int
-    n_head: int
-    n_inner: int
-    activation_function: str = "gelu_new"
-    layer_norm_epsilon: float = 1e-5
-    scale_attn_weights: bool = True
-    scale_attn_by_inverse_layer_idx: bool = False
-    reorder_and_upcast_attn: bool = False
-    tie_word_embeddings: bool = True
-
-    @property
-    def padded_vocab_size(self) -> int:
-        """Rows of the embedding table in memory, never in a file."""
-        return -(-self.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
-
-    @property
-    def matrix_parameters(self) -> int:
-        """How many parameters take part in matrix products: all but position table, norms and biases."""
-        block = self.n_embd * (4 * self.n_embd + 2 * self.n_inner)
-        return self.n_layer * block + self.padded_vocab_size * self.n_embd
-
-    def attention_scale(self, layer: int) -> float:
-        """What a layer's query-key products are multiplied with before the softmax."""
-        scale = 1.0
-        if self.scale_attn_weights:
-            scale /= math.sqrt(self.n_embd // self.n_head)
-        if self.scale_attn_by_inverse_layer_idx:
-            scale /= layer + 1
-        return scale
 
 
 class Linear(nn.Linear):
@@ -111,55 +84,76 @@ class LayerNorm(nn.LayerNorm):
 class Attention(nn.Module):
     """Multi-head self-attention; which token sees which is decided by `attend`."""
 
-    def __init__(self, config: GPT2Config, layer: int, dropout: float) -> None:
+    def __init__(self, config: GPT2Config, layer: int) -> None:
         super().__init__()
         self.n_head = config.n_head
         self.scale = config.attention_scale(layer)
         self.upcast = config.reorder_and_upcast_attn
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = Linear(config.n_embd, config.n_embd)
-        self.resid_dropout = nn.Dropout(dropout)
 
-    def forward(self, x_NC: Tensor, attend: Attend) -> Tensor:
-        n_tokens, n_embd = x_NC.shape
-        q_NHD, k_NHD, v_NHD = self.c_attn(x_NC).view(n_tokens, 3, self.n_head, n_embd // self.n_head).unbind(dim=1)
+    def forward(self, qkv_NE: Tensor, attend: Attend) -> Tensor:
+        """From queries, keys and values side by side (E = 3 C, what `c_attn` gives) to the residual stream, [N, C]."""
+        n_tokens, n_embd = len(qkv_NE), qkv_NE.shape[1] // 3
+        q_NHD, k_NHD, v_NHD = qkv_NE.view(n_tokens, 3, self.n_head, n_embd // self.n_head).unbind(dim=1)
         if self.upcast:
             q_NHD, k_NHD, v_NHD = q_NHD.float(), k_NHD.float(), v_NHD.float()
         y_NHD = attend(q_NHD, k_NHD, v_NHD, self.scale)
-        y_NC = y_NHD.reshape(n_tokens, n_embd).to(x_NC.dtype)
-        projected_NC: Tensor = self.resid_dropout(self.c_proj(y_NC))
+        y_NC = y_NHD.reshape(n_tokens, n_embd).to(qkv_NE.dtype)
+        projected_NC: Tensor = self.c_proj(y_NC)
         return projected_NC
 
 
 class MLP(nn.Module):
     """Widen, bend, narrow."""
 
-    def __init__(self, config: GPT2Config, dropout: float) -> None:
+    def __init__(self, config: GPT2Config) -> None:
         super().__init__()
         self.c_fc = Linear(config.n_embd, config.n_inner)
         self.c_proj = Linear(config.n_inner, config.n_embd)
         self.act = ACTIVATIONS[config.activation_function]
-        self.resid_dropout = nn.Dropout(dropout)
 
-    def forward(self, x_NC: Tensor) -> Tensor:
-        projected_NC: Tensor = self.resid_dropout(self.c_proj(self.act(self.c_fc(x_NC))))
+    def forward(self, wide_NI: Tensor) -> Tensor:
+        """From what `c_fc` gives (I channels inside) to the residual stream, [N, C]."""
+        projected_NC: Tensor = self.c_proj(self.act(wide_NI))
         return projected_NC
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a layer norm and added to the residual stream."""
+    """Attention and MLP, each behind a layer norm and added to the residual stream.
+
+    Attributes:
+        run_block: how the whole block is computed.
+        run_part: how a norm or an activation is computed together with the projection behind it.
+    """
+
+    run_block: Run
+    run_part: Run
 
     def __init__(self, config: GPT2Config, layer: int, dropout: float) -> None:
         super().__init__()
         self.ln_1 = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.attn = Attention(config, layer, dropout)
+        self.attn = Attention(config, layer)
         self.ln_2 = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
-        self.mlp = MLP(config, dropout)
+        self.mlp = MLP(config)
+        self.resid_dropout = nn.Dropout(dropout)
+        self.run_block = self.run_part = as_it_is
 
     def forward(self, x_NC: Tensor, attend: Attend) -> Tensor:
-        x_NC = x_NC + self.attn(self.ln_1(x_NC), attend)
-        out_NC: Tensor = x_NC + self.mlp(self.ln_2(x_NC))
+        return self.run_block(self._forward, x_NC, attend)
+
+    def _forward(self, x_NC: Tensor, attend: Attend) -> Tensor:
+        x_NC = x_NC + self.resid_dropout(self.attn(self.run_part(self._qkv, x_NC), attend))
+        out_NC: Tensor = x_NC + self.resid_dropout(self.run_part(self.mlp, self.run_part(self._wide, x_NC)))
         return out_NC
+
+    def _qkv(self, x_NC: Tensor) -> Tensor:
+        qkv_NE: Tensor = self.attn.c_attn(self.ln_1(x_NC))
+        return qkv_NE
+
+    def _wide(self, x_NC: Tensor) -> Tensor:
+        wide_NI: Tensor = self.mlp.c_fc(self.ln_2(x_NC))
+        return wide_NI
 
 
 class Transformer(nn.Module):

@@ -10,8 +10,9 @@ through `weights_only=True`, so that nothing is ever unpickled into code. Writin
 
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -38,6 +39,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 """Where a checkpoint's weights may be, the best first."""
+NOTHING_ELSE: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def load_gpt2(folder: Path, *, dropout: float = 0.0) -> GPT2:
@@ -50,6 +52,17 @@ def load_gpt2(folder: Path, *, dropout: float = 0.0) -> GPT2:
     with torch.device("meta"):
         model = GPT2(config, dropout=dropout)
     model.to_empty(device="cpu")
+    read_into(model, folder)
+    return model
+
+
+def read_into(model: GPT2, folder: Path) -> None:
+    """Overwrite the weights of a model with those of a checkpoint folder of its shape, in the dtypes it has.
+
+    Raises:
+        UserError: if they do not fit.
+    """
+    config = model.config
     parameters = dict(model.named_parameters())
     missing = set(parameters)
     for stored_name, tensor in _stored_tensors(folder):
@@ -71,7 +84,6 @@ def load_gpt2(folder: Path, *, dropout: float = 0.0) -> GPT2:
             hint="the download is incomplete or config.json belongs to another checkpoint; get the files again",
         )
     model.zero_padded_rows()
-    return model
 
 
 def new_gpt2(folder: Path, *, dropout: float, seed: int) -> GPT2:
@@ -84,7 +96,14 @@ def new_gpt2(folder: Path, *, dropout: float, seed: int) -> GPT2:
     return model
 
 
-def save_gpt2(model: GPT2, folder: Path, *, hf_config: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
+def save_gpt2(
+    model: GPT2,
+    folder: Path,
+    *,
+    hf_config: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
+    whole: Mapping[str, Tensor] = NOTHING_ELSE,
+) -> None:
     """Write `config.json` and `model.safetensors` as transformers would, replacing both atomically.
 
     Args:
@@ -92,8 +111,10 @@ def save_gpt2(model: GPT2, folder: Path, *, hf_config: dict[str, Any], dtype: to
         folder: an existing folder.
         hf_config: the `config.json` that the model came from; what describes its origin is left out.
         dtype: of the stored weights.
+        whole: weights of which the model itself holds only half, by name.
     """
-    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in state_for_huggingface(model).items()}
+    state = state_for_huggingface(model, whole)
+    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in state.items()}
     write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     dropped = ("_name_or_path", "torch_dtype", "transformers_version")
     kept = {key: value for key, value in hf_config.items() if key not in dropped}
@@ -103,14 +124,19 @@ def save_gpt2(model: GPT2, folder: Path, *, hf_config: dict[str, Any], dtype: to
     )
 
 
-def state_for_huggingface(model: GPT2) -> dict[str, Tensor]:
-    """The model's parameters under Hugging Face's names and shapes, on the CPU; adapters are merged into them."""
+def state_for_huggingface(model: GPT2, whole: Mapping[str, Tensor] = NOTHING_ELSE) -> dict[str, Tensor]:
+    """The model's parameters under Hugging Face's names and shapes, on the CPU; adapters are merged into them.
+
+    Args:
+        model: whose parameters to take.
+        whole: what to take instead of its own, by name.
+    """
     state: dict[str, Tensor] = {}
     merged = {f"{name}.weight": layer for name, layer in adapted_layers(model)}
     for name, parameter in model.named_parameters():
         if name.endswith((".lora_A", ".lora_B")):
             continue
-        tensor = (merged[name].merged_weight() if name in merged else parameter).detach().cpu()
+        tensor = (merged[name].merged_weight() if name in merged else whole.get(name, parameter)).detach().cpu()
         if name.endswith(CONV1D):
             tensor = tensor.t()
         if name in PADDED:

@@ -25,10 +25,11 @@ from safetensors.torch import load_file, save_file
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
 from tunesmith.files import sync_folder, write_atomically, write_json
-from tunesmith.model.adapters import LoRA, save_adapter
+from tunesmith.model.adapters import save_adapter
 from tunesmith.model.gpt2 import GPT2
+from tunesmith.model.lora import LoRA
 from tunesmith.model.weights import save_gpt2
-from tunesmith.training.optimizer import load_optimizer_state, optimizer_state
+from tunesmith.training.optimizer import load_optimizer_state, optimizer_state, whole_weights
 
 ADAPTER = "adapter"
 
@@ -76,7 +77,7 @@ def save_checkpoint(
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:
-        save_gpt2(model, temporary, hf_config=hf_config)
+        save_gpt2(model, temporary, hf_config=hf_config, whole=whole_weights(model, optimizer))
         tokenizer.save(temporary)
         if lora is not None:
             save_adapter(model, temporary / ADAPTER, lora, base=base)

@@ -24,7 +24,9 @@ from tunesmith.model.freezing import freeze
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_config import gpt2_config
 from tunesmith.model.hub import local_folder
+from tunesmith.model.recomputation import recompute
 from tunesmith.model.weights import load_gpt2, new_gpt2
+from tunesmith.optimizers.state_plan import STATE_PLANS
 from tunesmith.training.checkpoint import ADAPTER, Progress, load_checkpoint
 from tunesmith.training.events import Ended, Event, Planned, Sampled, metrics_of
 from tunesmith.training.loop import TrainingLoop
@@ -122,7 +124,8 @@ def _set_up(
     model.compute_dtype = plan.dtype
     if plan.compiled and can_compile(device).value:  # a run may be resumed on a machine that cannot
         compile_in_place(model)
-    optimizer = make_optimizer(model, weight_decay=plan.weight_decay)
+    recompute(model, plan.recompute)
+    optimizer = make_optimizer(model, weight_decay=plan.weight_decay, plan=STATE_PLANS[plan.states], seed=plan.seed)
     scaler = torch.amp.GradScaler(device.type, enabled=plan.dtype == torch.float16)
     torch.manual_seed(plan.seed)  # dropout only; the order of the data has its own
     progress = Progress()

@@ -24,11 +24,13 @@ from tunesmith.evaluation.perplexity import Evaluation, evaluate_split
 from tunesmith.generation.generate import GeneratedText, write_texts
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.machine import peak_memory_bytes
+from tunesmith.model.adapters import load_adapter
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.weights import load_gpt2
+from tunesmith.model.weights import read_into
 from tunesmith.out_of_memory import in_pieces
-from tunesmith.training.checkpoint import Progress, save_checkpoint
+from tunesmith.training.checkpoint import ADAPTER, Progress, save_checkpoint
 from tunesmith.training.events import Ended, Evaluated, Event, Sampled, Saved, Shrunk, Stepped, TrainResult
+from tunesmith.training.optimizer import whole_weights
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.publish import Publisher
 from tunesmith.training.run import RunFolder
@@ -172,8 +174,9 @@ class TrainingLoop:
         if interrupted:
             yield self._save()
         else:
-            is_last = progress.best_step == progress.step
-            yield Sampled(progress.best_step, self._write_samples(self.model if is_last else self._published()))
+            if progress.best_step != progress.step:
+                self._take_published()  # nothing is learned any more, and there may be no room for a second model
+            yield Sampled(progress.best_step, self._write_samples(self.model))
         progress.elapsed_s = time.perf_counter() - started_s
         yield Ended(
             TrainResult(
@@ -237,7 +240,7 @@ class TrainingLoop:
         is_best = evaluation.perplexity < progress.best_perplexity
         if is_best:
             progress.best_perplexity, progress.best_step = evaluation.perplexity, progress.step
-            self.publisher.publish(self.model, progress)
+            self.publisher.publish(self.model, progress, whole_weights(self.model, self.optimizer))
         epoch = progress.step / self.plan.steps_per_epoch
         return Evaluated(progress.step, epoch, evaluation.nats_per_token, evaluation.perplexity, is_best)
 
@@ -257,10 +260,11 @@ class TrainingLoop:
         self.run.drop_old_checkpoints()
         return Saved(self.progress.step, folder)
 
-    def _published(self) -> GPT2:
-        model = load_gpt2(self.run.path).to(self.model.head_VC.device)
-        model.compute_dtype = self.model.compute_dtype
-        return model
+    def _take_published(self) -> None:
+        if self.plan.lora is None:
+            read_into(self.model, self.run.path)
+        else:
+            load_adapter(self.model, self.run.path / ADAPTER)
 
     def _write_samples(self, model: GPT2) -> list[GeneratedText]:
         seeds = [self.plan.seed + number for number in range(len(self.prompts))]

@@ -1,7 +1,10 @@
 """The best model so far into the run folder, as an ordinary Hugging Face model folder."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from torch import Tensor
 
 from tunesmith.config import GenerateConfig, TrainConfig
 from tunesmith.data.corpus import Corpus
@@ -29,8 +32,14 @@ class Publisher:
     hf_config: dict[str, Any]
     version: str
 
-    def publish(self, model: GPT2, progress: Progress) -> None:
-        """Write model, tokenizer, generation settings and card; each file is replaced atomically."""
+    def publish(self, model: GPT2, progress: Progress, whole: Mapping[str, Tensor]) -> None:
+        """Write model, tokenizer, generation settings and card; each file is replaced atomically.
+
+        Args:
+            model: to publish.
+            progress: how it came about.
+            whole: weights of which it holds only half, by name.
+        """
         folder = self.run.path
         self.tokenizer.save(folder)
         write_json(folder / "generation_config.json", generation_config(self.tokenizer.end_of_text_id))
@@ -47,7 +56,8 @@ class Publisher:
         write_text(folder / "README.md", card)
         if self.plan.lora is not None:
             save_adapter(model, folder / ADAPTER, self.plan.lora, base=self.config.model)
-        save_gpt2(model, folder, hf_config={**self.hf_config, **_ids(self.tokenizer.end_of_text_id)})
+        hf_config = {**self.hf_config, **_ids(self.tokenizer.end_of_text_id)}
+        save_gpt2(model, folder, hf_config=hf_config, whole=whole)
 
 
 def generation_config(end_of_text_id: int) -> dict[str, Any]:

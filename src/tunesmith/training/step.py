@@ -15,6 +15,8 @@ from tunesmith.model.attention import DocumentLayout
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import sum_of_nats
 from tunesmith.model.packed import hidden_states, on_device_of
+from tunesmith.optimizers.host_adamw import HostAdamW
+from tunesmith.optimizers.in_backward import InBackwardAdamW
 
 
 @dataclass(frozen=True)
@@ -52,15 +54,29 @@ def train_step(
         scaler: enabled for fp16 only; it skips the update when the gradient overflowed.
     """
     step_tokens = sum(len(batch.targets) for batch in micro_batches)
-    step_nats = torch.zeros((), device=model.head_VC.device)
-    for batch in micro_batches:
-        nats = _nats(model, batch)
-        scaler.scale(nats / step_tokens).backward()
-        step_nats += nats.detach()
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
+
+    def backward(batch: Batch) -> Tensor:
+        nats = _nats(model, batch)
+        scaler.scale(nats / step_tokens).backward()
+        return nats.detach()
+
+    if isinstance(optimizer, InBackwardAdamW) and len(micro_batches) == 1:
+        if optimizer.norm_before is None:
+            with optimizer.measuring():
+                backward(micro_batches[0])
+        with optimizer.updating(max_grad_norm):
+            nats = backward(micro_batches[0])
+        return StepResult(nats, step_tokens, optimizer.finished())
+    step_nats = torch.zeros((), device=model.head_VC.device)
+    for batch in micro_batches:
+        step_nats += backward(batch)
     scaler.unscale_(optimizer)
-    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    if isinstance(optimizer, HostAdamW):
+        grad_norm = optimizer.clip(max_grad_norm)
+    else:
+        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     scaler.step(optimizer)
     scaler.update()
     optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,55 @@
+"""Activations that are computed once more in the backward pass instead of being kept: time for memory.
+
+What a block keeps of every token for the backward pass, in numbers of its width C (bf16 or fp32 each):
+
+    nothing   16 C   norms' inputs and outputs, queries, keys and values, attention's output, MLP before and after its
+                     activation
+    light     10 C   outputs of norms and of the activation are computed again, which costs next to nothing: the
+                     matrix products behind them are not
+    blocks     1 C   only what goes into the block: a third more arithmetic
+    offload    0     that too lies in the host's memory until it is needed
+
+References: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"; Korthikanti et al. 2022, "Reducing
+Activation Recomputation in Large Transformer Models".
+"""
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import save_on_cpu
+from torch.utils.checkpoint import checkpoint
+
+from tunesmith.config import Recompute
+from tunesmith.model.gpt2 import GPT2, Block, Run, as_it_is
+
+RECOMPUTATIONS: tuple[Recompute, ...] = get_args(Recompute)
+"""From the fastest to the smallest."""
+
+
+def recompute(model: GPT2, what: Recompute) -> None:
+    """Decide what the backward pass of every block computes once more; the results stay what they are."""
+    on_host = _checkpointed_on_host if model.head_VC.is_cuda else _checkpointed
+    ways: dict[Recompute, tuple[Run, Run]] = {
+        "nothing": (as_it_is, as_it_is),
+        "light": (as_it_is, _checkpointed),
+        "blocks": (_checkpointed, as_it_is),
+        "offload": (on_host, as_it_is),
+    }
+    for block in model.transformer.h:
+        assert isinstance(block, Block)
+        block.run_block, block.run_part = ways[what]
+
+
+def _checkpointed(part: Callable[..., Tensor], /, *inputs: Any) -> Tensor:  # noqa: ANN401
+    """Keep the inputs only; what is missing is computed again, and no more than that."""
+    if not torch.is_grad_enabled():
+        return part(*inputs)
+    kept: Tensor = checkpoint(part, *inputs, use_reentrant=False)
+    return kept
+
+
+def _checkpointed_on_host(part: Callable[..., Tensor], /, *inputs: Any) -> Tensor:  # noqa: ANN401
+    with save_on_cpu(pin_memory=True):
+        return _checkpointed(part, *inputs)
