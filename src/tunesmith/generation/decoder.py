@@ -43,7 +43,7 @@ class Decoder:
             n_now = max(sum(length <= TOKENS_READ_AT_ONCE for length in lengths), 1)
             rows.append(self._read([prompts[place] for place in places[:n_now]], places[:n_now]))
             places = places[n_now:]
-        return torch.cat(rows)
+        return rows[0] if len(rows) == 1 else torch.cat(rows)
 
     def _read(self, prompts: list[list[int]], places: list[int]) -> Tensor:
         layout = DocumentLayout.of((0, *accumulate(map(len, prompts))))

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from tunesmith.errors import UserError
@@ -123,10 +122,9 @@ class Engine:
     def step(self) -> list[tuple[int, Continuation]]:
         """One more token of every text; the texts that end with it, by their numbers."""
         with inference(self._model):
-            logits_NV = self._logits()
-        _refuse_no_numbers(logits_NV)
+            logits_of_texts = self._logits()
         finished = []
-        for place, logits_V in reversed(list(enumerate(logits_NV.numpy()))):  # the last first: it may take a place
+        for place, logits_V in reversed(list(enumerate(logits_of_texts))):  # the last first: it may take a place
             text = self._writing[place]
             if text.write(logits_V, self._end_of_text_id):
                 finished.append((text.number, text.continuation()))
@@ -138,23 +136,23 @@ class Engine:
         while not self.is_idle:
             yield from self.step()
 
-    def _logits(self) -> Tensor:
-        """Behind every text, [N, V]: texts that go on read their newest token, new ones their prompt."""
-        rows = []
+    def _logits(self) -> list[Floats]:
+        """Behind every text, [V]: texts that go on read their newest token, new ones their prompt."""
+        rows: list[Floats] = []
         full = [place for place in range(len(self._writing)) if self._decoder.length(place) == self._n_positions]
         if full:
             kept = max(self._n_positions // 2, 2)
             self._decoder.read({place: self._writing[place].history.tokens[-kept:-1] for place in full})
         if self._writing:
-            rows.append(self._decoder.step([text.history.tokens[-1] for text in self._writing]))
+            rows += list(self._decoder.step([text.history.tokens[-1] for text in self._writing]).numpy())
         new: dict[int, list[int]] = {}
         while self._waiting and len(self._writing) < self._texts_at_once:
             number, request = self._waiting.popleft()
             new[len(self._writing)] = request.prompt
             self._writing.append(_Text(number, request))
         if new:
-            rows.append(self._decoder.read(new))
-        return torch.cat(rows)
+            rows += list(self._decoder.read(new).numpy())
+        return rows
 
     def _give_up(self, place: int) -> None:
         """The last text takes the place, so that texts stand side by side."""
@@ -179,6 +177,7 @@ class _Text:
     def write(self, logits_V: Floats, end_of_text_id: int) -> bool:
         """Choose the next token; whether the text ends here."""
         request = self.request
+        _refuse_no_numbers(logits_V)
         too_early = len(self.tokens) < request.min_new_tokens
         weighed_V = self.history.weigh(logits_V, end_of_text_id if too_early else None)
         token = choose_token(weighed_V, request.rules, self._random.random())
@@ -228,8 +227,8 @@ def continue_texts(
     return [continuation for _, continuation in sorted(engine.run(), key=lambda finished: finished[0])]
 
 
-def _refuse_no_numbers(logits_NV: Tensor) -> None:
-    if not torch.isfinite(logits_NV).all():
+def _refuse_no_numbers(logits_V: Floats) -> None:
+    if not np.isfinite(logits_V.max()):  # NaN is the largest of all
         raise UserError(
             "the model computes no numbers (NaN or infinity): its weights are damaged or the precision is too low",
             hint="try --precision fp32; if that does not help, get or train the model again",

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.errors import UserError
-from tunesmith.model.gpt2 import GPT2, Linear
+from tunesmith.model.gpt2 import ACTIVATIONS, GPT2, MLP, Linear
 
 Quantize = Literal["none", "int8"]
 LARGEST_INT8 = 127
@@ -25,10 +25,17 @@ ROWS_TRIED = 4
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose weights oneDNN has arranged for itself; it computes in their dtype."""
+    """A linear layer whose weights oneDNN has arranged for itself; it computes in their dtype.
 
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+    Args:
+        weight_OI: the weights.
+        bias_O: added, if there is one.
+        with_gelu: whether the tanh form of GELU is taken of the result while it is still in registers.
+    """
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, *, with_gelu: bool = False) -> None:
         super().__init__()
+        self._then = ("gelu", "tanh") if with_gelu else ("none", "")
         self._dtype = weight_OI.dtype
         self._bias_O = bias_O
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight_OI, 1)  # noqa: SLF001  no public name
@@ -43,7 +50,10 @@ class PackedLinear(nn.Module):
         return self._linear(x_NI)
 
     def _linear(self, x_NI: Tensor) -> Tensor:
-        y_NO: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, self._packed, self._bias_O, "none", [], "")  # noqa: SLF001
+        operation, algorithm = self._then
+        y_NO: Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001
+            x_NI, self._packed, self._bias_O, operation, [], algorithm
+        )
         return y_NO
 
 
@@ -93,11 +103,21 @@ def ready_for_writing(model: GPT2, quantize: Quantize) -> Callable[[Tensor], Ten
     vocab_size = model.config.vocab_size
     make = Int8Linear if quantize == "int8" else PackedLinear
     with torch.no_grad():
+        if make is PackedLinear and ACTIVATIONS[model.config.activation_function] is ACTIVATIONS["gelu_new"]:
+            _fuse_activations(model)
         linears = [(name, module) for name, module in model.named_modules() if isinstance(module, Linear)]
         for name, linear in linears:
             model.set_submodule(name, make(linear.weight.detach(), linear.bias.detach()))
         head = make(_centred(model.head_VC.detach(), vocab_size), None)
     return lambda hidden_NC: head(hidden_NC)[:, :vocab_size].float()
+
+
+def _fuse_activations(model: GPT2) -> None:
+    """GELU where the widening projection ends, instead of in a pass of its own."""
+    for mlp in [module for module in model.modules() if isinstance(module, MLP)]:
+        widening = mlp.c_fc
+        mlp.set_submodule("c_fc", PackedLinear(widening.weight.detach(), widening.bias.detach(), with_gelu=True))
+        mlp.act = nn.Identity()
 
 
 def _centred(head_VC: Tensor, vocab_size: int) -> Tensor:
