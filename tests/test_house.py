@@ -19,7 +19,8 @@ FLOORS = [
     {"config", "machine", "out_of_memory"},
     {"model", "data"},
     {"optimizers"},
-    {"generation", "evaluation", "preparation"},
+    {"generation", "preparation"},
+    {"evaluation"},
     {"training"},
     {"api", "interfaces"},
     {"cli"},
@@ -110,12 +111,15 @@ FLAGS = {
     | {"warmup_fraction", "max_grad_norm", "tokens_per_step", "context_tokens", "dropout", "eval_every_steps"}
     | {"save_every_steps", "val_fraction", "sample_prompts", "compile", "freeze", "states", "recompute"}
     | {"lora_rank", "lora_alpha", "lora_dropout", "lora_targets"},
-    EvaluateConfig: COMMON | COMPUTING | READING | {"model", "base", "context_tokens", "stride_tokens", "worst", "out"},
+    EvaluateConfig: COMMON
+    | COMPUTING
+    | READING
+    | {"model", "base", "context_tokens", "stride_tokens", "novelty", "trained_on", "worst", "out"},
     GenerateConfig: COMMON
     | COMPUTING
     | {"model", "prompt", "prompts_file", "prompt_field", "num_samples", "max_new_tokens", "min_new_tokens"}
     | {"temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size", "stop", "truncate"}
-    | {"include_prompt", "sample_delim", "batch_size", "quantize", "out"},
+    | {"include_prompt", "sample_delim", "reject_copied", "trained_on", "batch_size", "quantize", "out"},
 }
 
 

@@ -146,6 +146,8 @@ def generate(config: GenerateConfig) -> int:
         print(texts_block(texts, config))
     if code == INTERRUPTED:
         notice("interrupted:", f"{len(texts):,} texts were finished")
+    elif progress.asked > len(texts) and not config.quiet:
+        notice("left out:", f"{progress.asked - len(texts):,} texts that copied in every attempt (--reject-copied)")
     return code
 
 

@@ -33,6 +33,14 @@ def _flag(default: Any, **parameter: Any) -> Any:  # noqa: ANN401  dataclasses.f
     return field(default=default, kw_only=True, **parameter)
 
 
+def _tuples_of_one(config: object, *names: str) -> None:
+    """Make a tuple of each named field that holds a single value, as a frozen dataclass sets its own fields."""
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, str | float | int):
+            object.__setattr__(config, name, (value,))
+
+
 @dataclass(frozen=True)
 class _ModelArgument:
     model: str
@@ -227,11 +235,21 @@ class EvaluateConfig(ComputingConfig, ReadingConfig, _ModelArgument):
     stride_tokens: int | Auto = _flag(default="auto")
     """How far apart the windows over a longer sample begin; auto is half the context, less is slower and kinder."""
 
+    novelty: int = _flag(default=0)
+    """Let the model write so many texts, and say how much of them is copied from its training text."""
+
+    trained_on: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=())
+    """What the model was trained on, for novelty; default: what its run folder says."""
+
     worst: int = _flag(default=3)
     """How many of the samples that the model knows worst to show."""
 
     out: str | None = _flag(default=None)
     """File (.jsonl) for the figures of every sample; it must not exist yet."""
+
+    def __post_init__(self) -> None:
+        """One text may be given as it is."""
+        _tuples_of_one(self, "trained_on")
 
 
 @Parameter(name="*")
@@ -287,6 +305,12 @@ class GenerateConfig(ComputingConfig, _ModelArgument):
     sample_delim: str | None = _flag(default=None)
     """Line between texts; default: one of dashes where a text has several lines."""
 
+    reject_copied: int = _flag(default=0)
+    """Write a text anew that holds so many tokens in a row (8 or more) of the training text; 0 takes all."""
+
+    trained_on: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=())
+    """What the model was trained on, for --reject-copied; default: what its run folder says."""
+
     batch_size: int | Auto = _flag(default="auto")
     """How many texts are written side by side; changes the time and no text."""
 
@@ -297,8 +321,5 @@ class GenerateConfig(ComputingConfig, _ModelArgument):
     """File for the texts, .jsonl or .txt; it must not exist yet."""
 
     def __post_init__(self) -> None:
-        """One prompt, temperature or stop string may be given as it is."""
-        for name in ("prompt", "temperature", "stop"):
-            value = getattr(self, name)
-            if isinstance(value, str | float | int):
-                object.__setattr__(self, name, (value,))  # the way a frozen dataclass sets its own fields
+        """One prompt, temperature, stop string or text may be given as it is."""
+        _tuples_of_one(self, "prompt", "temperature", "stop", "trained_on")

@@ -8,16 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from tunesmith.config import EvaluateConfig
+from tunesmith.config import EvaluateConfig, GenerateConfig
 from tunesmith.data.corpus import Corpus, prepare_corpus
 from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import reading_options
 from tunesmith.data.text_size import TextSizes, text_sizes
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
+from tunesmith.data.trained_text import trained_text
 from tunesmith.errors import UserError
 from tunesmith.evaluation.comparison import compare
+from tunesmith.evaluation.novelty import novelty
 from tunesmith.evaluation.perplexity import Evaluation, confidence_interval, evaluate_split, sliding_method
 from tunesmith.files import refuse_existing, write_text
+from tunesmith.generation.generate import load_for_writing
+from tunesmith.generation.sampling import SamplingRules
 from tunesmith.machine import choose_device, choose_dtype
 from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.context import chosen_context_tokens, chosen_stride_tokens
@@ -51,8 +55,9 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     out = Path(config.out) if config.out else None
     if out:
         refuse_existing(out)
-    if config.worst < 0:
-        raise UserError(f"--worst {config.worst} makes no sense", hint="write 0 or more")
+    for flag, value in (("--worst", config.worst), ("--novelty", config.novelty)):
+        if value < 0:
+            raise UserError(f"{flag} {value} makes no sense", hint="write 0 or more")
     with found_sources(config.sources) as found:  # before a model is fetched
         device = choose_device(config.device).value
         # Figures are compared with other programs' figures: on a CPU nothing is gained by rounding them.
@@ -82,6 +87,7 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
         "method": sliding_method(tuned.context_tokens, tuned.stride_tokens),
         "base": _base_figures(base, config, sizes) if base else None,
         "difference": _difference(tuned, base, sizes, config) if base else None,
+        "novelty": _novelty(tuned, config) if config.novelty else None,
         "worst": [{**samples[number], "text": _beginning(tuned, number)} for number in worst.tolist()],
     }
 
@@ -143,6 +149,20 @@ def _difference(tuned: _Measured, base: _Measured, sizes: TextSizes, config: Eva
     )
     difference: dict[str, Any] = json.loads(json.dumps(asdict(comparison)))
     return difference
+
+
+def _novelty(tuned: _Measured, config: EvaluateConfig) -> dict[str, Any]:
+    """Beside what was kept apart from the training, or else beside the text that is measured on."""
+    corpus = trained_text(tuned.folder, tuned.tokenizer, config.trained_on)
+    usual = GenerateConfig(str(tuned.folder), device=config.device, precision=config.precision)
+    return novelty(
+        load_for_writing(usual),
+        corpus,
+        corpus.validation if corpus.validation.n_samples else tuned.corpus.validation,
+        n_texts=config.novelty,
+        rules=SamplingRules(usual.temperature[0], usual.top_k, usual.top_p),
+        seed=config.seed,
+    )
 
 
 def _figures_of_samples(evaluation: Evaluation, sizes: TextSizes) -> list[dict[str, Any]]:

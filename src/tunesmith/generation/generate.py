@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from tunesmith.config import Auto, GenerateConfig
+from tunesmith.data.copies import SHORTEST_COPY_TOKENS, CopyIndex
 from tunesmith.data.prompt_file import read_prompts
 from tunesmith.data.sources import escapes
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
+from tunesmith.data.trained_text import trained_text
 from tunesmith.errors import UserError
 from tunesmith.files import refuse_existing
 from tunesmith.generation.cache import cache_bytes
@@ -29,6 +31,8 @@ from tunesmith.model.weights import load_gpt2
 from tunesmith.out_of_memory import in_pieces
 
 MOST_TEXTS_AT_ONCE = {"cpu": 64, "cuda": 256}
+ATTEMPTS = 10
+"""At a text that copies nothing; what still copies then is left out."""
 CACHE_MEMORY_SHARE = 0.5
 """Of the free memory; the rest is for reading prompts and for everybody else."""
 
@@ -125,17 +129,66 @@ def generate_texts(
     if config.out:
         refuse_existing(Path(config.out))
     model = load_for_writing(config)
-    show_it = show if len(requests) == 1 else None
+    show_it = show if len(requests) == 1 and not config.reject_copied else None
     if show_it and config.include_prompt:
         show_it(requests[0].prompt)
-    return write_requests(
-        model,
-        requests,
-        include_prompt=config.include_prompt,
-        texts_at_once=config.batch_size,
-        on_text=on_text,
-        show=show_it,
-    )
+
+    def write(some: Sequence[TextRequest]) -> list[GeneratedText]:
+        return write_requests(
+            model,
+            some,
+            include_prompt=config.include_prompt,
+            texts_at_once=config.batch_size,
+            on_text=on_text,
+            show=show_it,
+        )
+
+    if not config.reject_copied:
+        return write(requests)
+    corpus = trained_text(local_folder(config.model), model.tokenizer, config.trained_on)
+    return write_uncopied(write, requests, CopyIndex(corpus.train), config.reject_copied)
+
+
+def write_uncopied(
+    write: Callable[[Sequence[TextRequest]], list[GeneratedText]],
+    requests: Sequence[TextRequest],
+    index: CopyIndex,
+    shortest_copy_tokens: int,
+) -> list[GeneratedText]:
+    """Write texts, those anew with another seed that hold a copy; in order, without those that copy in every attempt.
+
+    Args:
+        write: writes what was asked for.
+        requests: to be written.
+        index: of the training text.
+        shortest_copy_tokens: so many tokens in a row are a copy.
+
+    Raises:
+        UserError: if all of them copy in every attempt.
+    """
+    accepted: dict[int, GeneratedText] = {}
+    numbers = list(range(len(requests)))
+    for attempt in range(ATTEMPTS):
+        # seeds beyond those of all other texts, so that no two texts ever share one
+        again = [replace(requests[n], seed=requests[n].seed + attempt * len(requests)) for n in numbers]
+        try:
+            texts = write(again)
+        except Interrupted:
+            raise Interrupted([accepted[number] for number in sorted(accepted)]) from None
+        accepted |= {
+            number: text
+            for number, text in zip(numbers, texts, strict=True)
+            if all(copy.tokens < shortest_copy_tokens for copy in index.copies(text.tokens))
+        }
+        numbers = [n for n in numbers if n not in accepted and requests[n].rules.temperature > 0]
+        if not numbers:
+            break
+    if not accepted:
+        raise UserError(
+            f"every text holds {shortest_copy_tokens} tokens in a row of the training text, in {ATTEMPTS} attempts",
+            hint="raise --temperature or --reject-copied; the model may be overfitted: train it for fewer epochs",
+        )
+    return [accepted[number] for number in sorted(accepted)]
 
 
 def load_for_writing(config: GenerateConfig) -> TextModel:
@@ -312,6 +365,11 @@ def _refuse_impossible(config: GenerateConfig) -> None:
         raise UserError(
             "; ".join(f"{flag} {value} makes no sense" for flag, value, _ in wrong),
             hint="; ".join(f"{flag}: write a number that is {rule}" for flag, _, rule in wrong),
+        )
+    if config.reject_copied and config.reject_copied < SHORTEST_COPY_TOKENS:
+        raise UserError(
+            f"--reject-copied {config.reject_copied} is too short to speak of copying",
+            hint=f"write {SHORTEST_COPY_TOKENS} or more, or 0 to take all texts",
         )
     if "" in config.stop or config.truncate == "":
         raise UserError("an empty --stop or --truncate would end every text at once", hint="leave it out")

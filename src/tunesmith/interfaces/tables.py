@@ -23,7 +23,28 @@ def evaluation_table(result: dict[str, Any]) -> str:
         f"  {sample['nats_per_token']:6.2f} nats per token, sample {sample['sample']:,}: {_on_one_line(sample['text'])}"
         for sample in result["worst"]
     ]
-    return "\n".join([aligned(rows), *(["", "it knows these worst:", *worst] if worst else [])])
+    copied = ["", *_novelty_lines(result["novelty"])] if result["novelty"] else []
+    return "\n".join([aligned(rows), *(["", "it knows these worst:", *worst] if worst else []), *copied])
+
+
+def _novelty_lines(novelty: dict[str, Any]) -> list[str]:
+    written, held_out = novelty["written"], novelty["held_out"]
+    rows = [("copied from the training text", f"{'written':>9}  {'by people':>9}")]
+    rows += [
+        (f"  in {least} tokens in a row or more", f"{share:>9.1%}  {held_out['copied_share'][least]:>9.1%}")
+        for least, share in written["copied_share"].items()
+    ]
+    longest = (written["longest"] or {"tokens": 0})["tokens"], (held_out["longest"] or {"tokens": 0})["tokens"]
+    rows.append(("  longest, in tokens", "  ".join(f"{tokens:>9,}" for tokens in longest)))
+    lines = [aligned(rows)]
+    if found := written["longest"]:
+        lines.append(
+            f"  the longest is from {found['source']}, sample {found['sample']:,}: {_on_one_line(found['text'])}"
+        )
+    lines.append(
+        f"  ({written['tokens']:,} tokens in {novelty['texts']:,} texts against {held_out['tokens']:,} by people)"
+    )
+    return lines
 
 
 def _figures(result: dict[str, Any]) -> list[tuple[str, str]]:

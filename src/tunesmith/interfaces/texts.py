@@ -51,10 +51,12 @@ class TextProgress:
 
     Attributes:
         streamed: whether the text stands on the terminal already.
+        asked: most texts that were asked for at once.
     """
 
     def __init__(self, *, quiet: bool, streams: bool) -> None:
         self.streamed = False
+        self.asked = 0
         self._streams = streams and sys.stdout.isatty()
         console = Console(stderr=True)
         self._bar = Progress(
@@ -80,6 +82,7 @@ class TextProgress:
 
     def count(self, done: int, of: int) -> None:
         """So many texts are finished."""
+        self.asked = max(self.asked, of)
         if of == 1:
             return
         if self._task is None:
