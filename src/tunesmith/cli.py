@@ -8,6 +8,7 @@ Imports nothing heavy before a verb really runs: `--help` and a mistyped flag an
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -119,7 +120,7 @@ def evaluate(config: EvaluateConfig) -> int:
     else:
         from tunesmith.interfaces.tables import evaluation_table  # noqa: PLC0415
 
-        print(evaluation_table(result))
+        print(evaluation_table(result, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
     return DONE
 
 

@@ -62,11 +62,16 @@ class Int8Linear(nn.Module):
 
     Half the bytes of bf16 to be read, at the price of rounding: inputs by a scale for each token, weights by one for
     each output channel.
+
+    Args:
+        weight_OI: the weights.
+        bias_O: added, if there is one.
+        dtype: of what comes out.
     """
 
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None) -> None:
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
-        self._dtype = weight_OI.dtype
+        self._dtype = dtype
         weight_OI = weight_OI.float()
         largest_O1 = weight_OI.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         self._scale_O = largest_O1[:, 0] / LARGEST_INT8
@@ -74,11 +79,12 @@ class Int8Linear(nn.Module):
         self._bias_O = torch.zeros_like(self._scale_O) if bias_O is None else bias_O.float()
 
     def forward(self, x_NI: Tensor) -> Tensor:
-        """[N, O] in the dtype the weights had."""
+        """[N, O]."""
         x_NI = x_NI.float()
         scale_N1 = x_NI.abs().amax(dim=1, keepdim=True).clamp_min_(torch.finfo(torch.float32).tiny) / LARGEST_INT8
         sums_NO = torch._int_mm((x_NI / scale_N1).round_().to(torch.int8), self._rounded_IO)  # noqa: SLF001
-        return torch.addcmul(self._bias_O, sums_NO * scale_N1, self._scale_O).to(self._dtype)
+        y_NO = sums_NO * scale_N1
+        return torch.addcmul(self._bias_O, y_NO, self._scale_O, out=y_NO).to(self._dtype)
 
 
 def ready_for_writing(model: GPT2, quantize: Quantize) -> Callable[[Tensor], Tensor]:
@@ -101,14 +107,18 @@ def ready_for_writing(model: GPT2, quantize: Quantize) -> Callable[[Tensor], Ten
     if device.type != "cpu" or not (quantize == "int8" or can_pack(model.compute_dtype)):
         return model.logits
     vocab_size = model.config.vocab_size
-    make = Int8Linear if quantize == "int8" else PackedLinear
     with torch.no_grad():
-        if make is PackedLinear and ACTIVATIONS[model.config.activation_function] is ACTIVATIONS["gelu_new"]:
+        if quantize == "none" and ACTIVATIONS[model.config.activation_function] is ACTIVATIONS["gelu_new"]:
             _fuse_activations(model)
-        linears = [(name, module) for name, module in model.named_modules() if isinstance(module, Linear)]
-        for name, linear in linears:
-            model.set_submodule(name, make(linear.weight.detach(), linear.bias.detach()))
-        head = make(_centred(model.head_VC.detach(), vocab_size), None)
+        for name, linear in [pair for pair in model.named_modules() if isinstance(pair[1], Linear)]:
+            assert isinstance(linear, Linear)
+            weight_OI, bias_O = linear.weight.detach(), linear.bias.detach()
+            if quantize == "none":
+                model.set_submodule(name, PackedLinear(weight_OI, bias_O))
+            else:
+                model.set_submodule(name, Int8Linear(weight_OI, bias_O, weight_OI.dtype))
+        centred_VC = _centred(model.head_VC.detach(), vocab_size)
+        head = PackedLinear(centred_VC, None) if quantize == "none" else Int8Linear(centred_VC, None, torch.float32)
     return lambda hidden_NC: head(hidden_NC)[:, :vocab_size].float()
 
 

@@ -7,12 +7,12 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-SHOWN_CHARACTERS = 70
+SHOWN_CHARACTERS = 50
 """Of a sample, where it is named."""
 
 
-def evaluation_table(result: dict[str, Any]) -> str:
-    """What `evaluate` found."""
+def evaluation_table(result: dict[str, Any], width: int | None = None) -> str:
+    """What `evaluate` found; in a terminal of `width` cells long lines are wrapped."""
     base = result["base"]
     rows = _compared(result, base) if base else _figures(result)
     rows += [("tokens", f"{result['tokens']:,} in {result['samples']:,} samples, {result['bytes']:,} bytes")]
@@ -20,11 +20,13 @@ def evaluation_table(result: dict[str, Any]) -> str:
     if result["trained_on_this"]:
         rows.append(("careful", "most of this text was trained on: the figures say how well it is remembered"))
     worst = [
-        f"  {sample['nats_per_token']:6.2f} nats per token, sample {sample['sample']:,}: {_on_one_line(sample['text'])}"
+        f"  {sample['nats_per_token']:6.2f}  sample {sample['sample']:,}: {_on_one_line(sample['text'])}"
         for sample in result["worst"]
     ]
     copied = ["", *_novelty_lines(result["novelty"])] if result["novelty"] else []
-    return "\n".join([aligned(rows), *(["", "it knows these worst:", *worst] if worst else []), *copied])
+    return "\n".join(
+        [aligned(rows, width), *(["", "it knows these worst (nats per token):", *worst] if worst else []), *copied]
+    )
 
 
 def _novelty_lines(novelty: dict[str, Any]) -> list[str]:
