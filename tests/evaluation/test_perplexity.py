@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
 from transformers import GPT2LMHeadModel
 
+from tunesmith.cli import main
 from tunesmith.config import EvaluateConfig
 from tunesmith.data.corpus import Corpus, prepare_corpus
 from tunesmith.data.source_files import FoundSources, found_sources
@@ -285,3 +286,22 @@ def test_a_model_does_not_differ_from_itself(folder: Path, text: Path) -> None:
     for name in ("perplexity", "nats_per_token", "bits_per_byte"):
         assert difference[name] == {"value": 0.0, "confidence_interval": [0.0, 0.0]}
     assert difference["better_samples"] == 0
+
+
+def test_the_table_compares_in_columns(
+    make_model_folder: Callable[..., Path], text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Base, tuned and difference stand beside each other, as the JSON object has them, the worst samples below."""
+    command = ["evaluate", str(make_model_folder("tuned", seed=1)), str(text)]
+    command += ["--base", str(make_model_folder("base", seed=2)), "--worst", "1"]
+    capsys.readouterr()
+    assert main([*command, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    (row,) = [line.split() for line in shown.splitlines() if line.startswith("perplexity")]
+    low, high = result["difference"]["perplexity"]["confidence_interval"]
+    figures = [result["base"]["perplexity"], result["perplexity"]]
+    assert row[1:3] == [f"{figure:.2f}" for figure in figures]
+    assert row[3:] == [f"{figures[1] - figures[0]:+.2f}", f"({low:+.2f}", "to", f"{high:+.2f})"]
+    assert f"sample {result['worst'][0]['sample']}: {result['worst'][0]['text']}" in shown

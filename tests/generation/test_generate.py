@@ -1,6 +1,8 @@
 """The verb `generate`: prompts from everywhere, every option, texts to everywhere."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +47,21 @@ def test_prompts_from_a_file(name: str, tmp_path: Path, folder: Path) -> None:
     assert [text.prompt for text in texts] == [prompt for prompt in PROMPTS[name] for _ in range(2)]
     assert [text.seed for text in texts] == [42, 43, 44, 45]
     assert all(text.text.startswith(text.prompt) for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("flag", "piped", "prompts"),
+    [
+        ("--prompts-file", "rain\nthe lamp\n", ["rain", "the lamp"]),
+        ("--prompts-file", '{"prompt": "rain"}\n{"prompt": "the lamp"}\n', ["rain", "the lamp"]),
+        ("--prompt", "rain\nat dusk", ["rain\nat dusk"]),
+    ],
+)
+def test_prompts_from_a_pipe(flag: str, piped: str, prompts: list[str], folder: Path) -> None:
+    """A prompt a line, an object a line, or all of it as one prompt."""
+    command = [sys.executable, "-m", "tunesmith", "generate", str(folder), flag, "-", "--max-new-tokens", "2", "--json"]
+    answer = subprocess.run(command, input=piped, capture_output=True, text=True, check=True, encoding="utf-8")
+    assert [text["prompt"] for text in json.loads(answer.stdout)] == prompts
 
 
 def test_a_text_does_not_depend_on_what_else_is_asked_for(folder: Path) -> None:
