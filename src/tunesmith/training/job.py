@@ -27,6 +27,8 @@ from tunesmith.model.hub import local_folder
 from tunesmith.model.recomputation import recompute
 from tunesmith.model.weights import load_gpt2, new_gpt2
 from tunesmith.optimizers.state_plan import STATE_PLANS
+from tunesmith.planning.experience import Experience
+from tunesmith.planning.hardware import hardware_here
 from tunesmith.training.checkpoint import ADAPTER, Progress, load_checkpoint
 from tunesmith.training.events import Ended, Event, Planned, Sampled, metrics_of
 from tunesmith.training.loop import TrainingLoop
@@ -117,7 +119,9 @@ def _set_up(
     corpus = _read_before(run) if found is None else _read(config, found, tokenizer)
     if config.resume:
         _refuse_changed_data(run, corpus)
-    plan = _plan_before(run) if config.resume else make_plan(config, shape, corpus)
+    hardware = hardware_here(config.device, config.precision)
+    experience = Experience.kept()
+    plan = _plan_before(run) if config.resume else make_plan(config, shape, corpus, hardware, experience)
     model = _model(config, plan, start)
     device = torch.device(plan.device)
     model = model.to(device).train()
