@@ -21,12 +21,14 @@ from tunesmith.config import (
 PACKAGE = Path(tunesmith.__file__).parent
 
 FLOORS = [
-    {"allocator", "errors", "files"},
+    {"errors"},
+    {"allocator", "files"},
     {"config", "machine", "out_of_memory"},
     {"model", "data"},
     {"optimizers"},
     {"planning"},
-    {"generation", "evaluation", "preparation"},
+    {"generation", "preparation"},
+    {"evaluation"},
     {"training"},
     {"api", "interfaces"},
     {"cli"},
@@ -117,10 +119,15 @@ FLAGS = {
     TokenizerTrainConfig: COMMON | READING | {"out", "vocab_size"},
     TrainConfig: TRAINING,
     PlanConfig: TRAINING | {"vram", "gpu"},
-    EvaluateConfig: COMMON | COMPUTING | READING | {"model", "context_tokens"},
+    EvaluateConfig: COMMON
+    | COMPUTING
+    | READING
+    | {"model", "base", "context_tokens", "stride_tokens", "novelty", "trained_on", "worst", "out"},
     GenerateConfig: COMMON
     | COMPUTING
-    | {"model", "prompt", "num_samples", "max_new_tokens", "temperature", "top_k", "top_p", "include_prompt"},
+    | {"model", "prompt", "prompts_file", "prompt_field", "num_samples", "max_new_tokens", "min_new_tokens"}
+    | {"temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size", "stop", "truncate"}
+    | {"include_prompt", "sample_delim", "reject_copied", "trained_on", "batch_size", "quantize", "out"},
 }
 
 

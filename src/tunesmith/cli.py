@@ -143,7 +143,7 @@ def evaluate(config: EvaluateConfig) -> int:
     else:
         from tunesmith.interfaces.tables import evaluation_table  # noqa: PLC0415
 
-        print(evaluation_table(result))
+        print(evaluation_table(result, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
     return DONE
 
 
@@ -151,16 +151,28 @@ def evaluate(config: EvaluateConfig) -> int:
 def generate(config: GenerateConfig) -> int:
     """Write text with a model."""
     set_up_allocators()
-    from tunesmith.generation.generate import generate_texts  # noqa: PLC0415
+    from tunesmith.generation.generate import Interrupted, generate_texts  # noqa: PLC0415
+    from tunesmith.interfaces.texts import TextProgress, keep_texts, texts_block  # noqa: PLC0415
 
-    texts = generate_texts(config)
+    code = DONE
+    with TextProgress(quiet=config.quiet, streams=not (config.json or config.out)) as progress:
+        try:
+            texts = generate_texts(config, on_text=progress.count, show=progress.show)
+        except Interrupted as interruption:
+            texts, code = interruption.texts, INTERRUPTED
+    if config.out and texts:
+        keep_texts(texts, config)
     if config.json:
         print_json([asdict(text) for text in texts])
-    else:
-        from tunesmith.interfaces.tables import texts_block  # noqa: PLC0415
-
-        print(texts_block([text.text for text in texts]))
-    return DONE
+    elif config.out:
+        print(f"{len(texts):,} texts written to {config.out}")
+    elif not progress.streamed:
+        print(texts_block(texts, config))
+    if code == INTERRUPTED:
+        notice("interrupted:", f"{len(texts):,} texts were finished")
+    elif progress.asked > len(texts) and not config.quiet:
+        notice("left out:", f"{progress.asked - len(texts):,} texts that copied in every attempt (--reject-copied)")
+    return code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -33,6 +33,14 @@ def _flag(default: Any, **parameter: Any) -> Any:  # noqa: ANN401  dataclasses.f
     return field(default=default, kw_only=True, **parameter)
 
 
+def _tuples_of_one(config: object, *names: str) -> None:
+    """Make a tuple of each named field that holds a single value, as a frozen dataclass sets its own fields."""
+    for name in names:
+        value = getattr(config, name)
+        if isinstance(value, str | float | int):
+            object.__setattr__(config, name, (value,))
+
+
 @dataclass(frozen=True)
 class _ModelArgument:
     model: str
@@ -233,8 +241,30 @@ class PlanConfig(TrainConfig):
 class EvaluateConfig(ComputingConfig, ReadingConfig, _ModelArgument):
     """Measure perplexity on text, over every token once."""
 
+    base: str | None = _flag(default=None)
+    """Another model to measure on the same text and to compare with: what the tuned one came from."""
+
     context_tokens: int | Auto = _flag(default="auto")
-    """Longest window the model sees at once; longer samples continue in the next one."""
+    """Longest window the model sees at once; auto is all it has."""
+
+    stride_tokens: int | Auto = _flag(default="auto")
+    """How far apart the windows over a longer sample begin; auto is half the context, less is slower and kinder."""
+
+    novelty: int = _flag(default=0)
+    """Let the model write so many texts, and say how much of them is copied from its training text."""
+
+    trained_on: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=())
+    """What the model was trained on, for novelty; default: what its run folder says."""
+
+    worst: int = _flag(default=3)
+    """How many of the samples that the model knows worst to show."""
+
+    out: str | None = _flag(default=None)
+    """File (.jsonl) for the figures of every sample; it must not exist yet."""
+
+    def __post_init__(self) -> None:
+        """One text may be given as it is."""
+        _tuples_of_one(self, "trained_on")
 
 
 @Parameter(name="*")
@@ -242,17 +272,26 @@ class EvaluateConfig(ComputingConfig, ReadingConfig, _ModelArgument):
 class GenerateConfig(ComputingConfig, _ModelArgument):
     """Write text with a model."""
 
-    prompt: str = _flag(default="")
-    """What the text begins with; empty lets the model start by itself."""
+    prompt: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=())
+    """What the text begins with, or several beginnings; default: the model starts by itself. - is standard input."""
+
+    prompts_file: str | None = _flag(default=None)
+    """File with a prompt a line (.txt) or a row (.csv, .jsonl, ...); - for standard input."""
+
+    prompt_field: str | None = _flag(default=None)
+    """Field of a table that holds the prompts; default: prompt, else text, else the only one that can be meant."""
 
     num_samples: Annotated[int, Parameter(alias="-n")] = _flag(default=1)
-    """How many texts to write."""
+    """How many texts to write for each prompt."""
 
     max_new_tokens: int = _flag(default=256)
-    """Longest continuation; the model's context is a limit too."""
+    """Longest continuation; beyond the model's context it goes on from the last half of it."""
 
-    temperature: float = _flag(default=0.8)
-    """Below 1 safer, above 1 wilder, 0 always takes the likeliest token (greedy)."""
+    min_new_tokens: int = _flag(default=0)
+    """The text cannot end by itself before so many tokens."""
+
+    temperature: Annotated[tuple[float, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=(0.8,))
+    """Below 1 safer, above 1 wilder, 0 always takes the likeliest token (greedy); several write side by side."""
 
     top_k: int = _flag(default=0)
     """Choose among the K likeliest tokens only; 0 means all."""
@@ -260,5 +299,42 @@ class GenerateConfig(ComputingConfig, _ModelArgument):
     top_p: float = _flag(default=0.95)
     """Choose among the likeliest tokens that together have this probability; 1 means all."""
 
+    min_p: float = _flag(default=0.0)
+    """Choose among tokens with at least this share of the likeliest one's probability; 0 means all."""
+
+    repetition_penalty: float = _flag(default=1.0)
+    """Above 1 makes tokens that stand in the text less likely."""
+
+    no_repeat_ngram_size: int = _flag(default=0)
+    """No sequence of so many tokens comes twice; 0 allows all."""
+
+    stop: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=())
+    """Strings that end the text; they are not part of it."""
+
+    truncate: str | None = _flag(default=None)
+    """Marker at which the text is cut, as one more --stop."""
+
     include_prompt: Annotated[bool, Parameter(negative="--no-include-prompt")] = _flag(default=True)
     """Whether the printed text begins with the prompt."""
+
+    sample_delim: str | None = _flag(default=None)
+    """Line between texts; default: one of dashes where a text has several lines."""
+
+    reject_copied: int = _flag(default=0)
+    """Write a text anew that holds so many tokens in a row (8 or more) of the training text; 0 takes all."""
+
+    trained_on: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=())
+    """What the model was trained on, for --reject-copied; default: what its run folder says."""
+
+    batch_size: int | Auto = _flag(default="auto")
+    """How many texts are written side by side; changes the time and no text."""
+
+    quantize: Literal["none", "int8"] = _flag(default="none")
+    """Round the weights to 8-bit integers: faster on a CPU, a little less exact."""
+
+    out: str | None = _flag(default=None)
+    """File for the texts, .jsonl or .txt; it must not exist yet."""
+
+    def __post_init__(self) -> None:
+        """One prompt, temperature, stop string or text may be given as it is."""
+        _tuples_of_one(self, "prompt", "temperature", "stop", "trained_on")

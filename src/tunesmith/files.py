@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tunesmith.errors import UserError
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, sync it and move it onto `path`.
@@ -37,6 +39,18 @@ def naming(path: Path) -> Iterator[None]:
         if error.filename is None and error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
+
+
+def refuse_existing(path: Path) -> None:
+    """Make sure that a file which a verb is to write takes nobody's place, before any work is done for it.
+
+    Raises:
+        UserError: if the name is taken or its folder is not there.
+    """
+    if path.exists():
+        raise UserError(f"--out {path} is already there", hint="name a file that does not exist yet, or remove it")
+    if not path.parent.is_dir():
+        raise UserError(f"--out {path}: there is no folder {path.parent}", hint="make the folder first")
 
 
 def write_text(path: Path, text: str) -> None:

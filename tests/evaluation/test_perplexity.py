@@ -1,5 +1,6 @@
 """Perplexity against transformers, one sample at a time."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -7,19 +8,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch.nn.functional import cross_entropy
 from transformers import GPT2LMHeadModel
 
+from tunesmith.cli import main
 from tunesmith.config import EvaluateConfig
 from tunesmith.data.corpus import Corpus, prepare_corpus
 from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import ReadingOptions
+from tunesmith.data.text_size import text_sizes
 from tunesmith.data.tokenizer import load_tokenizer
+from tunesmith.errors import UserError
 from tunesmith.evaluation.evaluate import evaluate_model
 from tunesmith.evaluation.perplexity import Evaluation, confidence_interval, evaluate_split
 from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.weights import load_gpt2
 
+END_OF_TEXT = "<|endoftext|>"
+ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 TEXTS = ["the lamp burns", "rain", "gulls! 42 of them, and the wind is in the north today", "the stairs", "rain"]
 
 
@@ -87,6 +94,58 @@ def test_batch_size_changes_nothing(tokens_per_batch: int, context_tokens: int, 
     assert model.training
 
 
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+BOOKS = {"shakespeare": DATA / "tinyshakespeare" / "input.txt", "wikitext": DATA / "wikitext-2" / "valid.txt"}
+
+
+def sliding_nats(folder: Path, text: str, context_tokens: int, stride_tokens: int) -> float:
+    """Through transformers, a window at a time: read it, keep the predictions of what no earlier window predicted."""
+    oracle = GPT2LMHeadModel.from_pretrained(folder).eval()
+    ids = load_tokenizer(folder, read_hf_config(folder)).encode([text])[0]
+    read, wanted = [0, *ids], [*ids, 0]
+    nats, done, begin = 0.0, 0, 0
+    while done < len(wanted):
+        end = min(begin + context_tokens, len(wanted))
+        with torch.no_grad():
+            logits_TV = oracle(torch.tensor([read[begin:end]])).logits[0][done - begin :]
+        nats += float(cross_entropy(logits_TV, torch.tensor(wanted[done:end]), reduction="sum"))
+        done, begin = end, begin + stride_tokens
+    return nats
+
+
+@pytest.mark.parametrize("stride_tokens", [16, 47, 64])
+@pytest.mark.parametrize("book", BOOKS)
+def test_sliding_equals_transformers_on_real_text(
+    book: str, stride_tokens: int, tmp_path: Path, make_model_folder: Callable[..., Path]
+) -> None:
+    """Every token once, through overlapping windows, whatever the stride; bytes and characters are the text's."""
+    if not BOOKS[book].is_file():
+        pytest.skip("the real text is not beside this checkout")
+    text = BOOKS[book].read_text("utf-8")[:6000]
+    (tmp_path / "book.txt").write_text(text, "utf-8")
+    folder = make_model_folder()
+    result = evaluate_model(
+        EvaluateConfig(str(folder), (str(tmp_path / "book.txt"),), split_on="document", stride_tokens=stride_tokens)
+    )
+    text = text.removesuffix("\n") if result["bytes"] < len(text.encode()) else text
+    expected = sliding_nats(folder, text, 64, stride_tokens)
+    assert result["nats_per_token"] == pytest.approx(expected / result["tokens"], rel=1e-5)
+    assert result["perplexity"] == pytest.approx(math.exp(expected / result["tokens"]), rel=1e-4)
+    assert result["bits_per_byte"] == pytest.approx(expected / math.log(2) / len(text.encode()), rel=1e-5)
+    assert result["bits_per_character"] == pytest.approx(expected / math.log(2) / len(text), rel=1e-5)
+
+
+def test_a_smaller_stride_sees_more(folder: Path, text: Path) -> None:
+    """Samples that fit the context do not depend on the stride; a stride beyond the context would skip tokens."""
+    figures = [
+        evaluate_model(EvaluateConfig(str(folder), (str(text),), context_tokens=64, stride_tokens=stride))
+        for stride in (1, 64)
+    ]
+    assert figures[0]["nats_per_token"] == figures[1]["nats_per_token"]
+    with pytest.raises(UserError, match="--stride-tokens 65 does not fit a context of 64"):
+        evaluate_model(EvaluateConfig(str(folder), (str(text),), context_tokens=64, stride_tokens=65))
+
+
 def test_prompts_are_read_and_not_counted(folder: Path, tmp_path: Path) -> None:
     """Of a pair only the completion and its end-of-text are measured, behind the prompt they belong to."""
     path = tmp_path / "pairs.jsonl"
@@ -111,6 +170,54 @@ def test_a_model_that_knows_nothing(folder: Path, text: Path) -> None:
         model.transformer.wte.weight.zero_()
     evaluation = evaluate_split(model, corpus_of(folder, text).validation, context_tokens=64, tokens_per_batch=64)
     assert evaluation.perplexity == pytest.approx(300, rel=1e-6)
+
+
+def test_bits_per_byte_do_not_depend_on_the_tokenizer(make_model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """A model that gives every byte the same chance, under two tokenizers: 8 bits a byte by both.
+
+    Under the second tokenizer every other token is a pair of bytes, with the square of a byte's chance.
+    """
+    bytes_only = Tokenizer(models.BPE(vocab={END_OF_TEXT: 0, **{c: i for i, c in enumerate(ALPHABET, 1)}}, merges=[]))
+    in_pairs = Tokenizer(
+        models.BPE(
+            vocab={END_OF_TEXT: 0, **{c: i for i, c in enumerate(ALPHABET, 1)}, "ab": 257},
+            merges=[("a", "b")],
+        )
+    )
+    path = tmp_path / "ab.txt"
+    path.write_text("ababab\nabab\nab\n", "utf-8")
+    bits = []
+    for name, tokenizer in (("bytes", bytes_only), ("pairs", in_pairs)):
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        folder = make_model_folder(name, tokenizer=False, vocab_size=tokenizer.get_vocab_size())
+        tokenizer.save(str(folder / "tokenizer.json"))
+        model = load_gpt2(folder)
+        chances_V = torch.full((tokenizer.get_vocab_size(),), 1 / 256)
+        chances_V[257:] = 1 / 256**2
+        chances_V[0] = 1.0  # end-of-text costs nothing, so that nothing but bytes is counted
+        with torch.no_grad():  # hidden states of one constant channel: the head's first column is the log-chances
+            for parameter in model.parameters():
+                parameter.zero_()
+            model.transformer.ln_f.bias[0] = 1.0
+            model.head_VC[: len(chances_V), 0] = chances_V.log()
+        corpus = prepare_corpus(
+            sources_of(path), load_tokenizer(folder, read_hf_config(folder)), ReadingOptions(), val_fraction=1, seed=0
+        )
+        evaluation = evaluate_split(model, corpus.validation, context_tokens=64, tokens_per_batch=64)
+        normaliser = float(chances_V.sum().log())  # the chances do not sum to 1, which costs the same for each token
+        bits.append((evaluation.sample_nats.sum() - normaliser * evaluation.tokens) / math.log(2) / 12)
+    assert bits == pytest.approx([8.0, 8.0], rel=1e-5)
+
+
+def test_text_sizes_are_those_of_the_text(folder: Path, tmp_path: Path) -> None:
+    """Bytes and characters of every sample, counted without decoding, also where a token ends inside a character."""
+    lines = ["plain", "naïve café", "灯台の夜は静かだ", "🦊 and 👩‍🚀", "mixed 夜 and é"]
+    path = tmp_path / "lines.txt"
+    path.write_text("\n".join(lines) + "\n", "utf-8")
+    sizes = text_sizes(corpus_of(folder, path).validation, load_tokenizer(folder, read_hf_config(folder)))
+    assert sizes.characters.tolist() == [len(line) for line in lines]
+    assert sizes.text_bytes.tolist() == [len(line.encode()) for line in lines]
 
 
 def test_three_tokens_by_hand() -> None:
@@ -148,3 +255,53 @@ def test_the_verb_reports_what_it_measured(folder: Path, text: Path) -> None:
     assert result["confidence_interval"][0] < result["perplexity"] < result["confidence_interval"][1]
     assert "end-of-text included" in result["method"]
     assert not result["trained_on_this"]
+
+
+def test_base_against_tuned(make_model_folder: Callable[..., Path], text: Path, tmp_path: Path) -> None:
+    """Both are measured on the same samples; the difference has its own, narrower interval, and the worst are named."""
+    tuned, base = make_model_folder("tuned", seed=1), make_model_folder("base", seed=2)
+    out = tmp_path / "samples.jsonl"
+    result = evaluate_model(EvaluateConfig(str(tuned), (str(text),), base=str(base), worst=2, out=str(out)))
+    lines = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    nats, base_nats = expected_nats(tuned), expected_nats(base)
+    assert [line["nats"] for line in lines] == pytest.approx(nats, rel=1e-4)
+    assert [line["base_nats"] for line in lines] == pytest.approx(base_nats, rel=1e-4)
+    tokens = sum(line["tokens"] for line in lines)
+    difference = result["difference"]
+    expected = math.exp(sum(nats) / tokens) - math.exp(sum(base_nats) / tokens)
+    assert difference["perplexity"]["value"] == pytest.approx(expected, rel=1e-3)
+    assert difference["nats_per_token"]["value"] == pytest.approx((sum(nats) - sum(base_nats)) / tokens, rel=1e-3)
+    low, high = difference["bits_per_byte"]["confidence_interval"]
+    assert low <= difference["bits_per_byte"]["value"] <= high
+    per_token = [line["nats"] / line["tokens"] for line in lines]
+    assert [worst["sample"] - 1 for worst in result["worst"]] == sorted(range(5), key=lambda n: -per_token[n])[:2]
+    assert all(worst["text"] == TEXTS[worst["sample"] - 1] for worst in result["worst"])
+    with pytest.raises(UserError, match="is already there"):
+        evaluate_model(EvaluateConfig(str(tuned), (str(text),), out=str(out)))
+
+
+def test_a_model_does_not_differ_from_itself(folder: Path, text: Path) -> None:
+    """Compared with itself the difference is 0 and so is its interval: both are drawn together."""
+    difference = evaluate_model(EvaluateConfig(str(folder), (str(text),), base=str(folder)))["difference"]
+    for name in ("perplexity", "nats_per_token", "bits_per_byte"):
+        assert difference[name] == {"value": 0.0, "confidence_interval": [0.0, 0.0]}
+    assert difference["better_samples"] == 0
+
+
+def test_the_table_compares_in_columns(
+    make_model_folder: Callable[..., Path], text: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Base, tuned and difference stand beside each other, as the JSON object has them, the worst samples below."""
+    command = ["evaluate", str(make_model_folder("tuned", seed=1)), str(text)]
+    command += ["--base", str(make_model_folder("base", seed=2)), "--worst", "1"]
+    capsys.readouterr()
+    assert main([*command, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    (row,) = [line.split() for line in shown.splitlines() if line.startswith("perplexity")]
+    low, high = result["difference"]["perplexity"]["confidence_interval"]
+    figures = [result["base"]["perplexity"], result["perplexity"]]
+    assert row[1:3] == [f"{figure:.2f}" for figure in figures]
+    assert row[3:] == [f"{figures[1] - figures[0]:+.2f}", f"({low:+.2f}", "to", f"{high:+.2f})"]
+    assert f"sample {result['worst'][0]['sample']}: {result['worst'][0]['text']}" in shown

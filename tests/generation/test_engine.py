@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import GPT2Config as HFConfig
 from transformers import GPT2LMHeadModel
 
 from tunesmith.errors import UserError
-from tunesmith.generation.engine import Continuation, continue_texts
+from tunesmith.generation.engine import Continuation, Engine, Request, continue_texts
+from tunesmith.generation.inference_weights import Int8Linear, Quantize, can_pack, ready_for_writing
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.weights import load_gpt2
@@ -73,13 +75,143 @@ def test_logprobs_are_the_models_own(model: GPT2, tmp_path: Path) -> None:
         assert text.logprobs == pytest.approx(expected_T[:, 0].tolist(), abs=1e-4)
 
 
-def test_the_models_positions_are_a_limit(model: GPT2) -> None:
-    """A prompt that fills all positions still gets one token; a longer one is refused."""
+def greedy_by_transformers(oracle: GPT2LMHeadModel, prompt: list[int], n: int) -> list[int]:
+    """The likeliest token, again and again; where the positions end, the last half of them is kept."""
+    n_positions = oracle.config.n_positions
+    window, written = list(prompt), []
+    for _ in range(n):
+        if len(window) > n_positions:
+            window = window[-(n_positions // 2) :]
+        with torch.no_grad():
+            token = int(oracle(torch.tensor([window])).logits[0, -1].argmax())
+        window.append(token)
+        written.append(token)
+    return written
+
+
+SHAPES = [
+    {"n_layer": 1 + seed % 3, "n_head": heads, "n_embd": 8 * heads * (1 + seed % 2), "n_positions": 16 + 8 * (seed % 4)}
+    for seed, heads in enumerate([1, 2, 3, 4] * 5)
+]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_greedy_equals_transformers(seed: int, make_model_folder: Callable[..., Path]) -> None:
+    """Twenty random models: alone, among unequal prompts, in fewer places, packed or not, beyond the positions."""
+    shape = SHAPES[seed]
+    folder = make_model_folder(seed=seed, **shape)
+    oracle = GPT2LMHeadModel.from_pretrained(folder).eval()
+    random = torch.Generator().manual_seed(seed)
+    lengths = (1, 3, shape["n_positions"] // 2, shape["n_positions"] - 1, shape["n_positions"])
+    prompts = [[0, *torch.randint(1, 300, (n - 1,), generator=random).tolist()] for n in lengths]
+    n_new = 2 * shape["n_positions"]
+    expected = [greedy_by_transformers(oracle, prompt, n_new) for prompt in prompts]
+    model = load_gpt2(folder)
+    assert [text.tokens for text in write(model, prompts, [0] * 5, GREEDY, n_new)] == expected
+    assert write(model, prompts[1:2], [0], GREEDY, n_new)[0].tokens == expected[1]
+    logits = ready_for_writing(model, "none")
+    for texts_at_once in (1, 2):
+        engine = Engine(model, end_of_text_id=NEVER, texts_at_once=texts_at_once, positions=10_000, logits=logits)
+        for prompt in prompts:
+            engine.submit(Request(prompt, 0, GREEDY, n_new))
+        assert [text.tokens for _, text in sorted(engine.run())] == expected
+
+
+@pytest.mark.slow
+def test_greedy_equals_transformers_in_gpt2s_shape(tmp_path: Path) -> None:
+    """The 124M shape, two unequal prompts side by side, with packed weights."""
+    torch.manual_seed(1)
+    oracle = GPT2LMHeadModel(HFConfig(attn_pdrop=0.0)).eval()
+    oracle.save_pretrained(tmp_path / "gpt2")
+    prompts = [[50256, *range(1000, 1060)], [50256, 5, 9]]
+    model = load_gpt2(tmp_path / "gpt2")
+    engine = Engine(model, end_of_text_id=50256, texts_at_once=2, positions=80, logits=ready_for_writing(model, "none"))
+    for prompt in prompts:
+        engine.submit(Request(prompt, 0, GREEDY, 12))
+    texts = [text.tokens for _, text in sorted(engine.run())]
+    assert texts == [greedy_by_transformers(oracle, prompt, 12) for prompt in prompts]
+
+
+@pytest.mark.parametrize("quantize", ["none", "int8"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_same_seed_alone_and_among_sixty_four(dtype: torch.dtype, quantize: Quantize, model: GPT2) -> None:
+    """To the last bit: seed 7 writes one text, whoever else is written beside it."""
+    if not can_pack(dtype):
+        pytest.skip("this processor does not compute in it")
+    model.to(dtype)
+    model.compute_dtype = dtype
+    logits = ready_for_writing(model, quantize)
+    results = []
+    for others in (0, 63):
+        engine = Engine(model, end_of_text_id=NEVER, texts_at_once=64, positions=10_000, logits=logits)
+        number = engine.submit(Request([0, 5, 9], 7, SAMPLED, 150))
+        for seed in range(others):
+            engine.submit(Request([0, *range(1, 2 + seed % 40)], 100 + seed, SAMPLED, 20 + 3 * seed))
+        results.append(dict(engine.run())[number])
+    assert results[0] == results[1]  # log-probabilities too
+    assert len(results[0].tokens) == 150
+
+
+def test_bf16_keeps_differences_between_large_logits(make_model_folder: Callable[..., Path]) -> None:
+    """Logits around -100, as GPT-2 has them: log-probabilities are off by hundredths of a nat, not by quarters."""
+    if not can_pack(torch.bfloat16):
+        pytest.skip("this processor does not compute in it")
+    model = load_gpt2(make_model_folder())
+    with torch.no_grad():
+        model.head_VC[:300, 0] -= 30
+        hidden_NC = torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
+        hidden_NC[:, 0] = 3.5
+        expected_NV = model.to(torch.bfloat16).float().logits(hidden_NC.bfloat16().float()).log_softmax(-1)
+        model.to(torch.bfloat16).compute_dtype = torch.bfloat16
+        given_NV = ready_for_writing(model, "none")(hidden_NC.bfloat16()).log_softmax(-1)
+    assert (given_NV - expected_NV).abs().mean() < 0.05
+
+
+def test_int8_is_nearly_the_same(make_model_folder: Callable[..., Path]) -> None:
+    """Rounded weights and inputs change logits by less than two hundredths of their spread."""
+    folder = make_model_folder()
+    exact, rounded = load_gpt2(folder), load_gpt2(folder)
+    logits = ready_for_writing(rounded, "int8")
+    hidden_NC = torch.randn(7, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected_NV = exact.logits(hidden_NC).log_softmax(-1)
+        error_NV = logits(hidden_NC).log_softmax(-1) - expected_NV
+    assert 0 < float(error_NV.std()) < 0.02 * float(expected_NV.std())
+    linears = [module for module in rounded.modules() if isinstance(module, Int8Linear)]
+    assert len(linears) == 8
+
+
+def test_a_prompt_may_fill_the_positions(model: GPT2) -> None:
+    """It is read whole and the text goes on; a longer prompt is refused, because its beginning would be ignored."""
     full = [0] * 64
-    assert len(write(model, [full], [1], GREEDY, 10)[0].tokens) == 1
-    assert len(write(model, [full[:-3]], [1], GREEDY, 10)[0].tokens) == 4
+    assert len(write(model, [full], [1], GREEDY, 10)[0].tokens) == 10
     with pytest.raises(UserError, match="has 65 tokens, and the model reads at most 64"):
         write(model, [[*full, 0]], [1], GREEDY, 10)
+
+
+def test_a_cancelled_text_frees_its_place(model: GPT2) -> None:
+    """Whether it waits or is being written; the others become what they would have been."""
+    alone = write(model, [[0, 7]], [3], SAMPLED, 20)[0].tokens
+    engine = Engine(model, end_of_text_id=NEVER, texts_at_once=2, positions=100)
+    numbers = [engine.submit(Request([0, seed], seed, SAMPLED, 20)) for seed in (1, 2, 4)]
+    wanted = engine.submit(Request([0, 7], 3, SAMPLED, 20))
+    engine.step()
+    engine.cancel(numbers[0])
+    engine.cancel(numbers[2])
+    finished = dict(engine.run())
+    assert set(finished) == {numbers[1], wanted}
+    assert finished[wanted].tokens == alone
+
+
+def test_no_end_before_the_minimum(model: GPT2) -> None:
+    """End-of-text is impossible before, and free to come after."""
+    end = write(model, [[0]], [1], GREEDY, 1)[0].tokens[0]
+    engine = Engine(model, end_of_text_id=end, texts_at_once=1, positions=100)
+    engine.submit(Request([0], 1, GREEDY, 30, min_new_tokens=4))
+    engine.submit(Request([0], 1, GREEDY, 30))
+    (_, text), (_, free) = sorted(engine.run())
+    assert free.tokens == []
+    assert len(text.tokens) >= 4
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -60,7 +60,7 @@ def reading_options(config: ReadingConfig) -> ReadingOptions:
     Raises:
         UserError: for a template that does not hold both parts in order.
     """
-    template = _escapes(config.template)
+    template = escapes(config.template)
     if not 0 <= template.find("{prompt}") < template.find("{completion}"):
         raise UserError(
             f"--template {config.template!r} does not hold {{prompt}} and, behind it, {{completion}}",
@@ -78,7 +78,7 @@ def reading_options(config: ReadingConfig) -> ReadingOptions:
     )
 
 
-def _escapes(text: str) -> str:
+def escapes(text: str) -> str:
     """What a shell makes hard to type."""
     return text.replace("\\n", "\n").replace("\\t", "\t")
 
@@ -150,7 +150,7 @@ def _encoding(file: SourceFile, options: ReadingOptions) -> str:
 
 def _split(file: SourceFile, encoding: str, options: ReadingOptions) -> Choice[str]:
     if options.split_on != AUTO:
-        return Choice(_escapes(options.split_on), "asked for")
+        return Choice(escapes(options.split_on), "asked for")
     if file.kind == ".md":
         return Choice("document", "a Markdown file is one text")
     with io.TextIOWrapper(file.open(), encoding, errors="replace") as stream:

@@ -52,13 +52,22 @@ def read_table(file: SourceFile, encoding: str, errors: str, fields: Fields) -> 
     Raises:
         UserError: for a damaged table, or if it is not clear which field holds the text.
     """
+    yield from samples_of(file, table_rows(file, encoding, errors), fields)
+
+
+def table_rows(file: SourceFile, encoding: str, errors: str) -> Iterator[Row]:
+    """The rows of a table as they stream.
+
+    Raises:
+        UserError: for a damaged table.
+    """
     with file.open() as binary:
         if file.kind in ARROW_TABLES:
-            yield from samples_of(file, _arrow_rows(file, binary), fields)
+            yield from _arrow_rows(file, binary)
             return
         line_ends = "" if file.kind in {".csv", ".tsv"} else None  # csv finds its own
         with io.TextIOWrapper(binary, encoding, errors, newline=line_ends) as stream:
-            yield from samples_of(file, TEXT_TABLES[file.kind](file, stream), fields)
+            yield from TEXT_TABLES[file.kind](file, stream)
 
 
 def samples_of(file: SourceFile | HubDataset, rows: Iterator[Row], fields: Fields) -> Iterator[SampleList]:
@@ -80,10 +89,10 @@ def samples_of(file: SourceFile | HubDataset, rows: Iterator[Row], fields: Field
         numbered = list(enumerate(some, start=number + 1))
         number += len(some)
         if field is not None:
-            yield SampleList([_text_of(file, row, field, at) for at, row in numbered], [])
+            yield SampleList([text_of(file, row, field, at) for at, row in numbered], [])
             continue
         assert pair is not None
-        prompts, completions = ([_text_of(file, row, name, at) for at, row in numbered] for name in pair)
+        prompts, completions = ([text_of(file, row, name, at) for at, row in numbered] for name in pair)
         given = [given_part.replace("{prompt}", prompt) for prompt in prompts]
         learned = [completion + rest if completion else "" for completion in completions]
         yield SampleList(
@@ -147,7 +156,12 @@ def _looks_like_text(values: list[object]) -> bool:
     return typical >= SHORTEST_TYPICAL_TEXT and any(" " in text.strip() or not text.isascii() for text in texts)
 
 
-def _text_of(file: SourceFile | HubDataset, row: Row, field: str, number: int) -> str:
+def text_of(file: SourceFile | HubDataset, row: Row, field: str, number: int) -> str:
+    """A field of a row; "" where it is missing.
+
+    Raises:
+        UserError: if it holds something else than text.
+    """
     value = row.get(field)
     if value is None:
         return ""

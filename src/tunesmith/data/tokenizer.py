@@ -41,6 +41,13 @@ SAFE_BORDER = re.compile(r"(?<=\S)(?= \S)|(?<=\S\n)(?=\S)")
 
 TokenIds = npt.NDArray[np.uint32]
 
+SHOWN_AS_THEMSELVES = (*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100))
+BYTE_LEVEL_ALPHABET = {byte: chr(byte) for byte in SHOWN_AS_THEMSELVES} | {
+    byte: chr(0x100 + number)
+    for number, byte in enumerate(byte for byte in range(0x100) if byte not in SHOWN_AS_THEMSELVES)
+}
+"""Which character a byte-level vocabulary writes for each byte (`bytes_to_unicode` in GPT-2's released encoder.py)."""
+
 END_OF_TEXT = "<|endoftext|>"
 """GPT-2's marker; used where a checkpoint names none of its own."""
 
@@ -134,6 +141,16 @@ class TextTokenizer:
         n_bytes = np.zeros(self.vocab_size, np.int64)
         n_bytes[list(self._vocab.values())] = list(map(len, self._vocab))  # a character of the vocabulary is a byte
         return n_bytes
+
+    @cached_property
+    def characters_of_token(self) -> Int64s | None:
+        """How many characters begin in each id's bytes, by id; None where `bytes_of_token` is."""
+        if self.bytes_of_token is None:
+            return None
+        inside = {ord(shown): None for byte, shown in BYTE_LEVEL_ALPHABET.items() if 0x80 <= byte < 0xC0}
+        n_characters = np.zeros(self.vocab_size, np.int64)
+        n_characters[list(self._vocab.values())] = [len(token.translate(inside)) for token in self._vocab]
+        return n_characters
 
     def decode(self, ids: list[int]) -> str:
         """Text of ordinary ids; bytes that form no character yet become U+FFFD."""

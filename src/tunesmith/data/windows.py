@@ -1,7 +1,8 @@
 """Samples into windows, none longer than the context.
 
-A sample longer than the context is cut into windows of nearly equal length that continue one another; each
-window is a document of its own, with positions from 0.
+A sample longer than the context is cut into windows of nearly equal length that continue one another, or, to be
+measured with more to go by, read through windows that overlap; each window is a document of its own, with positions
+from 0.
 """
 
 from dataclasses import dataclass, fields
@@ -55,6 +56,25 @@ def windows_of(stretches: Stretches, context_tokens: int) -> Windows:
     prompt_tokens = np.clip(stretches.prompt_tokens[samples].astype(np.int64) - within, 0, lengths)
     windows = Windows(stretches.starts[samples] + within, lengths, samples, prompt_tokens, stretches.sources[samples])
     return windows[prompt_tokens < lengths]
+
+
+def sliding_windows(stretches: Stretches, context_tokens: int, stride_tokens: int) -> Windows:
+    """Read every sample through full windows that begin a stride apart; each token is predicted in one of them.
+
+    What an earlier window has predicted is given in a later one, so behind the first window every token sees at least
+    `context_tokens - stride_tokens` tokens before it. Windows that hold nothing to predict are left out.
+    """
+    n_tokens = stretches.lengths.astype(np.int64)
+    n_windows = 1 + -(-np.maximum(n_tokens - context_tokens, 0) // stride_tokens)
+    samples = np.repeat(np.arange(len(stretches)), n_windows)
+    number = np.arange(len(samples)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
+    within = number * stride_tokens
+    lengths = np.minimum(n_tokens[samples] - within, context_tokens)
+    predicted_before = np.where(number > 0, context_tokens - stride_tokens, 0)
+    prompt_left = stretches.prompt_tokens[samples].astype(np.int64) - within
+    given = np.clip(np.maximum(prompt_left, predicted_before), 0, lengths)
+    windows = Windows(stretches.starts[samples] + within, lengths, samples, given, stretches.sources[samples])
+    return windows[given < lengths]
 
 
 def count_windows(stretches: Stretches, context_tokens: int) -> int:

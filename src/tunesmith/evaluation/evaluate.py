@@ -1,23 +1,49 @@
-"""The verb `evaluate`: a model and text in, perplexity out."""
+"""The verb `evaluate`: one or two models and text in, figures out."""
 
 import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.config import EvaluateConfig
+import numpy as np
+import torch
+
+from tunesmith.config import EvaluateConfig, GenerateConfig
 from tunesmith.data.corpus import Corpus, prepare_corpus
 from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import reading_options
+from tunesmith.data.text_size import TextSizes, text_sizes
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
-from tunesmith.evaluation.perplexity import METHOD, confidence_interval, evaluate_split
+from tunesmith.data.trained_text import trained_text
+from tunesmith.errors import UserError
+from tunesmith.evaluation.comparison import compare
+from tunesmith.evaluation.novelty import novelty
+from tunesmith.evaluation.perplexity import Evaluation, confidence_interval, evaluate_split, sliding_method
+from tunesmith.files import refuse_existing, write_text
+from tunesmith.generation.generate import load_for_writing
+from tunesmith.generation.sampling import SamplingRules
 from tunesmith.machine import choose_device, choose_dtype
 from tunesmith.model.config_file import read_hf_config
-from tunesmith.model.context import chosen_context_tokens
+from tunesmith.model.context import chosen_context_tokens, chosen_stride_tokens
 from tunesmith.model.hf_config import gpt2_config
 from tunesmith.model.hub import local_folder
 from tunesmith.model.weights import load_gpt2
 
 TOKENS_PER_BATCH = 4096
+SHOWN_TOKENS = 64
+"""Of each sample that a model knows worst."""
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A model with what it made of the text."""
+
+    folder: Path
+    tokenizer: TextTokenizer
+    corpus: Corpus
+    evaluation: Evaluation
+    context_tokens: int
+    stride_tokens: int
 
 
 def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
@@ -26,21 +52,56 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
         UserError: if model, text or device cannot be used.
     """
+    out = Path(config.out) if config.out else None
+    if out:
+        refuse_existing(out)
+    for flag, value in (("--worst", config.worst), ("--novelty", config.novelty)):
+        if value < 0:
+            raise UserError(f"{flag} {value} makes no sense", hint="write 0 or more")
     with found_sources(config.sources) as found:  # before a model is fetched
-        return _evaluate(config, found)
+        device = choose_device(config.device).value
+        # Figures are compared with other programs' figures: on a CPU nothing is gained by rounding them.
+        exactly = config.precision == "auto" and device.type == "cpu"
+        dtype = choose_dtype("fp32" if exactly else config.precision, device).value
+        tuned = _measure(config.model, config, found, device, dtype)
+        base = _measure(config.base, config, found, device, dtype) if config.base else None
+    split = tuned.corpus.validation
+    sizes = text_sizes(split, tuned.tokenizer)
+    samples = _figures_of_samples(tuned.evaluation, sizes)
+    if base:
+        _refuse_other_samples(config, tuned, base)
+        _add_base(samples, base.evaluation)
+    if out:
+        write_text(out, "".join(json.dumps(line) + "\n" for line in samples))
+    worst = np.argsort(-tuned.evaluation.sample_nats / tuned.evaluation.sample_tokens, kind="stable")[: config.worst]
+    return {
+        "model": config.model,
+        "sources": list(config.sources),
+        **_figures(tuned, sizes, seed=config.seed),
+        "samples": len(tuned.evaluation.sample_tokens),
+        "context_tokens": tuned.context_tokens,
+        "stride_tokens": tuned.stride_tokens,
+        "precision": str(dtype).removeprefix("torch."),
+        "device": str(device),
+        "trained_on_this": _trained_on(tuned.folder, tuned.corpus.manifest),
+        "method": sliding_method(tuned.context_tokens, tuned.stride_tokens),
+        "base": _base_figures(base, config, sizes) if base else None,
+        "difference": _difference(tuned, base, sizes, config) if base else None,
+        "novelty": _novelty(tuned, config) if config.novelty else None,
+        "worst": [{**samples[number], "text": _beginning(tuned, number)} for number in worst.tolist()],
+    }
 
 
-def _evaluate(config: EvaluateConfig, found: FoundSources) -> dict[str, Any]:
-    device = choose_device(config.device).value
-    # Figures are compared with other programs' figures: on a CPU nothing is gained by rounding them.
-    exactly = config.precision == "auto" and device.type == "cpu"
-    dtype = choose_dtype("fp32" if exactly else config.precision, device).value
-    folder = local_folder(config.model)
+def _measure(
+    name: str, config: EvaluateConfig, found: FoundSources, device: torch.device, dtype: torch.dtype
+) -> _Measured:
+    folder = local_folder(name)
     hf_config = read_hf_config(folder)
     n_positions = gpt2_config(hf_config, origin=str(folder)).n_positions
     context_tokens = chosen_context_tokens(config.context_tokens, n_positions).value
+    stride_tokens = chosen_stride_tokens(config.stride_tokens, context_tokens).value
     tokenizer = load_tokenizer(folder, hf_config)
-    corpus = _read(config, found, tokenizer)
+    corpus = prepare_corpus(found, tokenizer, reading_options(config), val_fraction=1, seed=config.seed)
     model = load_gpt2(folder).to(device)
     model.compute_dtype = dtype
     evaluation = evaluate_split(
@@ -48,29 +109,102 @@ def _evaluate(config: EvaluateConfig, found: FoundSources) -> dict[str, Any]:
         corpus.validation,
         context_tokens=context_tokens,
         tokens_per_batch=max(TOKENS_PER_BATCH, context_tokens),
+        stride_tokens=stride_tokens,
     )
-    interval = confidence_interval(evaluation, seed=config.seed)
+    return _Measured(folder, tokenizer, corpus, evaluation, context_tokens, stride_tokens)
+
+
+def _figures(measured: _Measured, sizes: TextSizes, *, seed: int) -> dict[str, Any]:
+    evaluation = measured.evaluation
+    interval = confidence_interval(evaluation, seed=seed)
+    characters = int(sizes.characters.sum())
     return {
-        "model": config.model,
-        "sources": list(config.sources),
         "perplexity": evaluation.perplexity,
         "confidence_interval": list(interval) if interval else None,
         "nats_per_token": evaluation.nats_per_token,
         "bits_per_byte": evaluation.bits_per_byte,
+        "bits_per_character": evaluation.bits_per_byte * evaluation.text_bytes / characters,
         "tokens": evaluation.tokens,
         "bytes": evaluation.text_bytes,
-        "samples": len(evaluation.sample_tokens),
-        "context_tokens": context_tokens,
-        "precision": str(dtype).removeprefix("torch."),
-        "device": str(device),
-        "trained_on_this": _trained_on(folder, corpus.manifest),
-        "method": METHOD,
+        "characters": characters,
     }
 
 
-def _read(config: EvaluateConfig, found: FoundSources, tokenizer: TextTokenizer) -> Corpus:
-    """All of the text, to be measured."""
-    return prepare_corpus(found, tokenizer, reading_options(config), val_fraction=1, seed=config.seed)
+def _base_figures(base: _Measured, config: EvaluateConfig, sizes: TextSizes) -> dict[str, Any]:
+    return {
+        "model": config.base,
+        **_figures(base, sizes, seed=config.seed),
+        "context_tokens": base.context_tokens,
+        "stride_tokens": base.stride_tokens,
+    }
+
+
+def _difference(tuned: _Measured, base: _Measured, sizes: TextSizes, config: EvaluateConfig) -> dict[str, Any]:
+    comparison = compare(
+        tuned.evaluation,
+        base.evaluation,
+        sizes,
+        same_tokenizer=tuned.tokenizer.fingerprint == base.tokenizer.fingerprint,
+        seed=config.seed,
+    )
+    difference: dict[str, Any] = json.loads(json.dumps(asdict(comparison)))
+    return difference
+
+
+def _novelty(tuned: _Measured, config: EvaluateConfig) -> dict[str, Any]:
+    """Beside what was kept apart from the training, or else beside the text that is measured on."""
+    corpus = trained_text(tuned.folder, tuned.tokenizer, config.trained_on)
+    usual = GenerateConfig(str(tuned.folder), device=config.device, precision=config.precision)
+    return novelty(
+        load_for_writing(usual),
+        corpus,
+        corpus.validation if corpus.validation.n_samples else tuned.corpus.validation,
+        n_texts=config.novelty,
+        rules=SamplingRules(usual.temperature[0], usual.top_k, usual.top_p),
+        seed=config.seed,
+    )
+
+
+def _figures_of_samples(evaluation: Evaluation, sizes: TextSizes) -> list[dict[str, Any]]:
+    """One object a sample, in the order of the text; samples count from 1."""
+    columns = (evaluation.sample_nats, evaluation.sample_tokens, sizes.text_bytes, sizes.characters)
+    return [
+        {
+            "sample": number,
+            "nats_per_token": nats / tokens,
+            "nats": nats,
+            "tokens": tokens,
+            "bytes": text_bytes,
+            "characters": characters,
+        }
+        for number, (nats, tokens, text_bytes, characters) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True), start=1
+        )
+    ]
+
+
+def _add_base(samples: list[dict[str, Any]], base: Evaluation) -> None:
+    for sample, nats in zip(samples, base.sample_nats.tolist(), strict=True):
+        sample["base_nats"] = nats
+
+
+def _beginning(measured: _Measured, sample: int) -> str:
+    """Of a sample's text, what is predicted."""
+    stretches = measured.corpus.validation.stretches
+    start = int(stretches.starts[sample]) + int(stretches.prompt_tokens[sample])
+    end = int(stretches.ends[sample]) - 1
+    text = measured.tokenizer.decode(measured.corpus.validation.tokens[start : min(end, start + SHOWN_TOKENS)].tolist())
+    return text if end <= start + SHOWN_TOKENS else text.rstrip("\ufffd") + " ..."
+
+
+def _refuse_other_samples(config: EvaluateConfig, tuned: _Measured, base: _Measured) -> None:
+    """Both have to be measured on the same samples; what is left out as a repetition depends on the tokenizer."""
+    same_bytes = tuned.evaluation.text_bytes == base.evaluation.text_bytes
+    if not same_bytes or len(tuned.evaluation.sample_tokens) != len(base.evaluation.sample_tokens):
+        raise UserError(
+            f"{config.model} and {config.base} divide this text into different samples",
+            hint="compare them without --dedupe near, on a text that holds neither's end-of-text marker",
+        )
 
 
 def _trained_on(folder: Path, manifest: dict[str, Any]) -> bool:

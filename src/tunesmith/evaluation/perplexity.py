@@ -2,9 +2,10 @@
 
 Every token of every sample, the first one and the end-of-text behind the last included, is predicted once;
 the first one from the end-of-text before it, which is how GPT-2 saw documents begin. A sample longer than
-the context is cut into windows of nearly equal length; a window's first token sees only its predecessor. The
-sum of nats is divided by the number of tokens of the whole text, so that no batch or sample weighs more than
-its tokens do.
+the context is read through several windows: next to each other and of nearly equal length, where a window's first
+token sees only its predecessor (during training), or overlapping, a stride apart, where what one window has predicted
+is given in the next. The sum of nats is divided by the number of tokens of the whole text, so that no batch or sample
+weighs more than its tokens do.
 """
 
 import math
@@ -16,7 +17,8 @@ import numpy.typing as npt
 from tunesmith.data.batches import packed, packed_indices
 from tunesmith.data.corpus import Split
 from tunesmith.data.stretches import Int64s
-from tunesmith.data.windows import Windows, windows_of
+from tunesmith.data.windows import Windows, sliding_windows, windows_of
+from tunesmith.evaluation.bootstrap import Interval, interval_of, resampled_sums
 from tunesmith.model.attention import DocumentLayout
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import nats_of_each_token
@@ -27,9 +29,18 @@ METHOD = (
     "every token once, end-of-text included; samples separate, each behind an end-of-text; "
     "samples longer than the context in windows of nearly equal length, without overlap"
 )
-RESAMPLES = 1000
 LARGEST_NATS = 709.0
 """The exponential of more does not fit a float."""
+
+
+def sliding_method(context_tokens: int, stride_tokens: int) -> str:
+    """How a verb that slides says it in words."""
+    seen = context_tokens - stride_tokens
+    return (
+        "every token once, end-of-text included; samples separate, each behind an end-of-text, from which its first "
+        f"token is predicted; samples longer than {context_tokens} tokens in windows that begin {stride_tokens} apart, "
+        f"so that each token sees {f'at least {seen} before it' if seen else 'its own window only'}"
+    )
 
 
 @dataclass(frozen=True)
@@ -65,7 +76,9 @@ class Evaluation:
         return float(self.sample_nats.sum()) / math.log(2) / self.text_bytes
 
 
-def evaluate_split(model: GPT2, split: Split, *, context_tokens: int, tokens_per_batch: int) -> Evaluation:
+def evaluate_split(
+    model: GPT2, split: Split, *, context_tokens: int, tokens_per_batch: int, stride_tokens: int | None = None
+) -> Evaluation:
     """Measure a model on a split of a corpus; in smaller batches where memory runs out.
 
     Args:
@@ -73,8 +86,13 @@ def evaluate_split(model: GPT2, split: Split, *, context_tokens: int, tokens_per
         split: what to measure on.
         context_tokens: longest window.
         tokens_per_batch: tokens computed at once; changes the time and nothing else.
+        stride_tokens: how far apart windows over a longer sample begin; None cuts it into windows of nearly equal
+            length without overlap.
     """
-    windows = windows_of(split.stretches, context_tokens)
+    if stride_tokens is None:
+        windows = windows_of(split.stretches, context_tokens)
+    else:
+        windows = sliding_windows(split.stretches, context_tokens, stride_tokens)
     sample_nats, _ = in_pieces(
         lambda pieces: _sample_nats(model, split, windows, max(tokens_per_batch // pieces, 1)),
         pieces=1,
@@ -102,19 +120,13 @@ def _sample_nats(model: GPT2, split: Split, windows: Windows, tokens_per_batch: 
     return sample_nats
 
 
-def confidence_interval(evaluation: Evaluation, *, seed: int) -> tuple[float, float] | None:
-    """95 % bootstrap interval of the perplexity over samples, or None for a single sample.
+def confidence_interval(evaluation: Evaluation, *, seed: int) -> Interval | None:
+    """95 % bootstrap interval of the perplexity over samples, or None for a single sample."""
+    sums_KD = resampled_sums(np.stack([evaluation.sample_nats, evaluation.sample_tokens]), seed=seed)
+    return None if sums_KD is None else interval_of(as_perplexity(sums_KD[0] / sums_KD[1]))
 
-    Samples are drawn with replacement; each draw's perplexity is its nats over its tokens, so long samples
-    weigh what they weigh in the text. Reference: Efron & Tibshirani 1993, chapter 13 (percentile interval).
-    """
-    n_samples = len(evaluation.sample_tokens)
-    if n_samples < 2:
-        return None
-    random = np.random.default_rng(seed)
-    nats_per_token = np.empty(RESAMPLES)
-    for draw in range(RESAMPLES):
-        chosen = random.integers(n_samples, size=n_samples)
-        nats_per_token[draw] = evaluation.sample_nats[chosen].sum() / evaluation.sample_tokens[chosen].sum()
-    low, high = np.exp(np.percentile(nats_per_token, [2.5, 97.5]))
-    return float(low), float(high)
+
+def as_perplexity(nats_per_token: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Infinite where no float holds it."""
+    with np.errstate(over="ignore"):
+        return np.exp(nats_per_token)

@@ -1,86 +1,133 @@
-"""Keys and values of the tokens seen so far, and attention over them.
+"""Keys and values of the tokens read so far, and attention over them.
 
-Shapes: B texts written side by side, P positions of the cache, H heads, D channels of a head, L layers,
+Shapes: B texts that are written side by side, P positions of the cache, H heads, D channels of a head, L layers,
 N tokens in the stream of one call.
 
 The cache fits the model's `attend_of` seam twice: `PrefillAttention` reads packed prompts of any lengths in one
 flat stream and leaves their keys and values behind; `DecodeAttention` adds one token to every text.
+
+On the CPU keys and values are kept in fp32: attention of a single query was measured three to ten times slower in
+bf16. What a text gets does not depend, to the last bit, on the others: positions beyond a text's end are masked, and
+their number is a multiple of what the kernel sums at a time, so they add nothing but zeros at the end of a sum.
 """
 
 from functools import partial
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tunesmith.model.attention import DocumentLayout
-from tunesmith.model.gpt2 import Attend
-from tunesmith.model.shape import GPT2Config
+from tunesmith.model.gpt2 import GPT2, Attend
+
+POSITIONS_AT_A_TIME = 64
 
 
 class KeyValueCache:
-    """Room for B texts of at most P tokens, allocated once."""
+    """Room for B texts of at most P tokens, allocated once.
 
-    def __init__(
-        self, config: GPT2Config, *, texts: int, positions: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        shape = (config.n_layer, texts, config.n_head, positions, config.n_embd // config.n_head)
-        self.k_LBHPD = torch.zeros(shape, dtype=dtype, device=device)
-        self.v_LBHPD = torch.zeros(shape, dtype=dtype, device=device)
-        self.lengths_B = torch.zeros(texts, dtype=torch.long, device=device)
+    Attributes:
+        lengths: tokens of each text that stand in it; known on the host, so that nobody waits for a card.
+    """
+
+    def __init__(self, model: GPT2, *, texts: int, positions: int) -> None:
+        config = model.config
+        shape = (config.n_layer, texts, config.n_head, _rounded_up(positions), config.n_embd // config.n_head)
+        device = model.head_VC.device
+        dtype = cache_dtype(model)
+        self.k_LBHPD, self.v_LBHPD = (_zeros(shape, dtype, device) for _ in range(2))
+        self.lengths = [0] * texts
+
+    def move(self, source: int, target: int) -> None:
+        """Put a text in another one's place."""
+        length = self.lengths[target] = self.lengths[source]
+        for cached in (self.k_LBHPD, self.v_LBHPD):
+            cached[:, target, :, :length] = cached[:, source, :, :length]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """On the CPU memory that is not touched before it is used: most texts end long before their place does."""
+    if device.type == "cpu" and dtype == torch.float32:
+        return torch.from_numpy(np.zeros(shape, np.float32))
+    return torch.zeros(shape, dtype=dtype, device=device)
+
+
+def cache_dtype(model: GPT2) -> torch.dtype:
+    """What keys and values are kept in."""
+    return torch.float32 if model.head_VC.device.type == "cpu" else model.attention_dtype
+
+
+def cache_bytes(model: GPT2, positions: int) -> int:
+    """Of one text."""
+    return 2 * model.config.n_layer * model.config.n_embd * _rounded_up(positions) * cache_dtype(model).itemsize
+
+
+def _rounded_up(positions: int) -> int:
+    return -(-positions // POSITIONS_AT_A_TIME) * POSITIONS_AT_A_TIME
 
 
 class PrefillAttention:
     """Causal attention inside each prompt; the prompts' keys and values stay in the cache.
 
     Args:
-        cache: empty, with as many texts as the layout has documents.
+        cache: to be filled.
+        places: which text of the cache each of the layout's documents is.
         layout: where the prompts begin in the stream.
         within_prompts: attends to them.
     """
 
-    def __init__(self, cache: KeyValueCache, layout: DocumentLayout, within_prompts: Attend) -> None:
+    def __init__(self, cache: KeyValueCache, places: list[int], layout: DocumentLayout, within_prompts: Attend) -> None:
         self._cache = cache
         self._within_prompts = within_prompts
-        self._offsets = layout.offsets
-        lengths = [end - start for start, end in zip(self._offsets, self._offsets[1:], strict=False)]
-        cache.lengths_B.copy_(torch.tensor(lengths))
+        self._stretches = list(zip(places, layout.offsets, layout.offsets[1:], strict=False))
+        for place, start, end in self._stretches:
+            cache.lengths[place] = end - start
 
     def of_layer(self, layer: int) -> Attend:
         """What the model calls in a layer."""
         return partial(self._attend, layer)
 
     def _attend(self, layer: int, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
-        for text, (start, end) in enumerate(zip(self._offsets, self._offsets[1:], strict=False)):
-            self._cache.k_LBHPD[layer, text, :, : end - start] = k_NHD[start:end].transpose(0, 1)
-            self._cache.v_LBHPD[layer, text, :, : end - start] = v_NHD[start:end].transpose(0, 1)
+        for place, start, end in self._stretches:
+            self._cache.k_LBHPD[layer, place, :, : end - start] = k_NHD[start:end].transpose(0, 1)
+            self._cache.v_LBHPD[layer, place, :, : end - start] = v_NHD[start:end].transpose(0, 1)
         return self._within_prompts(q_NHD, k_NHD, v_NHD, scale)
 
 
 class DecodeAttention:
-    """One new token of every text sees that text's whole past and itself (N = B)."""
+    """One new token of each of the first N texts of the cache sees that text's whole past and itself."""
 
-    def __init__(self, cache: KeyValueCache) -> None:
+    def __init__(self, cache: KeyValueCache, n_texts: int) -> None:
         self._cache = cache
-        longest = int(cache.lengths_B.max()) + 1
-        positions_P = torch.arange(longest, device=cache.lengths_B.device)
-        self._seen_B11P = (positions_P <= cache.lengths_B[:, None])[:, None, None]
-        self._longest = longest
-        self._texts_B = torch.arange(len(cache.lengths_B), device=cache.lengths_B.device)
+        device, dtype = cache.k_LBHPD.device, cache.k_LBHPD.dtype
+        lengths = cache.lengths[:n_texts]
+        self._length_of_the_first = lengths[0]
+        self._longest = _rounded_up(max(lengths) + 1)
+        self._lengths_N = torch.tensor(lengths).to(device, non_blocking=True)
+        self._texts_N = torch.arange(n_texts, device=device)
+        unseen_NP = torch.arange(self._longest, device=device) > self._lengths_N[:, None]
+        mask_NP = torch.zeros(unseen_NP.shape, dtype=dtype, device=device).masked_fill_(unseen_NP, -torch.inf)
+        self._mask_N11P = mask_NP[:, None, None]
 
     def of_layer(self, layer: int) -> Attend:
         """What the model calls in a layer."""
         return partial(self._attend, layer)
 
     def _attend(self, layer: int, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
-        k_BHPD, v_BHPD = self._cache.k_LBHPD[layer], self._cache.v_LBHPD[layer]
-        k_BHPD[self._texts_B, :, self._cache.lengths_B] = k_NHD.to(k_BHPD.dtype)
-        v_BHPD[self._texts_B, :, self._cache.lengths_B] = v_NHD.to(v_BHPD.dtype)
+        n_texts = len(q_NHD)
+        k_NHPD, v_NHPD = self._cache.k_LBHPD[layer, :n_texts], self._cache.v_LBHPD[layer, :n_texts]
+        if n_texts == 1:  # a plain copy is several times faster than writing by index
+            k_NHPD[0, :, self._length_of_the_first] = k_NHD[0]
+            v_NHPD[0, :, self._length_of_the_first] = v_NHD[0]
+        else:
+            k_NHPD[self._texts_N, :, self._lengths_N] = k_NHD.to(k_NHPD.dtype)
+            v_NHPD[self._texts_N, :, self._lengths_N] = v_NHD.to(v_NHPD.dtype)
         y_NH1D = F.scaled_dot_product_attention(
-            q_NHD[:, :, None].to(k_BHPD.dtype),
-            k_BHPD[:, :, : self._longest],
-            v_BHPD[:, :, : self._longest],
-            attn_mask=self._seen_B11P,
+            q_NHD[:, :, None].to(k_NHPD.dtype),
+            k_NHPD[:, :, : self._longest],
+            v_NHPD[:, :, : self._longest],
+            attn_mask=self._mask_N11P,
             scale=scale,
         )
         return y_NH1D[:, :, 0]

@@ -1,21 +1,49 @@
-"""Write text: prompts in, continuations out, with a key-value cache and without padding.
+"""Write texts: requests in, continuations out, side by side, without padding, each as if it were alone.
 
-All texts of a call are written side by side; each has its own random generator, so what it becomes depends on
-its seed and prompt, not on its neighbours. A text ends at end-of-text, at its length limit, or where the model's
-positions end.
+A text that ends gives its place to the next one at once. Every text has its own chance, drawn from its own seed, so
+what it becomes depends on its seed and prompt and not on its neighbours. A text ends at end-of-text, where its watch
+says so, or at its length limit. Where the model's positions end, the last half of them is read again and the text goes
+on.
 """
 
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Literal
 
-import torch
+import numpy as np
+from torch import Tensor
 
 from tunesmith.errors import UserError
-from tunesmith.generation.cache import DecodeAttention, KeyValueCache, PrefillAttention
-from tunesmith.generation.sampling import SamplingRules, choose_token
-from tunesmith.model.attention import DocumentLayout, attention_over
+from tunesmith.generation.decoder import Decoder
+from tunesmith.generation.history import History
+from tunesmith.generation.sampling import Floats, SamplingRules, choose_token, logprob_of
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.packed import inference
+
+Watch = Callable[[int], bool]
+"""Told every token of a text as it is written; says whether the text ends with it."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A text to write.
+
+    Attributes:
+        prompt: token ids, none empty (begin with end-of-text to start a text from nothing).
+        seed: of its chance.
+        rules: how to choose tokens.
+        max_new_tokens: longest continuation, at least 1.
+        min_new_tokens: end-of-text cannot come before.
+        watch: sees the tokens, and may end the text.
+    """
+
+    prompt: list[int]
+    seed: int
+    rules: SamplingRules
+    max_new_tokens: int
+    min_new_tokens: int = 0
+    watch: Watch | None = None
 
 
 @dataclass(frozen=True)
@@ -24,13 +52,146 @@ class Continuation:
 
     Attributes:
         tokens: ids, without end-of-text.
-        logprobs: log-probability of each in nats, under the model before temperature and filters.
-        finish_reason: "stop" at end-of-text, "length" at a limit.
+        logprobs: log-probability of each in nats, under the model before temperature, filters and penalties.
+        finish_reason: "stop" at end-of-text or where the watch said so, "length" at the limit.
     """
 
     tokens: list[int]
     logprobs: list[float]
     finish_reason: Literal["stop", "length"]
+
+
+class Engine:
+    """Texts that are being written, and those that wait.
+
+    Args:
+        model: on its device, in evaluation mode or not: dropout is off here.
+        end_of_text_id: ends a text.
+        texts_at_once: most that are written side by side.
+        positions: longest text with its prompt; beyond the model's own, texts slide.
+        logits: hidden states to logits; the model's own unless its head is packed.
+    """
+
+    def __init__(
+        self,
+        model: GPT2,
+        *,
+        end_of_text_id: int,
+        texts_at_once: int,
+        positions: int,
+        logits: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self._model = model
+        self._end_of_text_id = end_of_text_id
+        self._n_positions = min(positions, model.config.n_positions)
+        self._texts_at_once = texts_at_once
+        self._decoder = Decoder(model, logits or model.logits, texts=texts_at_once, positions=self._n_positions)
+        self._waiting: deque[tuple[int, Request]] = deque()
+        self._writing: list[_Text] = []
+        self._submitted = 0
+
+    def submit(self, request: Request) -> int:
+        """Let a text wait for its turn; returns the number it is known by.
+
+        Raises:
+            UserError: if the prompt is longer than the model reads.
+        """
+        if len(request.prompt) > self._model.config.n_positions:
+            raise UserError(
+                f"the prompt has {len(request.prompt)} tokens, and the model reads at most "
+                f"{self._model.config.n_positions}",
+                hint="shorten the prompt",
+            )
+        self._waiting.append((self._submitted, request))
+        self._submitted += 1
+        return self._submitted - 1
+
+    def cancel(self, number: int) -> None:
+        """Forget a text; its place is free for another one."""
+        self._waiting = deque(entry for entry in self._waiting if entry[0] != number)
+        for place, text in enumerate(self._writing):
+            if text.number == number:
+                self._give_up(place)
+                return
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether there is nothing to write."""
+        return not self._waiting and not self._writing
+
+    def step(self) -> list[tuple[int, Continuation]]:
+        """One more token of every text; the texts that end with it, by their numbers."""
+        with inference(self._model):
+            logits_of_texts = self._logits()
+        finished = []
+        for place, logits_V in reversed(list(enumerate(logits_of_texts))):  # the last first: it may take a place
+            text = self._writing[place]
+            if text.write(logits_V, self._end_of_text_id):
+                finished.append((text.number, text.continuation()))
+                self._give_up(place)
+        return finished[::-1]
+
+    def run(self) -> Iterator[tuple[int, Continuation]]:
+        """Write everything that was submitted; texts come as they end."""
+        while not self.is_idle:
+            yield from self.step()
+
+    def _logits(self) -> list[Floats]:
+        """Behind every text, [V]: texts that go on read their newest token, new ones their prompt."""
+        rows: list[Floats] = []
+        full = [place for place in range(len(self._writing)) if self._decoder.length(place) == self._n_positions]
+        if full:
+            kept = max(self._n_positions // 2, 2)
+            self._decoder.read({place: self._writing[place].history.tokens[-kept:-1] for place in full})
+        if self._writing:
+            rows += list(self._decoder.step([text.history.tokens[-1] for text in self._writing]).numpy())
+        new: dict[int, list[int]] = {}
+        while self._waiting and len(self._writing) < self._texts_at_once:
+            number, request = self._waiting.popleft()
+            new[len(self._writing)] = request.prompt
+            self._writing.append(_Text(number, request))
+        if new:
+            rows += list(self._decoder.read(new).numpy())
+        return rows
+
+    def _give_up(self, place: int) -> None:
+        """The last text takes the place, so that texts stand side by side."""
+        last = self._writing.pop()
+        if place < len(self._writing):
+            self._writing[place] = last
+            self._decoder.move(len(self._writing), place)
+
+
+class _Text:
+    """One text while it is written."""
+
+    def __init__(self, number: int, request: Request) -> None:
+        self.number = number
+        self.request = request
+        self.history = History(request.prompt, request.rules)
+        self.tokens: list[int] = []
+        self.logprobs: list[float] = []
+        self.stopped = False
+        self._random = np.random.default_rng(request.seed)
+
+    def write(self, logits_V: Floats, end_of_text_id: int) -> bool:
+        """Choose the next token; whether the text ends here."""
+        request = self.request
+        _refuse_no_numbers(logits_V)
+        too_early = len(self.tokens) < request.min_new_tokens
+        weighed_V = self.history.weigh(logits_V, end_of_text_id if too_early else None)
+        token = choose_token(weighed_V, request.rules, self._random.random())
+        if token == end_of_text_id:
+            self.stopped = True
+            return True
+        self.tokens.append(token)
+        self.logprobs.append(logprob_of(logits_V, token))
+        self.history.append(token)
+        self.stopped = request.watch is not None and request.watch(token)
+        return self.stopped or len(self.tokens) == request.max_new_tokens
+
+    def continuation(self) -> Continuation:
+        return Continuation(self.tokens, self.logprobs, "stop" if self.stopped else "length")
 
 
 def continue_texts(
@@ -42,7 +203,7 @@ def continue_texts(
     max_new_tokens: int,
     end_of_text_id: int,
 ) -> list[Continuation]:
-    """Continue each prompt.
+    """Continue each prompt, all of them side by side.
 
     Args:
         model: on its device, in evaluation mode or not: dropout is off here.
@@ -53,85 +214,22 @@ def continue_texts(
         end_of_text_id: ends a text.
 
     Raises:
-        UserError: if a prompt leaves no room for even one token.
+        UserError: if a prompt is longer than the model reads.
     """
-    longest_prompt = max(map(len, prompts))
-    room = model.config.n_positions + 1 - longest_prompt
-    if room < 1:
-        raise UserError(
-            f"the prompt has {longest_prompt} tokens, and the model reads at most {model.config.n_positions}",
-            hint="shorten the prompt",
-        )
-    max_new_tokens = min(max_new_tokens, room)
-    writers = [_Writer(end_of_text_id, torch.Generator().manual_seed(seed)) for seed in seeds]
-    cache = KeyValueCache(
-        model.config,
-        texts=len(prompts),
-        positions=longest_prompt + max_new_tokens,
-        dtype=torch.float32 if model.config.reorder_and_upcast_attn else model.compute_dtype,
-        device=model.head_VC.device,
+    engine = Engine(
+        model,
+        end_of_text_id=end_of_text_id,
+        texts_at_once=len(prompts),
+        positions=max(map(len, prompts)) + max_new_tokens,
     )
-    with inference(model):
-        logits_BV = _read_prompts(model, prompts, cache)
-        for number in range(1, max_new_tokens + 1):
-            _refuse_no_numbers(logits_BV)
-            next_tokens = [
-                writer.write(logits_V, rules) for writer, logits_V in zip(writers, logits_BV.cpu(), strict=True)
-            ]
-            if number == max_new_tokens or all(writer.stopped for writer in writers):
-                break
-            logits_BV = _read_one_token_each(model, next_tokens, cache)
-    return [Continuation(writer.tokens, writer.logprobs, "stop" if writer.stopped else "length") for writer in writers]
+    for prompt, seed in zip(prompts, seeds, strict=True):
+        engine.submit(Request(prompt, seed, rules, max_new_tokens))
+    return [continuation for _, continuation in sorted(engine.run(), key=lambda finished: finished[0])]
 
 
-@dataclass
-class _Writer:
-    """One text while it is written."""
-
-    end_of_text_id: int
-    generator: torch.Generator
-    stopped: bool = False
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-
-    def write(self, logits_V: torch.Tensor, rules: SamplingRules) -> int:
-        """Choose the next token and return what the model is to read: end-of-text once the text has stopped."""
-        if self.stopped:
-            return self.end_of_text_id
-        token, logprob = choose_token(logits_V, rules, self.generator)
-        self.stopped = token == self.end_of_text_id
-        if not self.stopped:
-            self.tokens.append(token)
-            self.logprobs.append(logprob)
-        return token
-
-
-def _refuse_no_numbers(logits_BV: torch.Tensor) -> None:
-    if not torch.isfinite(logits_BV).all():
+def _refuse_no_numbers(logits_V: Floats) -> None:
+    if not np.isfinite(logits_V.max()):  # NaN is the largest of all
         raise UserError(
             "the model computes no numbers (NaN or infinity): its weights are damaged or the precision is too low",
             hint="try --precision fp32; if that does not help, get or train the model again",
         )
-
-
-def _read_prompts(model: GPT2, prompts: list[list[int]], cache: KeyValueCache) -> torch.Tensor:
-    """Logits behind each prompt, [B, V]; the cache is filled."""
-    lengths_B = torch.tensor([len(prompt) for prompt in prompts])
-    ends_B = lengths_B.cumsum(0)
-    layout = DocumentLayout.of((0, *ends_B.tolist()))
-    tokens_N = torch.tensor([token for prompt in prompts for token in prompt])
-    positions_N = torch.cat([torch.arange(len(prompt)) for prompt in prompts])
-    device = model.head_VC.device
-    attend = PrefillAttention(cache, layout, attention_over(layout, device, model.attention_dtype))
-    hidden_NC = model(tokens_N.to(device), positions_N.to(device), attend.of_layer)
-    return model.logits(hidden_NC[ends_B - 1])
-
-
-def _read_one_token_each(model: GPT2, tokens: list[int], cache: KeyValueCache) -> torch.Tensor:
-    """Logits behind one more token of each text, [B, V]; the cache grows by one position."""
-    tokens_B = torch.tensor(tokens, device=model.head_VC.device)
-    # A stopped text goes on reading end-of-text unseen; its position must stay inside the table.
-    positions_B = cache.lengths_B.clamp(max=model.config.n_positions - 1)
-    hidden_BC = model(tokens_B, positions_B, DecodeAttention(cache).of_layer)
-    cache.lengths_B += 1
-    return model.logits(hidden_BC)

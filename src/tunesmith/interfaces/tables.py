@@ -7,23 +7,92 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-DELIMITER = "-" * 20
+SHOWN_CHARACTERS = 50
+"""Of a sample, where it is named."""
 
 
-def evaluation_table(result: dict[str, Any]) -> str:
-    """What `evaluate` found."""
-    interval = result["confidence_interval"]
-    rows = [
-        ("perplexity", f"{result['perplexity']:.2f}"),
-        ("  95 % interval", f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else "needs two samples"),
-        ("nats per token", f"{result['nats_per_token']:.4f}"),
-        ("bits per byte", f"{result['bits_per_byte']:.4f}"),
-        ("tokens", f"{result['tokens']:,} in {result['samples']:,} samples, {result['bytes']:,} bytes"),
-        ("method", result["method"]),
-    ]
+def evaluation_table(result: dict[str, Any], width: int | None = None) -> str:
+    """What `evaluate` found; in a terminal of `width` cells long lines are wrapped."""
+    base = result["base"]
+    rows = _compared(result, base) if base else _figures(result)
+    rows += [("tokens", f"{result['tokens']:,} in {result['samples']:,} samples, {result['bytes']:,} bytes")]
+    rows += [("method", result["method"])]
     if result["trained_on_this"]:
         rows.append(("careful", "most of this text was trained on: the figures say how well it is remembered"))
-    return aligned(rows)
+    worst = [
+        f"  {sample['nats_per_token']:6.2f}  sample {sample['sample']:,}: {_on_one_line(sample['text'])}"
+        for sample in result["worst"]
+    ]
+    copied = ["", *_novelty_lines(result["novelty"])] if result["novelty"] else []
+    return "\n".join(
+        [aligned(rows, width), *(["", "it knows these worst (nats per token):", *worst] if worst else []), *copied]
+    )
+
+
+def _novelty_lines(novelty: dict[str, Any]) -> list[str]:
+    written, held_out = novelty["written"], novelty["held_out"]
+    rows = [("copied from the training text", f"{'written':>9}  {'by people':>9}")]
+    rows += [
+        (f"  in {least} tokens in a row or more", f"{share:>9.1%}  {held_out['copied_share'][least]:>9.1%}")
+        for least, share in written["copied_share"].items()
+    ]
+    longest = (written["longest"] or {"tokens": 0})["tokens"], (held_out["longest"] or {"tokens": 0})["tokens"]
+    rows.append(("  longest, in tokens", "  ".join(f"{tokens:>9,}" for tokens in longest)))
+    lines = [aligned(rows)]
+    if found := written["longest"]:
+        lines.append(
+            f"  the longest is from {found['source']}, sample {found['sample']:,}: {_on_one_line(found['text'])}"
+        )
+    lines.append(
+        f"  ({written['tokens']:,} tokens in {novelty['texts']:,} texts against {held_out['tokens']:,} by people)"
+    )
+    return lines
+
+
+def _figures(result: dict[str, Any]) -> list[tuple[str, str]]:
+    return [
+        ("perplexity", f"{result['perplexity']:.2f}"),
+        ("  95 % interval", _interval(result["confidence_interval"], ".2f")),
+        ("nats per token", f"{result['nats_per_token']:.4f}"),
+        ("bits per byte", f"{result['bits_per_byte']:.4f}"),
+        ("bits per character", f"{result['bits_per_character']:.4f}"),
+    ]
+
+
+def _compared(result: dict[str, Any], base: dict[str, Any]) -> list[tuple[str, str]]:
+    """Base, tuned, and their difference with its interval, in columns."""
+    lines = [("", "base", "tuned", "difference (95 % interval)")]
+    names = (("perplexity", ".2f"), ("nats_per_token", ".4f"), ("bits_per_byte", ".4f"), ("bits_per_character", ".4f"))
+    for name, form in names:
+        difference = result["difference"].get(name)
+        lines.append(
+            (name.replace("_", " "), f"{base[name]:{form}}", f"{result[name]:{form}}", _change(difference, form))
+        )
+        if name == "perplexity":
+            before, after = (_interval(figures["confidence_interval"], form) for figures in (base, result))
+            lines.append(("  95 % interval", before, after, ""))
+    base_width, tuned_width = (max(len(line[column]) for line in lines) for column in (1, 2))
+    rows = [
+        (name, f"{before:>{base_width}}  {after:>{tuned_width}}  {change}".rstrip())
+        for name, before, after, change in lines
+    ]
+    return [*rows, ("better on", f"{result['difference']['better_samples']:.0%} of the samples")]
+
+
+def _change(difference: dict[str, Any] | None, form: str) -> str:
+    if difference is None:
+        return ""
+    interval = difference["confidence_interval"]
+    return f"{difference['value']:+{form}}" + (f" ({interval[0]:+{form}} to {interval[1]:+{form}})" if interval else "")
+
+
+def _interval(interval: list[float] | None, form: str) -> str:
+    return f"{interval[0]:{form}} to {interval[1]:{form}}" if interval else "needs two samples"
+
+
+def _on_one_line(text: str) -> str:
+    shown = printable(" ".join(text.split()))
+    return shown if len(shown) <= SHOWN_CHARACTERS else shown[:SHOWN_CHARACTERS].rstrip() + " ..."
 
 
 def tokenizer_table(result: dict[str, Any], sources: tuple[str, ...]) -> str:
@@ -52,13 +121,6 @@ def aligned(rows: list[tuple[str, str]], width: int | None = None) -> str:
 
 def _wrapped(text: str, width: int) -> list[str]:
     return [line.plain.rstrip() for line in Text(text).wrap(Console(width=width), width)]
-
-
-def texts_block(texts: list[str]) -> str:
-    """Texts one below the other, with a line between them where a text itself has several lines."""
-    texts = [printable(text) for text in texts]
-    separator = f"\n{DELIMITER}\n" if any("\n" in text for text in texts) else "\n"
-    return separator.join(texts)
 
 
 def printable(text: str) -> str:

@@ -40,7 +40,7 @@ from tunesmith.training.step import StepResult, fresh_scaler, train_step
 SAMPLE_TOKENS = 64
 """Longest text of the samples before and after."""
 SAMPLE_RULES = SamplingRules(
-    temperature=GenerateConfig.temperature, top_k=GenerateConfig.top_k, top_p=GenerateConfig.top_p
+    temperature=GenerateConfig.temperature[0], top_k=GenerateConfig.top_k, top_p=GenerateConfig.top_p
 )
 
 

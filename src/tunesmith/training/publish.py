@@ -66,7 +66,7 @@ def generation_config(end_of_text_id: int) -> dict[str, Any]:
         **_ids(end_of_text_id),
         "pad_token_id": end_of_text_id,
         "do_sample": True,
-        "temperature": GenerateConfig.temperature,
+        "temperature": GenerateConfig.temperature[0],
         "top_k": GenerateConfig.top_k,
         "top_p": GenerateConfig.top_p,
         "max_new_tokens": GenerateConfig.max_new_tokens,
