@@ -122,7 +122,12 @@ def prepare_corpus(
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     folder = out or _cached(fingerprint)
     if not (folder / MANIFEST).is_file():
-        write_corpus(folder, found, tokenizer, options, {**settings, "fingerprint": fingerprint})
+        try:
+            write_corpus(folder, found, tokenizer, options, {**settings, "fingerprint": fingerprint})
+        except FileExistsError:
+            if out is not None:
+                raise UserError(f"--out {out} was taken meanwhile", hint="name another folder") from None
+            # else another process made the same corpus and was faster
     return open_corpus(folder)
 
 

@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tunesmith.data import spiece
 from tunesmith.data.read_ahead import read_ahead
 from tunesmith.data.stretches import Int64s
 from tunesmith.errors import UserError
-from tunesmith.files import write_json
+from tunesmith.files import write_atomically, write_json
 
 FILES = (
     "tokenizer.json",
@@ -152,9 +152,9 @@ class TextTokenizer:
         """Write what `AutoTokenizer.from_pretrained(folder)` needs: the checkpoint's own files, completed."""
         for name in FILES:
             if (self.folder / name).is_file() and self.folder.resolve() != folder.resolve():
-                shutil.copyfile(self.folder / name, folder / name)
+                write_atomically(folder / name, partial(shutil.copyfile, self.folder / name))
         if not (folder / "tokenizer.json").is_file():
-            self._tokenizer.save(str(folder / "tokenizer.json"))
+            write_atomically(folder / "tokenizer.json", lambda path: self._tokenizer.save(str(path)))
         if not (folder / "tokenizer_config.json").is_file():
             token = self.end_of_text
             write_json(
