@@ -186,6 +186,9 @@ class TrainConfig(ComputingConfig, ReadingConfig):
     save_every_steps: int | Auto = _flag(default="auto")
     """Steps between checkpoints; auto is at every evaluation."""
 
+    keep_gb: float | None = _flag(default=None)
+    """Disk for checkpoints, in GB: older ones stay as models while there is room; default: only the last two stay."""
+
     val_fraction: float = _flag(default=0.1)
     """Share of the samples kept apart to measure what was learned."""
 

@@ -1,6 +1,9 @@
 """A run that was stopped continues as if it had not been."""
 
+import itertools
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +14,10 @@ from safetensors.torch import load_file
 
 from tunesmith.config import TrainConfig
 from tunesmith.errors import UserError
-from tunesmith.training.events import Ended, Event, Stepped, TrainResult
+from tunesmith.training.checkpoint import find_checkpoint
+from tunesmith.training.events import Ended, Event, Planned, Stepped, TrainResult
 from tunesmith.training.job import train_model
+from tunesmith.training.run import RunFolder
 
 
 @pytest.fixture(params=[0, 4], ids=["all weights", "adapters"])
@@ -126,16 +131,86 @@ def test_what_may_not_change_is_refused_by_name(config: TrainConfig) -> None:
         run(replace(config, resume=True))
 
 
-@pytest.mark.parametrize("name", ["state.json", "optimizer.safetensors", "random.safetensors", "model.safetensors"])
-def test_damaged_checkpoints_are_named(name: str, config: TrainConfig) -> None:
-    """A checkpoint that lost bytes is an error that names it, not a run that continues wrongly."""
-    run(config, stop_after=3)
-    if config.lora_rank and name == "model.safetensors":  # it is merged there, for others; the run reads the adapter
-        name = "adapter/adapter_model.safetensors"
-    path = Path(config.out) / "checkpoints" / "step-00000003" / name
+def cut_off(path: Path) -> None:
+    """Lose the end."""
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UserError, match=r"step-00000003.* cannot be read"):
+
+
+def flip_a_bit(path: Path) -> None:
+    """Change one bit in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+FILES = [
+    "state.json",
+    "optimizer.safetensors",
+    "random.safetensors",
+    "model.safetensors",
+    "config.json",
+    "checksums.json",
+]
+FILES += ["tokenizer.json", "tokenizer_config.json"]
+
+
+DAMAGES = (cut_off, flip_a_bit, Path.unlink)
+
+
+def test_damage_of_any_kind_in_any_file_is_recognised_and_named(config: TrainConfig, tmp_path: Path) -> None:
+    """Whatever happened to whichever file, the checkpoint before it is taken."""
+    run(replace(config, save_every_steps=3), stop_after=7)
+    saved = Path(config.out) / "checkpoints"
+    files = [path.relative_to(saved) for path in sorted((saved / "step-00000007").rglob("*")) if path.is_file()]
+    assert {*FILES} <= {path.name for path in files}
+    for number, (file, damage) in enumerate(itertools.product(files, DAMAGES)):
+        copied = tmp_path / f"copy-{number}" / "checkpoints"
+        shutil.copytree(saved, copied)
+        damage(copied / file)
+        found = find_checkpoint(RunFolder(copied.parent).checkpoints())
+        assert found.folder == copied / "step-00000006"
+        if (damage, file.name) != (Path.unlink, "state.json"):  # without it the folder is a plain model
+            assert file.name in found.damaged[copied / "step-00000007"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_after_damage_the_run_ends_as_if_unbroken(damage: Callable[[Path], None], config: TrainConfig) -> None:
+    """The steps since the checkpoint before are made again, and saved in place of the damaged one."""
+    run(replace(config, out=f"{config.out}-unbroken"))
+    run(replace(config, save_every_steps=3), stop_after=7)
+    damaged = Path(config.out) / "checkpoints" / "step-00000007"
+    damage(damaged / "optimizer.safetensors")
+    events = train_model(TrainConfig(out=config.out, resume=True), stop=lambda: False)
+    planned = next(events)
+    assert isinstance(planned, Planned)
+    assert planned.resumed_at_step == 6
+    assert str(damaged) in planned.notices[0]
+    assert [event.result.steps for event in events if isinstance(event, Ended)] == [12]
+    assert_same_run(config.out, f"{config.out}-unbroken")
+    assert len(list((Path(config.out) / "checkpoints").glob("[!.]*"))) == 2
+
+
+def test_only_damaged_checkpoints_are_an_error_that_names_them(config: TrainConfig) -> None:
+    """Nothing is learned from damaged bytes, and nothing is deleted."""
+    run(config, stop_after=3)
+    flip_a_bit(Path(config.out) / "checkpoints" / "step-00000003" / "model.safetensors")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"step-00000003 cannot be read: model.safetensors is not what was written"):
+            run(TrainConfig(out=config.out, resume=True))
+    shutil.rmtree(Path(config.out) / "checkpoints")
+    assert run(TrainConfig(out=config.out, resume=True)).steps == 12
+
+
+def test_two_runs_cannot_write_one_folder(config: TrainConfig) -> None:
+    """While a run goes on, another one is refused, with the process that holds the folder; afterwards it may go on."""
+    first = train_model(replace(config, save_every_steps=1), stop=lambda: False)
+    next(event for event in first if isinstance(event, Stepped) and event.step == 5)
+    with pytest.raises(UserError, match=rf"another process \(number {os.getpid()}\) is training in"):
         run(TrainConfig(out=config.out, resume=True))
+    with pytest.raises(UserError, match="already holds an unfinished run"):
+        run(config)
+    first.close()  # type: ignore[attr-defined]
+    assert run(TrainConfig(out=config.out, resume=True)).steps == 12
 
 
 def test_a_run_stopped_before_its_first_checkpoint_starts_again(config: TrainConfig) -> None:

@@ -93,7 +93,21 @@ def save_gpt2(model: GPT2, folder: Path, *, hf_config: dict[str, Any], dtype: to
         hf_config: the `config.json` that the model came from; what describes its origin is left out.
         dtype: of the stored weights.
     """
-    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in state_for_huggingface(model).items()}
+    write_weights(state_for_huggingface(model), folder, hf_config=hf_config, dtype=dtype)
+
+
+def write_weights(
+    state: dict[str, Tensor], folder: Path, *, hf_config: dict[str, Any], dtype: torch.dtype = torch.float32
+) -> None:
+    """`save_gpt2` of weights that were taken from a model before.
+
+    Args:
+        state: what `state_for_huggingface` gave.
+        folder: as above, like the others.
+        hf_config: the same.
+        dtype: the same.
+    """
+    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in state.items()}
     write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     dropped = ("_name_or_path", "torch_dtype", "transformers_version")
     kept = {key: value for key, value in hf_config.items() if key not in dropped}

@@ -17,6 +17,8 @@ class Planned:
     out: Path
     plan: TrainPlan
     resumed_at_step: int
+    notices: tuple[str, ...] = ()
+    """What the user should know before it goes on, for example that a checkpoint was damaged."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,14 @@ class Saved:
 
 
 @dataclass(frozen=True)
+class SaveFailed:
+    """The disk is full or fails: what is on it stays, training goes on, and the next checkpoint tries again."""
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class TrainResult:
     """The outcome of a run.
 
@@ -106,7 +116,7 @@ class Ended:
     result: TrainResult
 
 
-Event = Planned | Evaluated | Sampled | Stepped | Shrunk | Saved | Ended
+Event = Planned | Evaluated | Sampled | Stepped | Shrunk | Saved | SaveFailed | Ended
 
 
 def metrics_of(event: Event) -> dict[str, Any] | None:
@@ -124,4 +134,6 @@ def metrics_of(event: Event) -> dict[str, Any] | None:
         }
     if isinstance(event, Shrunk):
         return {"kind": "out_of_memory", **vars(event)}
+    if isinstance(event, SaveFailed):
+        return {"kind": "save_failed", **vars(event)}
     return None

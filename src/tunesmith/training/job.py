@@ -25,13 +25,16 @@ from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_config import gpt2_config
 from tunesmith.model.hub import local_folder
 from tunesmith.model.weights import load_gpt2, new_gpt2
-from tunesmith.training.checkpoint import ADAPTER, Progress, load_checkpoint
+from tunesmith.training.checkpoint import ADAPTER, CheckpointWriter, FoundCheckpoint, find_checkpoint, load_checkpoint
+from tunesmith.training.disk_space import refuse_too_little
 from tunesmith.training.events import Ended, Event, Planned, Sampled, metrics_of
 from tunesmith.training.loop import TrainingLoop
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.plan import TrainPlan, make_plan, refuse_impossible
+from tunesmith.training.progress import Progress
 from tunesmith.training.publish import Publisher
-from tunesmith.training.run import RunFolder, as_json
+from tunesmith.training.run import METRICS, SAMPLES, RunFolder, as_json
+from tunesmith.training.snapshot import state_bytes
 
 DEFAULT_SAMPLES = 3
 MAY_CHANGE_ON_RESUME = ("resume", "json", "quiet", "out")
@@ -53,17 +56,26 @@ def train_model(config: TrainConfig, *, stop: Callable[[], bool]) -> Iterator[Ev
     elif not config.sources:
         raise UsageError("no source was named", hint="name the text to learn: tunesmith train FILE --out DIR")
     _refuse_early(config)
-    if not config.resume:
-        run.refuse_if_taken()
+    if config.resume:
+        with run.locked():
+            with _sources(config) as found:
+                loop, planned = _set_up(config, run, found, stop)
+            run.forget_after(loop.progress.step)
+            yield from _executed(loop, planned)
+        return
+    run.refuse_if_taken()
     with _sources(config) as found:
         loop, planned = _set_up(config, run, found, stop)
-    if config.resume:
-        run.forget_after(loop.progress.step)
-    else:
+    with run.locked():
+        run.refuse_if_taken()  # by a run that began meanwhile
         run.begin(_description(config, loop.plan, loop.corpus))
+        yield from _executed(loop, planned)
+
+
+def _executed(loop: TrainingLoop, planned: Planned) -> Iterator[Event]:
     yield planned
     for event in loop.events():
-        _keep(event, run)
+        _keep(event, loop.run)
         yield event
 
 
@@ -86,10 +98,10 @@ def _keep(event: Event, run: RunFolder) -> None:
     """Leave an event's trace in the run folder before anybody else hears of it."""
     metrics = metrics_of(event)
     if metrics:
-        run.append("metrics.jsonl", metrics)
+        run.append(METRICS, metrics)
     elif isinstance(event, Sampled):
         for text in event.texts:
-            run.append("samples.jsonl", {"step": event.step, **as_json(text)})
+            run.append(SAMPLES, {"step": event.step, **as_json(text)})
     elif isinstance(event, Ended):
         status = "interrupted" if event.result.interrupted else "finished"
         run.end({"status": status, **as_json(event.result)})
@@ -106,8 +118,8 @@ class _Start:
 def _set_up(
     config: TrainConfig, run: RunFolder, found: FoundSources | None, stop: Callable[[], bool]
 ) -> tuple[TrainingLoop, Planned]:
-    checkpoints = run.checkpoints() if config.resume else []
-    start = _Start(checkpoints[-1], True) if checkpoints else _Start(local_folder(config.model), False)
+    checkpoint = find_checkpoint(run.checkpoints()) if config.resume else FoundCheckpoint(None, {})
+    start = _Start(checkpoint.folder, True) if checkpoint.folder else _Start(local_folder(config.model), False)
     hf_config = read_hf_config(start.weights)
     shape = gpt2_config(hf_config, origin=str(start.weights))
     tokenizer = load_tokenizer(start.weights, hf_config)
@@ -130,11 +142,32 @@ def _set_up(
         progress = load_checkpoint(start.weights, model=model, optimizer=optimizer, scaler=scaler)
     version = str(environment()["tunesmith"])
     publisher = Publisher(run, config, plan, corpus, tokenizer, hf_config, version)
+    writer = CheckpointWriter(hf_config, tokenizer, plan.lora, config.model)
     loop = TrainingLoop(
-        model, optimizer, scaler, plan, corpus, tokenizer, hf_config, run, publisher, progress, prompts, stop
+        model=model,
+        optimizer=optimizer,
+        scaler=scaler,
+        plan=plan,
+        corpus=corpus,
+        tokenizer=tokenizer,
+        run=run,
+        publisher=publisher,
+        checkpoints=writer,
+        progress=progress,
+        prompts=prompts,
+        keep_bytes=None if config.keep_gb is None else config.keep_gb * 1e9,
+        stop=stop,
+    )
+    if not config.resume:
+        weights_bytes, optimizer_bytes = state_bytes(model, optimizer)
+        refuse_too_little(run.path, weights_bytes=weights_bytes, optimizer_bytes=optimizer_bytes)
+    for folder in checkpoint.damaged:
+        run.set_aside(folder)
+    notices = tuple(
+        f"the checkpoint {folder} is damaged ({reason}) and set aside" for folder, reason in checkpoint.damaged.items()
     )
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return loop, Planned(config.model, parameters, run.path, plan, progress.step)
+    return loop, Planned(config.model, parameters, run.path, plan, progress.step, notices)
 
 
 def _model(config: TrainConfig, plan: TrainPlan, start: _Start) -> GPT2:

@@ -8,8 +8,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -27,12 +26,16 @@ from tunesmith.machine import peak_memory_bytes
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.weights import load_gpt2
 from tunesmith.out_of_memory import in_pieces
-from tunesmith.training.checkpoint import Progress, save_checkpoint
-from tunesmith.training.events import Ended, Evaluated, Event, Sampled, Saved, Shrunk, Stepped, TrainResult
+from tunesmith.training.checkpoint import CheckpointWriter
+from tunesmith.training.disk_space import has_room, no_room
+from tunesmith.training.events import Ended, Evaluated, Event, Sampled, SaveFailed, Shrunk, Stepped, TrainResult
 from tunesmith.training.plan import TrainPlan
+from tunesmith.training.progress import Progress
 from tunesmith.training.publish import Publisher
 from tunesmith.training.run import RunFolder
+from tunesmith.training.saver import Saver
 from tunesmith.training.schedule import learning_rate_at
+from tunesmith.training.snapshot import ModelCopy, copy_model, fits_memory, state_bytes, take_snapshot
 from tunesmith.training.step import StepResult, fresh_scaler, train_step
 
 SAMPLE_TOKENS = 64
@@ -53,11 +56,12 @@ class TrainingLoop:
         plan: what to do.
         corpus: to learn from and to measure on.
         tokenizer: the model's own.
-        hf_config: the model's `config.json`.
         run: where everything is written.
         publisher: puts the best model into the run folder.
+        checkpoints: writes them.
         progress: how far the run is.
         prompts: continued before and after.
+        keep_bytes: for checkpoints on disk; None keeps what a resume can need.
         stop: asked after every step.
     """
 
@@ -67,12 +71,17 @@ class TrainingLoop:
     plan: TrainPlan
     corpus: Corpus
     tokenizer: TextTokenizer
-    hf_config: dict[str, Any]
     run: RunFolder
     publisher: Publisher
+    checkpoints: CheckpointWriter
     progress: Progress
     prompts: list[str]
+    keep_bytes: float | None
     stop: Callable[[], bool]
+
+    def __post_init__(self) -> None:
+        self._saver = Saver()
+        self._copied: ModelCopy | None = None
 
     def events(self) -> Iterator[Event]:
         """Run to the end, or to the first step after which `stop` says so."""
@@ -95,10 +104,11 @@ class TrainingLoop:
             progress.base_perplexity = evaluation.perplexity
             yield Evaluated(0, 0.0, evaluation.nats_per_token, evaluation.perplexity, is_best=False)
             yield Sampled(0, self._write_samples(self.model))
-        # the next step's batches are made while this one is computed
-        with closing(read_ahead(self._upcoming(order))) as steps:
-            yield from self._steps(order, steps, started_s)
-        yield from self._ending(started_s)
+        with self._saver:
+            # the next step's batches are made while this one is computed
+            with closing(read_ahead(self._upcoming(order))) as steps:
+                yield from self._steps(order, steps, started_s)
+            yield from self._ending(started_s)
 
     def _steps(
         self, order: TrainingOrder, steps: Iterator[tuple[int, list[Batch]]], started_s: float
@@ -122,7 +132,8 @@ class TrainingLoop:
                 yield self._evaluate_and_publish()
             progress.elapsed_s = time.perf_counter() - started_s
             if progress.step % plan.save_every_steps == 0 or finished:
-                yield self._save()
+                self._save()
+            yield from self._saver.outcomes()
 
     def _upcoming(self, order: TrainingOrder) -> Iterator[tuple[int, list[Batch]]]:
         """The micro-batches of every step to come, and into how many pieces they are dealt."""
@@ -159,7 +170,8 @@ class TrainingLoop:
                 f"--resume --out {self.run.path}; or train anew with a shorter --context-tokens or a smaller --model",
             )
         except UserError:
-            yield self._save()
+            self._save()
+            yield from self._wait_for_saver()
             raise
         if progress.pieces != first_in:
             smaller = order.batches(progress.step, progress.pieces)
@@ -170,8 +182,9 @@ class TrainingLoop:
         progress = self.progress
         interrupted = progress.step < self.plan.steps
         if interrupted:
-            yield self._save()
-        else:
+            self._save()
+        yield from self._wait_for_saver()
+        if not interrupted:
             is_last = progress.best_step == progress.step
             yield Sampled(progress.best_step, self._write_samples(self.model if is_last else self._published()))
         progress.elapsed_s = time.perf_counter() - started_s
@@ -237,25 +250,56 @@ class TrainingLoop:
         is_best = evaluation.perplexity < progress.best_perplexity
         if is_best:
             progress.best_perplexity, progress.best_step = evaluation.perplexity, progress.step
-            self.publisher.publish(self.model, progress)
+            copied, then = self._copy_of_model(), replace(progress)
+            self._saver.publish(progress.step, lambda: self.publisher.publish(copied, then))
         epoch = progress.step / self.plan.steps_per_epoch
         return Evaluated(progress.step, epoch, evaluation.nats_per_token, evaluation.perplexity, is_best)
 
-    def _save(self) -> Saved:
+    def _save(self) -> None:
+        """Have a checkpoint written; training waits for the copy only, unless memory is too short for one."""
         folder = self.run.checkpoint(self.progress.step)
-        save_checkpoint(
-            folder,
-            model=self.model,
-            hf_config=self.hf_config,
-            tokenizer=self.tokenizer,
-            optimizer=self.optimizer,
-            scaler=self.scaler,
-            progress=self.progress,
-            lora=self.plan.lora,
-            base=self.publisher.config.model,
-        )
-        self.run.drop_old_checkpoints()
-        return Saved(self.progress.step, folder)
+        snapshot = take_snapshot(self.model, self.optimizer, self.scaler, self.progress, self._copy_of_model())
+
+        def write() -> None:
+            if not has_room(self.run.path, snapshot.nbytes):
+                self.run.drop_old_checkpoints(keep_bytes=0)  # all but the newest
+                if not has_room(self.run.path, snapshot.nbytes):
+                    raise no_room(folder)
+            self.checkpoints.write(snapshot, folder)
+            self.run.drop_old_checkpoints(self.keep_bytes)
+
+        self._saver.save(self.progress.step, folder, write)
+        if not fits_memory(sum(state_bytes(self.model, self.optimizer))):
+            self._saver.wait()
+
+    def _copy_of_model(self) -> ModelCopy:
+        """One for all that is written of a step; what was written of earlier ones has to be done by then."""
+        if self._copied is None or self._copied.step != self.progress.step:
+            self._copied = None
+            self._saver.wait()
+            self._copied = copy_model(self.model, self.progress.step)
+        return self._copied
+
+    def _wait_for_saver(self) -> Iterator[Event]:
+        """Until everything is on disk.
+
+        Raises:
+            UserError: if it cannot be.
+        """
+        self._saver.wait()
+        self._copied = None
+        reasons = []
+        for outcome in self._saver.outcomes():
+            reasons += [outcome.reason] if isinstance(outcome, SaveFailed) else []
+            yield outcome
+        if self._saver.failed:
+            kept = self.run.checkpoints()
+            raise UserError(
+                f"step {self.progress.step:,} could not be saved: {reasons[-1] if reasons else 'the disk is full'}",
+                hint=f"make room, then continue from {kept[-1].name if kept else 'the beginning'}: "
+                f"tunesmith train --resume --out {self.run.path}",
+            )
+        self.run.flush()
 
     def _published(self) -> GPT2:
         model = load_gpt2(self.run.path).to(self.model.head_VC.device)
