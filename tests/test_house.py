@@ -104,7 +104,8 @@ FLAGS = {
     TrainConfig: COMMON
     | COMPUTING
     | READING
-    | {"model", "out", "resume", "from_scratch", "epochs", "max_steps", "learning_rate", "weight_decay"}
+    | {"model", "out", "resume", "from_scratch", "epochs", "max_steps", "max_hours", "stop_at", "verify_resume"}
+    | {"learning_rate", "weight_decay"}
     | {"warmup_fraction", "max_grad_norm", "tokens_per_step", "context_tokens", "dropout", "eval_every_steps"}
     | {"save_every_steps", "keep_gb", "val_fraction", "sample_prompts", "compile", "freeze"}
     | {"lora_rank", "lora_alpha", "lora_dropout", "lora_targets"},

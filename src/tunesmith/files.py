@@ -76,6 +76,13 @@ def _take_name(temporary: Path, folder: Path) -> None:
         raise
 
 
+def remove_folder(folder: Path) -> None:
+    """Delete a folder of ours; if a crash comes between, it is a leftover and not a folder that lacks something."""
+    leaving = _beside(folder)
+    folder.rename(leaving)
+    shutil.rmtree(leaving)
+
+
 def sweep_leftovers(folder: Path, name: str | None = None) -> None:
     """Remove what killed processes left half-written in a folder; what a process still writes is left alone.
 

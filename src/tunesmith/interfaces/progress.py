@@ -27,6 +27,7 @@ from tunesmith.training.events import (
     SaveFailed,
     Shrunk,
     Stepped,
+    StopAsked,
     TrainResult,
 )
 from tunesmith.training.plan import TrainPlan
@@ -80,6 +81,8 @@ class Progress:
                 f"memory ran out in step {event.step:,}; it was made again with {event.tokens_per_micro_batch:,} "
                 f"tokens at once, {event.micro_batches} times a step: the update is the same, and it stays so"
             )
+        elif isinstance(event, StopAsked):
+            self._say("stopping: the step is finished and everything saved; Ctrl-C again stops at once")
         elif isinstance(event, SaveFailed):
             self._could_not_save = True
             self._say(

@@ -34,10 +34,17 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Sampled:
-    """The fixed prompts were continued: at step 0 by the base model, at the end by the best one."""
+    """The fixed prompts were continued: at step 0 by the base model, at the end by the best one.
+
+    Attributes:
+        step: of the model that wrote.
+        texts: what it wrote.
+        is_final: whether the run ends with this.
+    """
 
     step: int
     texts: list[GeneratedText]
+    is_final: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,11 @@ class Saved:
 
 
 @dataclass(frozen=True)
+class StopAsked:
+    """Ctrl-C or SIGTERM came: the step is finished, everything is saved, and the run ends."""
+
+
+@dataclass(frozen=True)
 class SaveFailed:
     """The disk is full or fails: what is on it stays, training goes on, and the next checkpoint tries again."""
 
@@ -95,6 +107,7 @@ class TrainResult:
         peak_memory_bytes: of this process, or allocated on the card.
         out: the model folder.
         interrupted: whether it was stopped before its last step; `train --resume` continues.
+        stopped_by: what stopped it, for example "--max-hours 8"; empty where nothing did.
     """
 
     base_perplexity: float
@@ -107,6 +120,7 @@ class TrainResult:
     peak_memory_bytes: int
     out: str
     interrupted: bool
+    stopped_by: str
 
 
 @dataclass(frozen=True)
@@ -116,7 +130,7 @@ class Ended:
     result: TrainResult
 
 
-Event = Planned | Evaluated | Sampled | Stepped | Shrunk | Saved | SaveFailed | Ended
+Event = Planned | Evaluated | Sampled | Stepped | Shrunk | Saved | SaveFailed | StopAsked | Ended
 
 
 def metrics_of(event: Event) -> dict[str, Any] | None:

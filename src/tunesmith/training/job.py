@@ -1,8 +1,10 @@
 """The verb `train`: from a configuration to a running loop, or to one clear error with nothing written."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from tunesmith.model.hf_config import gpt2_config
 from tunesmith.model.hub import local_folder
 from tunesmith.model.weights import load_gpt2, new_gpt2
 from tunesmith.training.checkpoint import ADAPTER, CheckpointWriter, FoundCheckpoint, find_checkpoint, load_checkpoint
+from tunesmith.training.deadline import first_deadline
 from tunesmith.training.disk_space import refuse_too_little
 from tunesmith.training.events import Ended, Event, Planned, Sampled, metrics_of
 from tunesmith.training.loop import TrainingLoop
@@ -33,14 +36,15 @@ from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.plan import TrainPlan, make_plan, refuse_impossible
 from tunesmith.training.progress import Progress
 from tunesmith.training.publish import Publisher
-from tunesmith.training.run import METRICS, SAMPLES, RunFolder, as_json
+from tunesmith.training.run import BEFORE_THE_BEGINNING, METRICS, SAMPLES, RunFolder, as_json
 from tunesmith.training.snapshot import state_bytes
 
 DEFAULT_SAMPLES = 3
+ASKED_TO = "the user"
 MAY_CHANGE_ON_RESUME = ("resume", "json", "quiet", "out")
 
 
-def train_model(config: TrainConfig, *, stop: Callable[[], bool]) -> Iterator[Event]:
+def train_model(config: TrainConfig, *, stop: Callable[[], bool]) -> Generator[Event, None, None]:
     """Train, yielding what happens; the last event is `Ended`.
 
     Args:
@@ -50,6 +54,13 @@ def train_model(config: TrainConfig, *, stop: Callable[[], bool]) -> Iterator[Ev
     Raises:
         UserError: before anything is written, if it cannot be done; later, if the loss is no number any more.
     """
+    deadline = first_deadline(config.max_hours, config.stop_at, now=datetime.now().astimezone())
+
+    def why_stop() -> str:
+        if stop():
+            return ASKED_TO
+        return deadline.reason if deadline and deadline.has_passed() else ""
+
     run = RunFolder(Path(config.out))
     if config.resume:
         config = _asked_before(config, run)
@@ -59,13 +70,14 @@ def train_model(config: TrainConfig, *, stop: Callable[[], bool]) -> Iterator[Ev
     if config.resume:
         with run.locked():
             with _sources(config) as found:
-                loop, planned = _set_up(config, run, found, stop)
-            run.forget_after(loop.progress.step)
+                loop, planned = _set_up(config, run, found, why_stop)
+            is_measured = not math.isnan(loop.progress.base_perplexity)
+            run.forget_after(loop.progress.step if is_measured else BEFORE_THE_BEGINNING)
             yield from _executed(loop, planned)
         return
     run.refuse_if_taken()
     with _sources(config) as found:
-        loop, planned = _set_up(config, run, found, stop)
+        loop, planned = _set_up(config, run, found, why_stop)
     with run.locked():
         run.refuse_if_taken()  # by a run that began meanwhile
         run.begin(_description(config, loop.plan, loop.corpus))
@@ -101,7 +113,7 @@ def _keep(event: Event, run: RunFolder) -> None:
         run.append(METRICS, metrics)
     elif isinstance(event, Sampled):
         for text in event.texts:
-            run.append(SAMPLES, {"step": event.step, **as_json(text)})
+            run.append(SAMPLES, {"step": event.step, "is_final": event.is_final, **as_json(text)})
     elif isinstance(event, Ended):
         status = "interrupted" if event.result.interrupted else "finished"
         run.end({"status": status, **as_json(event.result)})
@@ -116,7 +128,7 @@ class _Start:
 
 
 def _set_up(
-    config: TrainConfig, run: RunFolder, found: FoundSources | None, stop: Callable[[], bool]
+    config: TrainConfig, run: RunFolder, found: FoundSources | None, why_stop: Callable[[], str]
 ) -> tuple[TrainingLoop, Planned]:
     checkpoint = find_checkpoint(run.checkpoints()) if config.resume else FoundCheckpoint(None, {})
     start = _Start(checkpoint.folder, True) if checkpoint.folder else _Start(local_folder(config.model), False)
@@ -156,7 +168,7 @@ def _set_up(
         progress=progress,
         prompts=prompts,
         keep_bytes=None if config.keep_gb is None else config.keep_gb * 1e9,
-        stop=stop,
+        stop=why_stop,
     )
     if not config.resume:
         weights_bytes, optimizer_bytes = state_bytes(model, optimizer)

@@ -62,7 +62,7 @@ class TrainingLoop:
         progress: how far the run is.
         prompts: continued before and after.
         keep_bytes: for checkpoints on disk; None keeps what a resume can need.
-        stop: asked after every step.
+        stop: asked after every step; ends the run by saying why.
     """
 
     model: GPT2
@@ -77,11 +77,12 @@ class TrainingLoop:
     progress: Progress
     prompts: list[str]
     keep_bytes: float | None
-    stop: Callable[[], bool]
+    stop: Callable[[], str]
 
     def __post_init__(self) -> None:
         self._saver = Saver()
         self._copied: ModelCopy | None = None
+        self._stopped_by = ""
 
     def events(self) -> Iterator[Event]:
         """Run to the end, or to the first step after which `stop` says so."""
@@ -115,7 +116,8 @@ class TrainingLoop:
     ) -> Iterator[Event]:
         progress, plan = self.progress, self.plan
         for made_in, micro_batches in steps:
-            if self.stop():
+            self._stopped_by = self.stop()
+            if self._stopped_by:
                 return
             step_started_s = time.perf_counter()
             result = yield from self._step(order, micro_batches, made_in)
@@ -186,7 +188,8 @@ class TrainingLoop:
         yield from self._wait_for_saver()
         if not interrupted:
             is_last = progress.best_step == progress.step
-            yield Sampled(progress.best_step, self._write_samples(self.model if is_last else self._published()))
+            written = self._write_samples(self.model if is_last else self._published())
+            yield Sampled(progress.best_step, written, is_final=True)
         progress.elapsed_s = time.perf_counter() - started_s
         yield Ended(
             TrainResult(
@@ -200,6 +203,7 @@ class TrainingLoop:
                 peak_memory_bytes=peak_memory_bytes(self.model.head_VC.device),
                 out=str(self.run.path),
                 interrupted=interrupted,
+                stopped_by=self._stopped_by,
             )
         )
 

@@ -1,8 +1,8 @@
 """Which checkpoints stay on disk: two to resume from, and, as far as --keep-gb allows, older ones as plain models."""
 
-import shutil
 from pathlib import Path
 
+from tunesmith.files import remove_folder
 from tunesmith.training.checkpoint import OPTIMIZER, RANDOM, STATE
 from tunesmith.training.checksums import CHECKSUMS
 
@@ -20,13 +20,13 @@ def drop_old(folders: list[Path], keep_bytes: float | None) -> None:
     left_bytes = float("inf") if keep_bytes is None else keep_bytes
     for age, folder in enumerate(reversed(folders)):
         if keep_bytes is None and age >= RESUMABLE_KEPT:
-            shutil.rmtree(folder)
+            remove_folder(folder)
             continue
         if age >= RESUMABLE_KEPT or (age and folder_bytes(folder) > left_bytes):
             make_plain_model(folder)
         size = folder_bytes(folder)
         if age and size > left_bytes:
-            shutil.rmtree(folder)
+            remove_folder(folder)
         else:
             left_bytes -= size
 

@@ -11,7 +11,6 @@ Nothing is written before the run can really start, and nothing that was not wri
 """
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import UserError
-from tunesmith.files import sweep_leftovers, write_json, write_text
+from tunesmith.files import remove_folder, sweep_leftovers, write_json, write_text
 from tunesmith.training.checkpoint import STATE
 from tunesmith.training.lines import LinesFile
 from tunesmith.training.lock import locked
@@ -30,6 +29,8 @@ RUN_FILE = "run.json"
 METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 STEP_FOLDER = "step-" + "[0-9]" * 8
 DAMAGED_SUFFIX = ".damaged"
+BEFORE_THE_BEGINNING = -1
+"""The step before the untouched model is measured."""
 
 
 class RunFolder:
@@ -82,7 +83,8 @@ class RunFolder:
 
     def _is_empty(self) -> bool:
         """Whether there is nothing, or no more than a process leaves that was killed in its first instant."""
-        return {entry.name for entry in self.path.iterdir()} <= {CHECKPOINTS} and not self.checkpoints()
+        held = (entry.name for entry in self.path.iterdir() if not entry.match(f".{RUN_FILE}.*.tmp"))
+        return set(held) <= {CHECKPOINTS} and not self.checkpoints()
 
     def begin(self, description: dict[str, Any]) -> None:
         """Keep what the run is about, in a folder that is locked."""
@@ -160,7 +162,7 @@ class RunFolder:
             keep_bytes: for all checkpoints together; None keeps what a resume can need.
         """
         for folder in (self.path / CHECKPOINTS).glob(STEP_FOLDER + DAMAGED_SUFFIX):
-            shutil.rmtree(folder)
+            remove_folder(folder)
         drop_old(self._step_folders(), keep_bytes)
 
     def _step_folders(self) -> list[Path]:
@@ -168,9 +170,11 @@ class RunFolder:
 
 
 def _step_of(line: str) -> float:
+    """What a line tells of; texts that end a run come after every step."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+        about = json.loads(line)
+        return float("inf") if about.get("is_final") else float(about["step"])
+    except (ValueError, KeyError, TypeError, AttributeError):
         return float("inf")
 
 

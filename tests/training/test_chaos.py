@@ -1,0 +1,25 @@
+"""Runs broken at random instants end as if nothing had happened: the short form of the programs in tests/chaos."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CHAOS = Path(__file__).parents[1] / "chaos"
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the programs fork")
+
+
+@needs_fork
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["KILL", "INT", "INT --twice", "TERM"])
+def test_killed_runs_lose_nothing(how: str) -> None:
+    """At least four runs, one of each kind, are killed and resumed; the long form makes 200 kills over 40 runs."""
+    command = [sys.executable, CHAOS / "kill_runs.py", "--kills", "8", "--runs", "4", "--signal", *how.split()]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    found = json.loads(answer.stdout)
+    assert found["kills"] >= 8
+    assert found["bitwise_equal"] == found["runs"] >= 4
