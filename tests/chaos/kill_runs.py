@@ -22,7 +22,7 @@ from pathlib import Path
 os.environ.update(OMP_NUM_THREADS="1", TOKENIZERS_PARALLELISM="false", HF_HUB_OFFLINE="1")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from small_run import VARIANTS, SmallRun, differences, exit_code, has_ended, kill, make_world, wait_until_it_writes
+from small_run import VARIANTS, SmallRun, differences, exit_code, kill, make_world, wait_until_it_writes
 
 LONGEST_PAUSE_WHILE_WRITING_S = 0.03
 MOST_KILLS_OF_A_RUN = 12
@@ -62,10 +62,10 @@ def _break_runs(folder: Path, asked: argparse.Namespace, chance: random.Random) 
         run = SmallRun(text, model, folder / f"run-{runs}", VARIANTS[which], environment)
         for _ in range(chance.randint(1, MOST_KILLS_OF_A_RUN)):
             was_killed, while_writing = _break(run, [number] * (1 + asked.twice), durations_s[which], chance, problems)
-            if not was_killed:
-                break
-            kills += 1
+            kills += was_killed
             kills_while_writing += while_writing
+            if not was_killed or problems or _is_finished(run):  # killed in its very last instant
+                break
         if not problems and not _is_finished(run):
             run.finish()
         runs += 1
@@ -97,22 +97,21 @@ def _break(
         time.sleep(chance.uniform(0, duration_s / 2))
         wait_until_it_writes(process, run.out, patience_s=duration_s)
         time.sleep(chance.uniform(0, LONGEST_PAUSE_WHILE_WRITING_S))
-    ended = has_ended(process)
     for number in numbers:
         kill(process, number)
         if len(numbers) > 1:
             time.sleep(chance.uniform(0, LONGEST_PAUSE_WHILE_WRITING_S))
     code = exit_code(process)
     while_writing = bool(run.leftovers())
-    if ended and code == 0:
+    if code == 0:
         return False, False
     last = numbers[-1]
-    expected = {-last} if last == signal.SIGKILL else {0, SAVED_AND_ENDED, -last}
+    expected = {-last} if last == signal.SIGKILL else {SAVED_AND_ENDED, -last}
     if code not in expected:
         problems.append(f"{run.out} ended with {code}: {run.log()}")
     if run.saved_step < before:
         problems.append(f"{run.out} lost its checkpoint of step {before}")
-    return code != 0, while_writing
+    return True, while_writing
 
 
 def _is_finished(run: SmallRun) -> bool:

@@ -76,7 +76,7 @@ class SmallRun:
             arguments = ["train", "--resume", "--out", str(self.out)]
         else:
             arguments = ["train", str(self.text), "--model", str(self.model), "--out", str(self.out), *self.variant]
-            arguments += ["--max-steps", str(STEPS), "--tokens-per-step", "200", "--device", "cpu"]
+            arguments += ["--epochs", "10", "--max-steps", str(STEPS), "--tokens-per-step", "200", "--device", "cpu"]
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # none is lost between here and there
         process = os.fork()
         if process == 0:
@@ -117,8 +117,9 @@ class SmallRun:
     def result(self) -> dict[str, Any]:
         """All that has to be the same however often the run was broken."""
         last = self.out / "checkpoints" / f"step-{STEPS:08d}"
-        files = [self.out / "model.safetensors", *sorted(last.rglob("*.safetensors"))]
-        files += [self.out / "samples.jsonl"]
+        files = [self.out / name for name in ("model.safetensors", "samples.jsonl")]
+        files += [last / f"{name}.safetensors" for name in ("model", "optimizer", "random")]
+        files += sorted(last.glob("adapter/*.safetensors"))
         lines = (self.out / "metrics.jsonl").read_text("utf-8").splitlines()
         metrics = [
             {key: value for key, value in json.loads(line).items() if key not in UNTIMED}

@@ -144,8 +144,8 @@ def test_checkpoints_follow_their_own_interval(
 def test_a_loss_that_is_no_number_ends_the_run(
     make_model_folder: Callable[..., Path], text: Path, tmp_path: Path
 ) -> None:
-    """A rate that makes the weights explode is an error at the step where it shows, never a clean curve."""
-    with pytest.raises(tunesmith.UserError, match=r"the loss became (nan|inf) at step \d+") as error:
+    """A rate that makes the weights explode is an error that names the step, never a clean curve."""
+    with pytest.raises(tunesmith.UserError, match=r"the \w+ became no number at step \d+") as error:
         tunesmith.train(
             text, model=make_model_folder(), out=tmp_path / "out", epochs=100, learning_rate=0.9,
             max_grad_norm=1e30, warmup_fraction=0.0, weight_decay=1e6,

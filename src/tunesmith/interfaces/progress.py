@@ -17,19 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tunesmith.generation.generate import GeneratedText
+from tunesmith.interfaces.notices import notices_of
 from tunesmith.interfaces.tables import aligned, duration, mebibytes, printable
-from tunesmith.training.events import (
-    Evaluated,
-    Event,
-    Planned,
-    Sampled,
-    Saved,
-    SaveFailed,
-    Shrunk,
-    Stepped,
-    StopAsked,
-    TrainResult,
-)
+from tunesmith.training.events import Evaluated, Event, Planned, Sampled, Saved, SaveFailed, Stepped, TrainResult
 from tunesmith.training.plan import TrainPlan
 
 PLAIN_LINE_EVERY_S = 5.0
@@ -76,24 +66,15 @@ class Progress:
             self._show_evaluation(event)
         elif isinstance(event, Sampled):
             self._samples.append((event.step, event.texts))
-        elif isinstance(event, Shrunk):
-            self._say(
-                f"memory ran out in step {event.step:,}; it was made again with {event.tokens_per_micro_batch:,} "
-                f"tokens at once, {event.micro_batches} times a step: the update is the same, and it stays so"
-            )
-        elif isinstance(event, StopAsked):
-            self._say("stopping: the step is finished and everything saved; Ctrl-C again stops at once")
-        elif isinstance(event, SaveFailed):
-            self._could_not_save = True
-            self._say(
-                f"warning: step {event.step:,} could not be saved ({event.reason}); training goes on, what was saved "
-                "before stays, and the next checkpoint tries again"
-            )
         elif isinstance(event, Saved) and self._could_not_save:
             self._could_not_save = False
             self._say(f"step {event.step:,} is saved: there is room again")
+        elif isinstance(event, SaveFailed):
+            self._could_not_save = True
         elif isinstance(event, Stepped) and self._planned:
             self._show_step(event, self._planned.plan)
+        for line in notices_of(event):
+            self._say(line)
 
     def summary(self, result: TrainResult) -> str:
         """What was learned, what the model writes now, and what to do next."""

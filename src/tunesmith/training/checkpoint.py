@@ -40,6 +40,10 @@ OPTIMIZER = "optimizer.safetensors"
 RANDOM = "random.safetensors"
 
 
+class NotFiniteError(Exception):
+    """The weights hold NaN or infinity: a checkpoint of them would only replace a good one."""
+
+
 @dataclass(frozen=True)
 class CheckpointWriter:
     """What every checkpoint of a run has in common.
@@ -62,9 +66,12 @@ class CheckpointWriter:
         Raises:
             OSError: if the disk is full or fails.
             SafetensorError: likewise, said by the library.
+            NotFiniteError: if there is nothing worth keeping.
         """
         if folder.is_dir():
             return
+        if not all(bool(tensor.isfinite().all()) for tensor in snapshot.model.weights.values()):
+            raise NotFiniteError("the weights are no numbers any more (NaN or infinity)")
         with new_folder(folder) as temporary:
             write_weights(snapshot.model.weights, temporary, hf_config=self.hf_config)
             self.tokenizer.save(temporary)

@@ -72,6 +72,32 @@ class Shrunk:
 
 
 @dataclass(frozen=True)
+class BadNumbers:
+    """The loss or the gradient of a step was not finite: nothing was learned from it, and this was done about it.
+
+    Attributes:
+        step: of the update that was not made.
+        what: "loss", "gradient" or "weights".
+        samples: which did it, with file and line where they are known; empty where it was none of them.
+        action: what happens now.
+    """
+
+    step: int
+    what: str
+    samples: list[str]
+    action: str
+
+
+@dataclass(frozen=True)
+class LossSpiked:
+    """A loss stood far above those before it; training goes on."""
+
+    step: int
+    loss_nats_per_token: float
+    usual_nats_per_token: float
+
+
+@dataclass(frozen=True)
 class Saved:
     """A checkpoint is safely on disk."""
 
@@ -130,13 +156,23 @@ class Ended:
     result: TrainResult
 
 
-Event = Planned | Evaluated | Sampled | Stepped | Shrunk | Saved | SaveFailed | StopAsked | Ended
+Event = (
+    Planned | Evaluated | Sampled | Stepped | Shrunk | BadNumbers | LossSpiked | Saved | SaveFailed | StopAsked | Ended
+)
+
+
+KINDS: dict[type, str] = {
+    Stepped: "step",
+    Shrunk: "out_of_memory",
+    BadNumbers: "bad_numbers",
+    LossSpiked: "loss_spike",
+    SaveFailed: "save_failed",
+}
+"""Events that are kept as they are."""
 
 
 def metrics_of(event: Event) -> dict[str, Any] | None:
     """The line an event leaves in `metrics.jsonl`, units in the keys, or None."""
-    if isinstance(event, Stepped):
-        return {"kind": "step", **vars(event)}
     if isinstance(event, Evaluated):
         return {
             "kind": "evaluation",
@@ -146,8 +182,4 @@ def metrics_of(event: Event) -> dict[str, Any] | None:
             "validation_perplexity": event.perplexity,
             "is_best": event.is_best,
         }
-    if isinstance(event, Shrunk):
-        return {"kind": "out_of_memory", **vars(event)}
-    if isinstance(event, SaveFailed):
-        return {"kind": "save_failed", **vars(event)}
-    return None
+    return {"kind": KINDS[type(event)], **vars(event)} if type(event) in KINDS else None

@@ -13,6 +13,7 @@ import torch
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus, cached_corpus, prepare_corpus
 from tunesmith.data.hub_datasets import HUB_PREFIX
+from tunesmith.data.origins import Origins
 from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import reading_options
 from tunesmith.data.standard_input import STANDARD_INPUT
@@ -32,7 +33,7 @@ from tunesmith.training.deadline import first_deadline
 from tunesmith.training.disk_space import refuse_too_little
 from tunesmith.training.events import Ended, Event, Planned, Sampled, metrics_of
 from tunesmith.training.loop import TrainingLoop
-from tunesmith.training.optimizer import make_optimizer
+from tunesmith.training.optimizer import load_optimizer_state, make_optimizer, optimizer_state
 from tunesmith.training.plan import TrainPlan, make_plan, refuse_impossible
 from tunesmith.training.progress import Progress
 from tunesmith.training.publish import Publisher
@@ -140,10 +141,10 @@ def _set_up(
     if config.resume:
         _refuse_changed_data(run, corpus)
     plan = _plan_before(run) if config.resume else make_plan(config, shape, corpus)
-    model = _model(config, plan, start)
+    model = _model(config, plan, start.weights if start.checkpoint else None)
     device = torch.device(plan.device)
     model = model.to(device).train()
-    model.compute_dtype = plan.dtype
+    model.compute_dtype = plan.dtype  # a checkpoint may know better
     if plan.compiled and can_compile(device).value:  # a run may be resumed on a machine that cannot
         compile_in_place(model)
     optimizer = make_optimizer(model, weight_decay=plan.weight_decay)
@@ -152,6 +153,20 @@ def _set_up(
     progress = Progress()
     if start.checkpoint:
         progress = load_checkpoint(start.weights, model=model, optimizer=optimizer, scaler=scaler)
+    if progress.precision:
+        model.compute_dtype = getattr(torch, progress.precision)
+        scaler = torch.amp.GradScaler(device.type, enabled=False)
+
+    def reload(model: GPT2, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> Progress:
+        good = find_checkpoint(run.checkpoints()).folder
+        model.load_state_dict(_model(config, plan, good).state_dict())
+        if good is not None:
+            return load_checkpoint(good, model=model, optimizer=optimizer, scaler=scaler)
+        fresh = make_optimizer(model, weight_decay=plan.weight_decay)
+        load_optimizer_state(model, optimizer, optimizer_state(model, fresh))
+        torch.manual_seed(plan.seed)
+        return Progress(base_perplexity=progress.base_perplexity)
+
     version = str(environment()["tunesmith"])
     publisher = Publisher(run, config, plan, corpus, tokenizer, hf_config, version)
     writer = CheckpointWriter(hf_config, tokenizer, plan.lora, config.model)
@@ -167,6 +182,8 @@ def _set_up(
         checkpoints=writer,
         progress=progress,
         prompts=prompts,
+        origins=Origins(corpus, tokenizer, found),
+        reload=reload,
         keep_bytes=None if config.keep_gb is None else config.keep_gb * 1e9,
         stop=why_stop,
     )
@@ -182,18 +199,20 @@ def _set_up(
     return loop, Planned(config.model, parameters, run.path, plan, progress.step, notices)
 
 
-def _model(config: TrainConfig, plan: TrainPlan, start: _Start) -> GPT2:
-    """The weights to begin with, and which of them are learned."""
+def _model(config: TrainConfig, plan: TrainPlan, checkpoint: Path | None) -> GPT2:
+    """The weights to begin or to go on with, and which of them are learned."""
     if plan.lora is not None:
         model = load_gpt2(local_folder(config.model), dropout=plan.dropout)
         attach(model, plan.lora, seed=plan.seed)
-        if start.checkpoint:
-            load_adapter(model, start.weights / ADAPTER)
+        if checkpoint is not None:
+            load_adapter(model, checkpoint / ADAPTER)
         return model
-    if config.from_scratch and not start.checkpoint:
-        model = new_gpt2(start.weights, dropout=plan.dropout, seed=plan.seed)
+    if checkpoint is not None:
+        model = load_gpt2(checkpoint, dropout=plan.dropout)
+    elif config.from_scratch:
+        model = new_gpt2(local_folder(config.model), dropout=plan.dropout, seed=plan.seed)
     else:
-        model = load_gpt2(start.weights, dropout=plan.dropout)
+        model = load_gpt2(local_folder(config.model), dropout=plan.dropout)
     freeze(model, plan.frozen)
     return model
 

@@ -16,6 +16,7 @@ from tunesmith.config import GenerateConfig
 from tunesmith.data.batches import Batch, TrainingOrder
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.dealing import MicroBatchShape
+from tunesmith.data.origins import Origins
 from tunesmith.data.read_ahead import read_ahead
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
@@ -26,18 +27,33 @@ from tunesmith.machine import peak_memory_bytes
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.weights import load_gpt2
 from tunesmith.out_of_memory import in_pieces
+from tunesmith.training.bad_numbers import BadStepWatch
 from tunesmith.training.checkpoint import CheckpointWriter
 from tunesmith.training.disk_space import has_room, no_room
-from tunesmith.training.events import Ended, Evaluated, Event, Sampled, SaveFailed, Shrunk, Stepped, TrainResult
+from tunesmith.training.events import (
+    Ended,
+    Evaluated,
+    Event,
+    LossSpiked,
+    Sampled,
+    SaveFailed,
+    Shrunk,
+    Stepped,
+    TrainResult,
+)
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.progress import Progress
 from tunesmith.training.publish import Publisher
+from tunesmith.training.recovery import Recovery
 from tunesmith.training.run import RunFolder
 from tunesmith.training.saver import Saver
 from tunesmith.training.schedule import learning_rate_at
 from tunesmith.training.snapshot import ModelCopy, copy_model, fits_memory, state_bytes, take_snapshot
-from tunesmith.training.step import StepResult, fresh_scaler, train_step
+from tunesmith.training.spikes import usual_loss_if_spike
+from tunesmith.training.step import StepResult, fresh_scaler, no_step, train_step
 
+SMALLEST_SCALE = 1.0
+"""Of the loss in fp16; gradients that overflow below it need another arithmetic."""
 SAMPLE_TOKENS = 64
 """Longest text of the samples before and after."""
 SAMPLE_RULES = SamplingRules(
@@ -62,6 +78,8 @@ class TrainingLoop:
         progress: how far the run is.
         prompts: continued before and after.
         keep_bytes: for checkpoints on disk; None keeps what a resume can need.
+        origins: to name samples by file and line.
+        reload: brings everything back to the last good checkpoint, or to the beginning.
         stop: asked after every step; ends the run by saying why.
     """
 
@@ -77,11 +95,14 @@ class TrainingLoop:
     progress: Progress
     prompts: list[str]
     keep_bytes: float | None
+    origins: Origins
+    reload: Callable[[GPT2, torch.optim.Optimizer, torch.amp.GradScaler], Progress]
     stop: Callable[[], str]
 
     def __post_init__(self) -> None:
         self._saver = Saver()
         self._copied: ModelCopy | None = None
+        self._watch = BadStepWatch()
         self._stopped_by = ""
 
     def events(self) -> Iterator[Event]:
@@ -105,29 +126,53 @@ class TrainingLoop:
             progress.base_perplexity = evaluation.perplexity
             yield Evaluated(0, 0.0, evaluation.nats_per_token, evaluation.perplexity, is_best=False)
             yield Sampled(0, self._write_samples(self.model))
+        recovery = Recovery(
+            self.model,
+            order,
+            self.origins,
+            self._back_to_last_good,
+            f"lower --learning-rate (now {plan.learning_rate:g}) or use --precision fp32, in another --out; the best "
+            f"model before it stands in {self.run.path}",
+        )
         with self._saver:
-            # the next step's batches are made while this one is computed
-            with closing(read_ahead(self._upcoming(order))) as steps:
-                yield from self._steps(order, steps, started_s)
+            going_on = True
+            while going_on:
+                # the next step's batches are made while this one is computed
+                with closing(read_ahead(self._upcoming(order))) as steps:
+                    going_on = yield from self._steps(order, steps, recovery, started_s)
             yield from self._ending(started_s)
 
     def _steps(
-        self, order: TrainingOrder, steps: Iterator[tuple[int, list[Batch]]], started_s: float
-    ) -> Iterator[Event]:
+        self,
+        order: TrainingOrder,
+        steps: Iterator[tuple[int, list[Batch]]],
+        recovery: Recovery,
+        started_s: float,
+    ) -> Generator[Event, None, bool]:
+        """Steps until the end, or until one goes wrong: then true, and `progress` says where to go on."""
         progress, plan = self.progress, self.plan
         for made_in, micro_batches in steps:
             self._stopped_by = self.stop()
             if self._stopped_by:
-                return
+                return False
             step_started_s = time.perf_counter()
             result = yield from self._step(order, micro_batches, made_in)
             progress.step += 1
-            progress.tokens += result.tokens
             finished = progress.step == plan.steps
-            if progress.step % plan.log_every_steps == 0 or finished:
+            intervals = (plan.log_every_steps, plan.eval_every_steps, plan.save_every_steps)
+            self._watch.see(progress.step, result.is_bad)
+            bad = self._watch.bad_steps(wait=finished or any(progress.step % every == 0 for every in intervals))
+            if bad or self._scale_is_used_up():
+                yield from self._recovered(recovery, bad[0] if bad else progress.step)
+                return True
+            progress.tokens += result.tokens
+            if result.tokens and (progress.step % plan.log_every_steps == 0 or finished):
                 stepped = self._read(result, step_started_s)  # host sync: the only one of an ordinary step
                 progress.training_s += time.perf_counter() - step_started_s
                 yield stepped
+                usual = usual_loss_if_spike(stepped.loss_nats_per_token, progress.recent_losses)
+                if usual is not None:
+                    yield LossSpiked(progress.step, stepped.loss_nats_per_token, usual)
             else:
                 progress.training_s += time.perf_counter() - step_started_s
             if progress.step % plan.eval_every_steps == 0 or finished:
@@ -136,17 +181,39 @@ class TrainingLoop:
             if progress.step % plan.save_every_steps == 0 or finished:
                 self._save()
             yield from self._saver.outcomes()
+        return False
+
+    def _recovered(self, recovery: Recovery, step: int) -> Iterator[Event]:
+        """Do something about a step that went wrong; `progress` says afterwards where to go on."""
+        before = self.progress.step
+        self.progress = yield from recovery.recover(step, self.progress)
+        self._watch.forget()
+        if self.progress.precision:
+            self.scaler = torch.amp.GradScaler(self.model.head_VC.device.type, enabled=False)
+        if self.progress.step < before - 1:
+            self.run.forget_after(self.progress.step, but=("bad_numbers",))
+
+    def _back_to_last_good(self) -> Progress:
+        self._saver.wait()
+        return self.reload(self.model, self.optimizer, self.scaler)
+
+    def _scale_is_used_up(self) -> bool:
+        """Whether fp16 gradients overflow at any scale; asked where it costs no wait for the card."""
+        is_read = self.progress.step % self.plan.log_every_steps == 0
+        return self.scaler.is_enabled() and is_read and self.scaler.get_scale() < SMALLEST_SCALE
 
     def _upcoming(self, order: TrainingOrder) -> Iterator[tuple[int, list[Batch]]]:
         """The micro-batches of every step to come, and into how many pieces they are dealt."""
         for step in range(self.progress.step, self.plan.steps):
             pieces = self.progress.pieces
-            yield pieces, order.batches(step, pieces)
+            yield pieces, order.batches(step, pieces, self.progress.left_out)
 
     def _step(
         self, order: TrainingOrder, micro_batches: list[Batch], made_in: int
     ) -> Generator[Event, None, StepResult]:
         """One update; in smaller pieces where memory runs out, and in as small ones from then on."""
+        if not micro_batches:
+            return no_step(self.model)
         progress, first_in = self.progress, self.progress.pieces
 
         def attempt(pieces: int) -> StepResult:
@@ -156,7 +223,7 @@ class TrainingLoop:
             return train_step(
                 self.model,
                 self.optimizer,
-                micro_batches if pieces == made_in else order.batches(progress.step, pieces),
+                micro_batches if pieces == made_in else order.batches(progress.step, pieces, progress.left_out),
                 learning_rate=self._learning_rate(),
                 max_grad_norm=self.plan.max_grad_norm,
                 scaler=self.scaler,
@@ -176,7 +243,7 @@ class TrainingLoop:
             yield from self._wait_for_saver()
             raise
         if progress.pieces != first_in:
-            smaller = order.batches(progress.step, progress.pieces)
+            smaller = order.batches(progress.step, progress.pieces, progress.left_out)
             yield Shrunk(progress.step + 1, max(batch.n_tokens for batch in smaller), len(smaller))
         return result
 
@@ -218,12 +285,6 @@ class TrainingLoop:
     def _read(self, result: StepResult, step_started_s: float) -> Stepped:
         progress, plan = self.progress, self.plan
         loss = float(result.nats) / result.tokens
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss became {loss} at step {progress.step}",
-                hint=f"lower --learning-rate (now {plan.learning_rate:g}) or use --precision fp32; the model before "
-                f"it stands in {self.run.path}",
-            )
         seconds_per_step = (progress.training_s + time.perf_counter() - step_started_s) / progress.step
         return Stepped(
             step=progress.step,

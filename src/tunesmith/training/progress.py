@@ -1,7 +1,7 @@
 """How far a run is: the numbers that change while it goes on, and that a checkpoint keeps."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -18,6 +18,9 @@ class Progress:
         best_perplexity: lowest after any step so far; infinite before the first evaluation.
         best_step: when that was.
         pieces: into how many each micro-batch is dealt, because memory ran out.
+        precision: of the arithmetic, where it had to be another than planned; else empty.
+        left_out: windows that are not learned any more, because they made the loss or the gradient no number.
+        recent_losses: of the steps that were read last, in nats per token, to know a spike.
     """
 
     step: int = 0
@@ -28,6 +31,9 @@ class Progress:
     best_perplexity: float = float("inf")
     best_step: int = 0
     pieces: int = 1
+    precision: str = ""
+    left_out: list[int] = field(default_factory=list)
+    recent_losses: list[float] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         """Numbers that JSON knows: what is not finite yet is left out."""

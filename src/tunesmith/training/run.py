@@ -135,12 +135,21 @@ class RunFolder:
                     hint=f"make room, then tunesmith train --resume --out {self.path}",
                 )
 
-    def forget_after(self, step: int) -> None:
-        """Drop what was logged after a step that the run returns to, and any last line that was cut off."""
+    def forget_after(self, step: int, *, but: tuple[str, ...] = ()) -> None:
+        """Drop what was logged after a step that the run returns to, and any last line that was cut off.
+
+        Args:
+            step: whose lines are the last to stay.
+            but: kinds of lines that stay in any case.
+        """
         for name in (METRICS, SAMPLES):
             path = self.path / name
             if path.is_file():
-                kept = [line for line in path.read_text("utf-8").split("\n") if _step_of(line) <= step]
+                kept = [
+                    line
+                    for line in path.read_text("utf-8").split("\n")
+                    if _step_of(line) <= step or _kind_of(line) in but
+                ]
                 write_text(path, "".join(f"{line}\n" for line in kept))
 
     def checkpoint(self, step: int) -> Path:
@@ -176,6 +185,13 @@ def _step_of(line: str) -> float:
         return float("inf") if about.get("is_final") else float(about["step"])
     except (ValueError, KeyError, TypeError, AttributeError):
         return float("inf")
+
+
+def _kind_of(line: str) -> str:
+    try:
+        return str(json.loads(line)["kind"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def as_json(value: object) -> dict[str, Any]:

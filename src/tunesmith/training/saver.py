@@ -14,6 +14,7 @@ from typing import Self
 
 from safetensors import SafetensorError
 
+from tunesmith.training.checkpoint import NotFiniteError
 from tunesmith.training.events import Saved, SaveFailed
 
 Write = Callable[[], object]
@@ -83,7 +84,7 @@ class Saver:
         while job := self._jobs.get():
             try:
                 self._do(job)
-            except (OSError, SafetensorError) as error:
+            except (OSError, SafetensorError, NotFiniteError) as error:
                 self._failed = True
                 self._outcomes.put(SaveFailed(job.step, _reason(error)))
             except BaseException as error:  # noqa: BLE001  raised in the main thread
@@ -104,7 +105,7 @@ class Saver:
         self._failed = False
 
 
-def _reason(error: OSError | SafetensorError) -> str:
+def _reason(error: OSError | SafetensorError | NotFiniteError) -> str:
     """In the system's own words; safetensors wraps them in a sentence."""
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)

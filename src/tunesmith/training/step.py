@@ -25,11 +25,13 @@ class StepResult:
         nats: fp32 scalar, summed cross-entropy before the update.
         tokens: how many tokens it was summed over.
         grad_norm: fp32 scalar, of the whole gradient before clipping.
+        is_bad: bool scalar, whether the loss or, without a scaler, the gradient is not finite: nothing was learned.
     """
 
     nats: Tensor
     tokens: int
     grad_norm: Tensor
+    is_bad: Tensor
 
 
 def train_step(
@@ -54,17 +56,37 @@ def train_step(
     step_tokens = sum(len(batch.targets) for batch in micro_batches)
     step_nats = torch.zeros((), device=model.head_VC.device)
     for batch in micro_batches:
-        nats = _nats(model, batch)
+        nats = sum_of_batch_nats(model, batch)
         scaler.scale(nats / step_tokens).backward()
         step_nats += nats.detach()
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     scaler.unscale_(optimizer)
     grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-    scaler.step(optimizer)
-    scaler.update()
+    is_bad = ~step_nats.isfinite()
+    if scaler.is_enabled():  # it looks at the gradient itself, and lowers its scale
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        is_bad |= ~grad_norm.isfinite()
+        _update_unless(is_bad, optimizer)
     optimizer.zero_grad(set_to_none=True)
-    return StepResult(step_nats, step_tokens, grad_norm)
+    return StepResult(step_nats, step_tokens, grad_norm, is_bad)
+
+
+def _update_unless(is_bad: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Update, or change nothing; decided on the device, by the way that `GradScaler` has into fused optimizers."""
+    optimizer.found_inf = is_bad.float()  # type: ignore[attr-defined]
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf  # type: ignore[attr-defined]
+
+
+def no_step(model: GPT2) -> StepResult:
+    """The result of a step that has nothing to learn from, because all of it was left out."""
+    zero = torch.zeros((), device=model.head_VC.device)
+    return StepResult(zero, 0, zero, torch.zeros((), dtype=torch.bool, device=zero.device))
 
 
 def fresh_scaler(scaler: torch.amp.GradScaler, device: torch.device) -> torch.amp.GradScaler:
@@ -74,7 +96,8 @@ def fresh_scaler(scaler: torch.amp.GradScaler, device: torch.device) -> torch.am
     return fresh
 
 
-def _nats(model: GPT2, batch: Batch) -> Tensor:
+def sum_of_batch_nats(model: GPT2, batch: Batch) -> Tensor:
+    """Summed cross-entropy of what a batch predicts, fp32 scalar with a graph behind it."""
     layout = DocumentLayout(batch.offsets, batch.longest)
     hidden_NC = hidden_states(model, batch.tokens, batch.positions, layout)
     targets_M, rows_M = on_device_of(model, batch.targets), on_device_of(model, batch.rows)
