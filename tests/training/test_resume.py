@@ -201,6 +201,39 @@ def test_only_damaged_checkpoints_are_an_error_that_names_them(config: TrainConf
     assert run(TrainConfig(out=config.out, resume=True)).steps == 12
 
 
+@pytest.mark.parametrize("stop_after", [5, None])
+def test_more_epochs_and_other_intervals_are_accepted(stop_after: int | None, config: TrainConfig) -> None:
+    """An unfinished run and a finished one go on to a new end, and keep it when they are resumed once more."""
+    run(config, stop_after=stop_after)
+    longer = TrainConfig(out=config.out, resume=True, epochs=3.5, eval_every_steps=2, save_every_steps=7)
+    assert run(longer, stop_after=13).steps == 13
+    assert run(TrainConfig(out=config.out, resume=True)).steps == 14
+    steps = [line["step"] for line in metrics(config.out) if line["kind"] == "step"]
+    assert steps == list(range(1, 15))
+    evaluated = [line["step"] for line in metrics(config.out) if line["kind"] == "evaluation"]
+    assert evaluated[-2:] == [12, 14]
+    rates = [line["learning_rate"] for line in metrics(config.out) if line["kind"] == "step"]
+    assert rates[13] == pytest.approx(rates[12] / 2)  # falls to 0 behind step 14
+
+
+def test_fewer_steps_than_made_are_refused(config: TrainConfig) -> None:
+    """A run cannot end before the step it is at."""
+    run(config, stop_after=5)
+    with pytest.raises(UserError, match="has made 5 steps already, and 4 are asked for"):
+        run(TrainConfig(out=config.out, resume=True, max_steps=4))
+
+
+def test_a_changed_base_model_is_refused(config: TrainConfig) -> None:
+    """Adapters belong to the weights they were learned on; where those are in the checkpoint, nobody needs the base."""
+    run(config, stop_after=3)
+    flip_a_bit(Path(config.model) / "model.safetensors")
+    if config.lora_rank:
+        with pytest.raises(UserError, match=r"the model in .* has changed since"):
+            run(TrainConfig(out=config.out, resume=True))
+    else:
+        assert run(TrainConfig(out=config.out, resume=True)).steps == 12
+
+
 def test_two_runs_cannot_write_one_folder(config: TrainConfig) -> None:
     """While a run goes on, another one is refused, with the process that holds the folder; afterwards it may go on."""
     first = train_model(replace(config, save_every_steps=1), stop=lambda: False)

@@ -152,18 +152,26 @@ def _fill(parameter: torch.nn.Parameter, name: str, tensor: Tensor, vocab_size: 
     target.copy_(tensor)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a checkpoint's weights; empty if there are none.
+
+    Raises:
+        UserError: if an index names files that are not beside it.
+    """
+    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if path is None:
+        return []
+    return _shards(path) if path.suffix == ".json" else [path]
+
+
 def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the checkpoint, one at a time, under its stored name."""
-    for file_name in WEIGHT_FILES:
-        path = folder / file_name
-        if path.is_file():
-            break
-    else:
+    shards = weight_files(folder)
+    if not shards:
         raise UserError(
             f"{folder} has a config.json but no weights ({' or '.join(WEIGHT_FILES[::2])})",
             hint="get the model's files again, or add --from-scratch to start with fresh weights",
         )
-    shards = _shards(path) if path.suffix == ".json" else [path]
     for shard in shards:
         try:
             yield from _safetensors(shard) if shard.suffix == ".safetensors" else _pickled_tensors(shard)

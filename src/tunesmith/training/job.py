@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ import torch
 
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus, cached_corpus, prepare_corpus
-from tunesmith.data.hub_datasets import HUB_PREFIX
 from tunesmith.data.origins import Origins
 from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import reading_options
@@ -28,6 +27,7 @@ from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_config import gpt2_config
 from tunesmith.model.hub import local_folder
 from tunesmith.model.weights import load_gpt2, new_gpt2
+from tunesmith.training.changed_plan import changed_plan
 from tunesmith.training.checkpoint import ADAPTER, CheckpointWriter, FoundCheckpoint, find_checkpoint, load_checkpoint
 from tunesmith.training.deadline import first_deadline
 from tunesmith.training.disk_space import refuse_too_little
@@ -37,12 +37,20 @@ from tunesmith.training.optimizer import load_optimizer_state, make_optimizer, o
 from tunesmith.training.plan import TrainPlan, make_plan, refuse_impossible
 from tunesmith.training.progress import Progress
 from tunesmith.training.publish import Publisher
+from tunesmith.training.resuming import (
+    asked_before,
+    asked_now,
+    plan_before,
+    refuse_changed_model,
+    refuse_changed_text,
+    weights_sha256,
+    with_absolute_paths,
+)
 from tunesmith.training.run import BEFORE_THE_BEGINNING, METRICS, SAMPLES, RunFolder, as_json
 from tunesmith.training.snapshot import state_bytes
 
 DEFAULT_SAMPLES = 3
 ASKED_TO = "the user"
-MAY_CHANGE_ON_RESUME = ("resume", "json", "quiet", "out")
 
 
 def train_model(config: TrainConfig, *, stop: Callable[[], bool]) -> Generator[Event, None, None]:
@@ -63,22 +71,24 @@ def train_model(config: TrainConfig, *, stop: Callable[[], bool]) -> Generator[E
         return deadline.reason if deadline and deadline.has_passed() else ""
 
     run = RunFolder(Path(config.out))
-    if config.resume:
-        config = _asked_before(config, run)
+    before = asked_before(run) if config.resume else None
+    if before:
+        config = asked_now(config, before, run)
     elif not config.sources:
         raise UsageError("no source was named", hint="name the text to learn: tunesmith train FILE --out DIR")
     _refuse_early(config)
-    if config.resume:
+    if before:
         with run.locked():
             with _sources(config) as found:
-                loop, planned = _set_up(config, run, found, why_stop)
+                loop, planned = _set_up(config, run, found, why_stop, before)
+            run.begin({**run.describe(), **_asked_and_planned(config, loop.plan)})
             is_measured = not math.isnan(loop.progress.base_perplexity)
             run.forget_after(loop.progress.step if is_measured else BEFORE_THE_BEGINNING)
             yield from _executed(loop, planned)
         return
     run.refuse_if_taken()
     with _sources(config) as found:
-        loop, planned = _set_up(config, run, found, why_stop)
+        loop, planned = _set_up(config, run, found, why_stop, None)
     with run.locked():
         run.refuse_if_taken()  # by a run that began meanwhile
         run.begin(_description(config, loop.plan, loop.corpus))
@@ -129,7 +139,11 @@ class _Start:
 
 
 def _set_up(
-    config: TrainConfig, run: RunFolder, found: FoundSources | None, why_stop: Callable[[], str]
+    config: TrainConfig,
+    run: RunFolder,
+    found: FoundSources | None,
+    why_stop: Callable[[], str],
+    before: TrainConfig | None,
 ) -> tuple[TrainingLoop, Planned]:
     checkpoint = find_checkpoint(run.checkpoints()) if config.resume else FoundCheckpoint(None, {})
     start = _Start(checkpoint.folder, True) if checkpoint.folder else _Start(local_folder(config.model), False)
@@ -138,9 +152,7 @@ def _set_up(
     tokenizer = load_tokenizer(start.weights, hf_config)
     prompts = _sample_prompts(config)
     corpus = _read_before(run) if found is None else _read(config, found, tokenizer)
-    if config.resume:
-        _refuse_changed_data(run, corpus)
-    plan = _plan_before(run) if config.resume else make_plan(config, shape, corpus)
+    plan = _plan_again(config, before, run, corpus, start) if before else make_plan(config, shape, corpus)
     model = _model(config, plan, start.weights if start.checkpoint else None)
     device = torch.device(plan.device)
     model = model.to(device).train()
@@ -156,6 +168,11 @@ def _set_up(
     if progress.precision:
         model.compute_dtype = getattr(torch, progress.precision)
         scaler = torch.amp.GradScaler(device.type, enabled=False)
+    if progress.step > plan.steps:
+        raise UserError(
+            f"the run in {run.path} has made {progress.step:,} steps already, and {plan.steps:,} are asked for",
+            hint="ask for more --epochs or --max-steps, or leave them out",
+        )
 
     def reload(model: GPT2, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> Progress:
         good = find_checkpoint(run.checkpoints()).folder
@@ -192,11 +209,32 @@ def _set_up(
         refuse_too_little(run.path, weights_bytes=weights_bytes, optimizer_bytes=optimizer_bytes)
     for folder in checkpoint.damaged:
         run.set_aside(folder)
-    notices = tuple(
-        f"the checkpoint {folder} is damaged ({reason}) and set aside" for folder, reason in checkpoint.damaged.items()
-    )
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return loop, Planned(config.model, parameters, run.path, plan, progress.step, notices)
+    return loop, Planned(
+        config.model, parameters, run.path, plan, progress.step, _notices(run, checkpoint, plan if before else None)
+    )
+
+
+def _plan_again(config: TrainConfig, before: TrainConfig, run: RunFolder, corpus: Corpus, start: _Start) -> TrainPlan:
+    """The plan of a run that is resumed, after checking that it learns the same."""
+    refuse_changed_text(run, corpus)
+    plan = changed_plan(plan_before(run), before, config)
+    if plan.lora is not None or not start.checkpoint:
+        refuse_changed_model(run, local_folder(config.model))
+    return plan
+
+
+def _notices(run: RunFolder, checkpoint: FoundCheckpoint, resumed: TrainPlan | None) -> tuple[str, ...]:
+    """What is to be said before a run goes on."""
+    notices = [
+        f"the checkpoint {folder} is damaged ({reason}) and set aside" for folder, reason in checkpoint.damaged.items()
+    ]
+    if resumed and resumed.steps != plan_before(run).steps:
+        notices.append(
+            f"the run was planned for {plan_before(run).steps:,} steps and now makes {resumed.steps:,}: from here on "
+            "the learning rate falls towards the new end"
+        )
+    return tuple(notices)
 
 
 def _model(config: TrainConfig, plan: TrainPlan, checkpoint: Path | None) -> GPT2:
@@ -240,67 +278,15 @@ def _read_before(run: RunFolder) -> Corpus:
 
 def _description(config: TrainConfig, plan: TrainPlan, corpus: Corpus) -> dict[str, Any]:
     return {
-        "asked": as_json(_with_absolute_paths(config)),
-        "plan": as_json(plan),
+        **_asked_and_planned(config, plan),
         "environment": environment(),
         "data": corpus.manifest,
+        "model": {"weights_sha256": weights_sha256(local_folder(config.model))},
     }
 
 
-def _with_absolute_paths(config: TrainConfig) -> TrainConfig:
-    """So that a run can be resumed from any folder."""
-    model = str(Path(config.model).resolve()) if Path(config.model).is_dir() else config.model
-    return replace(config, sources=tuple(map(_absolute, config.sources)), model=model)
-
-
-def _absolute(source: str) -> str:
-    is_path = source not in STANDARD_INPUT and not source.startswith(HUB_PREFIX)
-    return str(Path(source).resolve()) if is_path else source
-
-
-def _asked_before(config: TrainConfig, run: RunFolder) -> TrainConfig:
-    """The configuration of the run to resume; flags given again must say the same."""
-    description = run.describe()
-    if run.outcome() == "finished":
-        raise UserError(
-            f"the run in {run.path} is finished: there is nothing to resume",
-            hint=f"train further from its result: tunesmith train FILE --model {run.path} --out NEW",
-        )
-    known = {field.name for field in fields(TrainConfig)}
-    before = {name: value for name, value in description["asked"].items() if name in known}
-    lists = {name: tuple(value) for name, value in before.items() if isinstance(value, list)}
-    asked_before = TrainConfig(**{**before, **lists})
-    given = _with_absolute_paths(config)
-    defaults = TrainConfig(out=config.out)
-    changed = [
-        f"--{name.replace('_', '-')} was {getattr(asked_before, name)} and is now {getattr(given, name)}"
-        for name in known - set(MAY_CHANGE_ON_RESUME)
-        if getattr(given, name) not in (getattr(defaults, name), getattr(asked_before, name))
-    ]
-    if changed:
-        raise UserError(
-            f"the run in {run.path} was started differently: {'; '.join(sorted(changed))}",
-            hint=f"leave these out: tunesmith train --resume --out {run.path}; or start anew in another --out",
-        )
-    return replace(asked_before, resume=True, out=config.out, json=config.json, quiet=config.quiet)
-
-
-def _plan_before(run: RunFolder) -> TrainPlan:
-    try:
-        return TrainPlan(**run.describe()["plan"])
-    except TypeError:
-        raise UserError(
-            f"the run in {run.path} was planned by another version of tunesmith",
-            hint="resume it with that version, or train again into another --out",
-        ) from None
-
-
-def _refuse_changed_data(run: RunFolder, corpus: Corpus) -> None:
-    if run.describe()["data"]["fingerprint"] != corpus.fingerprint:
-        raise UserError(
-            f"the text has changed since the run in {run.path} began",
-            hint="bring the old files back, or start anew in another --out",
-        )
+def _asked_and_planned(config: TrainConfig, plan: TrainPlan) -> dict[str, Any]:
+    return {"asked": as_json(with_absolute_paths(config)), "plan": as_json(plan)}
 
 
 def _sample_prompts(config: TrainConfig) -> list[str]:
