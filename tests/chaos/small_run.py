@@ -10,6 +10,7 @@ import shutil
 import signal
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class SmallRun:
         out: the run folder.
         variant: flags.
         environment: variables of its processes.
+        at_the_end: called in them before they end.
     """
 
     text: Path
@@ -69,6 +71,7 @@ class SmallRun:
     out: Path
     variant: tuple[str, ...]
     environment: dict[str, str]
+    at_the_end: Callable[[], object] = lambda: None
 
     def start(self) -> int:
         """Begin, or resume where there is something to resume; the number of the process."""
@@ -84,7 +87,9 @@ class SmallRun:
             os.dup2(descriptor, 1)
             os.dup2(descriptor, 2)
             os.environ.update(self.environment)
-            os._exit(_code_of(arguments, before))
+            code = _code_of(arguments, before)
+            self.at_the_end()
+            os._exit(code)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return process
 
@@ -94,9 +99,13 @@ class SmallRun:
         Raises:
             RuntimeError: if it fails.
         """
-        code = exit_code(self.start())
+        code = self.once()
         if code:
             raise RuntimeError(f"{self.out} ended with {code}: {self.log()}")
+
+    def once(self) -> int:
+        """Begin or resume; the exit code."""
+        return exit_code(self.start())
 
     def log(self) -> str:
         """What its processes wrote to the terminal."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,3 +24,14 @@ def test_killed_runs_lose_nothing(how: str) -> None:
     found = json.loads(answer.stdout)
     assert found["kills"] >= 8
     assert found["bitwise_equal"] == found["runs"] >= 4
+
+
+@needs_fork
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="the failing disk is compiled, on Linux")
+def test_a_failing_disk_loses_nothing() -> None:
+    """Eight runs on a disk whose writes fail for a while; the long form makes 300."""
+    command = [sys.executable, CHAOS / "fail_writes.py", "--faults", "8"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    assert json.loads(answer.stdout)["faults"] == 8

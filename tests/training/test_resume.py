@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from tunesmith.config import TrainConfig
 from tunesmith.errors import UserError
 from tunesmith.training.checkpoint import find_checkpoint
-from tunesmith.training.events import Ended, Event, Planned, Stepped, TrainResult
+from tunesmith.training.events import Ended, Event, Planned, ResumeVerified, Stepped, TrainResult
 from tunesmith.training.job import train_model
 from tunesmith.training.run import RunFolder
 
@@ -232,6 +232,21 @@ def test_a_changed_base_model_is_refused(config: TrainConfig) -> None:
             run(TrainConfig(out=config.out, resume=True))
     else:
         assert run(TrainConfig(out=config.out, resume=True)).steps == 12
+
+
+def test_resuming_is_verified_on_the_run_itself(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal on this device; where a checkpoint brings back something else, it is said what and by how much."""
+
+    def verified(out: str) -> ResumeVerified:
+        events = list(train_model(replace(config, out=out, verify_resume=True, max_steps=2), stop=lambda: False))
+        return next(event for event in events if isinstance(event, ResumeVerified))
+
+    assert verified(config.out) == ResumeVerified(4, 2, {})
+    assert not list(Path(config.out).parent.glob(".*verify*"))
+    monkeypatch.setattr("tunesmith.training.checkpoint.set_random_states", lambda _states: None)
+    differing = verified(f"{config.out}-2").differing
+    assert differing["random.safetensors"] > 0
+    assert differing["optimizer.safetensors"] > 0  # dropout draws other numbers
 
 
 def test_two_runs_cannot_write_one_folder(config: TrainConfig) -> None:

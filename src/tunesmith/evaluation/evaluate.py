@@ -1,6 +1,5 @@
 """The verb `evaluate`: a model and text in, perplexity out."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import reading_options
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.evaluation.perplexity import METHOD, confidence_interval, evaluate_split
+from tunesmith.files import parse_json
 from tunesmith.machine import choose_device, choose_dtype
 from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.context import chosen_context_tokens
@@ -76,7 +76,7 @@ def _read(config: EvaluateConfig, found: FoundSources, tokenizer: TextTokenizer)
 def _trained_on(folder: Path, manifest: dict[str, Any]) -> bool:
     """Whether the run that made the model learned from one of these very files."""
     try:
-        run = json.loads((folder / "run.json").read_text("utf-8"))
+        run = parse_json((folder / "run.json").read_text("utf-8"))
         learned = {source["sha256"] for source in run["data"]["sources"]}
     except (OSError, ValueError, KeyError, TypeError):
         return False  # no run folder of ours: nobody can know

@@ -13,7 +13,6 @@ it later, which the checksums tell. The data position is the step number itself 
 else is needed to find it again.
 """
 
-import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +24,7 @@ from safetensors.torch import load_file, save_file
 
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
-from tunesmith.files import new_folder, write_atomically, write_json
+from tunesmith.files import new_folder, parse_json, write_atomically, write_json
 from tunesmith.model.adapters import LoRA, write_adapter
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.weights import write_weights
@@ -132,7 +131,7 @@ def load_checkpoint(
         UserError: if the checkpoint does not fit the model.
     """
     try:
-        state = json.loads((folder / STATE).read_text("utf-8"))
+        state = parse_json((folder / STATE).read_text("utf-8"))
         progress = Progress(**state["progress"])
         load_optimizer_state(model, optimizer, load_file(folder / OPTIMIZER))
         scaler.load_state_dict(state["scaler"])

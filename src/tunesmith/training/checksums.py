@@ -5,10 +5,9 @@ flipped bit in the weights. `checksums.json` names every file of the folder with
 """
 
 import hashlib
-import json
 from pathlib import Path
 
-from tunesmith.files import write_json
+from tunesmith.files import parse_json, write_json
 
 CHECKSUMS = "checksums.json"
 
@@ -39,11 +38,11 @@ def verify_checksums(folder: Path) -> None:
         DamagedError: naming the first one that is not.
     """
     try:
-        files = json.loads((folder / CHECKSUMS).read_text("utf-8"))["files"]
+        files = parse_json((folder / CHECKSUMS).read_text("utf-8"))["files"]
         expected = {str(name): (int(about["bytes"]), str(about["sha256"])) for name, about in files.items()}
     except FileNotFoundError:
         raise DamagedError(f"{CHECKSUMS} is missing") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise DamagedError(f"{CHECKSUMS} cannot be read: {error}") from None
     for name, (n_bytes, digest) in expected.items():
         path = folder / name

@@ -22,6 +22,21 @@ class Planned:
 
 
 @dataclass(frozen=True)
+class ResumeVerified:
+    """The first steps were made twice, once with a break (`--verify-resume`).
+
+    Attributes:
+        steps: how many.
+        broken_after: the step behind which the second run was broken off and resumed.
+        differing: what was not bitwise the same in the end, with the largest difference; empty where all was.
+    """
+
+    steps: int
+    broken_after: int
+    differing: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """The validation split was measured. Step 0 is the model before training."""
 
@@ -157,7 +172,18 @@ class Ended:
 
 
 Event = (
-    Planned | Evaluated | Sampled | Stepped | Shrunk | BadNumbers | LossSpiked | Saved | SaveFailed | StopAsked | Ended
+    Planned
+    | ResumeVerified
+    | Evaluated
+    | Sampled
+    | Stepped
+    | Shrunk
+    | BadNumbers
+    | LossSpiked
+    | Saved
+    | SaveFailed
+    | StopAsked
+    | Ended
 )
 
 

@@ -31,7 +31,7 @@ from tunesmith.training.changed_plan import changed_plan
 from tunesmith.training.checkpoint import ADAPTER, CheckpointWriter, FoundCheckpoint, find_checkpoint, load_checkpoint
 from tunesmith.training.deadline import first_deadline
 from tunesmith.training.disk_space import refuse_too_little
-from tunesmith.training.events import Ended, Event, Planned, Sampled, metrics_of
+from tunesmith.training.events import Ended, Event, Planned, ResumeVerified, Sampled, metrics_of
 from tunesmith.training.loop import TrainingLoop
 from tunesmith.training.optimizer import load_optimizer_state, make_optimizer, optimizer_state
 from tunesmith.training.plan import TrainPlan, make_plan, refuse_impossible
@@ -48,6 +48,7 @@ from tunesmith.training.resuming import (
 )
 from tunesmith.training.run import BEFORE_THE_BEGINNING, METRICS, SAMPLES, RunFolder, as_json
 from tunesmith.training.snapshot import state_bytes
+from tunesmith.training.verify_resume import verify_resume
 
 DEFAULT_SAMPLES = 3
 ASKED_TO = "the user"
@@ -77,6 +78,9 @@ def train_model(config: TrainConfig, *, stop: Callable[[], bool]) -> Generator[E
     elif not config.sources:
         raise UsageError("no source was named", hint="name the text to learn: tunesmith train FILE --out DIR")
     _refuse_early(config)
+    if not before:
+        run.refuse_if_taken()
+    verified = verify_resume(config, _train) if config.verify_resume else None
     if before:
         with run.locked():
             with _sources(config) as found:
@@ -84,19 +88,24 @@ def train_model(config: TrainConfig, *, stop: Callable[[], bool]) -> Generator[E
             run.begin({**run.describe(), **_asked_and_planned(config, loop.plan)})
             is_measured = not math.isnan(loop.progress.base_perplexity)
             run.forget_after(loop.progress.step if is_measured else BEFORE_THE_BEGINNING)
-            yield from _executed(loop, planned)
+            yield from _executed(loop, planned, verified)
         return
-    run.refuse_if_taken()
     with _sources(config) as found:
         loop, planned = _set_up(config, run, found, why_stop, None)
     with run.locked():
         run.refuse_if_taken()  # by a run that began meanwhile
         run.begin(_description(config, loop.plan, loop.corpus))
-        yield from _executed(loop, planned)
+        yield from _executed(loop, planned, verified)
 
 
-def _executed(loop: TrainingLoop, planned: Planned) -> Iterator[Event]:
+def _train(config: TrainConfig, stop: Callable[[], bool]) -> Iterator[Event]:
+    return train_model(config, stop=stop)
+
+
+def _executed(loop: TrainingLoop, planned: Planned, verified: ResumeVerified | None) -> Iterator[Event]:
     yield planned
+    if verified:
+        yield verified
     for event in loop.events():
         _keep(event, loop.run)
         yield event

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import UserError
-from tunesmith.files import remove_folder, sweep_leftovers, write_json, write_text
+from tunesmith.files import parse_json, remove_folder, sweep_leftovers, write_json, write_text
 from tunesmith.training.checkpoint import STATE
 from tunesmith.training.lines import LinesFile
 from tunesmith.training.lock import locked
@@ -103,9 +103,10 @@ class RunFolder:
                 hint="leave out --resume to start one, or check --out",
             )
         try:
-            description: dict[str, Any] = json.loads(path.read_text("utf-8"))
-            description["asked"], description["outcome"]["status"], description["data"]["fingerprint"]
-        except (ValueError, KeyError, TypeError):
+            description: dict[str, Any] = parse_json(path.read_text("utf-8"))
+            description["asked"].keys(), description["plan"].keys(), description["outcome"]["status"]
+            description["data"]["fingerprint"]
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{path} is damaged", hint="train again into another --out") from None
         return description
 
@@ -145,11 +146,8 @@ class RunFolder:
         for name in (METRICS, SAMPLES):
             path = self.path / name
             if path.is_file():
-                kept = [
-                    line
-                    for line in path.read_text("utf-8").split("\n")
-                    if _step_of(line) <= step or _kind_of(line) in but
-                ]
+                lines = path.read_bytes().split(b"\n")
+                kept = [line.decode() for line in lines if _step_of(line) <= step or _kind_of(line) in but]
                 write_text(path, "".join(f"{line}\n" for line in kept))
 
     def checkpoint(self, step: int) -> Path:
@@ -178,18 +176,18 @@ class RunFolder:
         return sorted((self.path / CHECKPOINTS).glob(STEP_FOLDER))
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float:
     """What a line tells of; texts that end a run come after every step."""
     try:
-        about = json.loads(line)
+        about = parse_json(line)
         return float("inf") if about.get("is_final") else float(about["step"])
     except (ValueError, KeyError, TypeError, AttributeError):
         return float("inf")
 
 
-def _kind_of(line: str) -> str:
+def _kind_of(line: bytes) -> str:
     try:
-        return str(json.loads(line)["kind"])
+        return str(parse_json(line)["kind"])
     except (ValueError, KeyError, TypeError):
         return ""
 
