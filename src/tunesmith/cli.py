@@ -232,5 +232,7 @@ def fail(message: str, hint: str, code: int) -> int:
 
 
 def notice(label: str, text: str) -> None:
-    """One line on stderr."""
-    print(label, text, file=sys.stderr)
+    """One line on stderr; text from files and names cannot drive the terminal."""
+    from tunesmith.interfaces.tables import printable  # noqa: PLC0415  for errors only
+
+    print(label, printable(text), file=sys.stderr)
