@@ -37,9 +37,10 @@ from tunesmith.generation.engine import continue_texts
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.model.attention import DocumentLayout
 from tunesmith.model.compiled import can_compile, compile_in_place
-from tunesmith.model.gpt2 import GPT2, GPT2Config
+from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import sum_of_nats
 from tunesmith.model.packed import hidden_states, on_device_of
+from tunesmith.model.shape import GPT2Config
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.step import train_step
 

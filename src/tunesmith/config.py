@@ -13,6 +13,20 @@ from cyclopts import Parameter
 
 Auto = Literal["auto"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
+Recompute = Literal["nothing", "light", "blocks", "offload"]
+"""What the backward pass computes once more (`tunesmith.model.recomputation`), from the fastest to the smallest."""
+StatePlanName = Literal[
+    "fp32",
+    "fp32-8bit",
+    "split-8bit",
+    "split-8bit-in-backward",
+    "bf16-8bit",
+    "bf16-8bit-in-backward",
+    "bf16-4bit",
+    "bf16-4bit-in-backward",
+    "host",
+]
+"""How weights, gradients and moments are kept (`tunesmith.optimizers.state_plan`), the most faithful first."""
 
 
 def _flag(default: Any, **parameter: Any) -> Any:  # noqa: ANN401  dataclasses.field is typed so too
@@ -182,6 +196,12 @@ class TrainConfig(ComputingConfig, ReadingConfig):
 
     freeze: Literal["nothing", "embeddings"] | int = _flag(default="nothing")
     """What stays as it is: embeddings (with final norm and head), or so many of the first blocks."""
+
+    states: Auto | StatePlanName = _flag(default="auto")
+    """How weights and optimizer are kept; auto takes the most faithful that fits (the names: tunesmith plan)."""
+
+    recompute: Auto | Recompute = _flag(default="auto")
+    """What is computed again instead of kept in memory; auto takes the fastest that fits."""
 
     compile: Literal["auto", "yes", "no"] = _flag(default="auto")
     """Compile the model; auto does it on a card where the run is long enough to win the time back."""

@@ -143,6 +143,7 @@ def _fuzz(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
                 if asked.keep:
                     shutil.copytree(folder / "input", asked.keep / f"{target.name.replace(' ', '-')}-{seed}")
         shutil.rmtree(folder / "input")
+        guard.touched.clear()  # what was kept is no finding
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"inputs": counts.total(), "by_kind": counts, "peak_memory_bytes": peak, "broken": broken, "shown": shown}
 

@@ -11,6 +11,7 @@ import torch
 from torch.autograd.graph import save_on_cpu
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tunesmith.config import Recompute
 from tunesmith.model import recomputation
 from tunesmith.model.adapters import LoRA, attach
 from tunesmith.model.attention import DocumentLayout
@@ -19,7 +20,7 @@ from tunesmith.model.freezing import freeze
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import sum_of_nats
 from tunesmith.model.packed import hidden_states
-from tunesmith.model.recomputation import RECOMPUTATIONS, Recompute, recompute
+from tunesmith.model.recomputation import RECOMPUTATIONS, recompute
 from tunesmith.model.weights import load_gpt2
 
 LAYOUT = DocumentLayout.of((0, 20, 40, 47, 64))

@@ -13,7 +13,7 @@ from tunesmith.data.corpus import Corpus, Split
 from tunesmith.data.stretches import Stretches
 from tunesmith.errors import UserError
 from tunesmith.machine import choose_device, choose_dtype
-from tunesmith.model.gpt2 import GPT2Config
+from tunesmith.model.shape import GPT2Config
 from tunesmith.training.plan import TrainPlan, _compiled, make_plan, refuse_impossible
 
 GPT2_SMALL = GPT2Config(50257, 1024, 768, 12, 12, 3072)

@@ -193,7 +193,8 @@ def test_after_damage_the_run_ends_as_if_unbroken(damage: Callable[[Path], None]
 def test_only_damaged_checkpoints_are_an_error_that_names_them(config: TrainConfig) -> None:
     """Nothing is learned from damaged bytes, and nothing is deleted."""
     run(config, stop_after=3)
-    flip_a_bit(Path(config.out) / "checkpoints" / "step-00000003" / "model.safetensors")
+    for step in ("step-00000000", "step-00000003"):
+        flip_a_bit(Path(config.out) / "checkpoints" / step / "model.safetensors")
     for _ in range(2):
         with pytest.raises(UserError, match=r"step-00000003 cannot be read: model.safetensors is not what was written"):
             run(TrainConfig(out=config.out, resume=True))

@@ -136,7 +136,7 @@ def test_checkpoints_follow_their_own_interval(
         text, model=make_model_folder(), out=tmp_path / "out", max_steps=7, save_every_steps=3,
         on_event=lambda event: saved.append(event.step) if isinstance(event, Saved) else None,
     )  # fmt: skip
-    assert saved == [3, 6, 7]
+    assert saved == [0, 3, 6, 7]
     names = sorted(path.name for path in (tmp_path / "out" / "checkpoints").glob("[!.]*"))
     assert names == ["step-00000006", "step-00000007"]
 

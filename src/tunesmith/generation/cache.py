@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tunesmith.model.attention import DocumentLayout
-from tunesmith.model.gpt2 import Attend, GPT2Config
+from tunesmith.model.gpt2 import Attend
+from tunesmith.model.shape import GPT2Config
 
 
 class KeyValueCache:

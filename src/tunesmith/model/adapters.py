@@ -12,7 +12,6 @@ weights lie the other way round, and `fan_in_fan_out` says so.
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,27 +23,9 @@ from torch import Tensor, nn
 from tunesmith.errors import UserError
 from tunesmith.files import write_atomically, write_json
 from tunesmith.model.gpt2 import GPT2, Linear
+from tunesmith.model.lora import LoRA
 
-PROJECTIONS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
-"""Of a block."""
 PEFT_PREFIX = "base_model.model"
-
-
-@dataclass(frozen=True)
-class LoRA:
-    """What is asked of adapters.
-
-    Attributes:
-        rank: R.
-        alpha: the difference is multiplied with alpha / R.
-        dropout: on what goes into A.
-        targets: which projections, of `PROJECTIONS`.
-    """
-
-    rank: int
-    alpha: float
-    dropout: float
-    targets: tuple[str, ...]
 
 
 class LoRALinear(nn.Module):

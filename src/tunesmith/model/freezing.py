@@ -1,9 +1,12 @@
 """Parts of a model that stay what they are."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tunesmith.errors import UserError
-from tunesmith.model.gpt2 import GPT2, GPT2Config
+from tunesmith.model.shape import GPT2Config
+
+if TYPE_CHECKING:
+    from tunesmith.model.gpt2 import GPT2  # a plan needs no torch
 
 Frozen = Literal["nothing", "embeddings"] | int
 """Nothing, all that is no block (embeddings, final norm, head), or so many of the first blocks."""
@@ -22,7 +25,7 @@ def refuse_impossible_freezing(frozen: Frozen, config: GPT2Config) -> None:
         )
 
 
-def freeze(model: GPT2, frozen: Frozen) -> None:
+def freeze(model: "GPT2", frozen: Frozen) -> None:
     """Ask for no gradients of these parts: they take no part in an update, nor memory for it."""
     blocks = model.transformer.h
     if frozen == "embeddings":

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from tunesmith.errors import UserError
-from tunesmith.model.gpt2 import ACTIVATIONS, GPT2Config
+from tunesmith.model.shape import ACTIVATION_NAMES, GPT2Config
 
 LANGUAGE_MODELS = ("GPT2LMHeadModel", "GPT2Model", "GPT2DoubleHeadsModel")
 """Architectures that hold a language model; any other carries a head for another task."""
@@ -94,10 +94,10 @@ def _refuse_unimplemented_switches(raw: dict[str, Any], origin: str) -> None:
                 hint="take a checkpoint without it; ignoring it would compute something else",
             )
     activation = raw.get("activation_function", "gelu_new")
-    if not isinstance(activation, str) or activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATION_NAMES:
         raise UserError(
             f"{origin} sets activation_function={activation!r}, which tunesmith does not implement",
-            hint=f"implemented are {', '.join(ACTIVATIONS)}",
+            hint=f"implemented are {', '.join(ACTIVATION_NAMES)}",
         )
 
 

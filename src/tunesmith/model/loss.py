@@ -1,6 +1,7 @@
 """Cross-entropy over the vocabulary, without ever holding tokens x vocabulary.
 
-Shapes: N tokens, M of them predicted, C channels, V vocabulary as padded in memory, K rows of a chunk.
+Shapes: N tokens, M of them predicted, C channels, V vocabulary as padded in memory, K rows of a chunk, S rows of a slice
+of the head.
 
 The logits of 1,024 tokens over 50,257 entries take 200 MB in fp32, several times over in a plain
 implementation. Here a chunk of rows at a time is projected into one buffer, turned there into losses and into
@@ -21,6 +22,8 @@ from tunesmith.model.softmax import nats_and_gradient
 CHUNK_ROWS = {"cpu": 512, "cuda": 4096}
 """Rows projected at a time: large enough for the matrix product, small enough for the memory of the device."""
 ROWS_MULTIPLE = 64
+HEAD_SLICES = 8
+"""In which the gradient of the head is computed: its sum is fp32, and a product is as large again."""
 
 
 def sum_of_nats(
@@ -73,7 +76,8 @@ class _SumOfNats(torch.autograd.Function):
         states_KC = torch.zeros(n_rows, hidden_NC.shape[1], dtype=dtype, device=device)
         buffer_KV = torch.empty(n_rows, len(head_VC), dtype=dtype, device=device)
         learns_head = ctx.needs_input_grad[1]
-        product_VC = torch.empty_like(weight_VC) if learns_head else None
+        slice_rows = -(-len(head_VC) // HEAD_SLICES)
+        product_SC = torch.empty_like(weight_VC[:slice_rows]) if learns_head else None
         nats_M = torch.empty(len(targets_M), dtype=torch.float32, device=device)
         grad_hidden_NC = torch.zeros_like(hidden_NC)
         grad_head_VC = torch.zeros_like(head_VC, dtype=torch.float32) if learns_head else None
@@ -90,8 +94,11 @@ class _SumOfNats(torch.autograd.Function):
             torch.mm(hidden_KC, weight_VC.t(), out=logits_KV)
             nats_and_gradient(logits_KV, targets_K, vocab_size, out_K=nats_M[chunk])  # logits become gradients
             grad_hidden_NC[chosen] = torch.mm(logits_KV, weight_VC)[:n_real]
-            if grad_head_VC is not None:
-                grad_head_VC += torch.mm(logits_KV.t(), hidden_KC, out=product_VC)
+            if grad_head_VC is not None and product_SC is not None:
+                for sum_SC, logits_KS in zip(
+                    grad_head_VC.split(slice_rows), logits_KV.split(slice_rows, dim=1), strict=True
+                ):
+                    sum_SC += torch.mm(logits_KS.t(), hidden_KC, out=product_SC[: len(sum_SC)])
         ctx.save_for_backward(grad_hidden_NC, grad_head_VC)
         ctx.head_dtype = head_VC.dtype
         return nats_M.sum()

@@ -25,12 +25,12 @@ def launch(logits_KV: Tensor, targets_K: Tensor, vocab_size: int, *, out_K: Tens
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _nats_and_gradient(  # type: ignore[no-untyped-def]  # noqa: ANN202
-    logits_ptr,  # noqa: ANN001  [rows, n_columns]
-    targets_ptr,  # noqa: ANN001  int64 [rows]
-    nats_ptr,  # noqa: ANN001  fp32 [rows]
-    vocab_size,  # noqa: ANN001
-    n_columns,  # noqa: ANN001
+def _nats_and_gradient(  # type: ignore[no-untyped-def]
+    logits_ptr,  # [rows, n_columns]
+    targets_ptr,  # int64 [rows]
+    nats_ptr,  # fp32 [rows]
+    vocab_size,
+    n_columns,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)

@@ -8,8 +8,9 @@ Reading: `model.safetensors`, sharded safetensors, and old `pytorch_model.bin` (
 through `weights_only=True`, so that nothing is ever unpickled into code. Writing: safetensors only.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -37,6 +38,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 """Where a checkpoint's weights may be, the best first."""
+NOTHING_ELSE: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def load_gpt2(folder: Path, *, dropout: float = 0.0) -> GPT2:
@@ -50,6 +52,17 @@ def load_gpt2(folder: Path, *, dropout: float = 0.0) -> GPT2:
         model = GPT2(config, dropout=dropout)
     _refuse_more_than_stored(model, folder)
     model.to_empty(device="cpu")
+    read_into(model, folder)
+    return model
+
+
+def read_into(model: GPT2, folder: Path) -> None:
+    """Overwrite the weights of a model with those of a checkpoint folder of its shape, in the dtypes it has.
+
+    Raises:
+        UserError: if they do not fit.
+    """
+    config = model.config
     parameters = dict(model.named_parameters())
     missing = set(parameters)
     for stored_name, tensor in _stored_tensors(folder):
@@ -71,7 +84,6 @@ def load_gpt2(folder: Path, *, dropout: float = 0.0) -> GPT2:
             hint="the download is incomplete or config.json belongs to another checkpoint; get the files again",
         )
     model.zero_padded_rows()
-    return model
 
 
 def new_gpt2(folder: Path, *, dropout: float, seed: int) -> GPT2:
@@ -90,7 +102,14 @@ def new_gpt2(folder: Path, *, dropout: float, seed: int) -> GPT2:
     return model
 
 
-def save_gpt2(model: GPT2, folder: Path, *, hf_config: dict[str, Any], dtype: torch.dtype = torch.float32) -> None:
+def save_gpt2(
+    model: GPT2,
+    folder: Path,
+    *,
+    hf_config: dict[str, Any],
+    dtype: torch.dtype = torch.float32,
+    whole: Mapping[str, Tensor] = NOTHING_ELSE,
+) -> None:
     """Write `config.json` and `model.safetensors` as transformers would, replacing both atomically.
 
     Args:
@@ -98,8 +117,9 @@ def save_gpt2(model: GPT2, folder: Path, *, hf_config: dict[str, Any], dtype: to
         folder: an existing folder.
         hf_config: the `config.json` that the model came from; what describes its origin is left out.
         dtype: of the stored weights.
+        whole: weights of which the model itself holds only half, by name.
     """
-    write_weights(state_for_huggingface(model), folder, hf_config=hf_config, dtype=dtype)
+    write_weights(state_for_huggingface(model, whole), folder, hf_config=hf_config, dtype=dtype)
 
 
 def write_weights(
@@ -123,14 +143,19 @@ def write_weights(
     )
 
 
-def state_for_huggingface(model: GPT2) -> dict[str, Tensor]:
-    """The model's parameters under Hugging Face's names and shapes, on the CPU; adapters are merged into them."""
+def state_for_huggingface(model: GPT2, whole: Mapping[str, Tensor] = NOTHING_ELSE) -> dict[str, Tensor]:
+    """The model's parameters under Hugging Face's names and shapes, on the CPU; adapters are merged into them.
+
+    Args:
+        model: whose parameters to take.
+        whole: what to take instead of its own, by name.
+    """
     state: dict[str, Tensor] = {}
     merged = {f"{name}.weight": layer for name, layer in adapted_layers(model)}
     for name, parameter in model.named_parameters():
         if name.endswith((".lora_A", ".lora_B")):
             continue
-        tensor = (merged[name].merged_weight() if name in merged else parameter).detach().cpu()
+        tensor = (merged[name].merged_weight() if name in merged else whole.get(name, parameter)).detach().cpu()
         if name.endswith(CONV1D):
             tensor = tensor.t()
         if name in PADDED:

@@ -82,8 +82,7 @@ def offenders(model: GPT2, windows: Int64s, batch_of: Callable[[Int64s], Batch])
 def _is_bad(model: GPT2, batch: Batch) -> bool:
     with torch.random.fork_rng(devices=[model.head_VC.device] if model.head_VC.is_cuda else []):
         nats = sum_of_batch_nats(model, batch)
-        nats.backward()
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    is_finite = bool(nats.isfinite()) and all(bool(gradient.isfinite().all()) for gradient in gradients)
-    model.zero_grad(set_to_none=True)
-    return not is_finite
+        learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        gradients = torch.autograd.grad(nats, learned, allow_unused=True)  # optimizers' hooks hear nothing of it
+    finite = [gradient.isfinite().all() for gradient in gradients if gradient is not None]
+    return not (bool(nats.isfinite()) and all(map(bool, finite)))

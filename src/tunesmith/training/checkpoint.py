@@ -25,8 +25,9 @@ from safetensors.torch import load_file, save_file
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
 from tunesmith.files import new_folder, parse_json, write_atomically, write_json
-from tunesmith.model.adapters import LoRA, write_adapter
+from tunesmith.model.adapters import write_adapter
 from tunesmith.model.gpt2 import GPT2
+from tunesmith.model.lora import LoRA
 from tunesmith.model.weights import write_weights
 from tunesmith.training.checksums import DamagedError, verify_checksums, write_checksums
 from tunesmith.training.optimizer import load_optimizer_state

@@ -26,14 +26,18 @@ from tunesmith.model.freezing import freeze
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_config import gpt2_config
 from tunesmith.model.hub import local_folder
+from tunesmith.model.recomputation import recompute
 from tunesmith.model.weights import load_gpt2, new_gpt2
+from tunesmith.optimizers.in_backward import InBackwardAdamW
+from tunesmith.optimizers.rounding import split
+from tunesmith.optimizers.state_plan import STATE_PLANS
 from tunesmith.training.changed_plan import changed_plan
 from tunesmith.training.checkpoint import ADAPTER, CheckpointWriter, FoundCheckpoint, find_checkpoint, load_checkpoint
 from tunesmith.training.deadline import first_deadline
 from tunesmith.training.disk_space import refuse_too_little
 from tunesmith.training.events import Ended, Event, Planned, ResumeVerified, Sampled, metrics_of
 from tunesmith.training.loop import TrainingLoop
-from tunesmith.training.optimizer import load_optimizer_state, make_optimizer, optimizer_state
+from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.plan import TrainPlan, make_plan, refuse_impossible
 from tunesmith.training.progress import Progress
 from tunesmith.training.publish import Publisher
@@ -168,7 +172,8 @@ def _set_up(
     model.compute_dtype = plan.dtype  # a checkpoint may know better
     if plan.compiled and can_compile(device).value:  # a run may be resumed on a machine that cannot
         compile_in_place(model)
-    optimizer = make_optimizer(model, weight_decay=plan.weight_decay)
+    recompute(model, plan.recompute)
+    optimizer = make_optimizer(model, weight_decay=plan.weight_decay, plan=STATE_PLANS[plan.states], seed=plan.seed)
     scaler = torch.amp.GradScaler(device.type, enabled=plan.dtype == torch.float16)
     torch.manual_seed(plan.seed)  # dropout only; the order of the data has its own
     progress = Progress()
@@ -185,13 +190,13 @@ def _set_up(
 
     def reload(model: GPT2, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> Progress:
         good = find_checkpoint(run.checkpoints()).folder
-        model.load_state_dict(_model(config, plan, good).state_dict())
-        if good is not None:
-            return load_checkpoint(good, model=model, optimizer=optimizer, scaler=scaler)
-        fresh = make_optimizer(model, weight_decay=plan.weight_decay)
-        load_optimizer_state(model, optimizer, optimizer_state(model, fresh))
-        torch.manual_seed(plan.seed)
-        return Progress(base_perplexity=progress.base_perplexity)
+        if good is None:
+            raise UserError(
+                f"there is no good state to go back to in {run.path}",
+                hint="make room on the disk, and train again into another --out",
+            )
+        _put_back(model, optimizer, _model(config, plan, good))
+        return load_checkpoint(good, model=model, optimizer=optimizer, scaler=scaler)
 
     version = str(environment()["tunesmith"])
     publisher = Publisher(run, config, plan, corpus, tokenizer, hf_config, version)
@@ -222,6 +227,16 @@ def _set_up(
     return loop, Planned(
         config.model, parameters, run.path, plan, progress.step, _notices(run, checkpoint, plan if before else None)
     )
+
+
+@torch.no_grad()
+def _put_back(model: GPT2, optimizer: torch.optim.Optimizer, stored: GPT2) -> None:
+    """Overwrite weights that went bad, in the form that the optimizer keeps them in."""
+    for parameter, whole in zip(model.parameters(), stored.parameters(), strict=True):
+        is_split = "remainder" in optimizer.state.get(parameter, {})
+        parameter.copy_(split(whole)[0] if is_split else whole)
+    if isinstance(optimizer, InBackwardAdamW):
+        optimizer.norm_before = None  # unless the checkpoint knows it
 
 
 def _plan_again(config: TrainConfig, before: TrainConfig, run: RunFolder, corpus: Corpus, start: _Start) -> TrainPlan:

@@ -24,11 +24,12 @@ from tunesmith.evaluation.perplexity import Evaluation, evaluate_split
 from tunesmith.generation.generate import GeneratedText, write_texts
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.machine import peak_memory_bytes
+from tunesmith.model.adapters import load_adapter
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.weights import load_gpt2
+from tunesmith.model.weights import read_into
 from tunesmith.out_of_memory import in_pieces
 from tunesmith.training.bad_numbers import BadStepWatch
-from tunesmith.training.checkpoint import CheckpointWriter
+from tunesmith.training.checkpoint import ADAPTER, CheckpointWriter
 from tunesmith.training.disk_space import has_room, no_room
 from tunesmith.training.events import (
     Ended,
@@ -135,6 +136,8 @@ class TrainingLoop:
             f"model before it stands in {self.run.path}",
         )
         with self._saver:
+            if progress.step == 0:
+                self._save()  # something to come back to from the first step on
             going_on = True
             while going_on:
                 # the next step's batches are made while this one is computed
@@ -254,9 +257,9 @@ class TrainingLoop:
             self._save()
         yield from self._wait_for_saver()
         if not interrupted:
-            is_last = progress.best_step == progress.step
-            written = self._write_samples(self.model if is_last else self._published())
-            yield Sampled(progress.best_step, written, is_final=True)
+            if progress.best_step != progress.step:
+                self._take_published()  # nothing is learned any more, and there may be no room for a second model
+            yield Sampled(progress.best_step, self._write_samples(self.model), is_final=True)
         progress.elapsed_s = time.perf_counter() - started_s
         yield Ended(
             TrainResult(
@@ -342,7 +345,7 @@ class TrainingLoop:
         if self._copied is None or self._copied.step != self.progress.step:
             self._copied = None
             self._saver.wait()
-            self._copied = copy_model(self.model, self.progress.step)
+            self._copied = copy_model(self.model, self.optimizer, self.progress.step)
         return self._copied
 
     def _wait_for_saver(self) -> Iterator[Event]:
@@ -366,10 +369,11 @@ class TrainingLoop:
             )
         self.run.flush()
 
-    def _published(self) -> GPT2:
-        model = load_gpt2(self.run.path).to(self.model.head_VC.device)
-        model.compute_dtype = self.model.compute_dtype
-        return model
+    def _take_published(self) -> None:
+        if self.plan.lora is None:
+            read_into(self.model, self.run.path)
+        else:
+            load_adapter(self.model, self.run.path / ADAPTER)
 
     def _write_samples(self, model: GPT2) -> list[GeneratedText]:
         seeds = [self.plan.seed + number for number in range(len(self.prompts))]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import psutil
 import torch
 
-from tunesmith.config import TrainConfig
+from tunesmith.config import Recompute, StatePlanName, TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.dealing import shape_of_micro_batches
 from tunesmith.data.effective_batch import choose_tokens_per_step
@@ -17,11 +17,11 @@ from tunesmith.data.mixture import Mixture
 from tunesmith.data.windows import windows_of
 from tunesmith.errors import UserError
 from tunesmith.machine import Choice, choose_device, choose_dtype, device_name
-from tunesmith.model.adapters import PROJECTIONS, LoRA
 from tunesmith.model.compiled import can_compile
 from tunesmith.model.context import chosen_context_tokens
 from tunesmith.model.freezing import Frozen, refuse_impossible_freezing
-from tunesmith.model.gpt2 import GPT2Config
+from tunesmith.model.lora import PROJECTIONS, LoRA
+from tunesmith.model.shape import GPT2Config
 
 GUIDE_LEARNING_RATE = 5e-5
 GUIDE_WIDTH = 768
@@ -62,6 +62,8 @@ class TrainPlan:
     tokens_per_evaluation_batch: int
     constant_size: bool
     compiled: bool
+    states: StatePlanName
+    recompute: Recompute
     frozen: Frozen
     lora_rank: int
     lora_alpha: float
@@ -206,6 +208,8 @@ def make_plan(config: TrainConfig, model: GPT2Config, corpus: Corpus) -> TrainPl
         tokens_per_evaluation_batch=most.value,
         constant_size=compiled.value or device.value.type == "cuda",
         compiled=compiled.value,
+        states="fp32" if config.states == "auto" else config.states,
+        recompute="nothing" if config.recompute == "auto" else config.recompute,
         frozen=config.freeze,
         lora_rank=config.lora_rank,
         lora_alpha=2.0 * config.lora_rank if config.lora_alpha == "auto" else config.lora_alpha,

@@ -4,6 +4,7 @@ Training waits for the copy, not for the disk: copying 1.5 GB takes half a secon
 """
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from tunesmith.model.adapters import adapter_state
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.weights import state_for_huggingface
-from tunesmith.training.optimizer import optimizer_state
+from tunesmith.training.optimizer import optimizer_state, whole_weights
 from tunesmith.training.progress import Progress
 
 SHARE_OF_FREE_MEMORY = 0.8
@@ -55,10 +56,11 @@ class Snapshot:
         return sum(tensor.nbytes for part in parts for tensor in part.values())
 
 
-def copy_model(model: GPT2, step: int) -> ModelCopy:
-    """The weights of a model that goes on learning."""
-    live = _storages(model.parameters())
-    return ModelCopy(step, _own(state_for_huggingface(model), live), _own(adapter_state(model), live))
+def copy_model(model: GPT2, optimizer: torch.optim.Optimizer, step: int) -> ModelCopy:
+    """The weights of a model that goes on learning, in fp32 where the optimizer keeps their other half."""
+    live = _live(model, optimizer)
+    weights = state_for_huggingface(model, whole_weights(model, optimizer))
+    return ModelCopy(step, _own(weights, live), _own(adapter_state(model), live))
 
 
 def take_snapshot(
@@ -69,12 +71,9 @@ def take_snapshot(
     model_copy: ModelCopy,
 ) -> Snapshot:
     """Everything else beside a copy of the model that was made at the same step."""
-    live = _storages(model.parameters()) | _storages(
-        value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)
-    )
     return Snapshot(
         model_copy,
-        _own(optimizer_state(model, optimizer), live),
+        _own(optimizer_state(model, optimizer), _live(model, optimizer)),
         random_states(),
         copy.deepcopy(scaler.state_dict()),
         copy.deepcopy(progress),
@@ -83,7 +82,7 @@ def take_snapshot(
 
 def state_bytes(model: GPT2, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
     """How much a model folder of this run takes on disk, and how much the optimizer's state adds to it."""
-    moments = (value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor))
+    moments = _states(optimizer)
     weights = sum(parameter.numel() * torch.float32.itemsize for parameter in model.parameters())
     return weights, sum(value.nbytes for value in moments)
 
@@ -110,6 +109,15 @@ def set_random_states(states: Tensors) -> None:
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
+
+
+def _states(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
+    return (value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor))
+
+
+def _live(model: GPT2, optimizer: torch.optim.Optimizer) -> set[int]:
+    """Memory that the next step writes to."""
+    return _storages(model.parameters()) | _storages(_states(optimizer))
 
 
 def _storages(tensors: Any) -> set[int]:  # noqa: ANN401  parameters or plain tensors

@@ -15,6 +15,8 @@ from tunesmith.model.attention import DocumentLayout
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import sum_of_nats
 from tunesmith.model.packed import hidden_states, on_device_of
+from tunesmith.optimizers.host_adamw import HostAdamW
+from tunesmith.optimizers.in_backward import InBackwardAdamW
 
 
 @dataclass(frozen=True)
@@ -54,28 +56,51 @@ def train_step(
         scaler: enabled for fp16 only; it skips the update when the gradient overflowed.
     """
     step_tokens = sum(len(batch.targets) for batch in micro_batches)
-    step_nats = torch.zeros((), device=model.head_VC.device)
-    for batch in micro_batches:
-        nats = sum_of_batch_nats(model, batch)
-        scaler.scale(nats / step_tokens).backward()
-        step_nats += nats.detach()
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
+
+    def backward(batch: Batch) -> Tensor:
+        nats = sum_of_batch_nats(model, batch)
+        scaler.scale(nats / step_tokens).backward()
+        return nats.detach()
+
+    if isinstance(optimizer, InBackwardAdamW) and len(micro_batches) == 1:
+        if optimizer.norm_before is None:
+            with optimizer.measuring():
+                backward(micro_batches[0])
+        with optimizer.updating(max_grad_norm):
+            nats = backward(micro_batches[0])
+        grad_norm = optimizer.finished()  # too late to skip: where this is bad, weights are, and the run goes back
+        return StepResult(nats, step_tokens, grad_norm, ~(nats.isfinite() & grad_norm.isfinite()))
+    step_nats = torch.zeros((), device=model.head_VC.device)
+    for batch in micro_batches:
+        step_nats += backward(batch)
     scaler.unscale_(optimizer)
-    grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+    if isinstance(optimizer, HostAdamW):
+        grad_norm = optimizer.clip(max_grad_norm)
+    else:
+        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     is_bad = ~step_nats.isfinite()
     if scaler.is_enabled():  # it looks at the gradient itself, and lowers its scale
         scaler.step(optimizer)
         scaler.update()
     else:
-        is_bad |= ~grad_norm.isfinite()
+        is_bad = is_bad.to(grad_norm.device) | ~grad_norm.isfinite()
         _update_unless(is_bad, optimizer)
     optimizer.zero_grad(set_to_none=True)
     return StepResult(step_nats, step_tokens, grad_norm, is_bad)
 
 
 def _update_unless(is_bad: Tensor, optimizer: torch.optim.Optimizer) -> None:
-    """Update, or change nothing; decided on the device, by the way that `GradScaler` has into fused optimizers."""
+    """Update, or change nothing.
+
+    Decided on the device, by the way that `GradScaler` has into fused optimizers; the others, which are there for large
+    models and their long steps, wait for the verdict.
+    """
+    if not isinstance(optimizer, torch.optim.AdamW):
+        if not bool(is_bad):  # host sync
+            optimizer.step()
+        return
     optimizer.found_inf = is_bad.float()  # type: ignore[attr-defined]
     try:
         optimizer.step()

@@ -1,0 +1,149 @@
+"""Predicted against measured peak memory on a CPU: sizes, state plans, recomputation, micro-batches.
+
+    python memory.py [--sizes gpt2 gpt2-medium] [--quick]
+
+Each combination runs two optimizer steps of a random model in a process of its own, whose largest resident memory
+is compared with what `tunesmith.planning.memory` computes for it: the closed form, and what the process held before the
+model was made.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from record import keep
+
+from tunesmith.model.shape import GPT2Config
+
+SHAPES = {
+    "4x256": GPT2Config(50257, 1024, 256, 4, 4, 1024),
+    "gpt2": GPT2Config(50257, 1024, 768, 12, 12, 3072),
+    "gpt2-medium": GPT2Config(50257, 1024, 1024, 24, 16, 4096),
+}
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What is run."""
+
+    size: str
+    states: str
+    recompute: str
+    tokens: int
+    micro_batches: int
+    document_tokens: int
+
+
+def combinations(sizes: list[str]) -> list[Combination]:
+    """Every state plan, every recomputation, one and two micro-batches, long and short documents."""
+    chosen: list[Combination] = []
+    for size in sizes:
+        few = 512 if size == "gpt2-medium" else 2048
+        for states in ("fp32", "fp32-8bit", "split-8bit", "split-8bit-in-backward", "bf16-8bit", "bf16-4bit", "host"):
+            chosen.append(Combination(size, states, "nothing", few, 1 if "backward" in states else 2, 512))
+        for recompute in ("nothing", "light", "blocks", "offload"):
+            chosen.append(Combination(size, "fp32", recompute, few * 2, 1, 512))
+        chosen.append(Combination(size, "bf16-8bit-in-backward", "blocks", few, 1, 512))
+        chosen.append(Combination(size, "bf16-4bit-in-backward", "light", few, 1, 512))
+        chosen.append(Combination(size, "split-8bit", "light", few, 2, 64))
+    return chosen
+
+
+def run(combination: Combination) -> dict[str, Any]:
+    """Two steps; predicted and measured bytes."""
+    from tunesmith.allocator import set_up_allocators  # noqa: PLC0415
+
+    set_up_allocators()
+    import numpy as np  # noqa: PLC0415
+    import psutil  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+
+    from tunesmith.data.batches import Batch  # noqa: PLC0415
+    from tunesmith.machine import choose_dtype  # noqa: PLC0415
+    from tunesmith.model.attention import SHORT_DOCUMENT_TOKENS  # noqa: PLC0415
+    from tunesmith.model.gpt2 import GPT2  # noqa: PLC0415
+    from tunesmith.model.recomputation import recompute  # noqa: PLC0415
+    from tunesmith.optimizers.state_plan import STATE_PLANS  # noqa: PLC0415
+    from tunesmith.planning.memory import Correction, Demand, memory_of  # noqa: PLC0415
+    from tunesmith.training.optimizer import make_optimizer  # noqa: PLC0415
+    from tunesmith.training.step import train_step  # noqa: PLC0415
+
+    shape, states = SHAPES[combination.size], STATE_PLANS[combination.states]
+    dtype = choose_dtype("auto", torch.device("cpu")).value
+
+    def two_steps(shape: GPT2Config, tokens: int, document_tokens: int) -> None:
+        ids = np.random.default_rng(0).integers(0, shape.vocab_size, tokens)
+        positions = np.arange(tokens) % document_tokens
+        offsets = tuple(range(0, tokens + 1, document_tokens))
+        batch = Batch(ids, positions, offsets, np.arange(tokens), ids, document_tokens)
+        with torch.device("meta"):
+            model = GPT2(shape)
+        model.to_empty(device="cpu")
+        model.initialise(torch.Generator().manual_seed(0))
+        model.train()
+        model.compute_dtype = dtype
+        recompute(model, combination.recompute)  # type: ignore[arg-type]
+        optimizer = make_optimizer(model, weight_decay=0.01, plan=states)
+        scaler = torch.amp.GradScaler("cpu", enabled=False)
+        for _ in range(2):
+            batches = [batch] * combination.micro_batches
+            train_step(model, optimizer, batches, learning_rate=1e-4, max_grad_norm=1.0, scaler=scaler)
+
+    two_steps(GPT2Config(512, 1024, 128, 1, 2, 512), 256, min(combination.document_tokens, 256))
+    before = psutil.Process().memory_info().rss
+    two_steps(shape, combination.tokens, combination.document_tokens)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    demand = Demand(
+        shape,
+        states,
+        combination.recompute,  # type: ignore[arg-type]
+        combination.tokens,
+        combination.micro_batches,
+        dtype.itemsize,
+        "cpu",
+        share_of_short=float(combination.document_tokens <= SHORT_DOCUMENT_TOKENS),
+    )
+    memory = memory_of(demand, Correction())
+    predicted = before + memory.peak_bytes + memory.host
+    return {
+        **vars(combination),
+        "before_bytes": before,
+        "predicted_bytes": predicted,
+        "measured_bytes": peak,
+        "error": predicted / peak - 1,
+        "parts": memory.parts,
+    }
+
+
+def main() -> None:
+    """Measure every combination and print the errors."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sizes", nargs="+", default=list(SHAPES), choices=SHAPES)
+    parser.add_argument("--one", type=int, default=None)
+    arguments = parser.parse_args()
+    chosen = combinations(arguments.sizes)
+    if arguments.one is not None:
+        print(json.dumps(run(chosen[arguments.one])))
+        return
+    rows = []
+    for number, combination in enumerate(chosen):
+        command = [sys.executable, __file__, "--sizes", *arguments.sizes, "--one", str(number)]
+        answer = subprocess.run(command, capture_output=True, text=True, check=True)
+        rows.append(json.loads(answer.stdout))
+        measured, predicted = (rows[-1][f"{kind}_bytes"] / 2**20 for kind in ("measured", "predicted"))
+        print(
+            f"{vars(combination)}: measured {measured:,.0f}, predicted {predicted:,.0f} MiB, {rows[-1]['error']:+.1%}",
+            flush=True,
+        )
+    errors = [abs(row["error"]) for row in rows]
+    print(f"{len(rows)} combinations: largest {max(errors):.1%}, median {statistics.median(errors):.1%}")
+    keep("memory", {"rows": rows, "largest_error": max(errors), "median_error": statistics.median(errors)})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""The shape of a GPT-2 and the switches that change its arithmetic: all that can be known of it without torch."""
+
+import math
+from dataclasses import dataclass
+
+VOCABULARY_MULTIPLE = 128
+"""The embedding table is padded to a multiple of this many rows: matrix units dislike 50,257 columns."""
+
+ACTIVATION_NAMES = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu", "relu", "silu", "swish", "tanh")
+"""What checkpoints call the functions that `tunesmith.model.gpt2` implements."""
+
+
+@dataclass(frozen=True)
+class GPT2Config:
+    """The shape of a GPT-2 and the switches that change its arithmetic, under Hugging Face's names."""
+
+    vocab_size: int
+    n_positions: int
+    n_embd: int
+    n_layer: int
+    n_head: int
+    n_inner: int
+    activation_function: str = "gelu_new"
+    layer_norm_epsilon: float = 1e-5
+    scale_attn_weights: bool = True
+    scale_attn_by_inverse_layer_idx: bool = False
+    reorder_and_upcast_attn: bool = False
+    tie_word_embeddings: bool = True
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding table in memory, never in a file."""
+        return -(-self.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
+
+    @property
+    def matrix_parameters(self) -> int:
+        """How many parameters take part in matrix products: all but position table, norms and biases."""
+        block = self.n_embd * (4 * self.n_embd + 2 * self.n_inner)
+        return self.n_layer * block + self.padded_vocab_size * self.n_embd
+
+    def attention_scale(self, layer: int) -> float:
+        """What a layer's query-key products are multiplied with before the softmax."""
+        scale = 1.0
+        if self.scale_attn_weights:
+            scale /= math.sqrt(self.n_embd // self.n_head)
+        if self.scale_attn_by_inverse_layer_idx:
+            scale /= layer + 1
+        return scale

@@ -1,0 +1,112 @@
+"""AdamW inside the backward pass: a gradient is used up as soon as it is made, so they never exist all at once.
+
+Clipping needs the norm of the whole gradient, which is not known before its last part. It is scaled by the norm of
+the step before, or by that of the parts so far where this is larger, so that a sudden large gradient is clipped all the
+same; the first step measures its norm in a backward pass of its own. Where a step has several micro-batches, gradients
+must be summed before they are used: then everything is as with any other optimizer.
+
+Reference: Lv et al. 2023, "Full Parameter Fine-tuning for Large Language Models with Limited Resources" (LOMO).
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tunesmith.errors import UserError
+from tunesmith.optimizers.compressed_adamw import CompressedAdamW, update_uncompressed
+from tunesmith.optimizers.state_plan import StatePlan
+
+TINY = 1e-6
+"""Added to a norm before dividing by it, as in torch's clipping."""
+
+
+class InBackwardAdamW(CompressedAdamW):
+    """See the module; the arguments are those of `CompressedAdamW`.
+
+    Attributes:
+        norm_before: fp32 scalar, of the whole gradient of the step before; None in the first step.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[dict[str, Any]],
+        plan: StatePlan,
+        compressed: Iterable[nn.Parameter],
+        *,
+        betas: tuple[float, float],
+        epsilon: float,
+        seed: int,
+    ) -> None:
+        super().__init__(groups, plan, compressed, betas=betas, epsilon=epsilon, seed=seed)
+        self.norm_before: Tensor | None = None
+        self._does: Literal["hold", "measure", "update"] = "hold"
+        self._max_grad_norm = torch.inf
+        self._squares: Tensor | None = None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.register_post_accumulate_grad_hook(lambda p, group=group: self._use(p, group))
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Backward passes inside only measure the norm that clipping goes by."""
+        self._does, self._squares = "measure", None
+        try:
+            yield
+            self.norm_before = self._norm()
+        finally:
+            self._does, self._squares = "hold", None
+
+    @contextmanager
+    def updating(self, max_grad_norm: float) -> Iterator[None]:
+        """A backward pass inside is a whole step; the learning rate is that of the groups."""
+        assert self.norm_before is not None
+        self._does, self._squares, self._max_grad_norm = "update", None, max_grad_norm
+        try:
+            yield
+            self.norm_before = self._norm()
+        finally:
+            self._does = "hold"
+
+    def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002  torch's signature
+        """Forget what a step that was broken off left behind.
+
+        Raises:
+            UserError: if it had changed weights already.
+        """
+        if self._squares is not None and self._does == "hold":
+            self._squares = None
+            raise UserError(
+                "memory ran out in the middle of an update that had begun",
+                hint="free memory and continue from the last checkpoint with --resume",
+            )
+        super().zero_grad(set_to_none)
+
+    def finished(self) -> Tensor:
+        """The norm of the whole gradient of the step that `updating` made."""
+        assert self.norm_before is not None
+        self._squares = None
+        return self.norm_before
+
+    def _norm(self) -> Tensor:
+        assert self._squares is not None
+        return self._squares.sqrt()
+
+    @torch.no_grad()
+    def _use(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
+        if self._does == "hold":
+            return
+        assert parameter.grad is not None
+        square = torch.linalg.vector_norm(parameter.grad, dtype=torch.float32).square()
+        self._squares = square if self._squares is None else self._squares + square
+        if self._does == "update":
+            assert self.norm_before is not None
+            norm = torch.maximum(self.norm_before, self._squares.sqrt())
+            parameter.grad.mul_((self._max_grad_norm / (norm + TINY)).clamp(max=1.0))
+            if parameter in self.state and "exp_avg_codes" in self.state[parameter]:
+                self.update(parameter, group)
+            else:
+                update_uncompressed([parameter], self.state, group)
+        parameter.grad = None

@@ -1,0 +1,266 @@
+"""How much memory a training step takes, in closed form: we wrote the network, so we know what it keeps.
+
+Shapes: N tokens of a micro-batch, C channels, I channels inside of an MLP, L layers, V rows of the vocabulary as padded.
+
+A step's memory rises and falls; the peak is the largest of a few moments, each a sum of the same parts. Activations
+are what the backward pass of each operation keeps; see `tunesmith.model.recomputation` for the ways to keep less.
+
+Reference: Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models".
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from tunesmith.config import Recompute
+from tunesmith.model.lora import LoRA
+from tunesmith.model.shape import GPT2Config
+from tunesmith.optimizers.state_plan import StatePlan
+
+FP32_BYTES, HALF_BYTES = 4, 2
+LOSS_CHUNK_ROWS = {"cpu": 512, "cuda": 4096}
+"""As `tunesmith.model.loss` projects them at a time."""
+LOSS_HEAD_SLICES = 8
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """How many parameters there are of each kind.
+
+    Attributes:
+        matrices: of blocks, learned; what state plans compress.
+        others: learned: embeddings, head, norms, biases, adapters.
+        frozen: neither.
+        in_block: all of one block's matrices, learned or not.
+        head: of the output projection, with its padded rows.
+        learns_head: whether it is among what is learned.
+    """
+
+    matrices: int
+    others: int
+    frozen: int
+    in_block: int
+    head: int
+    learns_head: bool
+
+    @classmethod
+    def of(cls, shape: GPT2Config, lora: LoRA | None, frozen: str | int) -> "Learned":
+        """Count them."""
+        in_block = shape.n_embd * (4 * shape.n_embd + 2 * shape.n_inner)
+        small_in_block = 9 * shape.n_embd + shape.n_inner
+        head = shape.padded_vocab_size * shape.n_embd
+        embeddings = head * (1 if shape.tie_word_embeddings else 2) + shape.n_positions * shape.n_embd
+        outside = embeddings + 2 * shape.n_embd
+        all_of_them = shape.n_layer * (in_block + small_in_block) + outside
+        if lora is not None:
+            adapters = shape.n_layer * lora.rank * sum(sum(sides_of(shape)[target]) for target in lora.targets)
+            return cls(0, adapters, all_of_them, in_block, head, learns_head=False)
+        if frozen == "embeddings":
+            matrices, others = shape.n_layer * in_block, shape.n_layer * small_in_block
+        else:
+            layers = shape.n_layer - (frozen if isinstance(frozen, int) else 0)
+            matrices, others = layers * in_block, layers * small_in_block + outside
+        return cls(matrices, others, all_of_them - matrices - others, in_block, head, frozen != "embeddings")
+
+
+def sides_of(shape: GPT2Config) -> dict[str, tuple[int, int]]:
+    """Channels in and out of each projection."""
+    wide, inner = shape.n_embd, shape.n_inner
+    return {
+        "attn.c_attn": (wide, 3 * wide),
+        "attn.c_proj": (wide, wide),
+        "mlp.c_fc": (wide, inner),
+        "mlp.c_proj": (inner, wide),
+    }
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a step is to do.
+
+    Attributes:
+        shape: of the model.
+        states: how weights, gradients and moments are kept.
+        recompute: what is computed once more.
+        tokens: of a micro-batch.
+        micro_batches: of a step.
+        number_bytes: of what is computed with, 2 or 4.
+        device: where.
+        share_of_short: of the tokens, in documents which a CPU attends in fp32.
+        lora: adapters, if that is what is learned.
+        frozen: parts that are not.
+        dropout: whether there is any.
+    """
+
+    shape: GPT2Config
+    states: StatePlan
+    recompute: Recompute
+    tokens: int
+    micro_batches: int
+    number_bytes: int
+    device: Device
+    share_of_short: float = 0.0
+    lora: LoRA | None = None
+    frozen: str | int = "nothing"
+    dropout: bool = False
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The moment of a step that takes most, in bytes.
+
+    Attributes:
+        weights: and, where they are split, their remainders.
+        moments: of Adam, on the device.
+        gradients: that exist at that moment.
+        activations: kept for the backward pass, and what it is working on.
+        loss: logits of a chunk, the head's product and gradient.
+        casts: of fp32 weights to what is computed with.
+        workspace: everything else that the process or the card's libraries take.
+        host: what lies in the host's memory meanwhile; no part of the sum.
+    """
+
+    weights: int
+    moments: int
+    gradients: int
+    activations: int
+    loss: int
+    casts: int
+    workspace: int
+    host: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """All parts together."""
+        return sum(self.parts.values())
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """The parts by name."""
+        return {name: value for name, value in vars(self).items() if name != "host"}
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What two real steps taught about a machine.
+
+    Attributes:
+        activations: measured over computed bytes per token.
+        workspace_bytes: of everything that is not in the closed form.
+    """
+
+    activations: float = 1.0
+    workspace_bytes: int = 0
+
+
+def memory_of(demand: Demand, correction: Correction) -> Memory:
+    """The largest of a step's moments."""
+    moments = moments_of(demand, correction.activations)
+    largest = max(moments, key=lambda memory: memory.peak_bytes)
+    return replace(largest, workspace=correction.workspace_bytes)
+
+
+def kept_bytes_per_token(demand: Demand) -> float:
+    """What a block keeps for its backward pass, of every token."""
+    shape, number = demand.shape, demand.number_bytes
+    wide, inner = shape.n_embd, shape.n_inner
+    attention_number = FP32_BYTES if shape.reorder_and_upcast_attn else number
+    attention = 4 * wide * attention_number  # queries, keys, values, output
+    if demand.device == "cpu" and attention_number == HALF_BYTES:
+        attention += demand.share_of_short * (4 * wide * (FP32_BYTES - HALF_BYTES) + wide * HALF_BYTES)
+    elif attention_number != number:
+        attention += wide * number
+    attention += FP32_BYTES * shape.n_head  # the softmax's normalisers
+    norms_in = 2 * wide * number + 4 * FP32_BYTES
+    norms_out = 2 * wide * number
+    activation_in, activation_out = inner * number, inner * number
+    if demand.lora is not None:
+        norms_out = wide * number * len({"attn.c_attn", "mlp.c_fc"} & set(demand.lora.targets))
+        activation_out = inner * number if "mlp.c_proj" in demand.lora.targets else 0
+        activation_in = inner * number
+    masks = 2 * wide if demand.dropout else 0
+    if demand.recompute == "light":
+        return attention + norms_in + activation_in + masks
+    return attention + norms_in + norms_out + activation_in + activation_out + masks
+
+
+def moments_of(demand: Demand, activation_factor: float) -> list[Memory]:
+    """The moments of a step that can be its peak."""
+    shape, states, number = demand.shape, demand.states, demand.number_bytes
+    learned = Learned.of(shape, demand.lora, demand.frozen)
+    half = states.is_half
+    matrix_bytes = HALF_BYTES if half else FP32_BYTES
+    whole_bytes = FP32_BYTES if states.weights == "split" else matrix_bytes
+    weights = learned.matrices * whole_bytes + (learned.others + learned.frozen) * FP32_BYTES
+    gradients = learned.matrices * matrix_bytes + learned.others * FP32_BYTES
+    adam, host = _adam_bytes(states, learned)
+    held = gradients if demand.micro_batches > 1 and states.gradients != "host" else 0
+    one_by_one = states.gradients == "host" or (states.gradients == "in-backward" and demand.micro_batches == 1)
+    head_gradient = learned.head * FP32_BYTES if learned.learns_head else 0
+
+    in_blocks = kept_bytes_per_token(demand) * activation_factor
+    in_layer = int(in_blocks * demand.tokens)
+    stream = demand.tokens * shape.n_embd * number
+    kept_per_layer = {"blocks": stream, "offload": 0}.get(demand.recompute, in_layer)
+    kept = shape.n_layer * kept_per_layer + 3 * stream  # behind the embeddings, before and behind the last norm
+    again = in_layer if demand.recompute in {"blocks", "offload"} else 0
+    if demand.recompute == "offload" and demand.device == "cuda":
+        host += shape.n_layer * stream
+    elif demand.recompute == "offload":
+        kept += shape.n_layer * stream
+    casts_of_block = 0 if half or number == FP32_BYTES else learned.in_block * number
+    kept_casts = (
+        shape.n_layer * casts_of_block * {"nothing": 1.0, "light": _share_of_c_proj(shape)}.get(demand.recompute, 0.0)
+    )
+    # the loss: head in the dtype of the arithmetic, a chunk of logits, the head's product and its sum
+    rows = min(LOSS_CHUNK_ROWS[demand.device], demand.tokens)
+    head_cast = learned.head * number if number != FP32_BYTES else 0
+    product = learned.head // LOSS_HEAD_SLICES * number if learned.learns_head else 0
+    if demand.device == "cpu" and number != FP32_BYTES:  # a CPU adds to fp32 what it has cast first
+        product += product * FP32_BYTES // number
+    chunk = rows * shape.padded_vocab_size * number
+    loss = head_cast + product + chunk + head_gradient + stream
+    # backward through a block: gradients of what it widened to, and of its weights before they are stored
+    working = int(demand.tokens * (2 * shape.n_inner + 2 * shape.n_embd) * number)
+    weight_gradient = shape.n_embd * shape.n_inner * (number + (0 if half else FP32_BYTES)) if learned.matrices else 0
+
+    def moment(*, gradients: float, activations: float, loss: float, casts: float) -> Memory:
+        return Memory(weights, adam, int(gradients), int(activations), int(loss), int(casts), 0, host)
+
+    block_gradients = (gradients - head_gradient) / shape.n_layer
+    return [
+        moment(gradients=held, activations=kept, loss=loss, casts=kept_casts),
+        moment(
+            gradients=held + weight_gradient,
+            activations=kept + again + working,
+            loss=head_gradient,
+            casts=kept_casts + (casts_of_block if again else 0),
+        ),
+        moment(
+            gradients=max(held, block_gradients if one_by_one else gradients - head_gradient) + weight_gradient,
+            activations=kept_per_layer + again + working,
+            loss=head_gradient,
+            casts=casts_of_block,
+        ),
+        moment(  # the embeddings' gradient is made beside the head's
+            gradients=max(held, 0 if one_by_one else gradients - head_gradient) + head_gradient,
+            activations=stream,
+            loss=head_gradient,
+            casts=0,
+        ),
+    ]
+
+
+def _share_of_c_proj(shape: GPT2Config) -> float:
+    """Of a block's matrices: the one whose cast is kept where norms and activations are computed again."""
+    return shape.n_embd**2 / (shape.n_embd * (4 * shape.n_embd + 2 * shape.n_inner))
+
+
+def _adam_bytes(states: StatePlan, learned: Learned) -> tuple[int, int]:
+    """Of Adam's moments on the device, and of all that lies on the host."""
+    if states.gradients == "host":  # master, gradient and two moments
+        return 0, 4 * FP32_BYTES * (learned.matrices + learned.others)
+    if states.moment_bits == 32:
+        return 2 * FP32_BYTES * (learned.matrices + learned.others), 0
+    codes = sum(code.bytes_for(learned.matrices) for code in states.moments)
+    return codes + 2 * FP32_BYTES * learned.others, 0
