@@ -3,13 +3,12 @@
     python memory.py [--sizes gpt2 gpt2-medium] [--quick]
 
 Each combination runs two optimizer steps of a random model in a process of its own, whose largest resident memory
-is compared with what `tunesmith.planning.memory` computes for it: the closed form, and what the process held before the
-model was made.
+is compared with what was predicted before them: the closed form of `tunesmith.planning.memory`, corrected by two short
+micro-batches (`tunesmith.training.calibration`).
 """
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -18,10 +17,11 @@ from typing import Any
 
 from record import keep
 
+from tunesmith.config import Recompute
 from tunesmith.model.shape import GPT2Config
 
 SHAPES = {
-    "4x256": GPT2Config(50257, 1024, 256, 4, 4, 1024),
+    "distilgpt2": GPT2Config(50257, 1024, 768, 6, 12, 3072),
     "gpt2": GPT2Config(50257, 1024, 768, 12, 12, 3072),
     "gpt2-medium": GPT2Config(50257, 1024, 1024, 24, 16, 4096),
 }
@@ -33,7 +33,7 @@ class Combination:
 
     size: str
     states: str
-    recompute: str
+    recompute: Recompute
     tokens: int
     micro_batches: int
     document_tokens: int
@@ -43,14 +43,22 @@ def combinations(sizes: list[str]) -> list[Combination]:
     """Every state plan, every recomputation, one and two micro-batches, long and short documents."""
     chosen: list[Combination] = []
     for size in sizes:
-        few = 512 if size == "gpt2-medium" else 2048
-        for states in ("fp32", "fp32-8bit", "split-8bit", "split-8bit-in-backward", "bf16-8bit", "bf16-4bit", "host"):
-            chosen.append(Combination(size, states, "nothing", few, 1 if "backward" in states else 2, 512))
-        for recompute in ("nothing", "light", "blocks", "offload"):
-            chosen.append(Combination(size, "fp32", recompute, few * 2, 1, 512))
-        chosen.append(Combination(size, "bf16-8bit-in-backward", "blocks", few, 1, 512))
-        chosen.append(Combination(size, "bf16-4bit-in-backward", "light", few, 1, 512))
-        chosen.append(Combination(size, "split-8bit", "light", few, 2, 64))
+        few = 512 if size == "gpt2-medium" else 1024
+        kinds = [
+            ("fp32", "nothing", few, 2, 512),
+            ("fp32", "light", 2 * few, 1, 512),
+            ("fp32", "blocks", 2 * few, 1, 512),
+            ("fp32-8bit", "nothing", few, 2, 512),
+            ("split-8bit", "nothing", few, 2, 512),
+            ("split-8bit", "light", few, 2, 64),
+            ("split-8bit-in-backward", "nothing", few, 1, 512),
+            ("bf16-8bit", "nothing", 2 * few, 1, 256),
+            ("bf16-8bit-in-backward", "blocks", few, 1, 512),
+            ("bf16-4bit", "nothing", few, 2, 512),
+            ("bf16-4bit-in-backward", "light", few, 1, 512),
+            ("host", "nothing", few, 2, 512),
+        ]
+        chosen += [Combination(size, *kind) for kind in kinds]
     return chosen
 
 
@@ -60,63 +68,64 @@ def run(combination: Combination) -> dict[str, Any]:
 
     set_up_allocators()
     import numpy as np  # noqa: PLC0415
-    import psutil  # noqa: PLC0415
     import torch  # noqa: PLC0415
 
     from tunesmith.data.batches import Batch  # noqa: PLC0415
-    from tunesmith.machine import choose_dtype  # noqa: PLC0415
+    from tunesmith.machine import choose_dtype, peak_memory_bytes  # noqa: PLC0415
     from tunesmith.model.attention import SHORT_DOCUMENT_TOKENS  # noqa: PLC0415
     from tunesmith.model.gpt2 import GPT2  # noqa: PLC0415
     from tunesmith.model.recomputation import recompute  # noqa: PLC0415
     from tunesmith.optimizers.state_plan import STATE_PLANS  # noqa: PLC0415
     from tunesmith.planning.memory import Correction, Demand, memory_of  # noqa: PLC0415
+    from tunesmith.training.calibration import calibrate  # noqa: PLC0415
     from tunesmith.training.optimizer import make_optimizer  # noqa: PLC0415
     from tunesmith.training.step import train_step  # noqa: PLC0415
 
     shape, states = SHAPES[combination.size], STATE_PLANS[combination.states]
     dtype = choose_dtype("auto", torch.device("cpu")).value
 
-    def two_steps(shape: GPT2Config, tokens: int, document_tokens: int) -> None:
-        ids = np.random.default_rng(0).integers(0, shape.vocab_size, tokens)
-        positions = np.arange(tokens) % document_tokens
-        offsets = tuple(range(0, tokens + 1, document_tokens))
-        batch = Batch(ids, positions, offsets, np.arange(tokens), ids, document_tokens)
-        with torch.device("meta"):
-            model = GPT2(shape)
-        model.to_empty(device="cpu")
-        model.initialise(torch.Generator().manual_seed(0))
-        model.train()
-        model.compute_dtype = dtype
-        recompute(model, combination.recompute)  # type: ignore[arg-type]
-        optimizer = make_optimizer(model, weight_decay=0.01, plan=states)
-        scaler = torch.amp.GradScaler("cpu", enabled=False)
-        for _ in range(2):
-            batches = [batch] * combination.micro_batches
-            train_step(model, optimizer, batches, learning_rate=1e-4, max_grad_norm=1.0, scaler=scaler)
-
-    two_steps(GPT2Config(512, 1024, 128, 1, 2, 512), 256, min(combination.document_tokens, 256))
-    before = psutil.Process().memory_info().rss
-    two_steps(shape, combination.tokens, combination.document_tokens)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    with torch.device("meta"):
+        model = GPT2(shape)
+    model.to_empty(device="cpu")
+    model.initialise(torch.Generator().manual_seed(0))
+    model.train()
+    model.compute_dtype = dtype
+    recompute(model, combination.recompute)
+    optimizer = make_optimizer(model, weight_decay=0.01, plan=states)
     demand = Demand(
         shape,
         states,
-        combination.recompute,  # type: ignore[arg-type]
+        combination.recompute,
         combination.tokens,
         combination.micro_batches,
         dtype.itemsize,
         "cpu",
         share_of_short=float(combination.document_tokens <= SHORT_DOCUMENT_TOKENS),
     )
-    memory = memory_of(demand, Correction())
-    predicted = before + memory.peak_bytes + memory.host
+    before = peak_memory_bytes(torch.device("cpu"))
+    closed = memory_of(demand, Correction()).peak_bytes + memory_of(demand, Correction()).host
+    correction = calibrate(model, optimizer, demand)
+    predicted = memory_of(demand, correction).peak_bytes + memory_of(demand, correction).host
+    calibrated = peak_memory_bytes(torch.device("cpu"))
+
+    ids = np.random.default_rng(0).integers(0, shape.vocab_size, combination.tokens)
+    positions = np.arange(combination.tokens) % combination.document_tokens
+    offsets = tuple(range(0, combination.tokens + 1, combination.document_tokens))
+    batch = Batch(ids, positions, offsets, np.arange(combination.tokens), ids, combination.document_tokens)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    for _ in range(2):
+        batches = [batch] * combination.micro_batches
+        train_step(model, optimizer, batches, learning_rate=1e-4, max_grad_norm=1.0, scaler=scaler)
+    peak = peak_memory_bytes(torch.device("cpu"))
     return {
         **vars(combination),
-        "before_bytes": before,
+        "loaded_bytes": before,
+        "calibrated_bytes": calibrated,
+        "closed_form_bytes": closed,
+        "correction": vars(correction),
         "predicted_bytes": predicted,
         "measured_bytes": peak,
         "error": predicted / peak - 1,
-        "parts": memory.parts,
     }
 
 

@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 
 import tunesmith
-from tunesmith.config import EvaluateConfig, GenerateConfig, PrepareConfig, TokenizerTrainConfig, TrainConfig
+from tunesmith.config import (
+    EvaluateConfig,
+    GenerateConfig,
+    PlanConfig,
+    PrepareConfig,
+    TokenizerTrainConfig,
+    TrainConfig,
+)
 
 PACKAGE = Path(tunesmith.__file__).parent
 
@@ -18,6 +25,7 @@ FLOORS = [
     {"config", "machine", "out_of_memory"},
     {"model", "data"},
     {"optimizers"},
+    {"planning"},
     {"generation", "evaluation", "preparation"},
     {"training"},
     {"api", "interfaces"},
@@ -99,17 +107,17 @@ COMMON = {"json", "quiet", "seed"}
 COMPUTING = {"device", "precision"}
 READING = {"sources", "split_on", "text_field", "prompt_field", "completion_field", "template"}
 READING |= {"encoding", "on_bad_bytes", "dedupe", "weights"}
+TRAINING = COMMON | COMPUTING | READING
+TRAINING |= {"model", "out", "resume", "from_scratch", "epochs", "max_steps", "learning_rate", "weight_decay"}
+TRAINING |= {"warmup_fraction", "max_grad_norm", "tokens_per_step", "context_tokens", "dropout", "eval_every_steps"}
+TRAINING |= {"max_hours", "stop_at", "verify_resume", "keep_gb"}
+TRAINING |= {"save_every_steps", "val_fraction", "sample_prompts", "compile", "freeze", "states", "recompute"}
+TRAINING |= {"lora_rank", "lora_alpha", "lora_dropout", "lora_targets"}
 FLAGS = {
     PrepareConfig: COMMON | READING | {"tokenizer", "out", "val_fraction", "preview"},
     TokenizerTrainConfig: COMMON | READING | {"out", "vocab_size"},
-    TrainConfig: COMMON
-    | COMPUTING
-    | READING
-    | {"model", "out", "resume", "from_scratch", "epochs", "max_steps", "max_hours", "stop_at", "verify_resume"}
-    | {"learning_rate", "weight_decay"}
-    | {"warmup_fraction", "max_grad_norm", "tokens_per_step", "context_tokens", "dropout", "eval_every_steps"}
-    | {"save_every_steps", "keep_gb", "val_fraction", "sample_prompts", "compile", "freeze", "states", "recompute"}
-    | {"lora_rank", "lora_alpha", "lora_dropout", "lora_targets"},
+    TrainConfig: TRAINING,
+    PlanConfig: TRAINING | {"vram", "gpu"},
     EvaluateConfig: COMMON | COMPUTING | READING | {"model", "context_tokens"},
     GenerateConfig: COMMON
     | COMPUTING

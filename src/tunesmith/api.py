@@ -9,7 +9,14 @@ from contextlib import closing
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.config import EvaluateConfig, GenerateConfig, PrepareConfig, TokenizerTrainConfig, TrainConfig
+from tunesmith.config import (
+    EvaluateConfig,
+    GenerateConfig,
+    PlanConfig,
+    PrepareConfig,
+    TokenizerTrainConfig,
+    TrainConfig,
+)
 
 if TYPE_CHECKING:
     from tunesmith.generation.generate import GeneratedText
@@ -49,6 +56,22 @@ def train_tokenizer(*sources: Source, out: Source, **options: Any) -> dict[str, 
     from tunesmith.preparation.train_tokenizer import train_tokenizer as run  # noqa: PLC0415
 
     return run(TokenizerTrainConfig(tuple(fspath(source) for source in sources), out=fspath(out), **_plain(options)))
+
+
+def plan(*sources: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Say what a training run would do; the keys of the result are those of `tunesmith plan --json`.
+
+    Args:
+        sources: text files; none plans for full windows.
+        options: any field of `tunesmith.config.PlanConfig`, for example `model="gpt2-xl"`, `vram="12GB"`.
+
+    Raises:
+        UserError: if it cannot be done.
+        TypeError: for an option that does not exist.
+    """
+    from tunesmith.training.forecast import forecast  # noqa: PLC0415
+
+    return forecast(PlanConfig(sources=tuple(fspath(source) for source in sources), **_plain(options))).as_json()
 
 
 def train(

@@ -8,6 +8,7 @@ Imports nothing heavy before a verb really runs: `--help` and a mistyped flag an
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
@@ -19,7 +20,14 @@ from cyclopts.config import Dict
 
 from tunesmith import __version__
 from tunesmith.allocator import set_up_allocators
-from tunesmith.config import EvaluateConfig, GenerateConfig, PrepareConfig, TokenizerTrainConfig, TrainConfig
+from tunesmith.config import (
+    EvaluateConfig,
+    GenerateConfig,
+    PlanConfig,
+    PrepareConfig,
+    TokenizerTrainConfig,
+    TrainConfig,
+)
 from tunesmith.errors import UsageError, UserError
 
 DONE, USER_ERROR, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -36,7 +44,7 @@ app = cyclopts.App(
 )
 
 
-CONFIGS = (PrepareConfig, TokenizerTrainConfig, TrainConfig, EvaluateConfig, GenerateConfig)
+CONFIGS = (PrepareConfig, TokenizerTrainConfig, PlanConfig, TrainConfig, EvaluateConfig, GenerateConfig)
 SWITCHES = {
     f"--{sign}{flag.name.replace('_', '-')}"
     for config in CONFIGS
@@ -47,7 +55,8 @@ SWITCHES = {
 """Flags that take no value."""
 
 NOTHING_ASKED = PrepareConfig()
-"""Every flag of this verb has a default, so the parser wants one for all of them."""
+NOTHING_PLANNED = PlanConfig()
+"""Every flag of these verbs has a default, so the parser wants one for all of them."""
 
 
 @app.command
@@ -85,6 +94,21 @@ def train_tokenizer(config: TokenizerTrainConfig) -> int:
         from tunesmith.interfaces.tables import tokenizer_table  # noqa: PLC0415
 
         print(tokenizer_table(result, config.sources))
+    return DONE
+
+
+@app.command
+def plan(config: PlanConfig = NOTHING_PLANNED) -> int:
+    """Say what a training run would do, what it needs and how long it takes."""
+    from tunesmith.training.forecast import forecast  # noqa: PLC0415
+
+    found = forecast(config)
+    if config.json:
+        print_json(found.as_json())
+    else:
+        from tunesmith.interfaces.plan_table import forecast_report  # noqa: PLC0415
+
+        print(forecast_report(found, width=shutil.get_terminal_size().columns))
     return DONE
 
 
@@ -208,7 +232,9 @@ def with_config_file(tokens: list[str]) -> None:
 
 def usage_hint(tokens: list[str]) -> str:
     """The help that fits what was typed."""
-    verb = next((token for token in tokens if token in {"prepare", "tokenizer", "train", "evaluate", "generate"}), "")
+    verb = next(
+        (token for token in tokens if token in {"prepare", "tokenizer", "plan", "train", "evaluate", "generate"}), ""
+    )
     return f"see tunesmith {verb + ' ' if verb else ''}--help"
 
 

@@ -227,6 +227,21 @@ class TrainConfig(ComputingConfig, ReadingConfig):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class PlanConfig(TrainConfig):
+    """Say what a training run would do, what it needs and how long it takes."""
+
+    out: str = _flag(default="my-model")
+    """Folder for the result; a plan writes nothing."""
+
+    vram: str | None = _flag(default=None)
+    """Plan for a card with so much memory, for example 12GB, instead of this machine."""
+
+    gpu: str | None = _flag(default=None)
+    """Plan for this card, for example "RTX 4070 Ti", instead of this machine."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class EvaluateConfig(ComputingConfig, ReadingConfig, _ModelArgument):
     """Measure perplexity on text, over every token once."""
 

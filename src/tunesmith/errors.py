@@ -25,3 +25,7 @@ class UserError(Exception):
 
 class UsageError(UserError):
     """The command itself is incomplete; the command line ends with exit code 2."""
+
+
+class DoesNotFitError(UserError):
+    """There is too little memory, whatever is tried."""

@@ -116,6 +116,14 @@ def peak_memory_bytes(device: "torch.device") -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def reset_peak_memory(device: "torch.device") -> None:
+    """Let a card's peak begin anew; that of a process only ever grows."""
+    import torch  # noqa: PLC0415
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def environment() -> dict[str, str | int]:
     """Versions and machine facts for `run.json`."""
     from importlib.metadata import version  # noqa: PLC0415

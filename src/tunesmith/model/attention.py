@@ -18,9 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tunesmith.model.gpt2 import Attend
+from tunesmith.model.shape import SHORT_DOCUMENT_TOKENS
 
-SHORT_DOCUMENT_TOKENS = 256
-"""Up to this length the CPU's fused attention is faster in fp32 than in bf16, casts included."""
 HALF_PRECISION = frozenset({torch.float16, torch.bfloat16})
 
 

@@ -11,17 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.errors import UserError
+from tunesmith.model.presets import PRESETS
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
-
-PRESETS = {
-    "gpt2": "openai-community/gpt2",
-    "gpt2-medium": "openai-community/gpt2-medium",
-    "gpt2-large": "openai-community/gpt2-large",
-    "gpt2-xl": "openai-community/gpt2-xl",
-    "distilgpt2": "distilbert/distilgpt2",
-}
 
 TINY = "tiny"
 
@@ -65,6 +58,18 @@ def local_folder(model: str) -> Path:
     if _looks_like_a_path(model):
         raise UserError(f"there is no model folder {model}", hint=f"check the path; or {LOCAL_HINT}")
     return _from_hub(model)
+
+
+def folder_here(model: str) -> Path | None:
+    """The folder of a MODEL if it is on this machine already; asks nobody and fetches nothing."""
+    if model == TINY or Path(model).is_dir():
+        return local_folder(model)
+    if Path(model).is_file() or (model not in PRESETS and _looks_like_a_path(model)):
+        return local_folder(model)  # which says what is wrong
+    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415  heavy
+
+    found = try_to_load_from_cache(PRESETS.get(model, model), "config.json")
+    return Path(found).parent if isinstance(found, str) else None
 
 
 def _looks_like_a_path(model: str) -> bool:

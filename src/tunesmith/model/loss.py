@@ -1,7 +1,7 @@
 """Cross-entropy over the vocabulary, without ever holding tokens x vocabulary.
 
-Shapes: N tokens, M of them predicted, C channels, V vocabulary as padded in memory, K rows of a chunk, S rows of a slice
-of the head.
+Shapes: N tokens, M of them predicted, C channels, V vocabulary as padded in memory, K rows of a chunk, S rows of a
+    slice of the head.
 
 The logits of 1,024 tokens over 50,257 entries take 200 MB in fp32, several times over in a plain
 implementation. Here a chunk of rows at a time is projected into one buffer, turned there into losses and into
@@ -95,10 +95,9 @@ class _SumOfNats(torch.autograd.Function):
             nats_and_gradient(logits_KV, targets_K, vocab_size, out_K=nats_M[chunk])  # logits become gradients
             grad_hidden_NC[chosen] = torch.mm(logits_KV, weight_VC)[:n_real]
             if grad_head_VC is not None and product_SC is not None:
-                for sum_SC, logits_KS in zip(
-                    grad_head_VC.split(slice_rows), logits_KV.split(slice_rows, dim=1), strict=True
-                ):
-                    sum_SC += torch.mm(logits_KS.t(), hidden_KC, out=product_SC[: len(sum_SC)])
+                slices = zip(grad_head_VC.split(slice_rows), logits_KV.split(slice_rows, dim=1), strict=True)
+                for sum_SC, logits_KS in slices:
+                    sum_SC.add_(torch.mm(logits_KS.t(), hidden_KC, out=product_SC[: len(sum_SC)]))
         ctx.save_for_backward(grad_hidden_NC, grad_head_VC)
         ctx.head_dtype = head_VC.dtype
         return nats_M.sum()

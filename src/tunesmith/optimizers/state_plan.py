@@ -67,23 +67,20 @@ class StatePlan:
         return Code(self.moment_bits, signed=True), Code(self.moment_bits, signed=False)
 
 
+SPLIT = "fp32 weights as bf16 and a remainder"
+CHANCE = "bf16 weights rounded by chance"
+AT_ONCE = "each weight updated as soon as its gradient is made"
 STATE_PLANS: dict[str, StatePlan] = {
     plan.name: plan
     for plan in (
         StatePlan("fp32", "fp32", 32, "held", "everything in fp32"),
         StatePlan("fp32-8bit", "fp32", 8, "held", "fp32 weights, moments in 8 bits"),
-        StatePlan("split-8bit", "split", 8, "held", "fp32 weights as bf16 and a remainder, moments in 8 bits"),
-        StatePlan(
-            "split-8bit-in-backward", "split", 8, "in-backward", "the same, each weight updated as its gradient is made"
-        ),
-        StatePlan("bf16-8bit", "bf16", 8, "held", "bf16 weights rounded by chance, moments in 8 bits"),
-        StatePlan(
-            "bf16-8bit-in-backward", "bf16", 8, "in-backward", "the same, each weight updated as its gradient is made"
-        ),
-        StatePlan("bf16-4bit", "bf16", 4, "held", "bf16 weights rounded by chance, moments in 4 bits"),
-        StatePlan(
-            "bf16-4bit-in-backward", "bf16", 4, "in-backward", "the same, each weight updated as its gradient is made"
-        ),
+        StatePlan("split-8bit", "split", 8, "held", f"{SPLIT}, moments in 8 bits"),
+        StatePlan("split-8bit-in-backward", "split", 8, "in-backward", f"{SPLIT}, moments in 8 bits, {AT_ONCE}"),
+        StatePlan("bf16-8bit", "bf16", 8, "held", f"{CHANCE}, moments in 8 bits"),
+        StatePlan("bf16-8bit-in-backward", "bf16", 8, "in-backward", f"{CHANCE}, moments in 8 bits, {AT_ONCE}"),
+        StatePlan("bf16-4bit", "bf16", 4, "held", f"{CHANCE}, moments in 4 bits"),
+        StatePlan("bf16-4bit-in-backward", "bf16", 4, "in-backward", f"{CHANCE}, moments in 4 bits, {AT_ONCE}"),
         StatePlan("host", "host", 32, "host", "bf16 weights here; fp32 weights, gradients and moments on the host"),
     )
 }

@@ -1,6 +1,7 @@
 """How much memory a training step takes, in closed form: we wrote the network, so we know what it keeps.
 
-Shapes: N tokens of a micro-batch, C channels, I channels inside of an MLP, L layers, V rows of the vocabulary as padded.
+Shapes: N tokens of a micro-batch, C channels, I channels inside of an MLP, L layers, V rows of the vocabulary as
+    padded.
 
 A step's memory rises and falls; the peak is the largest of a few moments, each a sum of the same parts. Activations
 are what the backward pass of each operation keeps; see `tunesmith.model.recomputation` for the ways to keep less.
@@ -165,7 +166,7 @@ def kept_bytes_per_token(demand: Demand) -> float:
     shape, number = demand.shape, demand.number_bytes
     wide, inner = shape.n_embd, shape.n_inner
     attention_number = FP32_BYTES if shape.reorder_and_upcast_attn else number
-    attention = 4 * wide * attention_number  # queries, keys, values, output
+    attention: float = 4 * wide * attention_number  # queries, keys, values, output
     if demand.device == "cpu" and attention_number == HALF_BYTES:
         attention += demand.share_of_short * (4 * wide * (FP32_BYTES - HALF_BYTES) + wide * HALF_BYTES)
     elif attention_number != number:

@@ -31,6 +31,8 @@ from tunesmith.model.weights import load_gpt2, new_gpt2
 from tunesmith.optimizers.in_backward import InBackwardAdamW
 from tunesmith.optimizers.rounding import split
 from tunesmith.optimizers.state_plan import STATE_PLANS
+from tunesmith.planning.experience import Experience
+from tunesmith.planning.hardware import hardware_here
 from tunesmith.training.changed_plan import changed_plan
 from tunesmith.training.checkpoint import ADAPTER, CheckpointWriter, FoundCheckpoint, find_checkpoint, load_checkpoint
 from tunesmith.training.deadline import first_deadline
@@ -165,7 +167,11 @@ def _set_up(
     tokenizer = load_tokenizer(start.weights, hf_config)
     prompts = _sample_prompts(config)
     corpus = _read_before(run) if found is None else _read(config, found, tokenizer)
-    plan = _plan_again(config, before, run, corpus, start) if before else make_plan(config, shape, corpus)
+    plan = (
+        _plan_again(config, before, run, corpus, start)
+        if before
+        else make_plan(config, shape, corpus, hardware_here(config.device, config.precision), Experience.kept())
+    )
     model = _model(config, plan, start.weights if start.checkpoint else None)
     device = torch.device(plan.device)
     model = model.to(device).train()

@@ -5,23 +5,29 @@ and no "auto". One function makes it from the configuration, the model's shape, 
 """
 
 from dataclasses import dataclass, replace
-
-import psutil
-import torch
+from typing import TYPE_CHECKING
 
 from tunesmith.config import Recompute, StatePlanName, TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.dealing import shape_of_micro_batches
-from tunesmith.data.effective_batch import choose_tokens_per_step
+from tunesmith.data.effective_batch import choose_tokens_per_step, steps_per_epoch
 from tunesmith.data.mixture import Mixture
+from tunesmith.data.stretches import Int64s
 from tunesmith.data.windows import windows_of
 from tunesmith.errors import UserError
-from tunesmith.machine import Choice, choose_device, choose_dtype, device_name
-from tunesmith.model.compiled import can_compile
+from tunesmith.machine import Choice
 from tunesmith.model.context import chosen_context_tokens
 from tunesmith.model.freezing import Frozen, refuse_impossible_freezing
 from tunesmith.model.lora import PROJECTIONS, LoRA
-from tunesmith.model.shape import GPT2Config
+from tunesmith.model.shape import SHORT_DOCUMENT_TOKENS, GPT2Config
+from tunesmith.optimizers.state_plan import STATE_PLANS
+from tunesmith.planning.experience import Experience
+from tunesmith.planning.hardware import GIB, Hardware
+from tunesmith.planning.memory import Demand
+from tunesmith.planning.search import MOST_TOKENS, Request, Way, best_way, candidates, choose_way, refusal, way_of
+
+if TYPE_CHECKING:
+    import torch
 
 GUIDE_LEARNING_RATE = 5e-5
 GUIDE_WIDTH = 768
@@ -31,21 +37,14 @@ LORA_RATE_FACTOR = 10
 WIDTH_EXPONENT = 1.5
 """How fast the best learning rate grows as models get narrower (measured, `docs/decisions.md`)."""
 
-MOST_TOKENS_PER_MICRO_BATCH = {"cpu": 2048, "cuda": 32_768}
 LOG_EVERY_STEPS = {"cpu": 1, "cuda": 10}
 """Reading a loss makes a card wait for the host; on the CPU it is free."""
 
-FLOPS_PER_PARAMETER = 6
-"""Of one token, forward and backward (Kaplan et al. 2020, "Scaling Laws for Neural Language Models")."""
-CARD_FLOPS_PER_S = 4e13
-"""What training reaches on a consumer card, roughly; only `_compiled` asks."""
 COMPILING_PAYS_AFTER_MINUTES = 2
 """It takes half a minute there and is taken to save a third (not measured yet)."""
 
-BYTES_PER_ACTIVATION = 40
-"""Activations kept for the backward pass, in bytes per token, layer and channel at 2 bytes a number."""
-SHARE_FOR_ACTIVATIONS = 0.25
-"""Of the memory that is free before the model is loaded; weights, gradients and moments need the rest."""
+EVALUATION_TOKENS_FACTOR = 8
+"""Without a backward pass so many times the tokens of a micro-batch take less memory than it does with one."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,10 @@ class TrainPlan:
     train_tokens: int
     validation_samples: int
     validation_tokens: int
+    peak_memory_bytes: int
+    peak_memory_parts: dict[str, int]
+    host_memory_bytes: int
+    step_s: float
     reasons: dict[str, str]
 
     @property
@@ -95,8 +98,10 @@ class TrainPlan:
         return LoRA(self.lora_rank, self.lora_alpha, self.lora_dropout, tuple(self.lora_targets))
 
     @property
-    def dtype(self) -> torch.dtype:
+    def dtype(self) -> "torch.dtype":
         """The dtype of the arithmetic."""
+        import torch  # noqa: PLC0415  a plan can be made where it is missing
+
         dtype: torch.dtype = getattr(torch, self.precision)
         return dtype
 
@@ -143,6 +148,7 @@ def refuse_impossible(config: TrainConfig) -> None:
             if target not in PROJECTIONS
         ),
         "--lora-rank and --freeze exclude each other" if config.lora_rank and config.freeze != "nothing" else None,
+        "--lora-rank and --states exclude each other" if config.lora_rank and config.states != "auto" else None,
         None
         if 0 < config.val_fraction < 1
         else f"--val-fraction {config.val_fraction} is not between 0 and 1 (something must be kept apart)",
@@ -153,44 +159,46 @@ def refuse_impossible(config: TrainConfig) -> None:
         raise UserError("; ".join(found), hint="see tunesmith train --help")
 
 
-def make_plan(config: TrainConfig, model: GPT2Config, corpus: Corpus) -> TrainPlan:
+def make_plan(
+    config: TrainConfig, model: GPT2Config, corpus: Corpus, hardware: Hardware, experience: Experience
+) -> TrainPlan:
     """Decide everything.
+
+    Args:
+        config: what was asked.
+        model: its shape.
+        corpus: what it is to learn.
+        hardware: what it may use.
+        experience: what earlier runs taught about memory there.
 
     Raises:
         UserError: if the machine or the model cannot do what was asked.
     """
     refuse_impossible_freezing(config.freeze, model)
-    device = choose_device(config.device)
-    dtype = choose_dtype(config.precision, device.value)
-    context = chosen_context_tokens(config.context_tokens, model.n_positions)
-    windows = windows_of(corpus.train.stretches, context.value)
-    mixture = Mixture(windows, corpus.train.weights, seed=config.seed)
-    step = (
-        choose_tokens_per_step(mixture.n_tokens, config.epochs)
-        if config.tokens_per_step == "auto"
-        else Choice(config.tokens_per_step, "asked for")
-    )
-    most = _most_tokens_per_micro_batch(model, device.value, dtype.value, context.value)
+    request, epoch = request_of(config, model, corpus, hardware, experience)
+    context, step, lengths, lora = epoch.context_tokens, epoch.tokens_per_step, epoch.lengths, request.demand.lora
+    way = choose_way(request, hardware)
     shape = shape_of_micro_batches(
-        windows.lengths[mixture.order(0)],
-        epoch_tokens=mixture.n_tokens,
-        tokens_per_step=step.value,
-        most_tokens=most.value,
+        lengths, epoch_tokens=epoch.tokens, tokens_per_step=step.value, most_tokens=way.demand.tokens
     )
+    dealt = replace(way.demand, tokens=shape.tokens, micro_batches=shape.per_step)
+    way = way_of(dealt, request, hardware)
     per_epoch = shape.steps_per_epoch
-    full = mixture.n_tokens / (per_epoch * shape.per_step * shape.tokens)
+    full = epoch.tokens / (per_epoch * shape.per_step * shape.tokens)
     steps = Choice(max(round(per_epoch * config.epochs), 1), f"{config.epochs:g} epochs of {per_epoch} steps")
     if config.max_steps is not None and config.max_steps < steps.value:
         steps = Choice(config.max_steps, "--max-steps")
     rate = _learning_rate(config, model)
     evaluation = _interval(config.eval_every_steps, min(per_epoch, steps.value), "once an epoch")
     saving = _interval(config.save_every_steps, evaluation.value, "at every evaluation")
-    work = FLOPS_PER_PARAMETER * model.matrix_parameters * mixture.n_tokens * steps.value / per_epoch
-    compiled = _compiled(config, device.value, work)
-    choices: dict[str, Choice[int] | Choice[float] | Choice[bool]] = {
+    compiled = _compiled(config, hardware, way.step_s * steps.value)
+    choices: dict[str, Choice[int] | Choice[float] | Choice[bool] | Choice[str]] = {
         "context_tokens": context,
         "tokens_per_step": step,
-        "tokens_per_micro_batch": Choice(shape.tokens, f"{full:.1%} full; at most {most.value:,}: {most.reason}"),
+        "tokens_per_micro_batch": Choice(shape.tokens, f"{full:.1%} full; {_why_so_many(way, hardware)}"),
+        "states": _why_states(way, request, hardware),
+        "recompute": _why_recompute(way, request),
+        "peak_memory_bytes": Choice(way.memory.peak_bytes, hardware.budget.reason),
         "compiled": compiled,
         "steps": steps,
         "learning_rate": rate,
@@ -198,23 +206,23 @@ def make_plan(config: TrainConfig, model: GPT2Config, corpus: Corpus) -> TrainPl
         "save_every_steps": saving,
     }
     return TrainPlan(
-        device=str(device.value),
-        device_name=device_name(device.value),
-        precision=str(dtype.value).removeprefix("torch."),
+        device=hardware.device,
+        device_name=hardware.name,
+        precision=hardware.precision,
         context_tokens=context.value,
         tokens_per_step=step.value,
         tokens_per_micro_batch=shape.tokens,
         micro_batches_per_step=shape.per_step,
-        tokens_per_evaluation_batch=most.value,
-        constant_size=compiled.value or device.value.type == "cuda",
+        tokens_per_evaluation_batch=min(MOST_TOKENS[hardware.kind], EVALUATION_TOKENS_FACTOR * shape.tokens),
+        constant_size=compiled.value or hardware.kind == "cuda",
         compiled=compiled.value,
-        states="fp32" if config.states == "auto" else config.states,
-        recompute="nothing" if config.recompute == "auto" else config.recompute,
+        states=way.demand.states.name,
+        recompute=way.demand.recompute,
         frozen=config.freeze,
         lora_rank=config.lora_rank,
-        lora_alpha=2.0 * config.lora_rank if config.lora_alpha == "auto" else config.lora_alpha,
+        lora_alpha=lora.alpha if lora else 0.0,
         lora_dropout=config.lora_dropout,
-        lora_targets=(config.lora_targets or PROJECTIONS) if config.lora_rank else (),
+        lora_targets=lora.targets if lora else (),
         steps_per_epoch=per_epoch,
         steps=steps.value,
         epochs=steps.value / per_epoch,
@@ -225,36 +233,131 @@ def make_plan(config: TrainConfig, model: GPT2Config, corpus: Corpus) -> TrainPl
         dropout=config.dropout,
         eval_every_steps=evaluation.value,
         save_every_steps=saving.value,
-        log_every_steps=LOG_EVERY_STEPS[device.value.type],
+        log_every_steps=LOG_EVERY_STEPS[hardware.kind],
         seed=config.seed,
         train_samples=corpus.train.n_samples,
         train_tokens=corpus.train.n_tokens,
         validation_samples=corpus.validation.n_samples,
         validation_tokens=corpus.validation.n_tokens,
-        reasons={
-            "device": device.reason,
-            "precision": dtype.reason,
-            **{name: choice.reason for name, choice in choices.items()},
-        },
+        peak_memory_bytes=way.memory.peak_bytes,
+        peak_memory_parts=way.memory.parts,
+        host_memory_bytes=way.memory.host,
+        step_s=way.step_s,
+        reasons={**hardware.reasons, **{name: choice.reason for name, choice in choices.items()}},
     )
 
 
-def _most_tokens_per_micro_batch(
-    model: GPT2Config, device: torch.device, dtype: torch.dtype, context_tokens: int
-) -> Choice[int]:
-    free_bytes = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    bytes_per_token = BYTES_PER_ACTIVATION * model.n_layer * model.n_embd * dtype.itemsize // 2
-    fitting = int(free_bytes * SHARE_FOR_ACTIVATIONS / bytes_per_token)
-    most = MOST_TOKENS_PER_MICRO_BATCH[device.type]
-    if fitting < most:
-        tokens = max(fitting // 128 * 128, context_tokens)
-        return Choice(tokens, f"activations take a quarter of the {free_bytes / 2**30:.1f} GiB that are free")
-    return Choice(max(most, context_tokens), "larger ones would not be faster")
+@dataclass(frozen=True)
+class Epoch:
+    """What one passage through the text is.
+
+    Attributes:
+        context_tokens: longest window.
+        lengths: of its windows.
+        tokens: on average.
+        tokens_per_step: effective batch.
+    """
+
+    context_tokens: Choice[int]
+    lengths: Int64s
+    tokens: int
+    tokens_per_step: Choice[int]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Roughly: dealing the windows may make a few more."""
+        return steps_per_epoch(self.tokens, len(self.lengths), self.tokens_per_step.value)
 
 
-def _compiled(config: TrainConfig, device: torch.device, work_flops: float) -> Choice[bool]:
+def request_of(
+    config: TrainConfig, model: GPT2Config, corpus: Corpus, hardware: Hardware, experience: Experience
+) -> tuple[Request, Epoch]:
+    """What is to be fitted into memory, and the epoch it comes from.
+
+    Raises:
+        UserError: if what was asked contradicts itself.
+    """
+    context = chosen_context_tokens(config.context_tokens, model.n_positions)
+    windows = windows_of(corpus.train.stretches, context.value)
+    mixture = Mixture(windows, corpus.train.weights, seed=config.seed)
+    lengths = windows.lengths[mixture.order(0)]
+    step = (
+        choose_tokens_per_step(mixture.n_tokens, config.epochs)
+        if config.tokens_per_step == "auto"
+        else Choice(config.tokens_per_step, "asked for")
+    )
+    demand = Demand(
+        shape=model,
+        states=STATE_PLANS["fp32"],
+        recompute="nothing",
+        tokens=0,
+        micro_batches=0,
+        number_bytes=hardware.number_bytes,
+        device=hardware.kind,
+        share_of_short=float(lengths[lengths <= SHORT_DOCUMENT_TOKENS].sum() / lengths.sum()),
+        lora=_lora(config),
+        frozen=config.freeze,
+        dropout=config.dropout > 0,
+    )
+    if config.states != "auto":
+        refused = refusal(STATE_PLANS[config.states], demand, hardware.precision)
+        if refused:
+            raise UserError(f"--states {config.states}: {refused}", hint="use --states fp32 or fp32-8bit, or auto")
+    request = Request(
+        demand=demand,
+        states=config.states,
+        recompute=config.recompute,
+        step_tokens=min(step.value, int(lengths.sum())),
+        longest_tokens=int(lengths.max()),
+        mean_context_tokens=float((lengths.astype(float) ** 2).sum() / lengths.sum()),
+        correction_of=lambda demand: experience.correction(demand, hardware),
+    )
+    return request, Epoch(context, lengths, mixture.n_tokens, step)
+
+
+def _lora(config: TrainConfig) -> LoRA | None:
+    if not config.lora_rank:
+        return None
+    alpha = 2.0 * config.lora_rank if config.lora_alpha == "auto" else config.lora_alpha
+    return LoRA(config.lora_rank, alpha, config.lora_dropout, config.lora_targets or PROJECTIONS)
+
+
+def _why_so_many(way: Way, hardware: Hardware) -> str:
+    if way.demand.micro_batches == 1:
+        return "the whole step at once"
+    if way.demand.tokens >= MOST_TOKENS[hardware.kind] * 0.9:
+        return "larger ones would not be faster"
+    return f"what fits {hardware.budget.value / GIB:.1f} GiB"
+
+
+def _why_states(way: Way, request: Request, hardware: Hardware) -> Choice[str]:
+    states = way.demand.states
+    if request.states != "auto":
+        return Choice(states.name, f"asked for: {states.says}")
+    passed = candidates(request, hardware)
+    passed = passed[: passed.index(states)]
+    if not passed:
+        return Choice(states.name, f"{states.says}: the reference, and it fits")
+    least = best_way(request, hardware, passed[-1]).memory.peak_bytes
+    return Choice(states.name, f"{states.says}; {passed[-1].name}, more faithful, takes {least / GIB:.1f} GiB at least")
+
+
+def _why_recompute(way: Way, request: Request) -> Choice[str]:
+    what = way.demand.recompute
+    if request.recompute != "auto":
+        return Choice(what, "asked for")
+    says = {
+        "nothing": "everything fits",
+        "light": "norms and activations are computed again: nearly for free, and a third less is kept",
+        "blocks": "whole blocks are computed again: a third more arithmetic, the least memory",
+        "offload": "whole blocks are computed again from what the host keeps",
+    }
+    return Choice(what, says[what])
+
+
+def _compiled(config: TrainConfig, hardware: Hardware, run_s: float) -> Choice[bool]:
     """Whether compiling saves more time than it takes."""
-    possible = can_compile(device)
+    possible = hardware.can_compile
     if config.compile == "no":
         return Choice(False, "asked for")
     if config.compile == "yes":
@@ -263,9 +366,9 @@ def _compiled(config: TrainConfig, device: torch.device, work_flops: float) -> C
         return Choice(True, "asked for")
     if not possible.value:
         return possible
-    if device.type == "cpu":
+    if hardware.kind == "cpu":
         return Choice(False, "on a CPU it was measured to save next to nothing")
-    minutes = work_flops / CARD_FLOPS_PER_S / 60
+    minutes = run_s / 60
     if minutes < COMPILING_PAYS_AFTER_MINUTES:
         return Choice(
             False, f"the run takes about {minutes:.1f} minutes; compiling pays from {COMPILING_PAYS_AFTER_MINUTES} on"

@@ -60,9 +60,7 @@ def train_step(
         group["lr"] = learning_rate
 
     def backward(batch: Batch) -> Tensor:
-        nats = sum_of_batch_nats(model, batch)
-        scaler.scale(nats / step_tokens).backward()
-        return nats.detach()
+        return backward_pass(model, batch, step_tokens, scaler)
 
     if isinstance(optimizer, InBackwardAdamW) and len(micro_batches) == 1:
         if optimizer.norm_before is None:
@@ -121,10 +119,18 @@ def fresh_scaler(scaler: torch.amp.GradScaler, device: torch.device) -> torch.am
     return fresh
 
 
+def backward_pass(model: GPT2, batch: Batch, step_tokens: int, scaler: torch.amp.GradScaler) -> Tensor:
+    """Add a micro-batch's part to the gradients of a step of so many predicted tokens; its nats, a fp32 scalar."""
+    nats = sum_of_batch_nats(model, batch)
+    scaler.scale(nats / step_tokens).backward()
+    return nats.detach()
+
+
 def sum_of_batch_nats(model: GPT2, batch: Batch) -> Tensor:
     """Summed cross-entropy of what a batch predicts, fp32 scalar with a graph behind it."""
     layout = DocumentLayout(batch.offsets, batch.longest)
     hidden_NC = hidden_states(model, batch.tokens, batch.positions, layout)
     targets_M, rows_M = on_device_of(model, batch.targets), on_device_of(model, batch.rows)
     is_all = len(rows_M) == batch.n_tokens
-    return sum_of_nats(hidden_NC, model.head_VC, targets_M, model.config.vocab_size, rows_M=None if is_all else rows_M)
+    asked_M = None if is_all else rows_M
+    return sum_of_nats(hidden_NC, model.head_VC, targets_M, model.config.vocab_size, rows_M=asked_M)

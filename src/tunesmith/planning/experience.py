@@ -1,0 +1,87 @@
+"""What runs on this machine taught about memory: kept in the cache, one line for each kind of run.
+
+A kind of run is a model's shape, its state plan and recomputation, the arithmetic, the device, and the versions of
+torch and tunesmith: where any of them is new, the closed form stands alone.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from tunesmith import __version__
+from tunesmith.data.cache_folder import cache_folder
+from tunesmith.files import write_json
+from tunesmith.planning.hardware import GIB, Hardware
+from tunesmith.planning.memory import Correction, Demand
+
+FILE = "memory.json"
+CARD_WORKSPACE_BYTES = GIB // 6
+"""Of matrix libraries and fragments, where nothing is known yet."""
+PROCESS_BYTES = 450 << 20
+"""Of Python and torch on a CPU, where nothing is known yet."""
+
+
+@dataclass(frozen=True)
+class Experience:
+    """Corrections of the closed form, by the name of a kind of run."""
+
+    corrections: dict[str, Correction]
+
+    @classmethod
+    def kept(cls) -> "Experience":
+        """From the cache; none where there is none, or it cannot be read."""
+        try:
+            content = json.loads(_path().read_text("utf-8"))
+            return cls({name: Correction(**correction) for name, correction in content.items()})
+        except (OSError, ValueError, TypeError, AttributeError):
+            return cls({})
+
+    def knows(self, demand: Demand, hardware: Hardware) -> bool:
+        """Whether such a run was made here before."""
+        return kind_of(demand, hardware) in self.corrections
+
+    def correction(self, demand: Demand, hardware: Hardware) -> Correction:
+        """What is known, or what is usual."""
+        known = self.corrections.get(kind_of(demand, hardware))
+        if known is not None:
+            return known
+        if hardware.kind == "cuda":
+            return Correction(workspace_bytes=CARD_WORKSPACE_BYTES)
+        return Correction(workspace_bytes=max(PROCESS_BYTES, psutil.Process().memory_info().rss))
+
+    def learn(self, demand: Demand, hardware: Hardware, correction: Correction) -> "Experience":
+        """With one more kind of run, in the cache too where that can be written."""
+        corrections = {**self.corrections, kind_of(demand, hardware): correction}
+        try:
+            _path().parent.mkdir(parents=True, exist_ok=True)
+            write_json(_path(), {name: asdict(known) for name, known in corrections.items()})
+        except OSError:
+            pass  # a cache: the next run learns again
+        return Experience(corrections)
+
+
+def kind_of(demand: Demand, hardware: Hardware) -> str:
+    """The name of a kind of run."""
+    shape = demand.shape
+    try:
+        torch_version = version("torch")
+    except PackageNotFoundError:
+        torch_version = "none"
+    parts = (
+        hardware.name,
+        f"torch {torch_version}",
+        f"tunesmith {__version__}",
+        f"{shape.n_layer}x{shape.n_embd}x{shape.n_inner}x{shape.n_head}, {shape.vocab_size} tokens",
+        demand.states.name,
+        demand.recompute,
+        hardware.precision,
+        f"lora {demand.lora.rank} {' '.join(demand.lora.targets)}" if demand.lora else f"frozen {demand.frozen}",
+    )
+    return "; ".join(parts)
+
+
+def _path() -> Path:
+    return cache_folder() / FILE

@@ -1,0 +1,106 @@
+"""Who else uses the card: asked of the driver, without torch.
+
+Everything here is optional: where there is no driver, or it does not tell, there are no neighbours to name.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A process that holds memory of the card.
+
+    Attributes:
+        pid: its number.
+        name: its program.
+        bytes: what it holds; None where the driver does not say (Windows).
+    """
+
+    pid: int
+    name: str
+    bytes: int | None
+
+
+@dataclass(frozen=True)
+class CardState:
+    """What the driver says of a card.
+
+    Attributes:
+        name: as sold.
+        total_bytes: built in.
+        free_bytes: now.
+        has_display: whether a screen is attached.
+        neighbours: other processes, the largest first.
+    """
+
+    name: str
+    total_bytes: int
+    free_bytes: int
+    has_display: bool
+    neighbours: tuple[Neighbour, ...]
+
+
+def card_state(identity: int | str) -> CardState | None:
+    """Ask the driver of a card by its number or its UUID ("GPU-..."); None where there is none."""
+    with _driver() as nvml:
+        if nvml is None:
+            return None
+        try:
+            by = nvml.nvmlDeviceGetHandleByUUID if isinstance(identity, str) else nvml.nvmlDeviceGetHandleByIndex
+            handle = by(identity)
+            memory = nvml.nvmlDeviceGetMemoryInfo(handle)
+            name = nvml.nvmlDeviceGetName(handle)
+        except nvml.NVMLError:
+            return None
+        return CardState(
+            name=name if isinstance(name, str) else name.decode(),
+            total_bytes=int(memory.total),
+            free_bytes=int(memory.free),
+            has_display=_has_display(nvml, handle),
+            neighbours=tuple(_neighbours(nvml, handle)),
+        )
+
+
+@contextmanager
+def _driver():  # type: ignore[no-untyped-def]  # noqa: ANN202  the module, which has no types, or None
+    try:
+        import pynvml  # noqa: PLC0415  loads the driver's library
+    except ImportError:
+        yield None
+        return
+    try:
+        pynvml.nvmlInit()
+    except (pynvml.NVMLError, OSError):
+        yield None
+        return
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _has_display(nvml, handle) -> bool:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    try:
+        return bool(nvml.nvmlDeviceGetDisplayActive(handle))
+    except nvml.NVMLError:
+        return False
+
+
+def _neighbours(nvml, handle) -> Iterator[Neighbour]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    held: dict[int, int | None] = {}
+    for ask in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
+        try:
+            held |= {process.pid: process.usedGpuMemory for process in ask(handle)}
+        except nvml.NVMLError:
+            continue
+    held.pop(psutil.Process().pid, None)
+    for pid, used in sorted(held.items(), key=lambda item: -(item[1] or 0)):
+        try:
+            name = psutil.Process(pid).name()
+        except psutil.Error:
+            name = "a process of another user"
+        yield Neighbour(pid, name, used)

@@ -1,0 +1,148 @@
+"""The way to fit a step into memory: the most faithful first, then the fastest that fits."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from tunesmith.config import Auto, Recompute, StatePlanName
+from tunesmith.errors import DoesNotFitError
+from tunesmith.optimizers.state_plan import STATE_PLANS, StatePlan
+from tunesmith.planning.hardware import GIB, Hardware
+from tunesmith.planning.memory import Correction, Demand, Memory, memory_of
+from tunesmith.planning.speed import seconds_per_step
+
+RECOMPUTATIONS: tuple[Recompute, ...] = ("nothing", "light", "blocks", "offload")
+MOST_TOKENS = {"cpu": 2048, "cuda": 32_768}
+"""Larger micro-batches are not faster."""
+MULTIPLE = 64
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to make a step.
+
+    Attributes:
+        demand: what it does.
+        memory: what that takes.
+        step_s: and how long, roughly.
+    """
+
+    demand: Demand
+    memory: Memory
+    step_s: float
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be fitted.
+
+    Attributes:
+        demand: model and text; states, recomputation and micro-batch are still open.
+        states: asked for, or auto.
+        recompute: asked for, or auto.
+        step_tokens: the effective batch, which stays what it is.
+        longest_tokens: no micro-batch can be smaller.
+        mean_context_tokens: of a document.
+        correction_of: what is known of a state plan on this machine.
+    """
+
+    demand: Demand
+    states: StatePlanName | Auto
+    recompute: Recompute | Auto
+    step_tokens: int
+    longest_tokens: int
+    mean_context_tokens: float
+    correction_of: Callable[[Demand], Correction]
+
+
+def ways(request: Request, hardware: Hardware, states: StatePlan) -> Iterator[Way]:
+    """Every recomputation and size of micro-batch with this state plan, whether it fits or not."""
+    kinds = RECOMPUTATIONS if request.recompute == "auto" else (request.recompute,)
+    if request.recompute == "auto" and hardware.kind == "cpu":
+        kinds = kinds[:-1]  # a processor has no other memory to send anything to
+    for recompute in kinds:
+        for micro_batches, tokens in _micro_batches(request, hardware):
+            demand = replace(
+                request.demand, states=states, recompute=recompute, tokens=tokens, micro_batches=micro_batches
+            )
+            yield way_of(demand, request, hardware)
+
+
+def way_of(demand: Demand, request: Request, hardware: Hardware) -> Way:
+    """Memory and time of one demand."""
+    step_s = seconds_per_step(
+        demand, hardware, step_tokens=request.step_tokens, context_tokens=request.mean_context_tokens
+    )
+    return Way(demand, memory_of(demand, request.correction_of(demand)), step_s)
+
+
+def fits(way: Way, hardware: Hardware) -> bool:
+    """Whether there is room for it, here and on the host."""
+    if hardware.kind == "cpu":
+        return way.memory.peak_bytes + way.memory.host <= hardware.budget.value
+    return way.memory.peak_bytes <= hardware.budget.value and way.memory.host <= hardware.host_bytes
+
+
+def best_way(request: Request, hardware: Hardware, states: StatePlan) -> Way:
+    """The fastest that fits with this state plan; the smallest where none does."""
+    every = list(ways(request, hardware, states))
+    fitting = [way for way in every if fits(way, hardware)]
+    if fitting:
+        return min(fitting, key=lambda way: way.step_s)
+    return min(every, key=lambda way: (way.memory.host > hardware.host_bytes, way.memory.peak_bytes))
+
+
+def choose_way(request: Request, hardware: Hardware) -> Way:
+    """The most faithful state plan that fits, in its fastest form.
+
+    Raises:
+        DoesNotFitError: if nothing fits, with the numbers.
+    """
+    best: list[Way] = []
+    for states in candidates(request, hardware):
+        way = best_way(request, hardware, states)
+        if fits(way, hardware):
+            return way
+        best.append(way)
+    nearest = min(best, key=lambda way: way.memory.peak_bytes)
+    needed = nearest.memory.peak_bytes + (nearest.memory.host if hardware.kind == "cpu" else 0)
+    raise DoesNotFitError(
+        f"training needs {needed / GIB:.1f} GiB at least, and {hardware.budget.value / GIB:.1f} GiB may be taken: "
+        f"{hardware.budget.reason}",
+        hint="close other programs, or take a smaller --model, a shorter --context-tokens, or --lora-rank 8; "
+        "tunesmith plan shows what fits",
+    )
+
+
+def candidates(request: Request, hardware: Hardware) -> list[StatePlan]:
+    """State plans that can be meant, the most faithful first."""
+    if request.states != "auto":
+        return [STATE_PLANS[request.states]]
+    plans = [plan for plan in STATE_PLANS.values() if refusal(plan, request.demand, hardware.precision) is None]
+    return [plan for plan in plans if plan.gradients != "host" or hardware.kind == "cuda"]
+
+
+def refusal(plan: StatePlan, demand: Demand, precision: str) -> str | None:
+    """Why a state plan cannot be used with the rest; None where it can."""
+    if plan.name == "fp32":
+        return None
+    if demand.lora is not None:
+        return "adapters are small: their state is kept in fp32"
+    if plan.is_half and precision == "float32":
+        return "its bf16 weights are meant for arithmetic in bf16"
+    if plan.gradients != "held" and precision == "float16":
+        return "fp16 needs all gradients at once, to see whether one overflowed"
+    return None
+
+
+def _micro_batches(request: Request, hardware: Hardware) -> Iterator[tuple[int, int]]:
+    """How many micro-batches a step may have, and how many tokens then each."""
+    most = max(MOST_TOKENS[hardware.kind], request.longest_tokens)
+    number, before = max(-(-request.step_tokens // most), 1), 0
+    while True:
+        tokens = max(-(-request.step_tokens // number), request.longest_tokens)
+        tokens = -(-tokens // MULTIPLE) * MULTIPLE
+        if tokens != before:
+            yield number, tokens
+        if tokens <= -(-request.longest_tokens // MULTIPLE) * MULTIPLE:
+            return
+        number, before = number + max(number // 4, 1), tokens

@@ -1,0 +1,74 @@
+"""Two short real steps teach what the closed form of memory cannot know: libraries' workspaces and fragments.
+
+Nothing is learned from them: gradients are made and dropped.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from tunesmith.data.batches import Batch
+from tunesmith.machine import peak_memory_bytes, reset_peak_memory
+from tunesmith.model.gpt2 import GPT2
+from tunesmith.optimizers.in_backward import InBackwardAdamW
+from tunesmith.planning.memory import Correction, Demand, memory_of
+from tunesmith.training.step import backward_pass
+
+STEP_TOKENS = (256, 512)
+SHORT_DOCUMENT_TOKENS = 64
+LEAST_FACTOR, LARGEST_FACTOR = 0.8, 1.5
+"""Of activations measured over computed; anything else is noise."""
+
+
+def calibrate(model: GPT2, optimizer: torch.optim.Optimizer, demand: Demand) -> Correction:
+    """Measure the peak of two micro-batches and compare it with the closed form.
+
+    Args:
+        model: in training mode on its device, as it will be trained.
+        optimizer: of its parameters.
+        demand: what will be trained; the number of tokens does not matter.
+    """
+    device = model.head_VC.device
+    measured: list[int] = []
+    for tokens in STEP_TOKENS:
+        reset_peak_memory(device)
+        for _ in range(2):  # the second one finds gradients, as in all but a step's first micro-batch
+            _pass(model, optimizer, demand, tokens)
+        measured.append(peak_memory_bytes(device))
+        optimizer.zero_grad(set_to_none=True)
+    # A process's memory grows in leaps as its heap does, so two of its peaks say nothing of a slope.
+    factor = _slope(demand, measured) if device.type == "cuda" else 1.0
+    return Correction(activations=factor, workspace_bytes=measured[1] - _computed(demand, STEP_TOKENS[1], factor))
+
+
+def _slope(demand: Demand, measured: list[int]) -> float:
+    """Activations measured over computed, from two peaks."""
+    fewer, more = ((_computed(demand, tokens, 1.0), _computed(demand, tokens, 2.0)) for tokens in STEP_TOKENS)
+    of_activations = (more[1] - more[0]) - (fewer[1] - fewer[0])
+    unexplained = (measured[1] - measured[0]) - (more[0] - fewer[0])
+    factor = 1 + unexplained / of_activations if of_activations else 1.0
+    return min(max(factor, LEAST_FACTOR), LARGEST_FACTOR)
+
+
+def _computed(demand: Demand, tokens: int, activations: float) -> int:
+    """What the closed form says of a micro-batch that finds gradients held where there will be any."""
+    micro_batches = demand.micro_batches if demand.states.gradients == "in-backward" else 2
+    memory = memory_of(replace(demand, tokens=tokens, micro_batches=micro_batches), Correction(activations=activations))
+    return memory.peak_bytes + (memory.host if demand.device == "cpu" else 0)
+
+
+def _pass(model: GPT2, optimizer: torch.optim.Optimizer, demand: Demand, tokens: int) -> None:
+    """Forward and backward over documents like those to come."""
+    length = min(SHORT_DOCUMENT_TOKENS if demand.share_of_short > 0.5 else tokens, demand.shape.n_positions)
+    ids = np.random.default_rng(tokens).integers(0, demand.shape.vocab_size, tokens)
+    offsets = (*range(0, tokens, length), tokens)
+    batch = Batch(ids, np.arange(tokens) % length, offsets, np.arange(tokens), ids, length)
+    scaler = torch.amp.GradScaler(model.head_VC.device.type, enabled=False)
+    if isinstance(optimizer, InBackwardAdamW) and demand.micro_batches == 1:
+        before = optimizer.norm_before
+        with optimizer.measuring():
+            backward_pass(model, batch, tokens, scaler)
+        optimizer.norm_before = before
+    else:
+        backward_pass(model, batch, tokens, scaler)

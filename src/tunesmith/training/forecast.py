@@ -1,0 +1,239 @@
+"""The verb `plan`: what a run would do, what it needs and how long it takes; nothing is fetched, loaded or written.
+
+Neither a card nor torch is needed where `--vram` or `--gpu` names one. Where the model's tokenizer is not on this
+machine, the packaged one counts the text's tokens, which the usual English text has half as many again of.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunesmith.config import PlanConfig
+from tunesmith.data.corpus import Corpus, Split, prepare_corpus
+from tunesmith.data.source_files import found_sources
+from tunesmith.data.sources import reading_options
+from tunesmith.data.stretches import Stretches
+from tunesmith.data.tokenizer import load_tokenizer
+from tunesmith.errors import DoesNotFitError, UserError
+from tunesmith.model.config_file import read_hf_config
+from tunesmith.model.hf_config import gpt2_config
+from tunesmith.model.hub import TINY, folder_here, local_folder
+from tunesmith.model.presets import SIZES, preset_shape
+from tunesmith.model.shape import GPT2Config
+from tunesmith.planning.experience import Experience
+from tunesmith.planning.hardware import Hardware, hardware_here, hardware_named, hardware_of_driver
+from tunesmith.planning.search import best_way, candidates, fits
+from tunesmith.training.plan import TrainPlan, make_plan, refuse_impossible, request_of
+
+SHOWN_SIZES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
+GPT2_TOKENS_PER_TINY_TOKEN = 0.69
+"""Measured on English prose, titles, verse and answers: 0.61 to 0.75 (Japanese: 0.94)."""
+WINDOWS_WITHOUT_TEXT = 1000
+LORA_RANK_SHOWN = 8
+EVALUATION_SHARE = 1 / 3
+"""Of the time of a training step that the same tokens take without a backward pass."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One line of the table.
+
+    Attributes:
+        model: its name.
+        method: a state plan, or adapters.
+        recompute: what is computed once more.
+        peak_memory_bytes: at least, where it does not fit.
+        host_memory_bytes: beside it, on the host.
+        fits: whether there is room.
+        tokens_per_s: roughly.
+        duration_s: of all steps, roughly.
+        is_chosen: whether `train` would take it.
+    """
+
+    model: str
+    method: str
+    recompute: str
+    peak_memory_bytes: int
+    host_memory_bytes: int
+    fits: bool
+    tokens_per_s: float
+    duration_s: float
+    is_chosen: bool
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What `plan` found.
+
+    Attributes:
+        model: asked for.
+        plan: what `train` would do; None where nothing fits.
+        refusal: why nothing does; empty where something does.
+        hardware: what it was planned for.
+        notes: what was taken to be so.
+        methods: all sizes and ways.
+    """
+
+    model: str
+    plan: TrainPlan | None
+    refusal: str
+    hardware: Hardware
+    notes: tuple[str, ...]
+    methods: tuple[Method, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The keys of `tunesmith plan --json`."""
+        common = {
+            "model": self.model,
+            "fits": self.plan is not None,
+            "budget_bytes": self.hardware.budget.value,
+            "notes": list(self.notes),
+            "methods": [asdict(method) for method in self.methods],
+        }
+        if self.plan is None:
+            return {**common, "refusal": self.refusal}
+        plan = asdict(self.plan)
+        return {**plan, "duration_s": duration_s(self.plan), **common}
+
+
+def duration_s(plan: TrainPlan) -> float:
+    """Of the steps and the evaluations between them, roughly."""
+    evaluations = plan.steps / plan.eval_every_steps + 1
+    per_token_s = plan.step_s / (plan.tokens_per_micro_batch * plan.micro_batches_per_step)
+    return plan.steps * plan.step_s + evaluations * plan.validation_tokens * per_token_s * EVALUATION_SHARE
+
+
+def forecast(config: PlanConfig) -> Forecast:
+    """Plan without running.
+
+    Raises:
+        UserError: for impossible settings, unreadable text, or a model whose shape cannot be known here.
+    """
+    refuse_impossible(config)
+    hardware = _hardware(config)
+    shape, folder = _shape(config.model)
+    notes: list[str] = []
+    corpus = _corpus(config, shape, folder, notes)
+    experience = Experience.kept()
+    refusal = ""
+    plan = None
+    try:
+        plan = make_plan(config, shape, corpus, hardware, experience)
+    except DoesNotFitError as error:
+        refusal = error.message
+    shapes = {name: preset_shape(name) for name in SHOWN_SIZES}
+    if preset_shape(config.model) not in shapes.values():
+        shapes = {config.model: shape, **shapes}
+    methods = tuple(
+        method
+        for name, other in shapes.items()
+        if other is not None
+        for method in _methods(replace(config, model=name), other, corpus, hardware, experience)
+    )
+    return Forecast(config.model, plan, refusal, hardware, tuple(notes), methods)
+
+
+def _hardware(config: PlanConfig) -> Hardware:
+    if config.gpu is not None or config.vram is not None:
+        return hardware_named(config.gpu, config.vram)
+    driver = hardware_of_driver() if config.device == "auto" else None
+    return driver or hardware_here(config.device, config.precision)
+
+
+def _shape(model: str) -> tuple[GPT2Config, Path | None]:
+    """The model's shape, and its folder if it is here."""
+    folder = folder_here(model)
+    if folder is not None:
+        return gpt2_config(read_hf_config(folder), origin=str(folder)), folder
+    shape = preset_shape(model)
+    if shape is None:
+        raise UserError(
+            f"the shape of {model} is not known here, and a plan fetches nothing",
+            hint=f"name a preset ({', '.join(SIZES)}), a local folder, or train it once so that it is in the cache",
+        )
+    return shape, None
+
+
+def _corpus(config: PlanConfig, shape: GPT2Config, folder: Path | None, notes: list[str]) -> Corpus:
+    if not config.sources:
+        notes.append(f"no text was named: {WINDOWS_WITHOUT_TEXT:,} full windows are taken")
+        context = shape.n_positions if config.context_tokens == "auto" else config.context_tokens
+        return _made_up(np.full(WINDOWS_WITHOUT_TEXT, context))
+    is_complete = folder is not None and any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
+    counting = folder if is_complete and folder is not None else local_folder(TINY)
+    tokenizer = load_tokenizer(counting, read_hf_config(counting))
+    with found_sources(config.sources) as found:
+        corpus = prepare_corpus(
+            found, tokenizer, reading_options(config), val_fraction=config.val_fraction, seed=config.seed
+        )
+    if is_complete:
+        return corpus
+    notes.append(
+        f"the tokenizer of {config.model} is not here: tokens are estimated, within a seventh for English "
+        "(tokens and time, not memory)"
+    )
+    parts = [_scaled(split, GPT2_TOKENS_PER_TINY_TOKEN) for split in (corpus.train, corpus.validation)]
+    return Corpus(corpus.folder, corpus.manifest, *parts)
+
+
+def _scaled(split: Split, factor: float) -> Split:
+    old = split.stretches
+    lengths = np.maximum(np.rint(old.lengths * factor).astype(np.int64), 1)
+    prompts = np.minimum(np.rint(old.prompt_tokens * factor).astype(np.int64), lengths - 1)
+    return Split(split.tokens, Stretches(old.starts, lengths, prompts, old.sources), split.text_bytes, split.weights)
+
+
+def _made_up(lengths: np.ndarray[Any, np.dtype[np.int64]]) -> Corpus:
+    none = np.zeros_like(lengths)
+    whole = Stretches(none + 1, lengths, none, none)
+    parts = (whole, whole[slice(len(lengths) // 10)])
+    return Corpus(Path(), {}, *(Split(np.zeros(1, np.uint16), part, text_bytes=1) for part in parts))
+
+
+def _methods(
+    config: PlanConfig, shape: GPT2Config, corpus: Corpus, hardware: Hardware, experience: Experience
+) -> Iterator[Method]:
+    """Every way to train a size, the chosen one marked."""
+    if shape.n_positions != (config.context_tokens if config.context_tokens != "auto" else shape.n_positions):
+        config = replace(config, context_tokens=min(shape.n_positions, int(config.context_tokens)))
+    every = replace(config, states="auto", recompute="auto", lora_rank=0, freeze="nothing")
+    request, epoch = request_of(every, shape, corpus, hardware, experience)
+    chosen = config.states
+    was_shown: dict[str, bool] = {}
+    for states in candidates(request, hardware):
+        way = best_way(request, hardware, states)
+        fitting = fits(way, hardware)
+        if states.gradients == "in-backward" and was_shown.get(states.name.removesuffix("-in-backward")):
+            continue  # of use only where the other does not fit
+        was_shown[states.name] = fitting
+        if chosen == "auto" and fitting:
+            chosen = states.name
+        steps = max(round(epoch.steps_per_epoch * config.epochs), 1) if config.max_steps is None else config.max_steps
+        yield Method(
+            model=config.model,
+            method=states.name,
+            recompute=way.demand.recompute,
+            peak_memory_bytes=way.memory.peak_bytes,
+            host_memory_bytes=way.memory.host,
+            fits=fitting,
+            tokens_per_s=request.step_tokens / way.step_s,
+            duration_s=steps * way.step_s,
+            is_chosen=states.name == chosen and config.lora_rank == 0,
+        )
+    lora = replace(every, lora_rank=config.lora_rank or LORA_RANK_SHOWN)
+    request, epoch = request_of(lora, shape, corpus, hardware, experience)
+    way = best_way(request, hardware, candidates(request, hardware)[0])
+    yield Method(
+        model=config.model,
+        method=f"LoRA, rank {lora.lora_rank}",
+        recompute=way.demand.recompute,
+        peak_memory_bytes=way.memory.peak_bytes,
+        host_memory_bytes=way.memory.host,
+        fits=fits(way, hardware),
+        tokens_per_s=request.step_tokens / way.step_s,
+        duration_s=max(round(epoch.steps_per_epoch * config.epochs), 1) * way.step_s,
+        is_chosen=config.lora_rank > 0,
+    )
