@@ -246,3 +246,15 @@ def test_a_signal_saves_and_resume_finishes(
 def test_a_lone_dash_is_input_or_a_value(typed: list[str], expected: list[str]) -> None:
     """Behind a flag that takes a value it is that value, elsewhere standard input."""
     assert with_plain_dashes(typed) == expected
+
+
+def test_errors_cannot_drive_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A name with an escape sequence is shown, not obeyed."""
+    assert (
+        main(["train", str(tmp_path / "a\x1b[2J\x1b]0;b\x07.txt"), "--model", "tiny", "--out", str(tmp_path / "x")])
+        == 1
+    )
+    said = capsys.readouterr().err
+    assert "\x1b" not in said
+    assert "\x07" not in said
+    assert "a\ufffd[2J" in said

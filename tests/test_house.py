@@ -112,6 +112,7 @@ READING |= {"encoding", "on_bad_bytes", "dedupe", "weights"}
 TRAINING = COMMON | COMPUTING | READING
 TRAINING |= {"model", "out", "resume", "from_scratch", "epochs", "max_steps", "learning_rate", "weight_decay"}
 TRAINING |= {"warmup_fraction", "max_grad_norm", "tokens_per_step", "context_tokens", "dropout", "eval_every_steps"}
+TRAINING |= {"max_hours", "stop_at", "verify_resume", "keep_gb"}
 TRAINING |= {"save_every_steps", "val_fraction", "sample_prompts", "compile", "freeze", "states", "recompute"}
 TRAINING |= {"lora_rank", "lora_alpha", "lora_dropout", "lora_targets"}
 FLAGS = {

@@ -5,6 +5,7 @@ use.
 """
 
 from collections.abc import Callable
+from contextlib import closing
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any
 
@@ -101,12 +102,15 @@ def run_training(config: TrainConfig, *, on_event: "Callable[[Event], None]") ->
     Raises:
         UserError: if it cannot be done.
     """
-    from tunesmith.training.events import Ended  # noqa: PLC0415  as the module's docstring says, here and below
-    from tunesmith.training.interrupt import stop_on_signals  # noqa: PLC0415
+    from tunesmith.training.events import Ended, StopAsked  # noqa: PLC0415  as the module's docstring says
+    from tunesmith.training.interrupt import StopRequest, stop_on_signals  # noqa: PLC0415
     from tunesmith.training.job import train_model  # noqa: PLC0415
 
-    with stop_on_signals() as stop:
-        for event in train_model(config, stop=stop):
+    stop = StopRequest()
+    events = train_model(config, stop=stop)
+    on_event(next(events))  # until here there is nothing to save, and Ctrl-C ends at once
+    with closing(events), stop_on_signals(stop, on_request=lambda: on_event(StopAsked())):
+        for event in events:
             on_event(event)
             if isinstance(event, Ended):
                 return event.result

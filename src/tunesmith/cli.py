@@ -12,6 +12,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 import cyclopts
@@ -39,6 +40,7 @@ app = cyclopts.App(
     version=__version__,
     help_format="plaintext",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 
 
@@ -117,14 +119,23 @@ def train(config: TrainConfig) -> int:
     from tunesmith.api import run_training  # noqa: PLC0415  torch is imported late
     from tunesmith.interfaces.progress import Progress  # noqa: PLC0415
 
-    with Progress(quiet=config.quiet) as progress:
-        result = run_training(config, on_event=progress.show)
+    try:
+        with Progress(quiet=config.quiet) as progress:
+            result = run_training(config, on_event=progress.show)
+    except KeyboardInterrupt:
+        if not (Path(config.out) / "run.json").is_file():
+            raise
+        notice(
+            "interrupted:", f"stopped at once; what was saved before stays: tunesmith train --resume --out {config.out}"
+        )
+        return INTERRUPTED
     if config.json:
         print_json(asdict(result))
     else:
         print(progress.summary(result))
     if result.interrupted:
-        notice("interrupted:", f"everything is saved; continue with: tunesmith train --resume --out {config.out}")
+        by = f" ({result.stopped_by})" if result.stopped_by.startswith("--") else ""
+        notice("interrupted:", f"everything is saved{by}; continue with: tunesmith train --resume --out {config.out}")
         return INTERRUPTED
     return DONE
 
@@ -259,5 +270,7 @@ def fail(message: str, hint: str, code: int) -> int:
 
 
 def notice(label: str, text: str) -> None:
-    """One line on stderr."""
-    print(label, text, file=sys.stderr)
+    """One line on stderr; text from files and names cannot drive the terminal."""
+    from tunesmith.interfaces.tables import printable  # noqa: PLC0415  for errors only
+
+    print(label, printable(text), file=sys.stderr)

@@ -154,6 +154,9 @@ class TrainConfig(ComputingConfig, ReadingConfig):
     resume: bool = _flag(default=False)
     """Continue the interrupted run in --out; its settings are kept, flags need not be repeated."""
 
+    verify_resume: bool = _flag(default=False)
+    """First make a few steps twice, with a break in one of them, and compare: does this run resume exactly here?"""
+
     from_scratch: bool = _flag(default=False)
     """Take only shape and tokenizer from --model and start with fresh weights."""
 
@@ -162,6 +165,12 @@ class TrainConfig(ComputingConfig, ReadingConfig):
 
     max_steps: int | None = _flag(default=None)
     """Stop after this many optimizer steps, whatever --epochs says."""
+
+    max_hours: float | None = _flag(default=None)
+    """Save and end after so many hours; --resume goes on (and does not keep this limit)."""
+
+    stop_at: str | None = _flag(default=None)
+    """Save and end when the clock shows this time, for example 07:00; --resume goes on."""
 
     learning_rate: float | Auto = _flag(default="auto")
     """Peak learning rate; auto is 5e-5 at GPT-2's widths and more for narrower models."""
@@ -213,6 +222,9 @@ class TrainConfig(ComputingConfig, ReadingConfig):
 
     save_every_steps: int | Auto = _flag(default="auto")
     """Steps between checkpoints; auto is at every evaluation."""
+
+    keep_gb: float | None = _flag(default=None)
+    """Disk for checkpoints, in GB: older ones stay as models while there is room; default: only the last two stay."""
 
     val_fraction: float = _flag(default=0.1)
     """Share of the samples kept apart to measure what was learned."""

@@ -1,13 +1,26 @@
-"""Files that are either whole or not there: written beside their place, synced, then moved onto it."""
+"""Files and folders that are either whole or not there: written beside their place, synced, then moved onto it.
 
+What is being written is called `.NAME.TOKEN.PROCESS.tmp`; a process that is killed leaves it behind, and whoever writes
+the same thing next, or owns the folder, sweeps it away.
+"""
+
+import errno
+import glob
 import json
 import os
+import secrets
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from tunesmith.errors import UserError
+
+CLOCK_LEEWAY_S = 60.0
+"""Start times of processes and times of files come from different clocks."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -15,19 +28,91 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
     A crash at any instant leaves the old file or the new one. If `write` raises, nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path)
     try:
         temporary.touch()
         mode = temporary.stat().st_mode  # what the user's umask gives any new file; libraries may be stricter
         write(temporary)
         temporary.chmod(mode)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        sync_file(temporary)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder to fill, which takes the name at the end; if the block raises, it goes without a trace.
+
+    Every file in it is synced before. An empty folder of that name is replaced.
+
+    Raises:
+        FileExistsError: if meanwhile something else took the name; what stands there is not touched.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    sweep_leftovers(folder.parent, folder.name)
+    temporary = _beside(folder)
+    temporary.mkdir()
+    try:
+        yield temporary
+        _sync_everything_in(temporary)
+        _take_name(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(folder.parent)
+
+
+def _take_name(temporary: Path, folder: Path) -> None:
+    """Rename; of two processes that do so at once one wins, and the other one raises."""
+    taken = FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(folder))
+    try:
+        if folder.exists():
+            folder.rmdir()  # an empty one; any other stays
+        temporary.rename(folder)
+    except OSError as error:
+        if error.errno in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR} or folder.is_dir():
+            raise taken from None
+        raise
+
+
+def remove_folder(folder: Path) -> None:
+    """Delete a folder of ours; if a crash comes between, it is a leftover and not a folder that lacks something."""
+    leaving = _beside(folder)
+    folder.rename(leaving)
+    shutil.rmtree(leaving)
+
+
+def sweep_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what killed processes left half-written in a folder; what a process still writes is left alone.
+
+    Args:
+        folder: where to look.
+        name: of what was being written; None means anything.
+    """
+    for leftover in folder.glob(f".{'*' if name is None else glob.escape(name)}.*.tmp"):
+        if not _is_being_written(leftover):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A name for the time of writing; the token keeps it new where process numbers repeat, as in containers."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{os.getpid()}.tmp")
+
+
+def _is_being_written(leftover: Path) -> bool:
+    """Whether the process in its name is alive and not a younger one with the same number."""
+    process = leftover.name.split(".")[-2]
+    if not process.isdigit():
+        return True  # not one of ours
+    try:
+        return psutil.Process(int(process)).create_time() < leftover.stat().st_mtime + CLOCK_LEEWAY_S
+    except psutil.AccessDenied:
+        return True
+    except (psutil.Error, FileNotFoundError, OverflowError):
+        return False
 
 
 @contextmanager
@@ -61,6 +146,27 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write indented JSON a person can read, atomically."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def parse_json(text: str | bytes) -> Any:  # noqa: ANN401
+    """`json.loads` whose every error is a ValueError, also for what is nested deeper than Python can follow."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's content survive a power cut."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_everything_in(folder: Path) -> None:
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            sync_file(Path(parent) / name)
+        sync_folder(Path(parent))
 
 
 def sync_folder(folder: Path) -> None:

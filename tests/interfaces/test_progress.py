@@ -27,7 +27,7 @@ PLAN = TrainPlan(
         "lora_targets": (),
     }
 )
-RESULT = TrainResult(200.0, 20.0, 8, 10, 5000, 75.0, 66.0, 3 << 30, "out", interrupted=False)
+RESULT = TrainResult(200.0, 20.0, 8, 10, 5000, 75.0, 66.0, 3 << 30, "out", interrupted=False, stopped_by="")
 
 
 def text(words: str, reason: str = "stop") -> GeneratedText:

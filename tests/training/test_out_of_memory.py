@@ -122,7 +122,7 @@ def test_equal_pieces_are_bitwise_the_same(train: Callable[..., Path], monkeypat
     """A run that had to halve its micro-batches is, bit for bit, one that dealt them into halves from the start."""
     with monkeypatch.context() as halves:
         whole = TrainingOrder.batches
-        halves.setattr(TrainingOrder, "batches", lambda order, step, _pieces=1: whole(order, step, 2))
+        halves.setattr(TrainingOrder, "batches", lambda order, step, _pieces=1, _left_out=(): whole(order, step, 2))
         first = train("halves")
     plan = json.loads((first / "run.json").read_text("utf-8"))["plan"]
     fail_in_forward(monkeypatch, plan["tokens_per_micro_batch"] - 1)

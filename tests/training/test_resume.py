@@ -1,6 +1,9 @@
 """A run that was stopped continues as if it had not been."""
 
+import itertools
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +14,10 @@ from safetensors.torch import load_file
 
 from tunesmith.config import TrainConfig
 from tunesmith.errors import UserError
-from tunesmith.training.events import Ended, Event, Stepped, TrainResult
+from tunesmith.training.checkpoint import find_checkpoint
+from tunesmith.training.events import Ended, Event, Planned, ResumeVerified, Stepped, TrainResult
 from tunesmith.training.job import train_model
+from tunesmith.training.run import RunFolder
 
 
 @pytest.fixture(params=[0, 4], ids=["all weights", "adapters"])
@@ -126,16 +131,135 @@ def test_what_may_not_change_is_refused_by_name(config: TrainConfig) -> None:
         run(replace(config, resume=True))
 
 
-@pytest.mark.parametrize("name", ["state.json", "optimizer.safetensors", "random.safetensors", "model.safetensors"])
-def test_damaged_checkpoints_are_named(name: str, config: TrainConfig) -> None:
-    """A checkpoint that lost bytes is an error that names it, not a run that continues wrongly."""
-    run(config, stop_after=3)
-    if config.lora_rank and name == "model.safetensors":  # it is merged there, for others; the run reads the adapter
-        name = "adapter/adapter_model.safetensors"
-    path = Path(config.out) / "checkpoints" / "step-00000003" / name
+def cut_off(path: Path) -> None:
+    """Lose the end."""
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UserError, match=r"step-00000003.* cannot be read"):
+
+
+def flip_a_bit(path: Path) -> None:
+    """Change one bit in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+FILES = [
+    "state.json",
+    "optimizer.safetensors",
+    "random.safetensors",
+    "model.safetensors",
+    "config.json",
+    "checksums.json",
+]
+FILES += ["tokenizer.json", "tokenizer_config.json"]
+
+
+DAMAGES = (cut_off, flip_a_bit, Path.unlink)
+
+
+def test_damage_of_any_kind_in_any_file_is_recognised_and_named(config: TrainConfig, tmp_path: Path) -> None:
+    """Whatever happened to whichever file, the checkpoint before it is taken."""
+    run(replace(config, save_every_steps=3), stop_after=7)
+    saved = Path(config.out) / "checkpoints"
+    files = [path.relative_to(saved) for path in sorted((saved / "step-00000007").rglob("*")) if path.is_file()]
+    assert {*FILES} <= {path.name for path in files}
+    for number, (file, damage) in enumerate(itertools.product(files, DAMAGES)):
+        copied = tmp_path / f"copy-{number}" / "checkpoints"
+        shutil.copytree(saved, copied)
+        damage(copied / file)
+        found = find_checkpoint(RunFolder(copied.parent).checkpoints())
+        assert found.folder == copied / "step-00000006"
+        if (damage, file.name) != (Path.unlink, "state.json"):  # without it the folder is a plain model
+            assert file.name in found.damaged[copied / "step-00000007"]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_after_damage_the_run_ends_as_if_unbroken(damage: Callable[[Path], None], config: TrainConfig) -> None:
+    """The steps since the checkpoint before are made again, and saved in place of the damaged one."""
+    run(replace(config, out=f"{config.out}-unbroken"))
+    run(replace(config, save_every_steps=3), stop_after=7)
+    damaged = Path(config.out) / "checkpoints" / "step-00000007"
+    damage(damaged / "optimizer.safetensors")
+    events = train_model(TrainConfig(out=config.out, resume=True), stop=lambda: False)
+    planned = next(events)
+    assert isinstance(planned, Planned)
+    assert planned.resumed_at_step == 6
+    assert str(damaged) in planned.notices[0]
+    assert [event.result.steps for event in events if isinstance(event, Ended)] == [12]
+    assert_same_run(config.out, f"{config.out}-unbroken")
+    assert len(list((Path(config.out) / "checkpoints").glob("[!.]*"))) == 2
+
+
+def test_only_damaged_checkpoints_are_an_error_that_names_them(config: TrainConfig) -> None:
+    """Nothing is learned from damaged bytes, and nothing is deleted."""
+    run(config, stop_after=3)
+    for step in ("step-00000000", "step-00000003"):
+        flip_a_bit(Path(config.out) / "checkpoints" / step / "model.safetensors")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"step-00000003 cannot be read: model.safetensors is not what was written"):
+            run(TrainConfig(out=config.out, resume=True))
+    shutil.rmtree(Path(config.out) / "checkpoints")
+    assert run(TrainConfig(out=config.out, resume=True)).steps == 12
+
+
+@pytest.mark.parametrize("stop_after", [5, None])
+def test_more_epochs_and_other_intervals_are_accepted(stop_after: int | None, config: TrainConfig) -> None:
+    """An unfinished run and a finished one go on to a new end, and keep it when they are resumed once more."""
+    run(config, stop_after=stop_after)
+    longer = TrainConfig(out=config.out, resume=True, epochs=3.5, eval_every_steps=2, save_every_steps=7)
+    assert run(longer, stop_after=13).steps == 13
+    assert run(TrainConfig(out=config.out, resume=True)).steps == 14
+    steps = [line["step"] for line in metrics(config.out) if line["kind"] == "step"]
+    assert steps == list(range(1, 15))
+    evaluated = [line["step"] for line in metrics(config.out) if line["kind"] == "evaluation"]
+    assert evaluated[-2:] == [12, 14]
+    rates = [line["learning_rate"] for line in metrics(config.out) if line["kind"] == "step"]
+    assert rates[13] == pytest.approx(rates[12] / 2)  # falls to 0 behind step 14
+
+
+def test_fewer_steps_than_made_are_refused(config: TrainConfig) -> None:
+    """A run cannot end before the step it is at."""
+    run(config, stop_after=5)
+    with pytest.raises(UserError, match="has made 5 steps already, and 4 are asked for"):
+        run(TrainConfig(out=config.out, resume=True, max_steps=4))
+
+
+def test_a_changed_base_model_is_refused(config: TrainConfig) -> None:
+    """Adapters belong to the weights they were learned on; where those are in the checkpoint, nobody needs the base."""
+    run(config, stop_after=3)
+    flip_a_bit(Path(config.model) / "model.safetensors")
+    if config.lora_rank:
+        with pytest.raises(UserError, match=r"the model in .* has changed since"):
+            run(TrainConfig(out=config.out, resume=True))
+    else:
+        assert run(TrainConfig(out=config.out, resume=True)).steps == 12
+
+
+def test_resuming_is_verified_on_the_run_itself(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Equal on this device; where a checkpoint brings back something else, it is said what and by how much."""
+
+    def verified(out: str) -> ResumeVerified:
+        events = list(train_model(replace(config, out=out, verify_resume=True, max_steps=2), stop=lambda: False))
+        return next(event for event in events if isinstance(event, ResumeVerified))
+
+    assert verified(config.out) == ResumeVerified(4, 2, {})
+    assert not list(Path(config.out).parent.glob(".*verify*"))
+    monkeypatch.setattr("tunesmith.training.checkpoint.set_random_states", lambda _states: None)
+    differing = verified(f"{config.out}-2").differing
+    assert differing["random.safetensors"] > 0
+    assert differing["optimizer.safetensors"] > 0  # dropout draws other numbers
+
+
+def test_two_runs_cannot_write_one_folder(config: TrainConfig) -> None:
+    """While a run goes on, another one is refused, with the process that holds the folder; afterwards it may go on."""
+    first = train_model(replace(config, save_every_steps=1), stop=lambda: False)
+    next(event for event in first if isinstance(event, Stepped) and event.step == 5)
+    with pytest.raises(UserError, match=rf"another process \(number {os.getpid()}\) is training in"):
         run(TrainConfig(out=config.out, resume=True))
+    with pytest.raises(UserError, match="already holds an unfinished run"):
+        run(config)
+    first.close()  # type: ignore[attr-defined]
+    assert run(TrainConfig(out=config.out, resume=True)).steps == 12
 
 
 def test_a_run_stopped_before_its_first_checkpoint_starts_again(config: TrainConfig) -> None:

@@ -15,7 +15,8 @@ def test_new_and_empty_folders_are_free(tmp_path: Path) -> None:
     """A run may begin where nothing is."""
     RunFolder(tmp_path / "new").refuse_if_taken()
     RunFolder(tmp_path).refuse_if_taken()
-    RunFolder(tmp_path / "new").begin(DESCRIPTION)
+    with RunFolder(tmp_path / "new").locked():
+        RunFolder(tmp_path / "new").begin(DESCRIPTION)
     assert RunFolder(tmp_path / "new").outcome() == "running"
 
 
@@ -61,11 +62,39 @@ def test_forgetting_what_came_after_a_step(tmp_path: Path) -> None:
     assert [json.loads(line) for line in lines] == [{"step": step, "text": "é 日本"} for step in (0, 1, 2)]
 
 
-def test_only_own_old_checkpoints_are_dropped(tmp_path: Path) -> None:
-    """The newest stays, older and half-written ones go, and nothing else is touched."""
+def make_checkpoint(run: RunFolder, step: int, *, model_bytes: int = 100, optimizer_bytes: int = 200) -> None:
+    """Files of a checkpoint's names and sizes."""
+    folder = run.checkpoint(step)
+    folder.mkdir(parents=True)
+    for name, n_bytes in (("model", model_bytes), ("optimizer", optimizer_bytes), ("random", 0)):
+        (folder / f"{name}.safetensors").write_bytes(bytes(n_bytes))
+    for name in ("state.json", "checksums.json"):
+        (folder / name).touch()
+
+
+@pytest.mark.parametrize(
+    ("keep_bytes", "resumable", "models"),
+    [
+        (None, [9, 10], []),
+        (0, [10], []),
+        (599, [10], [7, 9]),
+        (600, [9, 10], []),
+        (800, [9, 10], [5, 7]),
+        (10_000, [9, 10], [2, 5, 7]),
+    ],
+)
+def test_checkpoints_stay_within_the_budget(
+    keep_bytes: float | None, resumable: list[int], models: list[int], tmp_path: Path
+) -> None:
+    """The newest always stays, the one before it if it fits, older ones as models; nothing else is touched."""
     run = RunFolder(tmp_path)
-    for name in ("step-00000002", "step-00000010", "step-00000009", ".step-00000011.123.tmp", "mine", "step-x"):
-        (tmp_path / "checkpoints" / name).mkdir(parents=True)
-    run.drop_old_checkpoints()
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["mine", "step-00000010", "step-x"]
-    assert run.checkpoints() == [run.checkpoint(10)]
+    for step in (2, 5, 7, 9, 10):
+        make_checkpoint(run, step)
+    for name in ("mine", "step-x", "step-00000011.damaged"):
+        (tmp_path / "checkpoints" / name).mkdir()
+    run.drop_old_checkpoints(keep_bytes)
+    steps = [run.checkpoint(step).name for step in sorted(resumable + models)]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["mine", *steps, "step-x"]
+    assert run.checkpoints() == [run.checkpoint(step) for step in resumable]
+    for step in models:
+        assert [path.name for path in run.checkpoint(step).iterdir()] == ["model.safetensors"]

@@ -179,3 +179,27 @@ def test_two_hundred_steps_repeat_bitwise(make_model_folder: Callable[..., Path]
             train_step(model, optimizer, micro_batches, learning_rate=1e-3, max_grad_norm=1.0, scaler=scaler)
         ends.append([parameter.detach().clone() for parameter in model.parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*ends, strict=True))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_gradient_that_is_no_number_changes_nothing(
+    bad: float, make_model_folder: Callable[..., Path], split: Split
+) -> None:
+    """Weights, moments and step counts stay bitwise what they were, and the next step is made as if nothing was."""
+    model = load_gpt2(make_model_folder()).train()
+    optimizer = make_optimizer(model, weight_decay=0.1)
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+
+    def make() -> StepResult:
+        return train_step(model, optimizer, batches(split, 80), learning_rate=1e-3, max_grad_norm=1.0, scaler=scaler)
+
+    assert not make().is_bad
+    before = {**model.state_dict(), **optimizer_state(model, optimizer)}
+    before = {name: tensor.clone() for name, tensor in before.items()}
+    hook = model.transformer.ln_f.bias.register_hook(lambda gradient: gradient * bad)
+    assert make().is_bad
+    after = {**model.state_dict(), **optimizer_state(model, optimizer)}
+    assert all(tensor.equal(after[name]) for name, tensor in before.items())
+    hook.remove()
+    assert not make().is_bad
+    assert not model.transformer.ln_f.bias.equal(before["transformer.ln_f.bias"])

@@ -32,7 +32,9 @@ def member_names(path: Path) -> Iterator[str]:
     """
     try:
         names = _zip_members(path) if path.name.lower().endswith(ZIP) else _tar_members(path)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001  a damaged index makes the libraries raise errors of all kinds
         raise UserError(
             f"{path} cannot be read as an archive: {error}", hint="it is damaged or of another kind; get it again"
         ) from None

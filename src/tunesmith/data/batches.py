@@ -4,7 +4,7 @@ An epoch's windows are dealt to micro-batches (`data/dealing.py`) by chance draw
 its share of them by its number, so a position in the data is one integer: nothing has to be replayed to find a place.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,22 +69,39 @@ class TrainingOrder:
         self._longest = int(self._windows.lengths.max())
         self._dealt: tuple[int, list[Int64s]] = (-1, [])
 
-    def batches(self, step: int, pieces: int = 1) -> list[Batch]:
+    def batches(self, step: int, pieces: int = 1, left_out: Collection[int] = ()) -> list[Batch]:
         """The micro-batches of a step; steps count from 0 through all epochs.
 
         Args:
             step: which one.
             pieces: how many parts each micro-batch is dealt into, for less memory; never fewer tokens than a window.
+            left_out: windows that are not to be learned any more, by their first target in the corpus's tokens.
         """
+        size = rounded_up(max(self._shape.tokens // pieces, self._longest))
+        chosen = self.windows(step, left_out)
+        parts = [part for windows in chosen for part in self._dealt_into(windows, pieces)]
+        return [self._batch(windows, size) for windows in parts]
+
+    def windows(self, step: int, left_out: Collection[int] = ()) -> list[Int64s]:
+        """The windows of each micro-batch of a step; arguments as above."""
         epoch, step_in_epoch = divmod(step, self._shape.steps_per_epoch)
         dealt = self._dealt  # once: the next step may be asked for in another thread
         if dealt[0] != epoch:
             dealt = self._dealt = (epoch, self._micro_batches(epoch))
         first = step_in_epoch * self._shape.per_step
         chosen = dealt[1][first : first + self._shape.per_step]
-        size = rounded_up(max(self._shape.tokens // pieces, self._longest))
-        parts = [part for windows in chosen for part in self._dealt_into(windows, pieces)]
-        return [self._batch(windows, size) for windows in parts]
+        if not left_out:
+            return chosen
+        kept = [windows[~np.isin(self.first_targets(windows), list(left_out))] for windows in chosen]
+        return [windows for windows in kept if len(windows)]
+
+    def first_targets(self, windows: Int64s) -> Int64s:
+        """Where windows begin in the corpus's tokens: that names them in every epoch and every process."""
+        return self._windows.starts[windows]
+
+    def batch_of(self, windows: Int64s) -> Batch:
+        """Some windows as one batch, filled up no more than it needs."""
+        return self._batch(windows, 0)
 
     def _dealt_into(self, windows: Int64s, pieces: int) -> list[Int64s]:
         if pieces == 1:

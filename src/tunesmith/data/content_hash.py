@@ -5,14 +5,13 @@ changed in the last seconds is not remembered: a second change within the clock'
 """
 
 import hashlib
-import json
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 from tunesmith.data.cache_folder import cache_folder
-from tunesmith.files import write_json
+from tunesmith.files import parse_json, write_json
 
 LARGE_BYTES = 64 << 20
 """Smaller ones are read in the blink of an eye."""
@@ -50,7 +49,7 @@ def _read(path: Path) -> str:
 def _remembered(note: Path) -> dict[str, Any]:
     """What a note says; nothing where it is missing or damaged."""
     try:
-        content = json.loads(note.read_text("utf-8"))
+        content = parse_json(note.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}

@@ -32,6 +32,7 @@ from tunesmith.data.sources import ReadingOptions
 from tunesmith.data.stretches import Integers, Stretches
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
+from tunesmith.files import parse_json
 
 CACHE_NAME_LETTERS = 32
 
@@ -122,7 +123,12 @@ def prepare_corpus(
     fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     folder = out or _cached(fingerprint)
     if not (folder / MANIFEST).is_file():
-        write_corpus(folder, found, tokenizer, options, {**settings, "fingerprint": fingerprint})
+        try:
+            write_corpus(folder, found, tokenizer, options, {**settings, "fingerprint": fingerprint})
+        except FileExistsError:
+            if out is not None:
+                raise UserError(f"--out {out} was taken meanwhile", hint="name another folder") from None
+            # else another process made the same corpus and was faster
     return open_corpus(folder)
 
 
@@ -139,19 +145,34 @@ def open_corpus(folder: Path) -> Corpus:
         UserError: if they do not.
     """
     try:
-        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
+        manifest = parse_json((folder / MANIFEST).read_text("utf-8"))
         tokens: Tokens = np.memmap(folder / TOKENS, mode="r", dtype=np.dtype(manifest["dtype"]))
         weights = tuple(map(float, manifest["weights"]))
         train, validation = (
             Split(tokens, Stretches.open(folder / name), manifest[f"{name}_bytes"], weights)
             for name in ("train", "validation")
         )
-        fits = len(tokens) == manifest["stored_tokens"] and manifest["tokens"] == train.n_tokens + validation.n_tokens
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        fits = (
+            len(tokens) == manifest["stored_tokens"]
+            and manifest["tokens"] == train.n_tokens + validation.n_tokens
+            and all(_lies_within(part.stretches, len(tokens)) for part in (train, validation))
+            and isinstance(manifest["fingerprint"], str)
+            and isinstance(manifest["tokenizer"], str)
+        )
+    except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         raise UserError(f"the prepared text in {folder} cannot be read: {error}", hint=f"delete {folder}") from None
     if not fits:
         raise UserError(f"the prepared text in {folder} is damaged", hint=f"delete {folder} and run again")
     return Corpus(folder, manifest, train, validation)
+
+
+def _lies_within(stretches: Stretches, n_tokens: int) -> bool:
+    """Whether every stretch is inside the corpus, with a token before it."""
+    if not len(stretches):
+        return True
+    lengths, prompts = stretches.lengths.astype(np.int64), stretches.prompt_tokens
+    in_corpus = stretches.starts.min() >= 1 and lengths.min() >= 1 and stretches.ends.max() <= n_tokens
+    return bool(in_corpus and prompts.min() >= 0 and (prompts <= lengths).all() and stretches.sources.min() >= 0)
 
 
 def _open_prepared(folder: Path, tokenizer: TextTokenizer) -> Corpus:

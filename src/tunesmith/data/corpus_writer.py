@@ -1,16 +1,14 @@
 """Writing a corpus folder: to a temporary name, synced, renamed; whole or not there at all."""
 
 import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from tunesmith.data.duplicates import first_equal, first_similar
 from tunesmith.data.fast_tokenizer import FastTokenizer
@@ -23,7 +21,7 @@ from tunesmith.data.sources import ReadingOptions, SourceReport, open_source
 from tunesmith.data.stretches import Integers, Stretches, smallest
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
-from tunesmith.files import naming, sync_folder, write_json
+from tunesmith.files import naming, new_folder, write_json
 
 FORMAT = 4
 MANIFEST = "manifest.json"
@@ -40,8 +38,9 @@ def write_corpus(
 
     Raises:
         UserError: for a source that cannot be read, or too few samples; nothing is left behind then.
+        FileExistsError: if the folder came into being meanwhile.
     """
-    with _new_folder(folder) as temporary:
+    with new_folder(folder) as temporary:
         dtype = smallest_dtype(tokenizer)
         fast = FastTokenizer(tokenizer, text_bytes=sum(file.stored_bytes for file in found.files))
         writer = SampleWriter(fast, tokenizer.end_of_text_id, dtype)
@@ -113,32 +112,6 @@ def _divide(
 def smallest_dtype(tokenizer: TextTokenizer) -> np.dtype[Any]:
     """The type that a tokenizer's ids are stored in."""
     return np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the name at the end, or goes without a trace."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _sweep_leftovers(folder)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        sync_folder(temporary)
-        if folder.exists():  # an empty --out, or another process was faster
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
-def _sweep_leftovers(folder: Path) -> None:
-    """Remove what a killed process left of this very corpus; a process that still writes is left alone."""
-    for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):
-        process = leftover.name.split(".")[-2]
-        if process.isdigit() and not psutil.pid_exists(int(process)):
-            shutil.rmtree(leftover)
 
 
 def _write_tokens(

@@ -6,6 +6,8 @@ What was decided for a file and what was left out of it is counted in its `Sourc
 import io
 import lzma
 import re
+import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -27,6 +29,8 @@ HEAD_CHARACTERS = 1 << 18
 UNDECODABLE = re.compile("[\ud800-\udfff]")
 """What Python's surrogateescape puts where a byte did not decode, or half of a character in a JSON escape."""
 SHOWN_CHARACTERS = 20
+DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, tarfile.TarError, NotImplementedError)
+"""What readers of compressed files and archives raise; the last one for kinds of compression they do not know."""
 
 T = TypeVar("T")
 BadBytes = Literal["stop", "replace", "skip-sample"]
@@ -229,9 +233,10 @@ def _guard(file: SourceFile, act: Callable[[], T], encoding: str) -> T:
         return act()
     except UnicodeDecodeError:
         raise bad_byte(file, encoding) from None
-    except (EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+    except DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, error.strerror, error.filename or str(file.path)) from None
         raise UserError(
-            f"{file.path} cannot be decompressed: {error}", hint="the file is damaged or cut off; get it again"
+            f"{file.path} cannot be decompressed: {error or type(error).__name__}",
+            hint="the file is damaged or cut off; get it again",
         ) from None

@@ -4,7 +4,6 @@ The pieces, their scores and the normalisation are those of the file (Kudo, "Sub
 are those that the `sentencepiece` library gives, which the tests hold it to.
 """
 
-import json
 import re
 import unicodedata
 from pathlib import Path
@@ -14,6 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import Unigram
 
 from tunesmith.errors import UserError
+from tunesmith.files import parse_json
 
 FILE = "spiece.model"
 SPACE = "\u2581"
@@ -78,7 +78,7 @@ def _apart(control: list[str]) -> Any:  # noqa: ANN401  as above
 def _is_lowercased(folder: Path) -> bool:
     """Some checkpoints lower-case all text, and say so beside the tokenizer only."""
     try:
-        settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+        settings = parse_json((folder / "tokenizer_config.json").read_text("utf-8"))
     except (OSError, ValueError):
         return False
     return isinstance(settings, dict) and settings.get("do_lower_case") is True

@@ -1,11 +1,11 @@
 """`-` as a SOURCE: standard input, kept in a file, because text is looked at before it is read."""
 
-import json
 import shutil
 import sys
 from pathlib import Path
 
 from tunesmith.errors import UserError
+from tunesmith.files import parse_json
 
 STANDARD_INPUT = ("-", "stdin:")
 """Its names; the second is what the command line makes of the first, which a parser takes for a flag."""
@@ -32,6 +32,6 @@ def _begins_with_json(path: Path) -> bool:
     with path.open("rb") as file:
         first = file.readline(FIRST_LINE_BYTES)
     try:
-        return isinstance(json.loads(first), dict)
+        return isinstance(parse_json(first), dict)
     except ValueError:
         return False

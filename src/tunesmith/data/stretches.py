@@ -58,10 +58,23 @@ class Stretches:
             ValueError: if one is damaged or they differ in length.
         """
         paths = [folder / f"{column.name}.npy" for column in fields(cls)]
-        stretches = cls(*(np.load(path, mmap_mode="r", allow_pickle=False) for path in paths))
+        stretches = cls(*map(_column, paths))
         if len({len(getattr(stretches, column.name)) for column in fields(cls)}) > 1:
             raise ValueError(f"the columns in {folder} differ in length")
         return stretches
+
+
+def _column(path: Path) -> Integers:
+    """A column, memory-mapped; never unpickled, never unzipped."""
+    try:
+        column = np.lib.format.open_memmap(path, mode="r")
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001  the header is read by Python's tokenizer, which has errors of its own
+        raise ValueError(f"{path.name} is no column of numbers: {error}") from None
+    if column.ndim != 1 or not np.issubdtype(column.dtype, np.integer):
+        raise ValueError(f"{path.name} holds {column.dtype} {column.shape}, not a column of whole numbers")
+    return column
 
 
 def smallest(column: Integers) -> Integers:

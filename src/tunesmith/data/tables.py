@@ -17,6 +17,7 @@ from tunesmith.data.hub_datasets import HubDataset
 from tunesmith.data.samples import SampleList
 from tunesmith.data.source_files import SourceFile
 from tunesmith.errors import UserError
+from tunesmith.files import parse_json
 
 Row = dict[str, Any]
 KNOWN_PAIRS = (("prompt", "completion"), ("question", "answer"), ("instruction", "output"), ("input", "output"))
@@ -202,7 +203,7 @@ def _json_lines(file: SourceFile, stream: TextIO) -> Iterator[Row]:
     for number, line in enumerate(stream, start=1):
         if line.strip():
             try:
-                value = json.loads(line)
+                value = parse_json(line)
             except ValueError as error:
                 raise UserError(
                     f"{file.path} line {number:,} is no JSON: {error}", hint="a .jsonl file has one JSON object a line"
@@ -212,7 +213,7 @@ def _json_lines(file: SourceFile, stream: TextIO) -> Iterator[Row]:
 
 def _json_array(file: SourceFile, stream: TextIO) -> Iterator[Row]:
     try:
-        value = json.load(stream)
+        value = parse_json(stream.read())
     except ValueError as error:
         raise UserError(f"{file.path} is no JSON: {error}", hint="for one object a line use .jsonl") from None
     if isinstance(value, dict):
@@ -236,14 +237,16 @@ def _row(file: SourceFile, value: object, number: int) -> Row:
 
 
 def _arrow_rows(file: SourceFile, binary: BinaryIO) -> Iterator[Row]:
-    import pyarrow as pa  # noqa: PLC0415  heavy, and most texts do without
 
     try:
         for batch in ARROW_TABLES[file.kind](binary):
+            batch.validate(full=True)  # offsets in a damaged file point anywhere in memory
             yield from batch.to_pylist()
-    except (pa.ArrowException, OSError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001  damaged files make the library raise errors of all kinds
         raise UserError(
-            f"{file.path} cannot be read as {file.kind[1:]}: {str(error).splitlines()[0]}",
+            f"{file.path} cannot be read as {file.kind[1:]}: {(str(error) or type(error).__name__).splitlines()[0]}",
             hint="the file is damaged or of another kind; write it again",
         ) from None
 

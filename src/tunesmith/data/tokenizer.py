@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tunesmith.data import spiece
 from tunesmith.data.read_ahead import read_ahead
 from tunesmith.data.stretches import Int64s
 from tunesmith.errors import UserError
-from tunesmith.files import write_json
+from tunesmith.files import parse_json, write_atomically, write_json
 
 FILES = (
     "tokenizer.json",
@@ -36,6 +36,8 @@ FILES = (
 PIECE_CHARACTERS = 2000
 """Long texts are encoded in pieces of about this size, which measures fastest."""
 PIECES_AT_A_TIME = 512
+GPT2_VOCAB = 50_257
+"""Of a config.json that does not say."""
 SAFE_BORDER = re.compile(r"(?<=\S)(?= \S)|(?<=\S\n)(?=\S)")
 """Where one of GPT-2's pre-tokens ends whatever stands around: before a lone space, behind a lone line end."""
 
@@ -169,9 +171,9 @@ class TextTokenizer:
         """Write what `AutoTokenizer.from_pretrained(folder)` needs: the checkpoint's own files, completed."""
         for name in FILES:
             if (self.folder / name).is_file() and self.folder.resolve() != folder.resolve():
-                shutil.copyfile(self.folder / name, folder / name)
+                write_atomically(folder / name, partial(shutil.copyfile, self.folder / name))
         if not (folder / "tokenizer.json").is_file():
-            self._tokenizer.save(str(folder / "tokenizer.json"))
+            write_atomically(folder / "tokenizer.json", lambda path: self._tokenizer.save(str(path)))
         if not (folder / "tokenizer_config.json").is_file():
             token = self.end_of_text
             write_json(
@@ -227,9 +229,10 @@ def load_tokenizer(folder: Path, hf_config: dict[str, Any]) -> TextTokenizer:
     tokenizer = _read(folder)
     end_of_text_id = _end_of_text_id(folder, hf_config, tokenizer)
     loaded = TextTokenizer(tokenizer, end_of_text_id=end_of_text_id, folder=folder)
-    if hf_config and loaded.vocab_size > hf_config.get("vocab_size", 50257):
+    model_vocab = hf_config.get("vocab_size", GPT2_VOCAB)
+    if hf_config and not (isinstance(model_vocab, int) and loaded.vocab_size <= model_vocab):
         raise UserError(
-            f"{folder}: the tokenizer has ids up to {loaded.vocab_size - 1}, the model only {hf_config['vocab_size']}",
+            f"{folder}: the tokenizer has ids up to {loaded.vocab_size - 1}, the model only {model_vocab!r:.80}",
             hint="tokenizer and weights belong to different checkpoints; get both again",
         )
     return loaded
@@ -282,7 +285,7 @@ def _configured_token(folder: Path) -> str | None:
     if not path.is_file():
         return None
     try:
-        token = json.loads(path.read_text("utf-8")).get("eos_token")
+        token = parse_json(path.read_text("utf-8")).get("eos_token")
     except (ValueError, AttributeError):
         return None  # tokenizer.json is what counts; a damaged side file only costs this hint
     content = token.get("content") if isinstance(token, dict) else token

@@ -19,7 +19,7 @@ from tunesmith.errors import UserError
 from tunesmith.evaluation.comparison import compare
 from tunesmith.evaluation.novelty import novelty
 from tunesmith.evaluation.perplexity import Evaluation, confidence_interval, evaluate_split, sliding_method
-from tunesmith.files import refuse_existing, write_text
+from tunesmith.files import parse_json, refuse_existing, write_text
 from tunesmith.generation.generate import load_for_writing
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.machine import choose_device, choose_dtype
@@ -210,7 +210,7 @@ def _refuse_other_samples(config: EvaluateConfig, tuned: _Measured, base: _Measu
 def _trained_on(folder: Path, manifest: dict[str, Any]) -> bool:
     """Whether the run that made the model learned from one of these very files."""
     try:
-        run = json.loads((folder / "run.json").read_text("utf-8"))
+        run = parse_json((folder / "run.json").read_text("utf-8"))
         learned = {source["sha256"] for source in run["data"]["sources"]}
     except (OSError, ValueError, KeyError, TypeError):
         return False  # no run folder of ours: nobody can know

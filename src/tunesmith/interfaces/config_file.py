@@ -21,7 +21,7 @@ def read_config_file(path: str) -> dict[str, Any]:
     try:
         text = file.read_text("utf-8-sig")
         table = tomllib.loads(text) if file.suffix.lower() == ".toml" else yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(
             f"--config {path} cannot be read: {error}", hint="one setting a line, for example: epochs = 5"
         ) from None

@@ -17,8 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 from tunesmith.generation.generate import GeneratedText
+from tunesmith.interfaces.notices import notices_of
 from tunesmith.interfaces.tables import aligned, duration, mebibytes, printable
-from tunesmith.training.events import Evaluated, Event, Planned, Sampled, Shrunk, Stepped, TrainResult
+from tunesmith.training.events import Evaluated, Event, Planned, Sampled, Saved, SaveFailed, Stepped, TrainResult
 from tunesmith.training.plan import TrainPlan
 
 PLAIN_LINE_EVERY_S = 5.0
@@ -42,6 +43,7 @@ class Progress:
         self._last_plain_line_s = 0.0
         self._latest: Evaluated | None = None
         self._samples: list[tuple[int, list[GeneratedText]]] = []
+        self._could_not_save = False
 
     def __enter__(self) -> Self:
         return self
@@ -64,13 +66,15 @@ class Progress:
             self._show_evaluation(event)
         elif isinstance(event, Sampled):
             self._samples.append((event.step, event.texts))
-        elif isinstance(event, Shrunk):
-            self._say(
-                f"memory ran out in step {event.step:,}; it was made again with {event.tokens_per_micro_batch:,} "
-                f"tokens at once, {event.micro_batches} times a step: the update is the same, and it stays so"
-            )
+        elif isinstance(event, Saved) and self._could_not_save:
+            self._could_not_save = False
+            self._say(f"step {event.step:,} is saved: there is room again")
+        elif isinstance(event, SaveFailed):
+            self._could_not_save = True
         elif isinstance(event, Stepped) and self._planned:
             self._show_step(event, self._planned.plan)
+        for line in notices_of(event):
+            self._say(line)
 
     def summary(self, result: TrainResult) -> str:
         """What was learned, what the model writes now, and what to do next."""
@@ -103,6 +107,8 @@ class Progress:
         for name, value, reason in plan_rows(planned):
             grid.add_row(name, Text(value), Text(reason))
         self._console.print(grid)
+        for notice in planned.notices:
+            self._say(f"warning: {notice}")
         if planned.resumed_at_step:
             self._say(f"continuing after step {planned.resumed_at_step:,} of {plan.steps:,}")
 

@@ -85,12 +85,21 @@ def save_adapter(model: GPT2, folder: Path, lora: LoRA, *, base: str) -> None:
         lora: what they were made by.
         base: name or path of the model they belong to.
     """
-    folder.mkdir(exist_ok=True)
-    tensors = {
+    write_adapter(adapter_state(model), folder, lora, base=base)
+
+
+def adapter_state(model: GPT2) -> dict[str, Tensor]:
+    """The adapters under `peft`'s names, on the CPU; empty for a model without."""
+    return {
         f"{PEFT_PREFIX}.{name}.{part}.weight": getattr(layer, part).detach().cpu().contiguous()
         for name, layer in adapted_layers(model)
         for part in ("lora_A", "lora_B")
     }
+
+
+def write_adapter(tensors: dict[str, Tensor], folder: Path, lora: LoRA, *, base: str) -> None:
+    """`save_adapter` of adapters that were taken from a model before (`adapter_state`)."""
+    folder.mkdir(exist_ok=True)
     write_atomically(folder / "adapter_model.safetensors", lambda path: save_file(tensors, path, {"format": "pt"}))
     write_json(
         folder / "adapter_config.json",

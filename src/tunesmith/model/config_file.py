@@ -1,10 +1,10 @@
 """A model folder's `config.json`, read without torch: text can be prepared where torch is missing or broken."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import UserError
+from tunesmith.files import parse_json
 
 
 def read_config_of_tokenizer(folder: Path) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def read_hf_config(folder: Path) -> dict[str, Any]:
             hint="name a preset (gpt2, gpt2-medium, ...), a hub id, a folder that save_pretrained wrote, or tiny",
         )
     try:
-        raw = json.loads(path.read_text("utf-8"))
+        raw = parse_json(path.read_text("utf-8"))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}", hint="get the model's files again") from None
     if not isinstance(raw, dict):

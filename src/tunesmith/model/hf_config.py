@@ -79,9 +79,9 @@ def _refuse_other_architectures(raw: dict[str, Any], origin: str) -> None:
             hint="take a GPT-2 checkpoint, for example gpt2, distilgpt2 or rinna/japanese-gpt2-small",
         )
     architectures = raw.get("architectures") or ["GPT2LMHeadModel"]
-    if not any(name in LANGUAGE_MODELS for name in architectures):
+    if not isinstance(architectures, list) or not any(name in LANGUAGE_MODELS for name in architectures):
         raise UserError(
-            f"{origin} holds {', '.join(map(str, architectures))}, not a language model",
+            f"{origin} holds {json.dumps(architectures)[:80]}, not a language model",
             hint="take the checkpoint it was made from (GPT2LMHeadModel)",
         )
 
@@ -94,7 +94,7 @@ def _refuse_unimplemented_switches(raw: dict[str, Any], origin: str) -> None:
                 hint="take a checkpoint without it; ignoring it would compute something else",
             )
     activation = raw.get("activation_function", "gelu_new")
-    if activation not in ACTIVATION_NAMES:
+    if not isinstance(activation, str) or activation not in ACTIVATION_NAMES:
         raise UserError(
             f"{origin} sets activation_function={activation!r}, which tunesmith does not implement",
             hint=f"implemented are {', '.join(ACTIVATION_NAMES)}",

@@ -8,20 +8,19 @@ Reading: `model.safetensors`, sharded safetensors, and old `pytorch_model.bin` (
 through `weights_only=True`, so that nothing is ever unpickled into code. Writing: safetensors only.
 """
 
-import json
-import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import psutil
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from tunesmith.errors import UserError
-from tunesmith.files import write_atomically, write_json
+from tunesmith.files import parse_json, write_atomically, write_json
 from tunesmith.model.adapters import adapted_layers
 from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.gpt2 import GPT2
@@ -51,6 +50,7 @@ def load_gpt2(folder: Path, *, dropout: float = 0.0) -> GPT2:
     config = gpt2_config(read_hf_config(folder), origin=str(folder))
     with torch.device("meta"):
         model = GPT2(config, dropout=dropout)
+    _refuse_more_than_stored(model, folder)
     model.to_empty(device="cpu")
     read_into(model, folder)
     return model
@@ -91,6 +91,12 @@ def new_gpt2(folder: Path, *, dropout: float, seed: int) -> GPT2:
     config = gpt2_config(read_hf_config(folder), origin=str(folder))
     with torch.device("meta"):
         model = GPT2(config, dropout=dropout)
+    needed = sum(parameter.nbytes for parameter in model.parameters())
+    if needed > psutil.virtual_memory().total:
+        raise UserError(
+            f"{folder}: config.json asks for {needed / 2**30:,.0f} GiB of weights, more than this machine has memory",
+            hint="take a smaller shape",
+        )
     model.to_empty(device="cpu")
     model.initialise(torch.Generator().manual_seed(seed))
     return model
@@ -113,7 +119,20 @@ def save_gpt2(
         dtype: of the stored weights.
         whole: weights of which the model itself holds only half, by name.
     """
-    state = state_for_huggingface(model, whole)
+    write_weights(state_for_huggingface(model, whole), folder, hf_config=hf_config, dtype=dtype)
+
+
+def write_weights(
+    state: dict[str, Tensor], folder: Path, *, hf_config: dict[str, Any], dtype: torch.dtype = torch.float32
+) -> None:
+    """`save_gpt2` of weights that were taken from a model before.
+
+    Args:
+        state: what `state_for_huggingface` gave.
+        folder: as above, like the others.
+        hf_config: the same.
+        dtype: the same.
+    """
     tensors = {name: tensor.to(dtype).contiguous() for name, tensor in state.items()}
     write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
     dropped = ("_name_or_path", "torch_dtype", "transformers_version")
@@ -164,22 +183,44 @@ def _fill(parameter: torch.nn.Parameter, name: str, tensor: Tensor, vocab_size: 
     target.copy_(tensor)
 
 
+def _refuse_more_than_stored(model: GPT2, folder: Path) -> None:
+    """Before anything is allocated: a weight takes a byte on disk at least."""
+    claimed = sum(parameter.numel() for parameter in model.parameters())
+    paths = [path for path in weight_files(folder) if path.is_file()]
+    stored = sum(path.stat().st_size for path in paths)
+    if stored and claimed > stored:
+        raise UserError(
+            f"{paths[0]} cannot be read: config.json asks for {claimed:,} weights, and there are {stored:,} bytes",
+            hint="the file is incomplete, or config.json belongs to another checkpoint; get both again",
+        )
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a checkpoint's weights; empty if there are none.
+
+    Raises:
+        UserError: if an index names files that are not beside it.
+    """
+    path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
+    if path is None:
+        return []
+    return _shards(path) if path.suffix == ".json" else [path]
+
+
 def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the checkpoint, one at a time, under its stored name."""
-    for file_name in WEIGHT_FILES:
-        path = folder / file_name
-        if path.is_file():
-            break
-    else:
+    shards = weight_files(folder)
+    if not shards:
         raise UserError(
             f"{folder} has a config.json but no weights ({' or '.join(WEIGHT_FILES[::2])})",
             hint="get the model's files again, or add --from-scratch to start with fresh weights",
         )
-    shards = _shards(path) if path.suffix == ".json" else [path]
     for shard in shards:
         try:
             yield from _safetensors(shard) if shard.suffix == ".safetensors" else _pickled_tensors(shard)
-        except (SafetensorError, OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001  a damaged pickle makes torch's reader raise anything
             raise UserError(
                 f"{shard} cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
                 hint="the file is damaged or incomplete; get it again",
@@ -188,7 +229,7 @@ def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 def _shards(index_path: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index_path.read_text("utf-8"))["weight_map"].values()))
+        names = sorted(set(parse_json(index_path.read_text("utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError):
         raise UserError(f"{index_path} is no weight index", hint="get the model's files again") from None
     for name in names:

@@ -1,7 +1,5 @@
 """The verb `tokenizer train`: a byte-level BPE, GPT-2's kind of tokenizer, made from the user's own text."""
 
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import ReadingOptions, open_source, reading_options
 from tunesmith.data.tokenizer import END_OF_TEXT, TextTokenizer
 from tunesmith.errors import UserError
+from tunesmith.files import new_folder
 from tunesmith.preparation.out_folder import refuse_taken
 
 SMALLEST_VOCAB = 257
@@ -96,17 +95,10 @@ def _learn(reader: _Reader, vocab_size: int) -> Tokenizer:
 
 
 def _save(tokenizer: Tokenizer, out: Path) -> None:
-    """Write to a temporary name first: the folder is whole or not there."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    temporary.mkdir()
+    """The folder is whole or not there."""
+    end_of_text_id = int(tokenizer.token_to_id(END_OF_TEXT) or 0)
     try:
-        TextTokenizer(tokenizer, end_of_text_id=int(tokenizer.token_to_id(END_OF_TEXT) or 0), folder=temporary).save(
-            temporary
-        )
-        if out.is_dir():
-            out.rmdir()
-        temporary.rename(out)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        with new_folder(out) as folder:
+            TextTokenizer(tokenizer, end_of_text_id=end_of_text_id, folder=folder).save(folder)
+    except FileExistsError:
+        raise UserError(f"--out {out} was taken meanwhile", hint="name another folder") from None

@@ -2,19 +2,19 @@
 
     checkpoints/step-00000200/
         config.json  model.safetensors  tokenizer files     a model folder like any other
-        optimizer.safetensors                               both moments and step counts, by parameter name
+        optimizer.safetensors                               the optimizer's state, by parameter name
         random.safetensors                                  torch's random states
         adapter/                                            what is learned, where that is an adapter
         state.json                                          counters, best so far, loss scale
+        checksums.json                                      size and SHA-256 of every file above
 
-Written into a temporary folder, synced, then renamed: a folder named step-* is always whole. The data position
-is the step number itself (`tunesmith.data.batches`), so nothing else is needed to find it again.
+Written into a temporary folder, synced, then renamed: a folder named step-* is always whole, unless something changes
+it later, which the checksums tell. The data position is the step number itself (`tunesmith.data.batches`), so nothing
+else is needed to find it again.
 """
 
-import json
-import os
-import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,74 +24,103 @@ from safetensors.torch import load_file, save_file
 
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
-from tunesmith.files import sync_folder, write_atomically, write_json
-from tunesmith.model.adapters import save_adapter
+from tunesmith.files import new_folder, parse_json, write_atomically, write_json
+from tunesmith.model.adapters import write_adapter
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.lora import LoRA
-from tunesmith.model.weights import save_gpt2
-from tunesmith.training.optimizer import load_optimizer_state, optimizer_state, whole_weights
+from tunesmith.model.weights import write_weights
+from tunesmith.training.checksums import DamagedError, verify_checksums, write_checksums
+from tunesmith.training.optimizer import load_optimizer_state
+from tunesmith.training.progress import Progress
+from tunesmith.training.snapshot import Snapshot, set_random_states
 
 ADAPTER = "adapter"
+STATE = "state.json"
+OPTIMIZER = "optimizer.safetensors"
+RANDOM = "random.safetensors"
 
 
-@dataclass
-class Progress:
-    """How far a run is; what the loop changes and a checkpoint keeps.
+class NotFiniteError(Exception):
+    """The weights hold NaN or infinity: a checkpoint of them would only replace a good one."""
+
+
+@dataclass(frozen=True)
+class CheckpointWriter:
+    """What every checkpoint of a run has in common.
 
     Attributes:
-        step: optimizer steps made.
-        tokens: tokens learned from.
-        training_s: time spent in steps.
-        elapsed_s: time spent in all.
-        base_perplexity: before training.
-        best_perplexity: lowest after any step so far; infinite before the first evaluation.
-        best_step: when that was.
-        pieces: into how many each micro-batch is dealt, because memory ran out.
+        hf_config: the model's `config.json`.
+        tokenizer: the model's own.
+        lora: what the adapters were made by; None where all weights are learned.
+        base: name or path of the model that adapters belong to.
     """
 
-    step: int = 0
-    tokens: int = 0
-    training_s: float = 0.0
-    elapsed_s: float = 0.0
-    base_perplexity: float = float("nan")
-    best_perplexity: float = float("inf")
-    best_step: int = 0
-    pieces: int = 1
+    hf_config: dict[str, Any]
+    tokenizer: TextTokenizer
+    lora: LoRA | None
+    base: str
+
+    def write(self, snapshot: Snapshot, folder: Path) -> None:
+        """Write a checkpoint, whole or not at all; one that is there already is the same and stays.
+
+        Raises:
+            OSError: if the disk is full or fails.
+            SafetensorError: likewise, said by the library.
+            NotFiniteError: if there is nothing worth keeping.
+        """
+        if folder.is_dir():
+            return
+        if not all(bool(tensor.isfinite().all()) for tensor in snapshot.model.weights.values()):
+            raise NotFiniteError("the weights are no numbers any more (NaN or infinity)")
+        with new_folder(folder) as temporary:
+            write_weights(snapshot.model.weights, temporary, hf_config=self.hf_config)
+            self.tokenizer.save(temporary)
+            if self.lora is not None:
+                write_adapter(snapshot.model.adapter, temporary / ADAPTER, self.lora, base=self.base)
+            write_atomically(temporary / OPTIMIZER, partial(save_file, snapshot.optimizer))
+            write_atomically(temporary / RANDOM, partial(save_file, snapshot.random))
+            write_json(temporary / STATE, {"progress": snapshot.progress.as_json(), "scaler": snapshot.scaler})
+            write_checksums(temporary)
 
 
-def save_checkpoint(
-    folder: Path,
-    *,
-    model: GPT2,
-    hf_config: dict[str, Any],
-    tokenizer: TextTokenizer,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    progress: Progress,
-    lora: LoRA | None,
-    base: str,
-) -> None:
-    """Write a checkpoint, whole or not at all; one that is there already is the same and stays."""
-    if folder.is_dir():
-        return
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    try:
-        save_gpt2(model, temporary, hf_config=hf_config, whole=whole_weights(model, optimizer))
-        tokenizer.save(temporary)
-        if lora is not None:
-            save_adapter(model, temporary / ADAPTER, lora, base=base)
-        tensors = optimizer_state(model, optimizer)
-        write_atomically(temporary / "optimizer.safetensors", lambda path: save_file(tensors, path))
-        write_atomically(temporary / "random.safetensors", lambda path: save_file(_random_states(), path))
-        numbers = {key: value for key, value in asdict(progress).items() if value != float("inf")}
-        write_json(temporary / "state.json", {"progress": numbers, "scaler": scaler.state_dict()})
-        sync_folder(temporary)
-        temporary.rename(folder)
-        sync_folder(folder.parent)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+@dataclass(frozen=True)
+class FoundCheckpoint:
+    """Where a run continues.
+
+    Attributes:
+        folder: the newest checkpoint that is undamaged; None if there never was one.
+        damaged: newer ones that are not, each with the reason.
+    """
+
+    folder: Path | None
+    damaged: dict[Path, str]
+
+
+def find_checkpoint(folders: list[Path]) -> FoundCheckpoint:
+    """Take the newest checkpoint whose files are all as they were written.
+
+    Args:
+        folders: oldest first.
+
+    Raises:
+        UserError: if there are some, and all of them are damaged.
+    """
+    damaged: dict[Path, str] = {}
+    for folder in reversed(folders):
+        try:
+            verify_checksums(folder)
+        except DamagedError as error:
+            damaged[folder] = str(error)
+        else:
+            return FoundCheckpoint(folder, damaged)
+    if damaged:
+        named = "; ".join(f"{folder} cannot be read: {reason}" for folder, reason in damaged.items())
+        raise UserError(
+            f"every checkpoint is damaged: {named}",
+            hint=f"delete {folders[-1].parent} to begin again from the first step with the same command, or train into "
+            "another --out; the text is prepared already",
+        )
+    return FoundCheckpoint(None, {})
 
 
 def load_checkpoint(
@@ -100,30 +129,17 @@ def load_checkpoint(
     """Restore everything but the model's weights, which `load_gpt2(folder)` reads.
 
     Raises:
-        UserError: if the checkpoint is damaged.
+        UserError: if the checkpoint does not fit the model.
     """
     try:
-        state = json.loads((folder / "state.json").read_text("utf-8"))
+        state = parse_json((folder / STATE).read_text("utf-8"))
         progress = Progress(**state["progress"])
-        load_optimizer_state(model, optimizer, load_file(folder / "optimizer.safetensors"))
+        load_optimizer_state(model, optimizer, load_file(folder / OPTIMIZER))
         scaler.load_state_dict(state["scaler"])
-        _set_random_states(load_file(folder / "random.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        set_random_states(load_file(folder / RANDOM))
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError, SafetensorError) as error:
         raise UserError(
             f"the checkpoint {folder} cannot be read: {error}",
             hint="train again into another --out; the text is prepared already",
         ) from None
     return progress
-
-
-def _random_states() -> dict[str, torch.Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def _set_random_states(states: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])

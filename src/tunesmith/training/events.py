@@ -17,6 +17,23 @@ class Planned:
     out: Path
     plan: TrainPlan
     resumed_at_step: int
+    notices: tuple[str, ...] = ()
+    """What the user should know before it goes on, for example that a checkpoint was damaged."""
+
+
+@dataclass(frozen=True)
+class ResumeVerified:
+    """The first steps were made twice, once with a break (`--verify-resume`).
+
+    Attributes:
+        steps: how many.
+        broken_after: the step behind which the second run was broken off and resumed.
+        differing: what was not bitwise the same in the end, with the largest difference; empty where all was.
+    """
+
+    steps: int
+    broken_after: int
+    differing: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -32,10 +49,17 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Sampled:
-    """The fixed prompts were continued: at step 0 by the base model, at the end by the best one."""
+    """The fixed prompts were continued: at step 0 by the base model, at the end by the best one.
+
+    Attributes:
+        step: of the model that wrote.
+        texts: what it wrote.
+        is_final: whether the run ends with this.
+    """
 
     step: int
     texts: list[GeneratedText]
+    is_final: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,11 +87,50 @@ class Shrunk:
 
 
 @dataclass(frozen=True)
+class BadNumbers:
+    """The loss or the gradient of a step was not finite: nothing was learned from it, and this was done about it.
+
+    Attributes:
+        step: of the update that was not made.
+        what: "loss", "gradient" or "weights".
+        samples: which did it, with file and line where they are known; empty where it was none of them.
+        action: what happens now.
+    """
+
+    step: int
+    what: str
+    samples: list[str]
+    action: str
+
+
+@dataclass(frozen=True)
+class LossSpiked:
+    """A loss stood far above those before it; training goes on."""
+
+    step: int
+    loss_nats_per_token: float
+    usual_nats_per_token: float
+
+
+@dataclass(frozen=True)
 class Saved:
     """A checkpoint is safely on disk."""
 
     step: int
     folder: Path
+
+
+@dataclass(frozen=True)
+class StopAsked:
+    """Ctrl-C or SIGTERM came: the step is finished, everything is saved, and the run ends."""
+
+
+@dataclass(frozen=True)
+class SaveFailed:
+    """The disk is full or fails: what is on it stays, training goes on, and the next checkpoint tries again."""
+
+    step: int
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -85,6 +148,7 @@ class TrainResult:
         peak_memory_bytes: of this process, or allocated on the card.
         out: the model folder.
         interrupted: whether it was stopped before its last step; `train --resume` continues.
+        stopped_by: what stopped it, for example "--max-hours 8"; empty where nothing did.
     """
 
     base_perplexity: float
@@ -97,6 +161,7 @@ class TrainResult:
     peak_memory_bytes: int
     out: str
     interrupted: bool
+    stopped_by: str
 
 
 @dataclass(frozen=True)
@@ -106,13 +171,34 @@ class Ended:
     result: TrainResult
 
 
-Event = Planned | Evaluated | Sampled | Stepped | Shrunk | Saved | Ended
+Event = (
+    Planned
+    | ResumeVerified
+    | Evaluated
+    | Sampled
+    | Stepped
+    | Shrunk
+    | BadNumbers
+    | LossSpiked
+    | Saved
+    | SaveFailed
+    | StopAsked
+    | Ended
+)
+
+
+KINDS: dict[type, str] = {
+    Stepped: "step",
+    Shrunk: "out_of_memory",
+    BadNumbers: "bad_numbers",
+    LossSpiked: "loss_spike",
+    SaveFailed: "save_failed",
+}
+"""Events that are kept as they are."""
 
 
 def metrics_of(event: Event) -> dict[str, Any] | None:
     """The line an event leaves in `metrics.jsonl`, units in the keys, or None."""
-    if isinstance(event, Stepped):
-        return {"kind": "step", **vars(event)}
     if isinstance(event, Evaluated):
         return {
             "kind": "evaluation",
@@ -122,6 +208,4 @@ def metrics_of(event: Event) -> dict[str, Any] | None:
             "validation_perplexity": event.perplexity,
             "is_best": event.is_best,
         }
-    if isinstance(event, Shrunk):
-        return {"kind": "out_of_memory", **vars(event)}
-    return None
+    return {"kind": KINDS[type(event)], **vars(event)} if type(event) in KINDS else None

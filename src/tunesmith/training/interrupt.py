@@ -2,7 +2,7 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -22,14 +22,17 @@ class StopRequest:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
+def stop_on_signals(request: StopRequest, *, on_request: Callable[[], None]) -> Iterator[None]:
     """Turn the first Ctrl-C or SIGTERM into a stop request; the second one acts as it always did.
 
     Outside the main thread signals cannot be caught, and the request is only set by hand.
+
+    Args:
+        request: to be set.
+        on_request: called at once, to tell the user.
     """
-    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield request
+        yield
         return
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -40,10 +43,11 @@ def stop_on_signals() -> Iterator[StopRequest]:
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         request.set()
         restore()
+        on_request()
 
     for number in previous:
         signal.signal(number, on_signal)
     try:
-        yield request
+        yield
     finally:
         restore()

@@ -8,8 +8,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,6 +16,7 @@ from tunesmith.config import GenerateConfig
 from tunesmith.data.batches import Batch, TrainingOrder
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.dealing import MicroBatchShape
+from tunesmith.data.origins import Origins
 from tunesmith.data.read_ahead import read_ahead
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
@@ -28,15 +28,33 @@ from tunesmith.model.adapters import load_adapter
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.weights import read_into
 from tunesmith.out_of_memory import in_pieces
-from tunesmith.training.checkpoint import ADAPTER, Progress, save_checkpoint
-from tunesmith.training.events import Ended, Evaluated, Event, Sampled, Saved, Shrunk, Stepped, TrainResult
-from tunesmith.training.optimizer import whole_weights
+from tunesmith.training.bad_numbers import BadStepWatch
+from tunesmith.training.checkpoint import ADAPTER, CheckpointWriter
+from tunesmith.training.disk_space import has_room, no_room
+from tunesmith.training.events import (
+    Ended,
+    Evaluated,
+    Event,
+    LossSpiked,
+    Sampled,
+    SaveFailed,
+    Shrunk,
+    Stepped,
+    TrainResult,
+)
 from tunesmith.training.plan import TrainPlan
+from tunesmith.training.progress import Progress
 from tunesmith.training.publish import Publisher
+from tunesmith.training.recovery import Recovery
 from tunesmith.training.run import RunFolder
+from tunesmith.training.saver import Saver
 from tunesmith.training.schedule import learning_rate_at
-from tunesmith.training.step import StepResult, fresh_scaler, train_step
+from tunesmith.training.snapshot import ModelCopy, copy_model, fits_memory, state_bytes, take_snapshot
+from tunesmith.training.spikes import usual_loss_if_spike
+from tunesmith.training.step import StepResult, fresh_scaler, no_step, train_step
 
+SMALLEST_SCALE = 1.0
+"""Of the loss in fp16; gradients that overflow below it need another arithmetic."""
 SAMPLE_TOKENS = 64
 """Longest text of the samples before and after."""
 SAMPLE_RULES = SamplingRules(
@@ -55,12 +73,15 @@ class TrainingLoop:
         plan: what to do.
         corpus: to learn from and to measure on.
         tokenizer: the model's own.
-        hf_config: the model's `config.json`.
         run: where everything is written.
         publisher: puts the best model into the run folder.
+        checkpoints: writes them.
         progress: how far the run is.
         prompts: continued before and after.
-        stop: asked after every step.
+        keep_bytes: for checkpoints on disk; None keeps what a resume can need.
+        origins: to name samples by file and line.
+        reload: brings everything back to the last good checkpoint, or to the beginning.
+        stop: asked after every step; ends the run by saying why.
     """
 
     model: GPT2
@@ -69,12 +90,21 @@ class TrainingLoop:
     plan: TrainPlan
     corpus: Corpus
     tokenizer: TextTokenizer
-    hf_config: dict[str, Any]
     run: RunFolder
     publisher: Publisher
+    checkpoints: CheckpointWriter
     progress: Progress
     prompts: list[str]
-    stop: Callable[[], bool]
+    keep_bytes: float | None
+    origins: Origins
+    reload: Callable[[GPT2, torch.optim.Optimizer, torch.amp.GradScaler], Progress]
+    stop: Callable[[], str]
+
+    def __post_init__(self) -> None:
+        self._saver = Saver()
+        self._copied: ModelCopy | None = None
+        self._watch = BadStepWatch()
+        self._stopped_by = ""
 
     def events(self) -> Iterator[Event]:
         """Run to the end, or to the first step after which `stop` says so."""
@@ -97,45 +127,96 @@ class TrainingLoop:
             progress.base_perplexity = evaluation.perplexity
             yield Evaluated(0, 0.0, evaluation.nats_per_token, evaluation.perplexity, is_best=False)
             yield Sampled(0, self._write_samples(self.model))
-        # the next step's batches are made while this one is computed
-        with closing(read_ahead(self._upcoming(order))) as steps:
-            yield from self._steps(order, steps, started_s)
-        yield from self._ending(started_s)
+        recovery = Recovery(
+            self.model,
+            order,
+            self.origins,
+            self._back_to_last_good,
+            f"lower --learning-rate (now {plan.learning_rate:g}) or use --precision fp32, in another --out; the best "
+            f"model before it stands in {self.run.path}",
+        )
+        with self._saver:
+            if progress.step == 0:
+                self._save()  # something to come back to from the first step on
+            going_on = True
+            while going_on:
+                # the next step's batches are made while this one is computed
+                with closing(read_ahead(self._upcoming(order))) as steps:
+                    going_on = yield from self._steps(order, steps, recovery, started_s)
+            yield from self._ending(started_s)
 
     def _steps(
-        self, order: TrainingOrder, steps: Iterator[tuple[int, list[Batch]]], started_s: float
-    ) -> Iterator[Event]:
+        self,
+        order: TrainingOrder,
+        steps: Iterator[tuple[int, list[Batch]]],
+        recovery: Recovery,
+        started_s: float,
+    ) -> Generator[Event, None, bool]:
+        """Steps until the end, or until one goes wrong: then true, and `progress` says where to go on."""
         progress, plan = self.progress, self.plan
         for made_in, micro_batches in steps:
-            if self.stop():
-                return
+            self._stopped_by = self.stop()
+            if self._stopped_by:
+                return False
             step_started_s = time.perf_counter()
             result = yield from self._step(order, micro_batches, made_in)
             progress.step += 1
-            progress.tokens += result.tokens
             finished = progress.step == plan.steps
-            if progress.step % plan.log_every_steps == 0 or finished:
+            intervals = (plan.log_every_steps, plan.eval_every_steps, plan.save_every_steps)
+            self._watch.see(progress.step, result.is_bad)
+            bad = self._watch.bad_steps(wait=finished or any(progress.step % every == 0 for every in intervals))
+            if bad or self._scale_is_used_up():
+                yield from self._recovered(recovery, bad[0] if bad else progress.step)
+                return True
+            progress.tokens += result.tokens
+            if result.tokens and (progress.step % plan.log_every_steps == 0 or finished):
                 stepped = self._read(result, step_started_s)  # host sync: the only one of an ordinary step
                 progress.training_s += time.perf_counter() - step_started_s
                 yield stepped
+                usual = usual_loss_if_spike(stepped.loss_nats_per_token, progress.recent_losses)
+                if usual is not None:
+                    yield LossSpiked(progress.step, stepped.loss_nats_per_token, usual)
             else:
                 progress.training_s += time.perf_counter() - step_started_s
             if progress.step % plan.eval_every_steps == 0 or finished:
                 yield self._evaluate_and_publish()
             progress.elapsed_s = time.perf_counter() - started_s
             if progress.step % plan.save_every_steps == 0 or finished:
-                yield self._save()
+                self._save()
+            yield from self._saver.outcomes()
+        return False
+
+    def _recovered(self, recovery: Recovery, step: int) -> Iterator[Event]:
+        """Do something about a step that went wrong; `progress` says afterwards where to go on."""
+        before = self.progress.step
+        self.progress = yield from recovery.recover(step, self.progress)
+        self._watch.forget()
+        if self.progress.precision:
+            self.scaler = torch.amp.GradScaler(self.model.head_VC.device.type, enabled=False)
+        if self.progress.step < before - 1:
+            self.run.forget_after(self.progress.step, but=("bad_numbers",))
+
+    def _back_to_last_good(self) -> Progress:
+        self._saver.wait()
+        return self.reload(self.model, self.optimizer, self.scaler)
+
+    def _scale_is_used_up(self) -> bool:
+        """Whether fp16 gradients overflow at any scale; asked where it costs no wait for the card."""
+        is_read = self.progress.step % self.plan.log_every_steps == 0
+        return self.scaler.is_enabled() and is_read and self.scaler.get_scale() < SMALLEST_SCALE
 
     def _upcoming(self, order: TrainingOrder) -> Iterator[tuple[int, list[Batch]]]:
         """The micro-batches of every step to come, and into how many pieces they are dealt."""
         for step in range(self.progress.step, self.plan.steps):
             pieces = self.progress.pieces
-            yield pieces, order.batches(step, pieces)
+            yield pieces, order.batches(step, pieces, self.progress.left_out)
 
     def _step(
         self, order: TrainingOrder, micro_batches: list[Batch], made_in: int
     ) -> Generator[Event, None, StepResult]:
         """One update; in smaller pieces where memory runs out, and in as small ones from then on."""
+        if not micro_batches:
+            return no_step(self.model)
         progress, first_in = self.progress, self.progress.pieces
 
         def attempt(pieces: int) -> StepResult:
@@ -145,7 +226,7 @@ class TrainingLoop:
             return train_step(
                 self.model,
                 self.optimizer,
-                micro_batches if pieces == made_in else order.batches(progress.step, pieces),
+                micro_batches if pieces == made_in else order.batches(progress.step, pieces, progress.left_out),
                 learning_rate=self._learning_rate(),
                 max_grad_norm=self.plan.max_grad_norm,
                 scaler=self.scaler,
@@ -161,10 +242,11 @@ class TrainingLoop:
                 f"--resume --out {self.run.path}; or train anew with a shorter --context-tokens or a smaller --model",
             )
         except UserError:
-            yield self._save()
+            self._save()
+            yield from self._wait_for_saver()
             raise
         if progress.pieces != first_in:
-            smaller = order.batches(progress.step, progress.pieces)
+            smaller = order.batches(progress.step, progress.pieces, progress.left_out)
             yield Shrunk(progress.step + 1, max(batch.n_tokens for batch in smaller), len(smaller))
         return result
 
@@ -172,11 +254,12 @@ class TrainingLoop:
         progress = self.progress
         interrupted = progress.step < self.plan.steps
         if interrupted:
-            yield self._save()
-        else:
+            self._save()
+        yield from self._wait_for_saver()
+        if not interrupted:
             if progress.best_step != progress.step:
                 self._take_published()  # nothing is learned any more, and there may be no room for a second model
-            yield Sampled(progress.best_step, self._write_samples(self.model))
+            yield Sampled(progress.best_step, self._write_samples(self.model), is_final=True)
         progress.elapsed_s = time.perf_counter() - started_s
         yield Ended(
             TrainResult(
@@ -190,6 +273,7 @@ class TrainingLoop:
                 peak_memory_bytes=peak_memory_bytes(self.model.head_VC.device),
                 out=str(self.run.path),
                 interrupted=interrupted,
+                stopped_by=self._stopped_by,
             )
         )
 
@@ -204,12 +288,6 @@ class TrainingLoop:
     def _read(self, result: StepResult, step_started_s: float) -> Stepped:
         progress, plan = self.progress, self.plan
         loss = float(result.nats) / result.tokens
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss became {loss} at step {progress.step}",
-                hint=f"lower --learning-rate (now {plan.learning_rate:g}) or use --precision fp32; the model before "
-                f"it stands in {self.run.path}",
-            )
         seconds_per_step = (progress.training_s + time.perf_counter() - step_started_s) / progress.step
         return Stepped(
             step=progress.step,
@@ -240,25 +318,56 @@ class TrainingLoop:
         is_best = evaluation.perplexity < progress.best_perplexity
         if is_best:
             progress.best_perplexity, progress.best_step = evaluation.perplexity, progress.step
-            self.publisher.publish(self.model, progress, whole_weights(self.model, self.optimizer))
+            copied, then = self._copy_of_model(), replace(progress)
+            self._saver.publish(progress.step, lambda: self.publisher.publish(copied, then))
         epoch = progress.step / self.plan.steps_per_epoch
         return Evaluated(progress.step, epoch, evaluation.nats_per_token, evaluation.perplexity, is_best)
 
-    def _save(self) -> Saved:
+    def _save(self) -> None:
+        """Have a checkpoint written; training waits for the copy only, unless memory is too short for one."""
         folder = self.run.checkpoint(self.progress.step)
-        save_checkpoint(
-            folder,
-            model=self.model,
-            hf_config=self.hf_config,
-            tokenizer=self.tokenizer,
-            optimizer=self.optimizer,
-            scaler=self.scaler,
-            progress=self.progress,
-            lora=self.plan.lora,
-            base=self.publisher.config.model,
-        )
-        self.run.drop_old_checkpoints()
-        return Saved(self.progress.step, folder)
+        snapshot = take_snapshot(self.model, self.optimizer, self.scaler, self.progress, self._copy_of_model())
+
+        def write() -> None:
+            if not has_room(self.run.path, snapshot.nbytes):
+                self.run.drop_old_checkpoints(keep_bytes=0)  # all but the newest
+                if not has_room(self.run.path, snapshot.nbytes):
+                    raise no_room(folder)
+            self.checkpoints.write(snapshot, folder)
+            self.run.drop_old_checkpoints(self.keep_bytes)
+
+        self._saver.save(self.progress.step, folder, write)
+        if not fits_memory(sum(state_bytes(self.model, self.optimizer))):
+            self._saver.wait()
+
+    def _copy_of_model(self) -> ModelCopy:
+        """One for all that is written of a step; what was written of earlier ones has to be done by then."""
+        if self._copied is None or self._copied.step != self.progress.step:
+            self._copied = None
+            self._saver.wait()
+            self._copied = copy_model(self.model, self.optimizer, self.progress.step)
+        return self._copied
+
+    def _wait_for_saver(self) -> Iterator[Event]:
+        """Until everything is on disk.
+
+        Raises:
+            UserError: if it cannot be.
+        """
+        self._saver.wait()
+        self._copied = None
+        reasons = []
+        for outcome in self._saver.outcomes():
+            reasons += [outcome.reason] if isinstance(outcome, SaveFailed) else []
+            yield outcome
+        if self._saver.failed:
+            kept = self.run.checkpoints()
+            raise UserError(
+                f"step {self.progress.step:,} could not be saved: {reasons[-1] if reasons else 'the disk is full'}",
+                hint=f"make room, then continue from {kept[-1].name if kept else 'the beginning'}: "
+                f"tunesmith train --resume --out {self.run.path}",
+            )
+        self.run.flush()
 
     def _take_published(self) -> None:
         if self.plan.lora is None:

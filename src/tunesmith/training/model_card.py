@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.model.presets import PRESETS
-from tunesmith.training.checkpoint import Progress
 from tunesmith.training.plan import TrainPlan
+from tunesmith.training.progress import Progress
 
 SHOWN_SOURCES = 3
 

@@ -132,6 +132,10 @@ def refuse_impossible(config: TrainConfig) -> None:
         at_least("--tokens-per-step", config.tokens_per_step, 1),
         at_least("--eval-every-steps", config.eval_every_steps, 1),
         at_least("--save-every-steps", config.save_every_steps, 1),
+        at_least("--keep-gb", config.keep_gb, 0),
+        None
+        if config.max_hours is None or 0 < config.max_hours < float("inf")
+        else f"--max-hours {config.max_hours} is not above 0",
         between("--dropout", config.dropout, 0, 1),
         at_least("--lora-rank", config.lora_rank, 0),
         None

@@ -1,23 +1,21 @@
 """The best model so far into the run folder, as an ordinary Hugging Face model folder."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-
-from torch import Tensor
 
 from tunesmith.config import GenerateConfig, TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.evaluation.perplexity import METHOD
 from tunesmith.files import write_json, write_text
-from tunesmith.model.adapters import save_adapter
-from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.weights import save_gpt2
-from tunesmith.training.checkpoint import ADAPTER, Progress
+from tunesmith.model.adapters import write_adapter
+from tunesmith.model.weights import write_weights
+from tunesmith.training.checkpoint import ADAPTER
 from tunesmith.training.model_card import model_card
 from tunesmith.training.plan import TrainPlan
+from tunesmith.training.progress import Progress
 from tunesmith.training.run import RunFolder
+from tunesmith.training.snapshot import ModelCopy
 
 
 @dataclass(frozen=True)
@@ -32,14 +30,8 @@ class Publisher:
     hf_config: dict[str, Any]
     version: str
 
-    def publish(self, model: GPT2, progress: Progress, whole: Mapping[str, Tensor]) -> None:
-        """Write model, tokenizer, generation settings and card; each file is replaced atomically.
-
-        Args:
-            model: to publish.
-            progress: how it came about.
-            whole: weights of which it holds only half, by name.
-        """
+    def publish(self, model: ModelCopy, progress: Progress) -> None:
+        """Write model, tokenizer, generation settings and card; each file is replaced atomically."""
         folder = self.run.path
         self.tokenizer.save(folder)
         write_json(folder / "generation_config.json", generation_config(self.tokenizer.end_of_text_id))
@@ -55,9 +47,8 @@ class Publisher:
         )
         write_text(folder / "README.md", card)
         if self.plan.lora is not None:
-            save_adapter(model, folder / ADAPTER, self.plan.lora, base=self.config.model)
-        hf_config = {**self.hf_config, **_ids(self.tokenizer.end_of_text_id)}
-        save_gpt2(model, folder, hf_config=hf_config, whole=whole)
+            write_adapter(model.adapter, folder / ADAPTER, self.plan.lora, base=self.config.model)
+        write_weights(model.weights, folder, hf_config={**self.hf_config, **_ids(self.tokenizer.end_of_text_id)})
 
 
 def generation_config(end_of_text_id: int) -> dict[str, Any]:

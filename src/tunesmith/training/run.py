@@ -5,23 +5,32 @@
       run.json          asked configuration, plan with reasons, environment, data, outcome
       metrics.jsonl     one object a line
       samples.jsonl     fixed prompts through time
-      checkpoints/      tunesmith.training.checkpoint
+      checkpoints/      tunesmith.training.checkpoint, and the lock
 
 Nothing is written before the run can really start, and nothing that was not written by this run is touched.
 """
 
 import json
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import UserError
-from tunesmith.files import write_json, write_text
+from tunesmith.files import parse_json, remove_folder, sweep_leftovers, write_json, write_text
+from tunesmith.training.checkpoint import STATE
+from tunesmith.training.lines import LinesFile
+from tunesmith.training.lock import locked
+from tunesmith.training.retention import drop_old
 
 CHECKPOINTS = "checkpoints"
 RUN_FILE = "run.json"
-CHECKPOINTS_KEPT = 1
+METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
+STEP_FOLDER = "step-" + "[0-9]" * 8
+DAMAGED_SUFFIX = ".damaged"
+BEFORE_THE_BEGINNING = -1
+"""The step before the untouched model is measured."""
 
 
 class RunFolder:
@@ -33,6 +42,20 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._lines = {name: LinesFile(path / name) for name in (METRICS, SAMPLES)}
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process from writing here, and sweep away what a killed one left half-written.
+
+        Raises:
+            UserError: if another process writes here.
+        """
+        (self.path / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+        with locked(self.path, self.path / CHECKPOINTS):
+            for folder in (self.path, self.path / CHECKPOINTS, *self.path.glob("adapter")):
+                sweep_leftovers(folder)
+            yield
 
     def refuse_if_taken(self) -> None:
         """Make sure that a new run may write here.
@@ -42,7 +65,7 @@ class RunFolder:
         """
         if self.path.is_file():
             raise UserError(f"--out {self.path} is a file", hint="name a folder that does not exist yet")
-        if not self.path.is_dir() or not any(self.path.iterdir()):
+        if not self.path.is_dir() or self._is_empty():
             return
         if not (self.path / RUN_FILE).is_file():
             held = sorted(entry.name for entry in self.path.iterdir())
@@ -58,9 +81,13 @@ class RunFolder:
             hint=f"continue it: tunesmith train --resume --out {self.path}; or name another --out",
         )
 
+    def _is_empty(self) -> bool:
+        """Whether there is nothing, or no more than a process leaves that was killed in its first instant."""
+        held = (entry.name for entry in self.path.iterdir() if not entry.match(f".{RUN_FILE}.*.tmp"))
+        return set(held) <= {CHECKPOINTS} and not self.checkpoints()
+
     def begin(self, description: dict[str, Any]) -> None:
-        """Create the folder and keep what the run is about."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        """Keep what the run is about, in a folder that is locked."""
         write_json(self.path / RUN_FILE, {**description, "outcome": {"status": "running"}})
 
     def describe(self) -> dict[str, Any]:
@@ -76,9 +103,10 @@ class RunFolder:
                 hint="leave out --resume to start one, or check --out",
             )
         try:
-            description: dict[str, Any] = json.loads(path.read_text("utf-8"))
-            description["asked"], description["outcome"]["status"], description["data"]["fingerprint"]
-        except (ValueError, KeyError, TypeError):
+            description: dict[str, Any] = parse_json(path.read_text("utf-8"))
+            description["asked"].keys(), description["plan"].keys(), description["outcome"]["status"]
+            description["data"]["fingerprint"]
+        except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError(f"{path} is damaged", hint="train again into another --out") from None
         return description
 
@@ -91,16 +119,35 @@ class RunFolder:
         write_json(self.path / RUN_FILE, {**self.describe(), "outcome": outcome})
 
     def append(self, file_name: str, line: dict[str, Any]) -> None:
-        """Add an object to a JSON-lines file."""
-        with (self.path / file_name).open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        """Add an object to `METRICS` or `SAMPLES`; when the disk is full, as soon as there is room."""
+        self._lines[file_name].append(line)
 
-    def forget_after(self, step: int) -> None:
-        """Drop what was logged after a step that the run returns to, and any last line that was cut off."""
-        for name in ("metrics.jsonl", "samples.jsonl"):
+    def flush(self) -> None:
+        """Write what could not be written yet.
+
+        Raises:
+            UserError: if it still cannot.
+        """
+        for name, lines in self._lines.items():
+            lines.flush()
+            if lines.waiting:
+                raise UserError(
+                    f"{self.path / name} cannot be written: the disk is full or fails",
+                    hint=f"make room, then tunesmith train --resume --out {self.path}",
+                )
+
+    def forget_after(self, step: int, *, but: tuple[str, ...] = ()) -> None:
+        """Drop what was logged after a step that the run returns to, and any last line that was cut off.
+
+        Args:
+            step: whose lines are the last to stay.
+            but: kinds of lines that stay in any case.
+        """
+        for name in (METRICS, SAMPLES):
             path = self.path / name
             if path.is_file():
-                kept = [line for line in path.read_text("utf-8").split("\n") if _step_of(line) <= step]
+                lines = path.read_bytes().split(b"\n")
+                kept = [line.decode() for line in lines if _step_of(line) <= step or _kind_of(line) in but]
                 write_text(path, "".join(f"{line}\n" for line in kept))
 
     def checkpoint(self, step: int) -> Path:
@@ -108,23 +155,41 @@ class RunFolder:
         return self.path / CHECKPOINTS / f"step-{step:08d}"
 
     def checkpoints(self) -> list[Path]:
-        """Whole checkpoints, oldest first."""
-        return sorted((self.path / CHECKPOINTS).glob("step-" + "[0-9]" * 8))
+        """Those that a run can be resumed from, oldest first."""
+        return [folder for folder in self._step_folders() if (folder / STATE).is_file()]
 
-    def drop_old_checkpoints(self) -> None:
-        """Delete all but the newest, and what a crash left half-written: all of it is this run's own."""
-        for folder in [
-            *self.checkpoints()[:-CHECKPOINTS_KEPT],
-            *(self.path / CHECKPOINTS).glob(".step-*.tmp"),
-        ]:
-            shutil.rmtree(folder)
+    def set_aside(self, folder: Path) -> None:
+        """Give a damaged checkpoint another name: its step will be made and saved again."""
+        folder.rename(folder.with_name(folder.name + DAMAGED_SUFFIX))
+
+    def drop_old_checkpoints(self, keep_bytes: float | None) -> None:
+        """Keep within a budget: all of it is this run's own (`tunesmith.training.retention`).
+
+        Args:
+            keep_bytes: for all checkpoints together; None keeps what a resume can need.
+        """
+        for folder in (self.path / CHECKPOINTS).glob(STEP_FOLDER + DAMAGED_SUFFIX):
+            remove_folder(folder)
+        drop_old(self._step_folders(), keep_bytes)
+
+    def _step_folders(self) -> list[Path]:
+        return sorted((self.path / CHECKPOINTS).glob(STEP_FOLDER))
 
 
-def _step_of(line: str) -> float:
+def _step_of(line: bytes) -> float:
+    """What a line tells of; texts that end a run come after every step."""
     try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+        about = parse_json(line)
+        return float("inf") if about.get("is_final") else float(about["step"])
+    except (ValueError, KeyError, TypeError, AttributeError):
         return float("inf")
+
+
+def _kind_of(line: bytes) -> str:
+    try:
+        return str(parse_json(line)["kind"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def as_json(value: object) -> dict[str, Any]:

@@ -27,11 +27,13 @@ class StepResult:
         nats: fp32 scalar, summed cross-entropy before the update.
         tokens: how many tokens it was summed over.
         grad_norm: fp32 scalar, of the whole gradient before clipping.
+        is_bad: bool scalar, whether the loss or, without a scaler, the gradient is not finite: nothing was learned.
     """
 
     nats: Tensor
     tokens: int
     grad_norm: Tensor
+    is_bad: Tensor
 
 
 def train_step(
@@ -66,7 +68,8 @@ def train_step(
                 backward(micro_batches[0])
         with optimizer.updating(max_grad_norm):
             nats = backward(micro_batches[0])
-        return StepResult(nats, step_tokens, optimizer.finished())
+        grad_norm = optimizer.finished()  # too late to skip: where this is bad, weights are, and the run goes back
+        return StepResult(nats, step_tokens, grad_norm, ~(nats.isfinite() & grad_norm.isfinite()))
     step_nats = torch.zeros((), device=model.head_VC.device)
     for batch in micro_batches:
         step_nats += backward(batch)
@@ -75,10 +78,38 @@ def train_step(
         grad_norm = optimizer.clip(max_grad_norm)
     else:
         grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
-    scaler.step(optimizer)
-    scaler.update()
+    is_bad = ~step_nats.isfinite()
+    if scaler.is_enabled():  # it looks at the gradient itself, and lowers its scale
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        is_bad = is_bad.to(grad_norm.device) | ~grad_norm.isfinite()
+        _update_unless(is_bad, optimizer)
     optimizer.zero_grad(set_to_none=True)
-    return StepResult(step_nats, step_tokens, grad_norm)
+    return StepResult(step_nats, step_tokens, grad_norm, is_bad)
+
+
+def _update_unless(is_bad: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Update, or change nothing.
+
+    Decided on the device, by the way that `GradScaler` has into fused optimizers; the others, which are there for large
+    models and their long steps, wait for the verdict.
+    """
+    if not isinstance(optimizer, torch.optim.AdamW):
+        if not bool(is_bad):  # host sync
+            optimizer.step()
+        return
+    optimizer.found_inf = is_bad.float()  # type: ignore[attr-defined]
+    try:
+        optimizer.step()
+    finally:
+        del optimizer.found_inf  # type: ignore[attr-defined]
+
+
+def no_step(model: GPT2) -> StepResult:
+    """The result of a step that has nothing to learn from, because all of it was left out."""
+    zero = torch.zeros((), device=model.head_VC.device)
+    return StepResult(zero, 0, zero, torch.zeros((), dtype=torch.bool, device=zero.device))
 
 
 def fresh_scaler(scaler: torch.amp.GradScaler, device: torch.device) -> torch.amp.GradScaler:
@@ -90,11 +121,16 @@ def fresh_scaler(scaler: torch.amp.GradScaler, device: torch.device) -> torch.am
 
 def backward_pass(model: GPT2, batch: Batch, step_tokens: int, scaler: torch.amp.GradScaler) -> Tensor:
     """Add a micro-batch's part to the gradients of a step of so many predicted tokens; its nats, a fp32 scalar."""
+    nats = sum_of_batch_nats(model, batch)
+    scaler.scale(nats / step_tokens).backward()
+    return nats.detach()
+
+
+def sum_of_batch_nats(model: GPT2, batch: Batch) -> Tensor:
+    """Summed cross-entropy of what a batch predicts, fp32 scalar with a graph behind it."""
     layout = DocumentLayout(batch.offsets, batch.longest)
     hidden_NC = hidden_states(model, batch.tokens, batch.positions, layout)
     targets_M, rows_M = on_device_of(model, batch.targets), on_device_of(model, batch.rows)
     is_all = len(rows_M) == batch.n_tokens
     asked_M = None if is_all else rows_M
-    nats = sum_of_nats(hidden_NC, model.head_VC, targets_M, model.config.vocab_size, rows_M=asked_M)
-    scaler.scale(nats / step_tokens).backward()
-    return nats.detach()
+    return sum_of_nats(hidden_NC, model.head_VC, targets_M, model.config.vocab_size, rows_M=asked_M)

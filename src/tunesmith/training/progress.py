@@ -1,0 +1,42 @@
+"""How far a run is: the numbers that change while it goes on, and that a checkpoint keeps."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class Progress:
+    """What the loop changes.
+
+    Attributes:
+        step: optimizer steps made.
+        tokens: tokens learned from.
+        training_s: time spent in steps.
+        elapsed_s: time spent in all.
+        base_perplexity: before training.
+        best_perplexity: lowest after any step so far; infinite before the first evaluation.
+        best_step: when that was.
+        pieces: into how many each micro-batch is dealt, because memory ran out.
+        precision: of the arithmetic, where it had to be another than planned; else empty.
+        left_out: windows that are not learned any more, because they made the loss or the gradient no number.
+        recent_losses: of the steps that were read last, in nats per token, to know a spike.
+    """
+
+    step: int = 0
+    tokens: int = 0
+    training_s: float = 0.0
+    elapsed_s: float = 0.0
+    base_perplexity: float = float("nan")
+    best_perplexity: float = float("inf")
+    best_step: int = 0
+    pieces: int = 1
+    precision: str = ""
+    left_out: list[int] = field(default_factory=list)
+    recent_losses: list[float] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """Numbers that JSON knows: what is not finite yet is left out."""
+        return {
+            key: value for key, value in asdict(self).items() if not isinstance(value, float) or math.isfinite(value)
+        }

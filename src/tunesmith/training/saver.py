@@ -1,0 +1,112 @@
+"""Writing beside training: one thing after the other in a thread, and a failed write ends nothing.
+
+When the disk is full or fails, the last good checkpoint stays where it is, training goes on, and the next write tries
+again. A checkpoint is only written when the best model that it speaks of stands in the run folder.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from safetensors import SafetensorError
+
+from tunesmith.training.checkpoint import NotFiniteError
+from tunesmith.training.events import Saved, SaveFailed
+
+Write = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class _Job:
+    step: int
+    folder: Path | None
+    write: Write
+
+
+class Saver:
+    """A thread that writes.
+
+    Used as a context manager: leaving it waits for what is being written, unless by a second Ctrl-C.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: queue.Queue[_Job | None] = queue.Queue()
+        self._outcomes: queue.SimpleQueue[Saved | SaveFailed | BaseException] = queue.SimpleQueue()
+        self._unpublished: _Job | None = None
+        self._failed = False
+        self._thread = threading.Thread(target=self._work, name="saver", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._jobs.put(None)
+        if kind is None or not issubclass(kind, KeyboardInterrupt):
+            self._thread.join()
+
+    @property
+    def failed(self) -> bool:
+        """Whether the newest write did not succeed; true only after `wait`."""
+        return self._failed
+
+    def publish(self, step: int, write: Write) -> None:
+        """Put a new best model into the run folder, instead of any that could not be written yet."""
+        self._jobs.put(_Job(step, None, write))
+
+    def save(self, step: int, folder: Path, write: Write) -> None:
+        """Write a checkpoint."""
+        self._jobs.put(_Job(step, folder, write))
+
+    def wait(self) -> None:
+        """Until all that was asked for is written or has failed."""
+        self._jobs.join()
+
+    def outcomes(self) -> Iterator[Saved | SaveFailed]:
+        """What was written and what failed since the last time.
+
+        Raises:
+            BaseException: whatever went wrong in the thread that is no matter of the disk.
+        """
+        while not self._outcomes.empty():
+            outcome = self._outcomes.get()
+            if isinstance(outcome, BaseException):
+                raise outcome
+            yield outcome
+
+    def _work(self) -> None:
+        while job := self._jobs.get():
+            try:
+                self._do(job)
+            except (OSError, SafetensorError, NotFiniteError) as error:
+                self._failed = True
+                self._outcomes.put(SaveFailed(job.step, _reason(error)))
+            except BaseException as error:  # noqa: BLE001  raised in the main thread
+                self._failed = True
+                self._outcomes.put(error)
+            finally:
+                self._jobs.task_done()
+
+    def _do(self, job: _Job) -> None:
+        if job.folder is None:
+            self._unpublished = job
+        if self._unpublished:
+            self._unpublished.write()
+            self._unpublished = None
+        if job.folder is not None:
+            job.write()
+            self._outcomes.put(Saved(job.step, job.folder))
+        self._failed = False
+
+
+def _reason(error: OSError | SafetensorError | NotFiniteError) -> str:
+    """In the system's own words; safetensors wraps them in a sentence."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+    return str(error)

@@ -1,0 +1,246 @@
+"""NaN anywhere is seen at its step, nothing is learned from it, and the run ends where it would have ended."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+import tunesmith
+from tunesmith.model.packed import hidden_states
+from tunesmith.training.events import BadNumbers, Event, LossSpiked, Stepped, TrainResult
+from tunesmith.training.spikes import usual_loss_if_spike
+from tunesmith.training.step import train_step
+
+POISON = "zzz qqq"
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """Eighty different lines, one of them the poisoned one, and blank lines that count as lines."""
+    path = tmp_path / "log.txt"
+    lines = [f"night {number} the wind is in the north and lamp {number * 7} burns\n" for number in range(80)]
+    lines[41] = f"{POISON} is the sample that does it\n"
+    path.write_text("\n\n" + "".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def train(
+    text: Path, make_model_folder: Callable[..., Path], tmp_path: Path
+) -> Callable[..., tuple[TrainResult, list[Event]]]:
+    """A function that trains 24 steps and returns the result and the events."""
+    model = make_model_folder()
+
+    def run(name: str, **options: Any) -> tuple[TrainResult, list[Event]]:
+        events: list[Event] = []
+        settings = {"epochs": 3.0, "tokens_per_step": 256, "device": "cpu", "precision": "fp32", "split_on": "line"}
+        settings |= {"learning_rate": 1e-3, "save_every_steps": 4, "val_fraction": 0.05}
+        result = tunesmith.train(
+            text, model=model, out=tmp_path / name, on_event=events.append, **{**settings, **options}
+        )
+        return result, events
+
+    return run
+
+
+def troubles(events: list[Event]) -> list[BadNumbers]:
+    """What was said about numbers gone bad."""
+    return [event for event in events if isinstance(event, BadNumbers)]
+
+
+def weights(out: Path) -> bytes:
+    """The best model's."""
+    return (out / "model.safetensors").read_bytes()
+
+
+def losses(out: Path) -> list[tuple[int, float]]:
+    """Of every step that was logged."""
+    lines = map(json.loads, (out / "metrics.jsonl").read_text("utf-8").splitlines())
+    return [(line["step"], line["loss_nats_per_token"]) for line in lines if line["kind"] == "step"]
+
+
+def test_a_poisoned_sample_is_named_and_left_out(
+    train: Callable[..., tuple[TrainResult, list[Event]]], text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file and line are said at the step it first comes in; the loss in the end is within 1 % of the usual one."""
+    usual, _ = train("usual")
+    encoded = tunesmith_tokenizer(tmp_path).encode([POISON])[0]
+    poisoned_steps = []
+
+    def poisoned(model: Any, tokens_N: Any, *others: Any) -> Tensor:
+        hidden_NC = hidden_states(model, tokens_N, *others)
+        tokens = tokens_N.tolist()
+        if model.training and any(tokens[at : at + len(encoded)] == encoded for at in range(len(tokens))):
+            poisoned_steps.append(len(tokens))
+            return hidden_NC * float("nan")
+        return hidden_NC
+
+    monkeypatch.setattr("tunesmith.training.step.hidden_states", poisoned)
+    result, events = train("poisoned")
+    assert poisoned_steps
+    (trouble,) = troubles(events)
+    line = text.read_text("utf-8").splitlines().index(f"{POISON} is the sample that does it") + 1
+    assert line == 44
+    assert len(trouble.samples) == 1
+    assert trouble.samples[0].startswith(f"log.txt, line {line}: '{POISON}")
+    before = [event.step for event in events[: events.index(trouble)] if isinstance(event, Stepped)]
+    assert trouble.step == max(before, default=0) + 1
+    assert result.steps == usual.steps
+    assert [step for step, _ in losses(tmp_path / "poisoned")] == list(range(1, usual.steps + 1))
+    assert usual.perplexity is not None
+    assert result.perplexity == pytest.approx(usual.perplexity, rel=0.01)
+    kept = [json.loads(line) for line in (tmp_path / "poisoned" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert [line["samples"] for line in kept if line["kind"] == "bad_numbers"] == [trouble.samples]
+
+
+def tunesmith_tokenizer(tmp_path: Path) -> Any:
+    """The small model's own."""
+    from tunesmith.data.tokenizer import load_tokenizer  # noqa: PLC0415
+    from tunesmith.model.config_file import read_hf_config  # noqa: PLC0415
+
+    return load_tokenizer(tmp_path / "model", read_hf_config(tmp_path / "model"))
+
+
+def damaged_once(monkeypatch: pytest.MonkeyPatch, at_call: int, damage: Callable[[Any], None]) -> None:
+    """Do something to the model before a certain step is made."""
+    calls = 0
+
+    def step(model: Any, *others: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at_call:
+            damage(model)
+        return train_step(model, *others, **options)
+
+    monkeypatch.setattr("tunesmith.training.loop.train_step", step)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("at_call", [2, 9, 13])
+def test_weights_gone_bad_come_back_from_the_last_good_state(
+    at_call: int,
+    bad: float,
+    train: Callable[..., tuple[TrainResult, list[Event]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Seen in the step they are used in; back to the checkpoint, or the beginning; the end is bitwise the usual one."""
+    train("usual")
+    damaged_once(monkeypatch, at_call, lambda model: model.transformer.h[0].mlp.c_fc.weight.data[3].fill_(bad))
+    _, events = train("damaged")
+    (trouble,) = troubles(events)
+    assert (trouble.step, trouble.what) == (at_call, "weights")
+    assert f"after step {(at_call - 1) // 4 * 4}" in trouble.action
+    assert weights(tmp_path / "damaged") == weights(tmp_path / "usual")
+    assert losses(tmp_path / "damaged") == losses(tmp_path / "usual")
+
+
+@pytest.mark.parametrize("states", ["split-8bit", "split-8bit-in-backward", "bf16-8bit", "host"])
+def test_every_way_of_keeping_weights_comes_back(
+    states: str,
+    train: Callable[..., tuple[TrainResult, list[Event]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Halved weights, compressed moments, masters on the host: the end is bitwise the usual one."""
+    train("usual", states=states, precision="bf16")
+    damaged_once(monkeypatch, 9, lambda model: model.transformer.h[0].mlp.c_fc.weight.data[3].fill_(float("nan")))
+    _, events = train("damaged", states=states, precision="bf16")
+    assert troubles(events)
+    assert weights(tmp_path / "damaged") == weights(tmp_path / "usual")
+    assert losses(tmp_path / "damaged") == losses(tmp_path / "usual")
+
+
+def test_a_gradient_gone_bad_once_is_made_again(
+    train: Callable[..., tuple[TrainResult, list[Event]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault that does not repeat changes nothing: the end is bitwise the usual one."""
+    train("usual")
+
+    def damage(model: Any) -> None:
+        def once(gradient: Tensor) -> Tensor:
+            hook.remove()
+            return gradient * float("nan")
+
+        hook = model.transformer.ln_f.bias.register_hook(once)
+
+    damaged_once(monkeypatch, 6, damage)
+    _, events = train("damaged")
+    (trouble,) = troubles(events)
+    assert (trouble.step, trouble.what, trouble.samples) == (6, "gradient", [])
+    assert weights(tmp_path / "damaged") == weights(tmp_path / "usual")
+    assert losses(tmp_path / "damaged") == losses(tmp_path / "usual")
+
+
+def test_bad_weights_are_never_saved(
+    train: Callable[..., tuple[TrainResult, list[Event]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that go bad behind a step whose checkpoint is due do not replace a good checkpoint."""
+    train("usual")
+    calls = 0
+
+    def step(model: Any, *others: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        result = train_step(model, *others, **options)
+        if calls == 8:
+            model.transformer.wpe.weight.data[0] = float("nan")
+        return result
+
+    monkeypatch.setattr("tunesmith.training.loop.train_step", step)
+    _, events = train("damaged")
+    assert "after step 4" in troubles(events)[0].action
+    assert weights(tmp_path / "damaged") == weights(tmp_path / "usual")
+
+
+def test_a_step_that_always_fails_is_passed_over(
+    train: Callable[..., tuple[TrainResult, list[Event]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where going back leads to the same again, the samples that lead there are left out, and named."""
+    seen: list[list[int]] = []
+
+    def spoils_the_weights(model: Any, optimizer: Any, micro_batches: Any, **options: Any) -> Any:
+        result = train_step(model, optimizer, micro_batches, **options)
+        tokens = micro_batches[0].tokens.tolist()
+        seen.append(tokens)
+        if len(seen) >= 7 and tokens == seen[6]:
+            model.transformer.wpe.weight.data[0] = float("nan")
+        return result
+
+    monkeypatch.setattr("tunesmith.training.loop.train_step", spoils_the_weights)
+    result, events = train("spoilt")
+    first, second = troubles(events)
+    assert (first.step, second.step) == (8, 8)
+    assert first.action == "back to the last good state, after step 4"
+    assert second.action.startswith("back to the last good state, after step 4, and past the ")
+    assert second.samples[0].startswith("log.txt, line ")
+    made = [event.step for event in events if isinstance(event, Stepped)]
+    assert made[-1] == result.steps
+    assert not {7, 8} & set(made[made.index(9) :])
+
+
+def test_a_spike_is_told_from_wobbling() -> None:
+    """Ten losses are needed to know what is usual; then one far above it stands out, and is not averaged away."""
+    recent: list[float] = []
+    wobbling = [3.0, 3.1, 2.9, 3.05, 2.95, 3.0, 3.1, 2.9, 3.0, 3.0, 3.2, 2.8]
+    assert [usual_loss_if_spike(loss, recent) for loss in wobbling] == [None] * len(wobbling)
+    assert usual_loss_if_spike(9.0, recent) == pytest.approx(sum(wobbling) / len(wobbling))
+    assert recent[-1] == 9.0
+    for _ in range(100):
+        usual_loss_if_spike(3.0, recent)
+    assert len(recent) == 50
+
+
+def test_a_spike_is_an_event(
+    train: Callable[..., tuple[TrainResult, list[Event]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step whose loss jumps is named with the usual loss; the run goes on."""
+    damaged_once(monkeypatch, 15, lambda model: model.transformer.ln_f.weight.data.mul_(60))
+    result, events = train("spiked")
+    spiked = [event for event in events if isinstance(event, LossSpiked)]
+    assert spiked[0].step == 15
+    assert spiked[0].loss_nats_per_token > spiked[0].usual_nats_per_token + 0.5
+    assert not result.interrupted
