@@ -7,7 +7,7 @@ import gc
 from collections.abc import Callable
 from typing import TypeVar
 
-from tunesmith.errors import UserError
+from tunesmith.errors import DoesNotFitError
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ def in_pieces(work: Callable[[int], T], *, pieces: int, most: int, what: str, hi
         What came of it, and in how many pieces it was done.
 
     Raises:
-        UserError: if even the smallest pieces do not fit.
+        DoesNotFitError: if even the smallest pieces do not fit.
     """
     while True:
         done = _attempt(work, pieces)
@@ -43,7 +43,7 @@ def in_pieces(work: Callable[[int], T], *, pieces: int, most: int, what: str, hi
             return done[0], pieces
         free_memory()
         if pieces >= most:
-            raise UserError(f"memory ran out with {what} at once", hint=hint)
+            raise DoesNotFitError(f"memory ran out with {what} at once", hint=hint)
         pieces = min(pieces * 2, most)
 
 

@@ -8,9 +8,12 @@ def notices_of(event: Event) -> list[str]:
     """Lines to print; none for what is as usual."""
     lines: list[str] = []
     if isinstance(event, Shrunk):
+        what = "steps suddenly became slow: the driver swaps" if event.was_slow else "memory ran out"
+        done = "from here on" if event.was_slow else "it was made again with"
+        more = "" if event.recompute == "nothing" else f", recomputing {event.recompute}"
         lines.append(
-            f"memory ran out in step {event.step:,}; it was made again with {event.tokens_per_micro_batch:,} "
-            f"tokens at once, {event.micro_batches} times a step: the update is the same, and it stays so"
+            f"{what} in step {event.step:,}; {done} {event.tokens_per_micro_batch:,} tokens at once, "
+            f"{event.micro_batches} times a step{more}: the update is the same, and it stays so"
         )
     elif isinstance(event, BadNumbers):
         lines.append(

@@ -84,7 +84,11 @@ class Progress:
             ("validation perplexity", f"{result.base_perplexity:.2f} before, {result.perplexity:.2f} after"),
             ("best model", f"after step {result.best_step:,} of {result.steps:,}"),
             ("learned from", f"{result.tokens:,} tokens at {result.tokens_per_s:,.0f} tokens/s"),
-            ("took", f"{duration(result.duration_s)}, peak memory {mebibytes(result.peak_memory_bytes)}"),
+            ("took", duration(result.duration_s)),
+            (
+                "peak memory",
+                f"{mebibytes(result.peak_memory_bytes)}; the plan said {mebibytes(result.predicted_peak_memory_bytes)}",
+            ),
         ]
         lines = [aligned(rows)]
         if result.perplexity >= result.base_perplexity:

@@ -28,6 +28,12 @@ RECOMPUTATIONS: tuple[Recompute, ...] = get_args(Recompute)
 """From the fastest to the smallest."""
 
 
+def next_recomputation(what: Recompute) -> Recompute | None:
+    """The next that keeps less; None where there is none."""
+    after = RECOMPUTATIONS.index(what) + 1
+    return RECOMPUTATIONS[after] if after < len(RECOMPUTATIONS) else None
+
+
 def recompute(model: GPT2, what: Recompute) -> None:
     """Decide what the backward pass of every block computes once more; the results stay what they are."""
     on_host = _checkpointed_on_host if model.head_VC.is_cuda else _checkpointed

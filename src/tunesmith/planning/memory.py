@@ -161,6 +161,13 @@ def memory_of(demand: Demand, correction: Correction) -> Memory:
     return replace(largest, workspace=correction.workspace_bytes)
 
 
+def snapshot_bytes(demand: Demand) -> int:
+    """What a checkpoint that is being written keeps beside the run on the host: fp32 weights and all states."""
+    learned = Learned.of(demand.shape, demand.lora, demand.frozen)
+    adam, host = _adam_bytes(demand.states, learned)
+    return FP32_BYTES * (learned.matrices + learned.others + learned.frozen) + adam + host
+
+
 def kept_bytes_per_token(demand: Demand) -> float:
     """What a block keeps for its backward pass, of every token."""
     shape, number = demand.shape, demand.number_bytes

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunesmith.config import Recompute
 from tunesmith.generation.generate import GeneratedText
 from tunesmith.training.plan import TrainPlan
 
@@ -79,11 +80,21 @@ class Stepped:
 
 @dataclass(frozen=True)
 class Shrunk:
-    """Memory ran out in a step; it was made again with fewer tokens at once and the same update."""
+    """Memory ran out in a step; it was made again with fewer tokens at once and the same update.
+
+    Attributes:
+        step: which one.
+        tokens_per_micro_batch: from now on.
+        micro_batches: of a step, from now on.
+        recompute: what is computed once more, from now on.
+        was_slow: the driver swapped and did not fail: from the next step on, nothing had to be made again.
+    """
 
     step: int
     tokens_per_micro_batch: int
     micro_batches: int
+    recompute: Recompute
+    was_slow: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,6 +157,7 @@ class TrainResult:
         duration_s: from the first evaluation to the last, over all resumes.
         tokens_per_s: while stepping.
         peak_memory_bytes: of this process, or allocated on the card.
+        predicted_peak_memory_bytes: by the plan.
         out: the model folder.
         interrupted: whether it was stopped before its last step; `train --resume` continues.
         stopped_by: what stopped it, for example "--max-hours 8"; empty where nothing did.
@@ -159,6 +171,7 @@ class TrainResult:
     duration_s: float
     tokens_per_s: float
     peak_memory_bytes: int
+    predicted_peak_memory_bytes: int
     out: str
     interrupted: bool
     stopped_by: str

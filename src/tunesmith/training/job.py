@@ -27,10 +27,12 @@ from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_config import gpt2_config
 from tunesmith.model.hub import local_folder
 from tunesmith.model.recomputation import recompute
+from tunesmith.model.shape import GPT2Config
 from tunesmith.model.weights import load_gpt2, new_gpt2
 from tunesmith.optimizers.in_backward import InBackwardAdamW
 from tunesmith.optimizers.rounding import split
 from tunesmith.optimizers.state_plan import STATE_PLANS
+from tunesmith.out_of_memory import free_memory
 from tunesmith.planning.experience import Experience
 from tunesmith.planning.hardware import hardware_here
 from tunesmith.training.changed_plan import changed_plan
@@ -39,8 +41,9 @@ from tunesmith.training.deadline import first_deadline
 from tunesmith.training.disk_space import refuse_too_little
 from tunesmith.training.events import Ended, Event, Planned, ResumeVerified, Sampled, metrics_of
 from tunesmith.training.loop import TrainingLoop
+from tunesmith.training.memory_lesson import MemoryLesson
 from tunesmith.training.optimizer import make_optimizer
-from tunesmith.training.plan import TrainPlan, make_plan, refuse_impossible
+from tunesmith.training.plan import TrainPlan, demand_of, make_plan, refuse_impossible, request_of
 from tunesmith.training.progress import Progress
 from tunesmith.training.publish import Publisher
 from tunesmith.training.resuming import (
@@ -114,6 +117,8 @@ def _executed(loop: TrainingLoop, planned: Planned, verified: ResumeVerified | N
         yield verified
     for event in loop.events():
         _keep(event, loop.run)
+        if isinstance(event, Ended) and loop.lesson and not event.result.interrupted and loop.progress.pieces == 1:
+            loop.lesson.after(event.result.peak_memory_bytes)
         yield event
 
 
@@ -167,24 +172,19 @@ def _set_up(
     tokenizer = load_tokenizer(start.weights, hf_config)
     prompts = _sample_prompts(config)
     corpus = _read_before(run) if found is None else _read(config, found, tokenizer)
-    plan = (
-        _plan_again(config, before, run, corpus, start)
-        if before
-        else make_plan(config, shape, corpus, hardware_here(config.device, config.precision), Experience.kept())
-    )
-    model = _model(config, plan, start.weights if start.checkpoint else None)
+    lesson = None
+    if before:
+        plan = _plan_again(config, before, run, corpus, start)
+        model, optimizer = _learner(config, plan, start)
+    else:
+        plan, model, optimizer, lesson = _planned_learner(config, shape, corpus, start)
     device = torch.device(plan.device)
-    model = model.to(device).train()
-    model.compute_dtype = plan.dtype  # a checkpoint may know better
-    if plan.compiled and can_compile(device).value:  # a run may be resumed on a machine that cannot
-        compile_in_place(model)
-    recompute(model, plan.recompute)
-    optimizer = make_optimizer(model, weight_decay=plan.weight_decay, plan=STATE_PLANS[plan.states], seed=plan.seed)
     scaler = torch.amp.GradScaler(device.type, enabled=plan.dtype == torch.float16)
     torch.manual_seed(plan.seed)  # dropout only; the order of the data has its own
-    progress = Progress()
+    progress = Progress(recompute=plan.recompute)
     if start.checkpoint:
         progress = load_checkpoint(start.weights, model=model, optimizer=optimizer, scaler=scaler)
+    recompute(model, progress.recompute)
     if progress.precision:
         model.compute_dtype = getattr(torch, progress.precision)
         scaler = torch.amp.GradScaler(device.type, enabled=False)
@@ -223,6 +223,7 @@ def _set_up(
         reload=reload,
         keep_bytes=None if config.keep_gb is None else config.keep_gb * 1e9,
         stop=why_stop,
+        lesson=lesson,
     )
     if not config.resume:
         weights_bytes, optimizer_bytes = state_bytes(model, optimizer)
@@ -233,6 +234,38 @@ def _set_up(
     return loop, Planned(
         config.model, parameters, run.path, plan, progress.step, _notices(run, checkpoint, plan if before else None)
     )
+
+
+def _planned_learner(
+    config: TrainConfig, shape: GPT2Config, corpus: Corpus, start: _Start
+) -> tuple[TrainPlan, GPT2, torch.optim.Optimizer, MemoryLesson]:
+    """A plan and what it needs; where memory is tight, planned again after two short real steps."""
+    hardware, experience = hardware_here(config.device, config.precision), Experience.kept()
+    plan = make_plan(config, shape, corpus, hardware, experience)
+    model, optimizer = _learner(config, plan, start)
+    request, _ = request_of(config, shape, corpus, hardware, experience)
+    lesson = MemoryLesson(demand_of(plan, request), hardware, experience)
+    learned = lesson.before(model, optimizer, plan.peak_memory_bytes)
+    if learned is experience:
+        return plan, model, optimizer, lesson
+    first, plan = plan, make_plan(config, shape, corpus, hardware, learned)
+    if plan.states != first.states:
+        del model, optimizer
+        free_memory()
+        model, optimizer = _learner(config, plan, start)
+    return plan, model, optimizer, MemoryLesson(demand_of(plan, request), hardware, learned)
+
+
+def _learner(config: TrainConfig, plan: TrainPlan, start: _Start) -> tuple[GPT2, torch.optim.Optimizer]:
+    """The model on its device, and its optimizer."""
+    device = torch.device(plan.device)
+    model = _model(config, plan, start.weights if start.checkpoint else None).to(device).train()
+    model.compute_dtype = plan.dtype  # a checkpoint may know better
+    if plan.compiled and can_compile(device).value:  # a run may be resumed on a machine that cannot
+        compile_in_place(model)
+    recompute(model, plan.recompute)
+    states = STATE_PLANS[plan.states]
+    return model, make_optimizer(model, weight_decay=plan.weight_decay, plan=states, seed=plan.seed)
 
 
 @torch.no_grad()

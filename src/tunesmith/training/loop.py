@@ -19,13 +19,14 @@ from tunesmith.data.dealing import MicroBatchShape
 from tunesmith.data.origins import Origins
 from tunesmith.data.read_ahead import read_ahead
 from tunesmith.data.tokenizer import TextTokenizer
-from tunesmith.errors import UserError
+from tunesmith.errors import DoesNotFitError, UserError
 from tunesmith.evaluation.perplexity import Evaluation, evaluate_split
 from tunesmith.generation.generate import GeneratedText, write_texts
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.machine import peak_memory_bytes
 from tunesmith.model.adapters import load_adapter
 from tunesmith.model.gpt2 import GPT2
+from tunesmith.model.recomputation import next_recomputation, recompute
 from tunesmith.model.weights import read_into
 from tunesmith.out_of_memory import in_pieces
 from tunesmith.training.bad_numbers import BadStepWatch
@@ -42,6 +43,7 @@ from tunesmith.training.events import (
     Stepped,
     TrainResult,
 )
+from tunesmith.training.memory_lesson import MemoryLesson
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.progress import Progress
 from tunesmith.training.publish import Publisher
@@ -51,6 +53,7 @@ from tunesmith.training.saver import Saver
 from tunesmith.training.schedule import learning_rate_at
 from tunesmith.training.snapshot import ModelCopy, copy_model, fits_memory, state_bytes, take_snapshot
 from tunesmith.training.spikes import usual_loss_if_spike
+from tunesmith.training.spill import SpillWatch, swaps_silently
 from tunesmith.training.step import StepResult, fresh_scaler, no_step, train_step
 
 SMALLEST_SCALE = 1.0
@@ -82,6 +85,7 @@ class TrainingLoop:
         origins: to name samples by file and line.
         reload: brings everything back to the last good checkpoint, or to the beginning.
         stop: asked after every step; ends the run by saying why.
+        lesson: what this run can teach about memory; None where it goes on with another's plan.
     """
 
     model: GPT2
@@ -99,11 +103,13 @@ class TrainingLoop:
     origins: Origins
     reload: Callable[[GPT2, torch.optim.Optimizer, torch.amp.GradScaler], Progress]
     stop: Callable[[], str]
+    lesson: MemoryLesson | None
 
     def __post_init__(self) -> None:
         self._saver = Saver()
         self._copied: ModelCopy | None = None
         self._watch = BadStepWatch()
+        self._spill = SpillWatch(swaps_silently(self.model.head_VC.device))
         self._stopped_by = ""
 
     def events(self) -> Iterator[Event]:
@@ -173,6 +179,9 @@ class TrainingLoop:
                 stepped = self._read(result, step_started_s)  # host sync: the only one of an ordinary step
                 progress.training_s += time.perf_counter() - step_started_s
                 yield stepped
+                if self._spill.see(progress.training_s, progress.tokens) and not finished:
+                    progress.pieces *= 2
+                    yield self._shrunk(order, progress.step, was_slow=True)
                 usual = usual_loss_if_spike(stepped.loss_nats_per_token, progress.recent_losses)
                 if usual is not None:
                     yield LossSpiked(progress.step, stepped.loss_nats_per_token, usual)
@@ -218,9 +227,10 @@ class TrainingLoop:
         if not micro_batches:
             return no_step(self.model)
         progress, first_in = self.progress, self.progress.pieces
+        first_recompute, most = progress.recompute, made_in * max(len(batch.offsets) - 1 for batch in micro_batches)
 
         def attempt(pieces: int) -> StepResult:
-            if pieces != first_in:  # again: nothing is left of the attempt before
+            if (pieces, progress.recompute) != (first_in, first_recompute):  # nothing is left of the attempt before
                 self.optimizer.zero_grad(set_to_none=True)
                 self.scaler = fresh_scaler(self.scaler, self.model.head_VC.device)
             return train_step(
@@ -232,23 +242,34 @@ class TrainingLoop:
                 scaler=self.scaler,
             )
 
-        try:
-            result, progress.pieces = in_pieces(
-                attempt,
-                pieces=first_in,
-                most=made_in * max(len(batch.offsets) - 1 for batch in micro_batches),
-                what=f"a window of {micro_batches[0].longest:,} tokens",
-                hint=f"everything up to step {progress.step:,} is saved: free memory and continue with tunesmith train "
-                f"--resume --out {self.run.path}; or train anew with a shorter --context-tokens or a smaller --model",
-            )
-        except UserError:
-            self._save()
-            yield from self._wait_for_saver()
-            raise
-        if progress.pieces != first_in:
-            smaller = order.batches(progress.step, progress.pieces, progress.left_out)
-            yield Shrunk(progress.step + 1, max(batch.n_tokens for batch in smaller), len(smaller))
+        while True:
+            try:
+                result, progress.pieces = in_pieces(
+                    attempt,
+                    pieces=progress.pieces,
+                    most=max(most, progress.pieces),
+                    what=f"a window of {micro_batches[0].longest:,} tokens",
+                    hint=f"everything up to step {progress.step:,} is saved: free memory and continue with tunesmith "
+                    f"train --resume --out {self.run.path}; or train anew with a shorter --context-tokens or a smaller "
+                    "--model",
+                )
+                break
+            except DoesNotFitError:
+                more = next_recomputation(progress.recompute)
+                if more is None:
+                    self._save()
+                    yield from self._wait_for_saver()
+                    raise
+            progress.pieces, progress.recompute = max(most, progress.pieces), more
+            recompute(self.model, more)
+        if (progress.pieces, progress.recompute) != (first_in, first_recompute):
+            yield self._shrunk(order, progress.step, was_slow=False)
         return result
+
+    def _shrunk(self, order: TrainingOrder, step: int, *, was_slow: bool) -> Shrunk:
+        smaller = order.batches(step, self.progress.pieces, self.progress.left_out)
+        tokens = max((batch.n_tokens for batch in smaller), default=0)
+        return Shrunk(step + 1, tokens, len(smaller), self.progress.recompute, was_slow)
 
     def _ending(self, started_s: float) -> Iterator[Event]:
         progress = self.progress
@@ -271,6 +292,7 @@ class TrainingLoop:
                 duration_s=progress.elapsed_s,
                 tokens_per_s=self._tokens_per_s(),
                 peak_memory_bytes=peak_memory_bytes(self.model.head_VC.device),
+                predicted_peak_memory_bytes=self.plan.peak_memory_bytes,
                 out=str(self.run.path),
                 interrupted=interrupted,
                 stopped_by=self._stopped_by,

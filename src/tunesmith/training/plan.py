@@ -23,7 +23,7 @@ from tunesmith.model.shape import SHORT_DOCUMENT_TOKENS, GPT2Config
 from tunesmith.optimizers.state_plan import STATE_PLANS
 from tunesmith.planning.experience import Experience
 from tunesmith.planning.hardware import GIB, Hardware
-from tunesmith.planning.memory import Demand
+from tunesmith.planning.memory import Demand, snapshot_bytes
 from tunesmith.planning.search import MOST_TOKENS, Request, Way, best_way, candidates, choose_way, refusal, way_of
 
 if TYPE_CHECKING:
@@ -205,6 +205,9 @@ def make_plan(
         "eval_every_steps": evaluation,
         "save_every_steps": saving,
     }
+    parts = way.memory.parts
+    if hardware.kind == "cpu":
+        parts = {**parts, "host states": way.memory.host, "checkpoint": snapshot_bytes(way.demand)}
     return TrainPlan(
         device=hardware.device,
         device_name=hardware.name,
@@ -239,8 +242,8 @@ def make_plan(
         train_tokens=corpus.train.n_tokens,
         validation_samples=corpus.validation.n_samples,
         validation_tokens=corpus.validation.n_tokens,
-        peak_memory_bytes=way.memory.peak_bytes,
-        peak_memory_parts=way.memory.parts,
+        peak_memory_bytes=sum(parts.values()),
+        peak_memory_parts=parts,
         host_memory_bytes=way.memory.host,
         step_s=way.step_s,
         reasons={**hardware.reasons, **{name: choice.reason for name, choice in choices.items()}},
@@ -313,6 +316,17 @@ def request_of(
         correction_of=lambda demand: experience.correction(demand, hardware),
     )
     return request, Epoch(context, lengths, mixture.n_tokens, step)
+
+
+def demand_of(plan: TrainPlan, request: Request) -> Demand:
+    """What a plan demands of memory."""
+    return replace(
+        request.demand,
+        states=STATE_PLANS[plan.states],
+        recompute=plan.recompute,
+        tokens=plan.tokens_per_micro_batch,
+        micro_batches=plan.micro_batches_per_step,
+    )
 
 
 def _lora(config: TrainConfig) -> LoRA | None:

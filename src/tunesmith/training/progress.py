@@ -4,6 +4,8 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from tunesmith.config import Recompute
+
 
 @dataclass
 class Progress:
@@ -18,6 +20,7 @@ class Progress:
         best_perplexity: lowest after any step so far; infinite before the first evaluation.
         best_step: when that was.
         pieces: into how many each micro-batch is dealt, because memory ran out.
+        recompute: what the backward pass computes once more: what was planned, or more because memory ran out.
         precision: of the arithmetic, where it had to be another than planned; else empty.
         left_out: windows that are not learned any more, because they made the loss or the gradient no number.
         recent_losses: of the steps that were read last, in nats per token, to know a spike.
@@ -31,6 +34,7 @@ class Progress:
     best_perplexity: float = float("inf")
     best_step: int = 0
     pieces: int = 1
+    recompute: Recompute = "nothing"
     precision: str = ""
     left_out: list[int] = field(default_factory=list)
     recent_losses: list[float] = field(default_factory=list)

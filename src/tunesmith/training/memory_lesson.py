@@ -1,0 +1,45 @@
+"""What a run teaches about memory: predicted and measured side by side, kept for the next plan on this machine."""
+
+from dataclasses import dataclass
+
+import torch
+
+from tunesmith.model.gpt2 import GPT2
+from tunesmith.planning.experience import Experience
+from tunesmith.planning.hardware import Hardware
+from tunesmith.planning.memory import Correction, Demand, memory_of, snapshot_bytes
+from tunesmith.training.calibration import calibrate
+
+TIGHT = 0.75
+"""Of the budget: above it two short steps are made first, to know better."""
+
+
+@dataclass(frozen=True)
+class MemoryLesson:
+    """One run on one machine.
+
+    Attributes:
+        demand: what it does.
+        hardware: where.
+        experience: of runs before.
+    """
+
+    demand: Demand
+    hardware: Hardware
+    experience: Experience
+
+    def before(self, model: GPT2, optimizer: torch.optim.Optimizer, predicted_bytes: int) -> Experience:
+        """Measure two short steps if the prediction is near the limit and rests on nothing measured."""
+        if predicted_bytes < TIGHT * self.hardware.budget.value or self.experience.knows(self.demand, self.hardware):
+            return self.experience
+        return self.experience.learn(self.demand, self.hardware, calibrate(model, optimizer, self.demand))
+
+    def after(self, measured_bytes: int) -> None:
+        """Keep what a whole run took at its peak."""
+        known = self.experience.correction(self.demand, self.hardware)
+        memory = memory_of(self.demand, Correction(activations=known.activations))
+        computed = memory.peak_bytes
+        if self.hardware.kind == "cpu":
+            computed += memory.host + snapshot_bytes(self.demand)
+        correction = Correction(known.activations, max(measured_bytes - computed, 0))
+        self.experience.learn(self.demand, self.hardware, correction)
