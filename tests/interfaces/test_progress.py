@@ -25,14 +25,18 @@ PLAN = TrainPlan(
         "frozen": "nothing",
         "lora_rank": 0,
         "lora_targets": (),
+        "states": "fp32",
+        "recompute": "light",
+        "peak_memory_bytes": 5 << 30,
+        "peak_memory_parts": {"weights": 5 << 30},
     }
 )
-RESULT = TrainResult(200.0, 20.0, 8, 10, 5000, 75.0, 66.0, 3 << 30, "out", interrupted=False, stopped_by="")
+RESULT = TrainResult(200.0, 20.0, 8, 10, 5000, 75.0, 66.0, 3 << 30, 5 << 30, "out", interrupted=False, stopped_by="")
 
 
 def text(words: str, reason: str = "stop") -> GeneratedText:
     """A sample."""
-    return GeneratedText("", words, 1, reason, [1], [-0.5])
+    return GeneratedText("", words, 1, 0.8, reason, [1], [-0.5])
 
 
 def step(number: int) -> Stepped:
@@ -71,7 +75,7 @@ def test_summary(capsys: pytest.CaptureFixture[str]) -> None:
     _, summary = shown(capsys)
     assert "200.00 before, 20.00 after" in summary
     assert "after step 8 of 10" in summary
-    assert "1 min 15 s, peak memory 3.0 GiB" in summary
+    assert "3.0 GiB; the plan said 5.0 GiB" in summary
     assert "before / it [goes on]" in summary
     assert "\ufffd[31mafter it" in summary
     assert "\x1b" not in summary

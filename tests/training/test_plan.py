@@ -12,12 +12,15 @@ from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus, Split
 from tunesmith.data.stretches import Stretches
 from tunesmith.errors import UserError
-from tunesmith.machine import choose_device, choose_dtype
+from tunesmith.machine import Choice, choose_device, choose_dtype
 from tunesmith.model.shape import GPT2Config
+from tunesmith.planning.experience import Experience
+from tunesmith.planning.hardware import hardware_here, hardware_named
 from tunesmith.training.plan import TrainPlan, _compiled, make_plan, refuse_impossible
 
 GPT2_SMALL = GPT2Config(50257, 1024, 768, 12, 12, 3072)
 TINY = GPT2Config(4096, 512, 128, 6, 4, 512)
+NO_EXPERIENCE = Experience({})
 ASKED = TrainConfig(sources=("t.txt",), out="o", device="cpu")
 
 
@@ -32,8 +35,9 @@ def corpus(n_samples: int, tokens_each: int) -> Corpus:
 
 
 def plan(n_samples: int = 2000, tokens_each: int = 20, model: GPT2Config = GPT2_SMALL, **asked: Any) -> TrainPlan:
-    """A plan for a text of this size."""
-    return make_plan(replace(ASKED, **asked), model, corpus(n_samples, tokens_each))
+    """A plan for a text of this size on this machine's processor."""
+    hardware = hardware_here("cpu", replace(ASKED, **asked).precision)
+    return make_plan(replace(ASKED, **asked), model, corpus(n_samples, tokens_each), hardware, NO_EXPERIENCE)
 
 
 def test_everything_is_decided() -> None:
@@ -88,13 +92,11 @@ def test_compiling_pays_in_long_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "on a CPU" in plan().reasons["compiled"]
     assert plan(compile="yes").compiled
     assert plan(compile="yes").constant_size
-    card = torch.device("cuda")
-    monkeypatch.setattr("tunesmith.model.compiled.has_triton", lambda: True)
-    assert not _compiled(ASKED, card, 1e15).value
-    assert _compiled(ASKED, card, 1e17).value
-    assert not _compiled(replace(ASKED, compile="no"), card, 1e17).value
-    monkeypatch.setattr("tunesmith.model.compiled.has_triton", lambda: False)
-    assert not _compiled(ASKED, card, 1e17).value
+    card = hardware_named("RTX 4070 Ti", None)
+    assert not _compiled(ASKED, card, 60).value
+    assert _compiled(ASKED, card, 600).value
+    assert not _compiled(replace(ASKED, compile="no"), card, 600).value
+    assert not _compiled(ASKED, replace(card, can_compile=Choice(False, "Triton is not installed")), 600).value
     monkeypatch.setattr("shutil.which", lambda _name: None)
     with pytest.raises(UserError, match="--compile yes: there is no"):
         plan(compile="yes")

@@ -173,6 +173,9 @@ def plan_rows(planned: Planned) -> list[tuple[str, str, str]]:
         ),
         ("device", f"{plan.device}: {plan.device_name}", reasons["device"]),
         ("precision", plan.precision, reasons["precision"]),
+        ("memory", f"{mebibytes(plan.peak_memory_bytes)} at the peak", reasons["peak_memory_bytes"]),
+        ("states", plan.states, reasons["states"]),
+        *([("recomputed", plan.recompute, reasons["recompute"])] if plan.recompute != "nothing" else []),
         ("steps", f"{plan.steps:,}", reasons["steps"]),
         ("tokens per step", f"{plan.tokens_per_step:,}", reasons["tokens_per_step"]),
         (
@@ -196,7 +199,8 @@ def plan_rows(planned: Planned) -> list[tuple[str, str, str]]:
 
 
 def _adapters(plan: TrainPlan) -> str:
-    return f"rank {plan.lora_rank}, alpha {plan.lora_alpha:g}"
+    moments = mebibytes(plan.peak_memory_parts["moments"])
+    return f"rank {plan.lora_rank}, alpha {plan.lora_alpha:g}; Adam's moments {moments}"
 
 
 def _frozen(plan: TrainPlan) -> str:

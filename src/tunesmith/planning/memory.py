@@ -168,8 +168,8 @@ def snapshot_bytes(demand: Demand) -> int:
     return FP32_BYTES * (learned.matrices + learned.others + learned.frozen) + adam + host
 
 
-def kept_bytes_per_token(demand: Demand) -> float:
-    """What a block keeps for its backward pass, of every token."""
+def kept_bytes_per_token(demand: Demand, *, is_frozen: bool) -> float:
+    """What a block keeps for its backward pass, of every token; without the inputs of matrices that are frozen."""
     shape, number = demand.shape, demand.number_bytes
     wide, inner = shape.n_embd, shape.n_inner
     attention_number = FP32_BYTES if shape.reorder_and_upcast_attn else number
@@ -182,10 +182,10 @@ def kept_bytes_per_token(demand: Demand) -> float:
     norms_in = 2 * wide * number + 4 * FP32_BYTES
     norms_out = 2 * wide * number
     activation_in, activation_out = inner * number, inner * number
-    if demand.lora is not None:
-        norms_out = wide * number * len({"attn.c_attn", "mlp.c_fc"} & set(demand.lora.targets))
-        activation_out = inner * number if "mlp.c_proj" in demand.lora.targets else 0
-        activation_in = inner * number
+    if is_frozen:
+        adapted = set(demand.lora.targets) if demand.lora else set()
+        norms_out = wide * number * len({"attn.c_attn", "mlp.c_fc"} & adapted)
+        activation_out = inner * number if "mlp.c_proj" in adapted else 0
     masks = 2 * wide if demand.dropout else 0
     if demand.recompute == "light":
         return attention + norms_in + activation_in + masks
@@ -206,12 +206,16 @@ def moments_of(demand: Demand, activation_factor: float) -> list[Memory]:
     one_by_one = states.gradients == "host" or (states.gradients == "in-backward" and demand.micro_batches == 1)
     head_gradient = learned.head * FP32_BYTES if learned.learns_head else 0
 
-    in_blocks = kept_bytes_per_token(demand) * activation_factor
-    in_layer = int(in_blocks * demand.tokens)
+    n_frozen = demand.frozen if isinstance(demand.frozen, int) else 0
+    learned_layer, frozen_layer = (
+        kept_bytes_per_token(demand, is_frozen=is_frozen) * activation_factor * demand.tokens
+        for is_frozen in (demand.lora is not None, True)
+    )
+    in_layer = ((shape.n_layer - n_frozen) * learned_layer + n_frozen * frozen_layer) / shape.n_layer
     stream = demand.tokens * shape.n_embd * number
     kept_per_layer = {"blocks": stream, "offload": 0}.get(demand.recompute, in_layer)
     kept = shape.n_layer * kept_per_layer + 3 * stream  # behind the embeddings, before and behind the last norm
-    again = in_layer if demand.recompute in {"blocks", "offload"} else 0
+    again = learned_layer if demand.recompute in {"blocks", "offload"} else 0
     if demand.recompute == "offload" and demand.device == "cuda":
         host += shape.n_layer * stream
     elif demand.recompute == "offload":

@@ -1,4 +1,4 @@
-"""Two short real steps teach what the closed form of memory cannot know: libraries' workspaces and fragments.
+"""A few short real steps teach what the closed form of memory cannot know: libraries' workspaces and fragments.
 
 Nothing is learned from them: gradients are made and dropped.
 """
@@ -15,14 +15,15 @@ from tunesmith.optimizers.in_backward import InBackwardAdamW
 from tunesmith.planning.memory import Correction, Demand, memory_of
 from tunesmith.training.step import backward_pass
 
-STEP_TOKENS = (256, 512)
+STEP_TOKENS = (256, 512, 512)
+"""The last one shows what fragments are left in a heap by steps of the same size."""
 SHORT_DOCUMENT_TOKENS = 64
 LEAST_FACTOR, LARGEST_FACTOR = 0.8, 1.5
 """Of activations measured over computed; anything else is noise."""
 
 
 def calibrate(model: GPT2, optimizer: torch.optim.Optimizer, demand: Demand) -> Correction:
-    """Measure the peak of two micro-batches and compare it with the closed form.
+    """Measure the peaks of short steps and compare them with the closed form.
 
     Args:
         model: in training mode on its device, as it will be trained.
@@ -39,12 +40,12 @@ def calibrate(model: GPT2, optimizer: torch.optim.Optimizer, demand: Demand) -> 
         optimizer.zero_grad(set_to_none=True)
     # A process's memory grows in leaps as its heap does, so two of its peaks say nothing of a slope.
     factor = _slope(demand, measured) if device.type == "cuda" else 1.0
-    return Correction(activations=factor, workspace_bytes=measured[1] - _computed(demand, STEP_TOKENS[1], factor))
+    return Correction(activations=factor, workspace_bytes=measured[-1] - _computed(demand, STEP_TOKENS[-1], factor))
 
 
 def _slope(demand: Demand, measured: list[int]) -> float:
     """Activations measured over computed, from two peaks."""
-    fewer, more = ((_computed(demand, tokens, 1.0), _computed(demand, tokens, 2.0)) for tokens in STEP_TOKENS)
+    fewer, more = ((_computed(demand, tokens, 1.0), _computed(demand, tokens, 2.0)) for tokens in STEP_TOKENS[:2])
     of_activations = (more[1] - more[0]) - (fewer[1] - fewer[0])
     unexplained = (measured[1] - measured[0]) - (more[0] - fewer[0])
     factor = 1 + unexplained / of_activations if of_activations else 1.0
