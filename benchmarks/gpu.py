@@ -7,7 +7,8 @@ Random weights in GPT-2's shapes, random tokens: speed and memory do not depend 
 - correctness: loss and gradients in bf16 on the card against fp32 on the CPU, packed documents of many lengths;
 - training: tokens per second, share of the card's dense bf16 peak, peak memory, as written and compiled, windows of
   1,024 tokens and samples that fill half of 512, against `Trainer` as the guide runs it (fp16, padded) and tuned;
-- the same inside 11.2 GiB, the memory a 12 GB card leaves (`torch.cuda.set_per_process_memory_fraction`);
+- every size inside 11.2 GiB, the memory a 12 GB card leaves (`torch.cuda.set_per_process_memory_fraction`), as planned:
+  predicted and measured bytes, 50 steps of falling loss;
 - what the compiler did: graphs made while warming up and while measuring (there must be none);
 - generation: tokens per second for one text and for 64 at once.
 
@@ -20,6 +21,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ import numpy as np
 import torch
 from record import keep
 
-from tunesmith.data.batches import TrainingOrder
+from tunesmith.data.batches import TrainingOrder, packed
 from tunesmith.data.corpus import Split
 from tunesmith.data.dealing import shape_of_micro_batches
 from tunesmith.data.read_ahead import read_ahead
@@ -35,12 +37,21 @@ from tunesmith.data.stretches import Stretches
 from tunesmith.data.windows import windows_of
 from tunesmith.generation.engine import continue_texts
 from tunesmith.generation.sampling import SamplingRules
+from tunesmith.machine import Choice
 from tunesmith.model.attention import DocumentLayout
 from tunesmith.model.compiled import can_compile, compile_in_place
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import sum_of_nats
 from tunesmith.model.packed import hidden_states, on_device_of
+from tunesmith.model.recomputation import recompute
 from tunesmith.model.shape import GPT2Config
+from tunesmith.optimizers.state_plan import STATE_PLANS
+from tunesmith.planning.experience import Experience
+from tunesmith.planning.hardware import hardware_named
+from tunesmith.planning.memory import Demand, memory_of
+from tunesmith.planning.search import Request, best_way
+from tunesmith.planning.speed import flops_per_token
+from tunesmith.training.calibration import calibrate
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.step import train_step
 
@@ -51,7 +62,16 @@ SHAPES = {
     "gpt2-large": (36, 1280, 20),
     "gpt2-xl": (48, 1600, 25),
 }
-CARD_GIB = 11.2
+CARD_GIB, CARD_STEPS = 11.2, 50
+IN_12_GB = (
+    ("gpt2", "fp32"),
+    ("gpt2-medium", "fp32"),
+    ("gpt2-large", "fp32-8bit"),
+    ("gpt2-xl", "split-8bit-in-backward"),
+    ("gpt2-xl", "bf16-8bit"),
+    ("gpt2-xl", "bf16-4bit"),
+    ("gpt2-xl", "host"),
+)
 DENSE_BF16_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "4090": 165.2e12, "4070 Ti": 80.2e12}
 WARM_UP_STEPS, TIMED_STEPS = 5, 20
 
@@ -63,7 +83,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tiny shape and few steps")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    base, others = ("tiny", []) if arguments.quick else ("gpt2", ["gpt2-medium", "gpt2-large"])
+    base = "tiny" if arguments.quick else "gpt2"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     result: dict[str, Any] = {"card": name, "correctness": correctness(device)}
     print(json.dumps(result), flush=True)
@@ -80,8 +100,10 @@ def main() -> None:
     if device.type == "cuda":
         result["trainer"] = peers()
         print(result["trainer"], flush=True)
-        result["in_12_gb"] = {shape: in_12_gb(shape, device) for shape in ["gpt2", *others]}
-        print(result["in_12_gb"], flush=True)
+    result["in_12_gb"] = {}
+    for shape, states in (("tiny", "bf16-8bit"), ("tiny", "host")) if arguments.quick else IN_12_GB:
+        result["in_12_gb"][f"{shape}, {states}"] = in_12_gb(shape, states, device, quick=arguments.quick)
+        print(shape, result["in_12_gb"][f"{shape}, {states}"], flush=True)
     result["generation"] = generation(base, device, quick=arguments.quick)
     print(result["generation"], flush=True)
     if not arguments.quick:
@@ -244,22 +266,67 @@ def peer(trainer: Any, filled: float) -> dict[str, Any]:
     }
 
 
-def in_12_gb(shape: str, device: torch.device) -> dict[str, Any]:
-    """Full fine-tuning with fp32 master weights in the memory of a 12 GB card, at the largest micro-batch that fits."""
-    total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(CARD_GIB * 2**30 / total)
+def in_12_gb(shape: str, states: str, device: torch.device, *, quick: bool) -> dict[str, Any]:
+    """Full fine-tuning in the memory of a 12 GB card, as planned: predicted and measured bytes, and a falling loss."""
+    clear(device)
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(CARD_GIB * 2**30 / total)
+    layers, wide, heads = SHAPES[shape]
+    config = GPT2Config(50257, 1024, wide, layers, heads, 4 * wide)
+    named = hardware_named("RTX 4070 Ti", None)
+    hardware = replace(named, kind=device.type, budget=Choice(int(CARD_GIB * 2**30), "of a 12 GB card"))
+    experience = Experience({})
+    request = Request(
+        demand=Demand(config, STATE_PLANS[states], "nothing", 0, 0, 2, hardware.kind),
+        states="auto",
+        recompute="auto",
+        step_tokens=1024 if quick else 4096,
+        longest_tokens=1024,
+        mean_context_tokens=1024.0,
+        correction_of=lambda demand: experience.correction(demand, hardware),
+    )
     try:
-        for most in (16_384, 8192, 4096, 2048, 1024):
-            try:
-                return {
-                    "tokens_per_micro_batch": most,
-                    **training(shape, (1024, 1024), device, compiled=True, most=most),
-                }
-            except torch.OutOfMemoryError:
-                continue
-        return {"fits": False}
+        way = best_way(request, hardware, STATE_PLANS[states])
+        model = new_model(shape, device).train()
+        model.compute_dtype = torch.bfloat16
+        recompute(model, way.demand.recompute)
+        optimizer = make_optimizer(model, weight_decay=0.01, plan=STATE_PLANS[states])
+        correction = calibrate(model, optimizer, way.demand)
+        corrected = memory_of(way.demand, correction)
+        split = new_split((1024, 1024), way.demand.tokens * way.demand.micro_batches)
+        micro_batches = list(packed(split, windows_of(split.stretches, 1024), way.demand.tokens))
+        scaler = torch.amp.GradScaler(device.type, enabled=False)
+        clear(device)
+        losses: list[torch.Tensor] = []
+        started_s = 0.0
+        for number in range(3 if quick else CARD_STEPS):
+            if number == 2:
+                wait(device)
+                started_s = time.perf_counter()
+            result = train_step(model, optimizer, micro_batches, learning_rate=1e-4, max_grad_norm=1.0, scaler=scaler)
+            losses.append(result.nats / result.tokens)
+        wait(device)
+        rate = result.tokens * (len(losses) - 2) / (time.perf_counter() - started_s)
+        peak = next((p for name, p in DENSE_BF16_PEAKS.items() if name in card_name(device)), None)
+        return {
+            "states": states,
+            "recompute": way.demand.recompute,
+            "tokens_per_micro_batch": way.demand.tokens,
+            "micro_batches": way.demand.micro_batches,
+            "loss_first": float(losses[0]),
+            "loss_last": float(losses[-1]),
+            "tokens_per_s": rate,
+            "mfu": rate * flops_per_token(config, 1024) / peak if peak else None,
+            "planned_bytes": way.memory.peak_bytes,
+            "corrected_bytes": corrected.peak_bytes,
+            "measured_bytes": peak_bytes(device),
+        }
+    except torch.OutOfMemoryError as error:
+        return {"states": states, "fits": False, "error": str(error).splitlines()[0]}
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
+        if device.type == "cuda":
+            torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 def generation(shape: str, device: torch.device, *, quick: bool) -> dict[str, float]:

@@ -14,8 +14,10 @@ from safetensors.torch import load_file
 import tunesmith
 from tunesmith.data.batches import TrainingOrder
 from tunesmith.errors import UserError
+from tunesmith.model.gpt2 import as_it_is
 from tunesmith.model.loss import sum_of_nats
 from tunesmith.model.packed import hidden_states
+from tunesmith.optimizers.compressed_adamw import CompressedAdamW
 from tunesmith.out_of_memory import in_pieces, is_out_of_memory
 
 NO_MEMORY = "CUDA out of memory. Tried to allocate 1.00 GiB."
@@ -118,6 +120,49 @@ def test_the_weights_are_those_of_an_undisturbed_run(
     assert sum(line["kind"] == "step" for line in metrics) == metrics[-1]["step"]
 
 
+@pytest.mark.parametrize("states", ["fp32", "split-8bit"])
+def test_where_no_pieces_are_small_enough_more_is_recomputed(
+    states: str, train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Windows alone do not fit until whole blocks are recomputed: the same weights, told once, kept for a resume."""
+    expected = load_file(train("undisturbed", states=states, precision="bf16") / "model.safetensors")
+
+    def limited(model: Any, tokens_N: Any, *others: Any) -> torch.Tensor:
+        if model.transformer.h[0].run_block is as_it_is and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError(NO_MEMORY)
+        return hidden_states(model, tokens_N, *others)
+
+    monkeypatch.setattr("tunesmith.training.step.hidden_states", limited)
+    out = train("disturbed", states=states, precision="bf16")
+    for name, tensor in load_file(out / "model.safetensors").items():
+        torch.testing.assert_close(tensor, expected[name], rtol=0, atol=5e-3)
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
+    (told,) = [line for line in metrics if line["kind"] == "out_of_memory"]
+    assert told["recompute"] == "blocks"
+    last = json.loads(max((out / "checkpoints").glob("step-*/state.json")).read_text("utf-8"))
+    assert last["progress"]["recompute"] == "blocks"
+
+
+@pytest.mark.parametrize("states", ["split-8bit", "split-8bit-in-backward"])
+def test_an_update_that_had_begun_is_not_made_twice(
+    states: str, train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Weights that have changed cannot give the same gradients again: such a run ends, resumable."""
+    update, calls = CompressedAdamW.update, iter(range(10**6))
+
+    def limited(optimizer: CompressedAdamW, *arguments: Any) -> None:
+        update(optimizer, *arguments)
+        if next(calls) == 5:
+            raise torch.OutOfMemoryError(NO_MEMORY)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(CompressedAdamW, "update", limited)
+        with pytest.raises(UserError, match="in the middle of an update") as error:
+            train("out", states=states, precision="bf16")
+    assert "--resume" in error.value.hint
+    assert tunesmith.train(out=tmp_path / "out", resume=True).steps > 0
+
+
 def test_equal_pieces_are_bitwise_the_same(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that had to halve its micro-batches is, bit for bit, one that dealt them into halves from the start."""
     with monkeypatch.context() as halves:
@@ -144,14 +189,14 @@ def test_evaluation_and_samples_shrink_too(train: Callable[..., Path], monkeypat
     monkeypatch.setattr("tunesmith.evaluation.perplexity.hidden_states", limited)
     from tunesmith.generation import generate  # noqa: PLC0415
 
-    write = generate.continue_texts
+    engine = generate.Engine
 
-    def one_at_a_time(model: Any, prompts: list[list[int]], **settings: Any) -> Any:
-        if len(prompts) > 1:
+    def one_at_a_time(*arguments: Any, texts_at_once: int, **settings: Any) -> Any:
+        if texts_at_once > 1:
             raise torch.OutOfMemoryError(NO_MEMORY)
-        return write(model, prompts, **settings)
+        return engine(*arguments, texts_at_once=texts_at_once, **settings)
 
-    monkeypatch.setattr(generate, "continue_texts", one_at_a_time)
+    monkeypatch.setattr(generate, "Engine", one_at_a_time)
     disturbed = train("disturbed")
     first, second = (json.loads((out / "run.json").read_text("utf-8"))["outcome"] for out in (undisturbed, disturbed))
     assert second["perplexity"] == pytest.approx(first["perplexity"], rel=1e-5)

@@ -15,14 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
+from tunesmith.errors import UserError
 from tunesmith.model.softmax import has_triton
 from tunesmith.optimizers.codes import read, write, zeros
 from tunesmith.optimizers.randomness import generator_for, random_31_bits
 from tunesmith.optimizers.rounding import join, split, stochastic_bf16
 from tunesmith.optimizers.state_plan import BLOCK, StatePlan
 
-STRETCH_BLOCKS = {"cpu": 1 << 8, "cuda": 1 << 15}
-"""Blocks updated at a time: what fits a processor's cache, or 16 MB for each fp32 number of them on a card."""
+STRETCH_BLOCKS = {"cpu": 1 << 8, "cuda": 1 << 13}
+"""Blocks updated at a time: what fits a processor's cache, or 4 MB for each fp32 number of them on a card."""
+TEMPORARIES = 16
+"""fp32 numbers that plain torch needs for each one updated."""
 WEIGHT_ROUNDING, GRADIENT_ROUNDING = 0, 1
 
 
@@ -72,6 +75,7 @@ class CompressedAdamW(torch.optim.Optimizer):
         self._seed = seed
         self._number = {p: number for number, p in enumerate(compressed)}
         self._accumulations = 0
+        self._has_begun = False
         for group in self.param_groups:
             for parameter in group["params"]:
                 self.state[parameter] = self._fresh_state(parameter)
@@ -79,18 +83,20 @@ class CompressedAdamW(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         assert closure is None
+        self._make_room()
         for group in self.param_groups:
             given = [parameter for parameter in group["params"] if parameter.grad is not None]
             for parameter in given:
                 if parameter in self._number:
                     self.update(parameter, group)
             update_uncompressed([p for p in given if p not in self._number], self.state, group)
-        self._accumulations = 0
+        self._accumulations, self._has_begun = 0, False
 
     @torch.no_grad()
     def update(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
         """Update one compressed parameter from its gradient."""
         assert parameter.grad is not None
+        self._has_begun = True
         state = self.state[parameter]
         state["step"] += 1
         beta1, beta2 = group["betas"]
@@ -119,8 +125,25 @@ class CompressedAdamW(torch.optim.Optimizer):
         return held
 
     def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002  torch's signature
+        """Forget the gradients, also those of a step that was broken off.
+
+        Raises:
+            UserError: if that step had changed weights already, so that it cannot be made again.
+        """
         self._accumulations = 0
+        if self._has_begun:
+            self._has_begun = False
+            raise UserError(
+                "memory ran out in the middle of an update that had begun",
+                hint="free memory and continue from the last checkpoint with --resume",
+            )
         super().zero_grad(set_to_none)
+
+    def _make_room(self) -> None:
+        """Let memory run out before the update if it does: torch keeps for it what is asked for and dropped here."""
+        for device in {parameter.device for parameter in self._number}:
+            if device.type == "cuda" and not has_triton():
+                torch.empty(STRETCH_BLOCKS["cuda"] * BLOCK * TEMPORARIES, dtype=torch.float32, device=device)
 
     def _fresh_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         if parameter not in self._number:

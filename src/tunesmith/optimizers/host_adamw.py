@@ -61,10 +61,16 @@ class HostAdamW(torch.optim.Optimizer):
                     update_uncompressed([master], {master: self.state[parameter]}, group)
                     self._send(parameter, master)
 
-    def clip(self, max_norm: float) -> Tensor:
-        """Scale the summed gradient down to this norm if it is longer; its norm before, on the host."""
+    def clip(self, parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
+        """Scale the summed gradient down to this norm if it is longer; its norm before, on the host.
+
+        Args:
+            parameters: of the model, in its order, which decides the last bit of the norm.
+            max_norm: the longest.
+        """
         self._wait()
-        return torch.nn.utils.clip_grad_norm_(self._masters.values(), max_norm)
+        masters = [self._masters[parameter] for parameter in parameters if parameter in self._masters]
+        return torch.nn.utils.clip_grad_norm_(masters, max_norm)
 
     def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002  torch's signature
         self._wait()

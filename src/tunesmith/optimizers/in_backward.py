@@ -15,7 +15,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tunesmith.errors import UserError
 from tunesmith.optimizers.compressed_adamw import CompressedAdamW, update_uncompressed
 from tunesmith.optimizers.state_plan import StatePlan
 
@@ -66,28 +65,13 @@ class InBackwardAdamW(CompressedAdamW):
         self._does, self._squares, self._max_grad_norm = "update", None, max_grad_norm
         try:
             yield
-            self.norm_before = self._norm()
+            self.norm_before, self._has_begun = self._norm(), False
         finally:
             self._does = "hold"
-
-    def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002  torch's signature
-        """Forget what a step that was broken off left behind.
-
-        Raises:
-            UserError: if it had changed weights already.
-        """
-        if self._squares is not None and self._does == "hold":
-            self._squares = None
-            raise UserError(
-                "memory ran out in the middle of an update that had begun",
-                hint="free memory and continue from the last checkpoint with --resume",
-            )
-        super().zero_grad(set_to_none)
 
     def finished(self) -> Tensor:
         """The norm of the whole gradient of the step that `updating` made."""
         assert self.norm_before is not None
-        self._squares = None
         return self.norm_before
 
     def _norm(self) -> Tensor:
@@ -108,5 +92,6 @@ class InBackwardAdamW(CompressedAdamW):
             if parameter in self.state and "exp_avg_codes" in self.state[parameter]:
                 self.update(parameter, group)
             else:
+                self._has_begun = True
                 update_uncompressed([parameter], self.state, group)
         parameter.grad = None

@@ -103,7 +103,7 @@ def choose_way(request: Request, hardware: Hardware) -> Way:
         if fits(way, hardware):
             return way
         best.append(way)
-    nearest = min(best, key=lambda way: way.memory.peak_bytes)
+    nearest = min(best, key=lambda way: (way.memory.host > hardware.host_bytes, way.memory.peak_bytes))
     needed = nearest.memory.peak_bytes + (nearest.memory.host if hardware.kind == "cpu" else 0)
     raise DoesNotFitError(
         f"training needs {needed / GIB:.1f} GiB at least, and {hardware.budget.value / GIB:.1f} GiB may be taken: "

@@ -75,7 +75,7 @@ def train_step(
         step_nats += backward(batch)
     scaler.unscale_(optimizer)
     if isinstance(optimizer, HostAdamW):
-        grad_norm = optimizer.clip(max_grad_norm)
+        grad_norm = optimizer.clip(model.parameters(), max_grad_norm)
     else:
         grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
     is_bad = ~step_nats.isfinite()

@@ -1,0 +1,133 @@
+"""What a run may use: cards by name, amounts, other programs on the card."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tunesmith.errors import UserError
+from tunesmith.planning.cards import CARDS, card_named, known_card
+from tunesmith.planning.hardware import GIB, budget_of, bytes_of, hardware_named
+from tunesmith.planning.neighbours import CardState, Neighbour, card_state
+
+
+@pytest.mark.parametrize("written", ["RTX 4070 Ti", "4070ti", "nvidia geforce rtx 4070 ti", "GeForce RTX 4070 Ti"])
+def test_a_card_by_any_name(written: str) -> None:
+    """However it is written."""
+    assert card_named(written).name == "RTX 4070 Ti"
+
+
+def test_drivers_names_are_known() -> None:
+    """What drivers call them, and no card for another."""
+    for said, name in (
+        ("NVIDIA GeForce RTX 4070 Ti SUPER", "RTX 4070 Ti SUPER"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA A100-SXM4-40GB", "A100"),
+        ("Tesla T4", "T4"),
+        ("NVIDIA H200", "H200"),
+    ):
+        found = known_card(said)
+        assert found is not None
+        assert found.name == name
+    assert known_card("NVIDIA GeForce GTX 1080") is None
+    assert len({card.name for card in CARDS}) == len(CARDS)
+
+
+def test_an_unknown_card_is_refused_with_its_neighbours() -> None:
+    """The hint names the nearest."""
+    with pytest.raises(UserError, match="--gpu 4071 is no card I know") as error:
+        card_named("4071")
+    assert "RTX 4070" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("written", "amount"), [("12GB", 12 * GIB), ("11.2 GiB", int(11.2 * GIB)), ("8192MB", 8 * GIB), ("24g", 24 * GIB)]
+)
+def test_amounts(written: str, amount: int) -> None:
+    """Cards are sold in GiB, whatever the box says."""
+    assert bytes_of(written) == amount
+
+
+@pytest.mark.parametrize("written", ["12", "zero", "-3GB", "0GB", "12TB", ""])
+def test_no_amounts(written: str) -> None:
+    """Refused with an example."""
+    with pytest.raises(UserError, match="--vram"):
+        bytes_of(written)
+
+
+def test_room_is_left() -> None:
+    """For the driver, for fragments, and for a screen; other programs are named."""
+    named = hardware_named("RTX 4070 Ti", None)
+    assert 10.8 * GIB < named.budget.value < 11.2 * GIB
+    assert named.precision == "bfloat16"
+    assert hardware_named("RTX 2080 Ti", None).precision == "float16"
+    others = (Neighbour(7, "game.exe", 3 * GIB), Neighbour(8, "firefox", None))
+    without = budget_of(CardState("a card", 12 * GIB, 8 * GIB, has_display=False, neighbours=()))
+    with_screen = budget_of(CardState("a card", 12 * GIB, 8 * GIB, has_display=True, neighbours=others))
+    assert without.value < 8 * GIB
+    assert without.value - with_screen.value == GIB // 2
+    assert "game.exe (PID 7) 3.0 GiB, firefox (PID 8)" in with_screen.reason
+
+
+class Driver:
+    """A driver with one card on which a browser and a game run."""
+
+    class NVMLError(Exception):
+        """What it raises."""
+
+    def __init__(self, *, says_memory: bool) -> None:
+        used = 2 * GIB if says_memory else None
+        self.processes = [SimpleNamespace(pid=1, usedGpuMemory=used)]
+
+    def __getattr__(self, name: str) -> Any:
+        answers = {
+            "nvmlInit": None,
+            "nvmlShutdown": None,
+            "nvmlDeviceGetHandleByIndex": "card",
+            "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=12 * GIB, free=9 * GIB),
+            "nvmlDeviceGetName": b"NVIDIA GeForce RTX 4070 Ti",
+            "nvmlDeviceGetDisplayActive": 1,
+            "nvmlDeviceGetComputeRunningProcesses": self.processes,
+        }
+
+        def answer(*_arguments: Any) -> Any:
+            if name not in answers:
+                raise Driver.NVMLError(name)
+            return answers[name]
+
+        return answer
+
+
+@pytest.mark.parametrize("says_memory", [True, False])
+def test_the_driver_is_asked(*, says_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Name, memory, screen, and who else is there, even where the driver keeps amounts to itself."""
+    monkeypatch.setitem(sys.modules, "pynvml", Driver(says_memory=says_memory))
+    state = card_state(0)
+    assert state is not None
+    assert (state.name, state.free_bytes, state.has_display) == ("NVIDIA GeForce RTX 4070 Ti", 9 * GIB, True)
+    (other,) = state.neighbours
+    assert other.pid == 1
+    assert other.name
+    assert other.bytes == (2 * GIB if says_memory else None)
+
+
+def test_without_a_driver_there_is_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No library, or a card that is not there."""
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert card_state(0) is None
+    monkeypatch.setitem(sys.modules, "pynvml", Driver(says_memory=True))
+    assert card_state("GPU-of-somebody-else") is None
+
+
+def test_a_plan_for_a_named_card_needs_no_torch() -> None:
+    """Nor a network, nor weights: the modules are not even imported."""
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "import tunesmith; plan = tunesmith.plan(model='gpt2-xl', vram='12GB')\n"
+        "print(plan['fits'], plan['states'], plan['peak_memory_bytes'] < 11.2 * 2**30, 'transformers' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.split()[0] == "True"
+    assert answer.stdout.split()[2:] == ["True", "False"]

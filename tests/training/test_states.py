@@ -1,0 +1,200 @@
+"""Every way to keep weights and optimizer, trained: near the reference, exactly resumed, in an ordinary folder."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import tunesmith
+from tunesmith.config import TrainConfig
+from tunesmith.data.batches import Batch
+from tunesmith.model.gpt2 import GPT2
+from tunesmith.model.weights import load_gpt2
+from tunesmith.optimizers.in_backward import InBackwardAdamW
+from tunesmith.optimizers.state_plan import STATE_PLANS
+from tunesmith.planning.memory import Demand
+from tunesmith.training.calibration import calibrate
+from tunesmith.training.events import Stepped
+from tunesmith.training.job import train_model
+from tunesmith.training.optimizer import make_optimizer, whole_weights
+from tunesmith.training.spill import SpillWatch
+from tunesmith.training.step import StepResult, train_step
+
+OTHERS = [name for name in STATE_PLANS if name != "fp32"]
+SHAPE = {"n_embd": 64, "n_head": 4, "n_layer": 2}
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """Lines that can be learned."""
+    path = tmp_path / "text.txt"
+    lines = [f"night {number % 9}: the wind is in the north, oil for {number % 7} lamps" for number in range(150)]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def batches(seed: int, count: int = 1) -> list[Batch]:
+    """Micro-batches of two documents."""
+    random = np.random.default_rng(seed)
+    ids = random.integers(0, 300, (count, 64))
+    positions = np.concatenate([np.arange(40), np.arange(24)])
+    return [Batch(row, positions, (0, 40, 64), np.arange(64), row[::-1].copy(), 40) for row in ids]
+
+
+def learner(folder: Path, states: str, dtype: torch.dtype = torch.bfloat16) -> tuple[GPT2, torch.optim.Optimizer]:
+    """A model and its optimizer."""
+    model = load_gpt2(folder).train()
+    model.compute_dtype = dtype
+    return model, make_optimizer(model, weight_decay=0.1, plan=STATE_PLANS[states], seed=5)
+
+
+def step(
+    model: GPT2, optimizer: torch.optim.Optimizer, micro: list[Batch], max_grad_norm: float = math.inf
+) -> StepResult:
+    """One update."""
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    return train_step(model, optimizer, micro, learning_rate=1e-3, max_grad_norm=max_grad_norm, scaler=scaler)
+
+
+def masters(model: GPT2, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """fp32 weights by name."""
+    whole = whole_weights(model, optimizer)
+    return {name: whole.get(name, p.detach()).float().clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("micro_batches", [1, 3])
+def test_the_hosts_adamw_is_the_reference(make_model_folder: Callable[..., Path], micro_batches: int) -> None:
+    """bf16 arithmetic over fp32 masters on the host: bitwise the weights of fp32 AdamW, clipped alike."""
+    folder = make_model_folder(**SHAPE)
+    sides = [learner(folder, name) for name in ("fp32", "host")]
+    for number in range(5):
+        results = [step(*side, batches(number, micro_batches), max_grad_norm=0.5) for side in sides]
+        assert torch.equal(results[0].grad_norm, results[1].grad_norm)
+    expected, found = (masters(*side) for side in sides)
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+    assert sides[1][0].transformer.h[0].mlp.c_fc.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["split-8bit", "bf16-8bit", "bf16-4bit"])
+def test_updates_in_the_backward_pass_are_the_same(make_model_folder: Callable[..., Path], name: str) -> None:
+    """Without clipping bitwise so; no more than one gradient exists at a time, and the norm is that of all."""
+    folder = make_model_folder(**SHAPE)
+    held, at_once = learner(folder, name), learner(folder, f"{name}-in-backward")
+    most = 0
+
+    def count(_parameter: torch.nn.Parameter) -> None:
+        nonlocal most
+        most = max(most, sum(p.grad is not None for p in at_once[0].parameters()))
+
+    for parameter in at_once[0].parameters():
+        parameter.register_post_accumulate_grad_hook(count)
+    for number in range(4):
+        first, second = (step(*side, batches(number)) for side in (held, at_once))
+        torch.testing.assert_close(first.grad_norm, second.grad_norm, rtol=1e-2, atol=0)
+    expected, found = masters(*held), masters(*at_once)
+    assert all(torch.equal(found[key], weight) for key, weight in expected.items())
+    assert most <= 1
+
+
+def test_clipping_in_the_backward_pass(make_model_folder: Callable[..., Path]) -> None:
+    """The first step is clipped by its own norm, exactly; later ones by the step before, but a sudden large one too."""
+    folder = make_model_folder(**SHAPE)
+    held, at_once = learner(folder, "split-8bit"), learner(folder, "split-8bit-in-backward")
+    for side in (held, at_once):
+        step(*side, batches(0), max_grad_norm=0.01)
+    expected, found = masters(*held), masters(*at_once)
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=0, atol=2e-4)
+    optimizer = at_once[1]
+    assert isinstance(optimizer, InBackwardAdamW)
+    assert optimizer.norm_before is not None
+    optimizer.norm_before = torch.tensor(1e-6)  # as if the step before had had no gradient
+    clipped: list[float] = []
+    head = at_once[0].transformer.h[0].attn.c_attn.weight
+    head.register_hook(lambda gradient: clipped.append(float(gradient.norm())))
+    before = masters(*at_once)
+    step(*at_once, batches(1), max_grad_norm=1e-3)
+    after = masters(*at_once)
+    assert clipped
+    assert all((after[name] - before[name]).abs().max() <= 2e-3 for name in after)
+
+
+def test_several_micro_batches_are_summed_first(make_model_folder: Callable[..., Path]) -> None:
+    """Then updates in the backward pass wait for the last one, and are those of held gradients."""
+    folder = make_model_folder(**SHAPE)
+    held, waiting = learner(folder, "split-8bit"), learner(folder, "split-8bit-in-backward")
+    for number in range(3):
+        for side in (held, waiting):
+            step(*side, batches(number, 2), max_grad_norm=0.5)
+    expected, found = masters(*held), masters(*waiting)
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+@pytest.mark.parametrize("states", OTHERS)
+def test_it_learns_what_the_reference_learns(states: str, text: Path, tmp_path: Path) -> None:
+    """Validation loss within 1 % of fp32 AdamW's, 2 % with 4 bits; the result is an fp32 folder like any other."""
+    results = {}
+    for name in ("fp32", states):
+        options: dict[str, Any] = {"states": name, "epochs": 4.0, "precision": "bf16", "device": "cpu"}
+        result = tunesmith.train(text, model="tiny", out=tmp_path / name, split_on="line", **options)
+        assert result.perplexity is not None
+        results[name] = math.log(result.perplexity)
+    assert results["fp32"] < 0.75 * math.log(result.base_perplexity)
+    assert results[states] == pytest.approx(results["fp32"], rel=0.02 if "4bit" in states else 0.01)
+    stored = load_file(tmp_path / states / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("states", OTHERS)
+def test_it_is_resumed_exactly(states: str, text: Path, make_model_folder: Callable[..., Path], tmp_path: Path) -> None:
+    """Stopped in the middle and continued, weights and moments are bitwise an unbroken run's, chance included."""
+    settings: dict[str, Any] = {
+        "model": str(make_model_folder(**SHAPE)), "states": states, "precision": "bf16", "device": "cpu",
+        "split_on": "line", "tokens_per_step": 512, "save_every_steps": 3, "eval_every_steps": 3, "max_steps": 6,
+    }  # fmt: skip
+    tunesmith.train(text, out=tmp_path / "whole", **settings)
+    config = TrainConfig(sources=(str(text),), out=str(tmp_path / "broken"), **settings)
+    steps = 0
+
+    def enough() -> bool:
+        return steps >= 4
+
+    for event in train_model(config, stop=enough):
+        steps += isinstance(event, Stepped)
+    tunesmith.train(out=tmp_path / "broken", resume=True)
+    for name in ("model.safetensors", "optimizer.safetensors"):
+        expected, found = (
+            load_file(tmp_path / run / "checkpoints" / "step-00000006" / name) for run in ("whole", "broken")
+        )
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+
+
+@pytest.mark.parametrize("states", list(STATE_PLANS))
+def test_calibration_changes_nothing(states: str, make_model_folder: Callable[..., Path]) -> None:
+    """Weights, moments and norms are what they were, no gradient is left, and the correction is plausible."""
+    model, optimizer = learner(make_model_folder(**SHAPE), states)
+    before = masters(model, optimizer)
+    demand = Demand(model.config, STATE_PLANS[states], "nothing", 512, 1, 2, "cpu")
+    correction = calibrate(model, optimizer, demand)
+    assert correction.activations == 1.0
+    assert correction.workspace_bytes > 0
+    after = masters(model, optimizer)
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_sudden_slowness_is_seen() -> None:
+    """Three times the usual time of a token, after enough usual ones, once; never where the driver does not swap."""
+    watch, deaf = SpillWatch(is_on=True), SpillWatch(is_on=False)
+    seconds, tokens, seen = 0.0, 0, []
+    for number in range(12):
+        seconds, tokens = seconds + (8.0 if number >= 8 else 1.0), tokens + 100
+        seen.append(watch.see(seconds, tokens))
+        assert not deaf.see(seconds, tokens)
+    assert seen == [number == 8 for number in range(12)]
