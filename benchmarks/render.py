@@ -24,7 +24,14 @@ def main() -> None:
     PLOT.write_text(bars(train), encoding="utf-8")
     wider = RESULTS / "guide_semantics_4x256.json"
     second = guide_section(json.loads(wider.read_text("utf-8"))) if wider.exists() else []
-    sections = [*guide_section(guide), *second, *train_section(train), *gpu_section(), *data_section(data)]
+    sections = [
+        *guide_section(guide),
+        *second,
+        *train_section(train),
+        *gpu_section(),
+        *memory_section(),
+        *data_section(data),
+    ]
     PAGE.write_text("\n".join([HEAD, *sections]), encoding="utf-8")
 
 
@@ -157,6 +164,42 @@ def gpu_section() -> list[str]:
         "|---|---|---|---|---|",
         *rows,
         *peers,
+        "",
+    ]
+
+
+def memory_section() -> list[str]:
+    """Predicted against measured memory."""
+    path = RESULTS / "memory.json"
+    if not path.exists():
+        return []
+    result = json.loads(path.read_text("utf-8"))
+    rows = [
+        f"| {row['size']} | {row['states']} | {row['recompute']} | {row['tokens']:,} x {row['micro_batches']} | "
+        f"{row['document_tokens']} | {row['predicted_bytes'] / 2**20:,.0f} | {row['measured_bytes'] / 2**20:,.0f} | "
+        f"{row['error']:+.1%} |"
+        for row in result["rows"]
+    ]
+    return [
+        "## Memory, predicted and measured",
+        "",
+        (
+            f"`{result['command']}` on {result['date']}: largest resident memory of a process that trains two steps, "
+            "against what was predicted before them by the closed form, corrected by a few short micro-batches. "
+            f"{len(rows)} combinations, largest error {result['largest_error']:.1%}, "
+            f"median {result['median_error']:.1%}."
+        ),
+        "",
+        "| model | states | recomputed | tokens x micro-batches | document | predicted, MiB | measured, MiB | error |",
+        "|---|---|---|---|---|---|---|---|",
+        *rows,
+        "",
+        (
+            "A processor's heap keeps holes between blocks of different sizes, which no form knows; torch's own "
+            "allocations are met within 2 % below and 9 % above in the tests."
+        ),
+        "",
+        _environment(result["environment"]),
         "",
     ]
 

@@ -12,9 +12,10 @@ from transformers import AutoModelForCausalLM
 
 import tunesmith
 from tunesmith.errors import UserError
-from tunesmith.model.adapters import PROJECTIONS, LoRA, adapted_layers, attach, load_adapter, save_adapter
+from tunesmith.model.adapters import adapted_layers, attach, load_adapter, save_adapter
 from tunesmith.model.attention import DocumentLayout
 from tunesmith.model.gpt2 import GPT2
+from tunesmith.model.lora import PROJECTIONS, LoRA
 from tunesmith.model.packed import hidden_states
 from tunesmith.model.weights import load_gpt2, save_gpt2
 from tunesmith.training.optimizer import make_optimizer, trainable

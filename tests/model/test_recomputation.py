@@ -13,11 +13,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tunesmith.config import Recompute
 from tunesmith.model import recomputation
-from tunesmith.model.adapters import LoRA, attach
+from tunesmith.model.adapters import attach
 from tunesmith.model.attention import DocumentLayout
 from tunesmith.model.compiled import can_compile, compile_in_place
 from tunesmith.model.freezing import freeze
 from tunesmith.model.gpt2 import GPT2
+from tunesmith.model.lora import LoRA
 from tunesmith.model.loss import sum_of_nats
 from tunesmith.model.packed import hidden_states
 from tunesmith.model.recomputation import RECOMPUTATIONS, recompute
