@@ -11,6 +11,7 @@ import pytest
 import tunesmith
 from tunesmith.config import (
     EvaluateConfig,
+    ExportConfig,
     GenerateConfig,
     PlanConfig,
     PrepareConfig,
@@ -27,7 +28,7 @@ FLOORS = [
     {"model", "data"},
     {"optimizers"},
     {"planning"},
-    {"generation", "preparation"},
+    {"generation", "preparation", "exporting"},
     {"evaluation"},
     {"training"},
     {"api", "interfaces"},
@@ -120,6 +121,7 @@ FLAGS = {
     TokenizerTrainConfig: COMMON | READING | {"out", "vocab_size"},
     TrainConfig: TRAINING,
     PlanConfig: TRAINING | {"vram", "gpu"},
+    ExportConfig: COMMON | {"model", "out", "merge", "base"},
     EvaluateConfig: COMMON
     | COMPUTING
     | READING

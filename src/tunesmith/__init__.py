@@ -16,15 +16,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tunesmith.api import evaluate, generate, plan, prepare, train, train_tokenizer
+    from tunesmith.api import evaluate, export, generate, plan, prepare, train, train_tokenizer
     from tunesmith.errors import UserError
 
 __version__ = "0.1.0"
 
-__all__ = ["UserError", "__version__", "evaluate", "generate", "plan", "prepare", "train", "train_tokenizer"]
+__all__ = ["UserError", "__version__", "evaluate", "export", "generate", "plan", "prepare", "train", "train_tokenizer"]
 
 _HOMES = {
     "evaluate": "api",
+    "export": "api",
     "generate": "api",
     "plan": "api",
     "prepare": "api",

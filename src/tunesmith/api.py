@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunesmith.config import (
     EvaluateConfig,
+    ExportConfig,
     GenerateConfig,
     PlanConfig,
     PrepareConfig,
@@ -148,6 +149,23 @@ def generate(model: Source, **options: Any) -> "list[GeneratedText]":  # noqa: A
     from tunesmith.generation.generate import generate_texts  # noqa: PLC0415
 
     return generate_texts(GenerateConfig(fspath(model), **_plain(options)))
+
+
+def export(model: Source, *, out: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Write a model in another form; the keys of the result are those of `tunesmith export --json`.
+
+    Args:
+        model: an adapter's folder, or a run that has one.
+        out: folder for the result.
+        options: any other field of `tunesmith.config.ExportConfig`, for example `merge=True`.
+
+    Raises:
+        UserError: if it cannot be done.
+        TypeError: for an option that does not exist.
+    """
+    from tunesmith.exporting.merge import merge_adapter  # noqa: PLC0415
+
+    return merge_adapter(ExportConfig(fspath(model), out=fspath(out), **_plain(options)))
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:

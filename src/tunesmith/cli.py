@@ -22,6 +22,7 @@ from tunesmith import __version__
 from tunesmith.allocator import set_up_allocators
 from tunesmith.config import (
     EvaluateConfig,
+    ExportConfig,
     GenerateConfig,
     PlanConfig,
     PrepareConfig,
@@ -44,7 +45,7 @@ app = cyclopts.App(
 )
 
 
-CONFIGS = (PrepareConfig, TokenizerTrainConfig, PlanConfig, TrainConfig, EvaluateConfig, GenerateConfig)
+CONFIGS = (PrepareConfig, TokenizerTrainConfig, PlanConfig, TrainConfig, EvaluateConfig, GenerateConfig, ExportConfig)
 SWITCHES = {
     f"--{sign}{flag.name.replace('_', '-')}"
     for config in CONFIGS
@@ -186,6 +187,19 @@ def generate(config: GenerateConfig) -> int:
     return code
 
 
+@app.command
+def export(config: ExportConfig) -> int:
+    """Write a model in another form, checked after writing."""
+    from tunesmith.exporting.merge import merge_adapter  # noqa: PLC0415
+
+    result = merge_adapter(config)
+    if config.json:
+        print_json(result)
+    else:
+        print(f"{result['out']}: {result['adapter']} merged into {result['base']}, an ordinary model folder")
+    return DONE
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     use_utf8()
@@ -245,7 +259,12 @@ def with_config_file(tokens: list[str]) -> None:
 def usage_hint(tokens: list[str]) -> str:
     """The help that fits what was typed."""
     verb = next(
-        (token for token in tokens if token in {"prepare", "tokenizer", "plan", "train", "evaluate", "generate"}), ""
+        (
+            token
+            for token in tokens
+            if token in {"prepare", "tokenizer", "plan", "train", "evaluate", "generate", "export"}
+        ),
+        "",
     )
     return f"see tunesmith {verb + ' ' if verb else ''}--help"
 

@@ -250,6 +250,21 @@ class PlanConfig(TrainConfig):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class ExportConfig(CommonConfig, _ModelArgument):
+    """Write a model in another form, checked after writing."""
+
+    out: str = field(kw_only=True)
+    """Folder for the result."""
+
+    merge: bool = _flag(default=False)
+    """Merge an adapter (of peft, or of a run with --lora-rank) into its model: an ordinary model folder."""
+
+    base: str | None = _flag(default=None)
+    """The model that the adapter belongs to; default: the one that it names."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class EvaluateConfig(ComputingConfig, ReadingConfig, _ModelArgument):
     """Measure perplexity on text, over every token once."""
 
