@@ -57,7 +57,7 @@ def test_refusals(adapter: Path, tmp_path: Path) -> None:
     settings = json.loads(path.read_text("utf-8"))
     for wrong in ({"use_dora": True}, {"peft_type": "IA3"}, {"r": 0}):
         path.write_text(json.dumps({**settings, **wrong}), encoding="utf-8")
-        with pytest.raises(UserError, match="use_dora|no LoRA|no adapter for"):
+        with pytest.raises(UserError, match=r"use_dora|no LoRA|no adapter for"):
             tunesmith.export(adapter, merge=True, out=out)
     path.write_text(json.dumps(settings), encoding="utf-8")
     (adapter / "adapter_model.safetensors").write_bytes(b"nothing")
