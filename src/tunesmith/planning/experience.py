@@ -22,6 +22,8 @@ CARD_WORKSPACE_BYTES = GIB // 6
 """Of matrix libraries and fragments, where nothing is known yet."""
 PROCESS_BYTES = 450 << 20
 """Of Python and torch on a CPU, where nothing is known yet."""
+LOADED_LATER_BYTES = 150 << 20
+"""What torch imports at the first update."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,8 @@ class Experience:
             return known
         if hardware.kind == "cuda":
             return Correction(workspace_bytes=CARD_WORKSPACE_BYTES)
-        return Correction(workspace_bytes=max(PROCESS_BYTES, psutil.Process().memory_info().rss))
+        process = max(PROCESS_BYTES, psutil.Process().memory_info().rss)
+        return Correction(workspace_bytes=process + LOADED_LATER_BYTES)
 
     def learn(self, demand: Demand, hardware: Hardware, correction: Correction) -> "Experience":
         """With one more kind of run, in the cache too where that can be written."""

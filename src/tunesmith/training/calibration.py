@@ -31,6 +31,7 @@ def calibrate(model: GPT2, optimizer: torch.optim.Optimizer, demand: Demand) -> 
         demand: what will be trained; the number of tokens does not matter.
     """
     device = model.head_VC.device
+    _load_what_an_update_loads()
     measured: list[int] = []
     for tokens in STEP_TOKENS:
         reset_peak_memory(device)
@@ -41,6 +42,13 @@ def calibrate(model: GPT2, optimizer: torch.optim.Optimizer, demand: Demand) -> 
     # A process's memory grows in leaps as its heap does, so two of its peaks say nothing of a slope.
     factor = _slope(demand, measured) if device.type == "cuda" else 1.0
     return Correction(activations=factor, workspace_bytes=measured[-1] - _computed(demand, STEP_TOKENS[-1], factor))
+
+
+def _load_what_an_update_loads() -> None:
+    """The first update of a process makes torch import its compiler, 150 MB; no pass here updates anything."""
+    nothing = torch.nn.Parameter(torch.zeros(1))
+    nothing.grad = torch.zeros(1)
+    torch.optim.AdamW([nothing], fused=True).step()
 
 
 def _slope(demand: Demand, measured: list[int]) -> float:
