@@ -194,6 +194,7 @@ def memory_section() -> list[str]:
         "|---|---|---|---|---|---|---|---|",
         *rows,
         "",
+        *([result["note"], ""] if "note" in result else []),
         (
             "A processor's heap keeps holes between blocks of different sizes, which no form knows; torch's own "
             "allocations are met within 2 % below and 9 % above in the tests."
