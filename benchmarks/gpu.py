@@ -46,11 +46,11 @@ from tunesmith.model.packed import hidden_states, on_device_of
 from tunesmith.model.recomputation import recompute
 from tunesmith.model.shape import GPT2Config
 from tunesmith.optimizers.state_plan import STATE_PLANS
+from tunesmith.planning.cards import known_card
 from tunesmith.planning.experience import Experience
 from tunesmith.planning.hardware import hardware_named
 from tunesmith.planning.memory import Demand, memory_of
 from tunesmith.planning.search import Request, best_way
-from tunesmith.planning.speed import flops_per_token
 from tunesmith.training.calibration import calibrate
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.step import train_step
@@ -72,7 +72,6 @@ IN_12_GB = (
     ("gpt2-xl", "bf16-4bit"),
     ("gpt2-xl", "host"),
 )
-DENSE_BF16_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "4090": 165.2e12, "4070 Ti": 80.2e12}
 WARM_UP_STEPS, TIMED_STEPS = 5, 20
 
 
@@ -192,11 +191,9 @@ def training(
     wait(device)
     seconds = time.perf_counter() - started_s
     mean_context = float((windows.lengths**2).sum() / windows.lengths.sum())
-    flops = 6 * model.config.matrix_parameters + 12 * model.config.n_layer * model.config.n_embd * mean_context
-    peak = next((p for name, p in DENSE_BF16_PEAKS.items() if name in card_name(device)), None)
     return {
         "tokens_per_s": tokens / seconds,
-        "mfu": tokens / seconds * flops / peak if peak else None,
+        "mfu": share_of_peak(tokens / seconds, model.config, mean_context, device),
         "warm_up_s": warm_up_s,
         "full": split.n_tokens / (divided.steps_per_epoch * divided.per_step * divided.tokens),
         "graphs_warming_up": graphs,
@@ -308,7 +305,6 @@ def in_12_gb(shape: str, states: str, device: torch.device, *, quick: bool) -> d
             losses.append(result.nats / result.tokens)
         wait(device)
         rate = result.tokens * (len(losses) - 2) / (time.perf_counter() - started_s)
-        peak = next((p for name, p in DENSE_BF16_PEAKS.items() if name in card_name(device)), None)
         return {
             "states": states,
             "recompute": way.demand.recompute,
@@ -317,7 +313,7 @@ def in_12_gb(shape: str, states: str, device: torch.device, *, quick: bool) -> d
             "loss_first": float(losses[0]),
             "loss_last": float(losses[-1]),
             "tokens_per_s": rate,
-            "mfu": rate * flops_per_token(config, 1024) / peak if peak else None,
+            "mfu": share_of_peak(rate, config, 1024, device),
             "planned_bytes": way.memory.peak_bytes,
             "corrected_bytes": corrected.peak_bytes,
             "measured_bytes": peak_bytes(device),
@@ -359,6 +355,13 @@ def writer(model: GPT2, n_texts: int, rules: SamplingRules, n_new: int) -> Calla
         return sum(len(text.tokens) for text in texts)
 
     return write
+
+
+def share_of_peak(tokens_per_s: float, shape: GPT2Config, mean_context: float, device: torch.device) -> float | None:
+    """MFU as PaLM and nanoGPT count it, all pairs of tokens included; None for a card whose data sheet is not known."""
+    card = known_card(card_name(device))
+    flops = 6 * shape.matrix_parameters + 12 * shape.n_layer * shape.n_embd * mean_context
+    return tokens_per_s * flops / (card.tflops * 1e12) if card else None
 
 
 def card_name(device: torch.device) -> str:

@@ -7,7 +7,7 @@ arguments come from the bases on the right.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter
 
@@ -15,6 +15,7 @@ Auto = Literal["auto"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Recompute = Literal["nothing", "light", "blocks", "offload"]
 """What the backward pass computes once more (`tunesmith.model.recomputation`), from the fastest to the smallest."""
+RECOMPUTATIONS: tuple[Recompute, ...] = get_args(Recompute)
 StatePlanName = Literal[
     "fp32",
     "fp32-8bit",

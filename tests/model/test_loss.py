@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, linear
 
-from tunesmith.model.loss import CHUNK_ROWS as CHUNK_ROWS_OF
 from tunesmith.model.loss import nats_of_each_token, sum_of_nats
+from tunesmith.model.shape import LOSS_CHUNK_ROWS
 
 CHANNELS = 24
 
@@ -18,7 +18,7 @@ def problem(rows: int, vocab_size: int, padded: int) -> tuple[torch.Tensor, torc
     return hidden_NC, head_VC, torch.randint(0, vocab_size, (rows,), generator=generator)
 
 
-CHUNK_ROWS = CHUNK_ROWS_OF["cpu"]
+CHUNK_ROWS = LOSS_CHUNK_ROWS["cpu"]
 
 
 @pytest.mark.parametrize("rows", [1, CHUNK_ROWS - 1, CHUNK_ROWS, CHUNK_ROWS + 1, 2 * CHUNK_ROWS + 76])

@@ -11,7 +11,7 @@ import torch
 from torch.autograd.graph import save_on_cpu
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tunesmith.config import Recompute
+from tunesmith.config import RECOMPUTATIONS, Recompute
 from tunesmith.model import recomputation
 from tunesmith.model.adapters import attach
 from tunesmith.model.attention import DocumentLayout
@@ -21,7 +21,7 @@ from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.lora import LoRA
 from tunesmith.model.loss import sum_of_nats
 from tunesmith.model.packed import hidden_states
-from tunesmith.model.recomputation import RECOMPUTATIONS, recompute
+from tunesmith.model.recomputation import recompute
 from tunesmith.model.weights import load_gpt2
 
 LAYOUT = DocumentLayout.of((0, 20, 40, 47, 64))

@@ -16,8 +16,8 @@ from tunesmith.planning.experience import Experience
 from tunesmith.planning.hardware import GIB, hardware_named
 from tunesmith.planning.memory import Correction
 from tunesmith.planning.search import best_way, choose_way, fits, ways
+from tunesmith.training.epoch import request_of
 from tunesmith.training.forecast import forecast
-from tunesmith.training.plan import request_of
 
 CARD = {"gpu": "RTX 4070 Ti"}
 SHAKESPEARE = Path(__file__).parents[3] / "shared" / "data" / "tinyshakespeare"

@@ -37,7 +37,7 @@ def corpus(n_samples: int, tokens_each: int) -> Corpus:
 def plan(n_samples: int = 2000, tokens_each: int = 20, model: GPT2Config = GPT2_SMALL, **asked: Any) -> TrainPlan:
     """A plan for a text of this size on this machine's processor."""
     hardware = hardware_here("cpu", replace(ASKED, **asked).precision)
-    return make_plan(replace(ASKED, **asked), model, corpus(n_samples, tokens_each), hardware, NO_EXPERIENCE)
+    return make_plan(replace(ASKED, **asked), model, corpus(n_samples, tokens_each), hardware, NO_EXPERIENCE)[0]
 
 
 def test_everything_is_decided() -> None:

@@ -17,13 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from tunesmith.model.shape import LOSS_CHUNK_ROWS, LOSS_HEAD_SLICES
 from tunesmith.model.softmax import nats_and_gradient
 
-CHUNK_ROWS = {"cpu": 512, "cuda": 4096}
-"""Rows projected at a time: large enough for the matrix product, small enough for the memory of the device."""
 ROWS_MULTIPLE = 64
-HEAD_SLICES = 8
-"""In which the gradient of the head is computed: its sum is fp32, and a product is as large again."""
 
 
 def sum_of_nats(
@@ -48,7 +45,7 @@ def nats_of_each_token(hidden_NC: Tensor, head_VC: Tensor, targets_N: Tensor, vo
     """Cross-entropy of each token in nats, [N] in fp32, without gradients."""
     head_VC = head_VC.to(hidden_NC.dtype)
     nats_N = torch.empty(len(targets_N), dtype=torch.float32, device=hidden_NC.device)
-    n_rows = CHUNK_ROWS[hidden_NC.device.type]
+    n_rows = LOSS_CHUNK_ROWS[hidden_NC.device.type]
     for start in range(0, len(targets_N), n_rows):
         rows = slice(start, start + n_rows)
         logits_KV = F.linear(hidden_NC[rows], head_VC)[:, :vocab_size].float()
@@ -72,11 +69,11 @@ class _SumOfNats(torch.autograd.Function):
         # Matrix products prepare themselves for every new number of rows: the last chunk is filled up.
         filling = -n_targets % ROWS_MULTIPLE
         targets_M = F.pad(targets_M, (0, filling), value=-1)
-        n_rows = max(min(CHUNK_ROWS[device.type], len(targets_M)), 1)
+        n_rows = max(min(LOSS_CHUNK_ROWS[device.type], len(targets_M)), 1)
         states_KC = torch.zeros(n_rows, hidden_NC.shape[1], dtype=dtype, device=device)
         buffer_KV = torch.empty(n_rows, len(head_VC), dtype=dtype, device=device)
         learns_head = ctx.needs_input_grad[1]
-        slice_rows = -(-len(head_VC) // HEAD_SLICES)
+        slice_rows = -(-len(head_VC) // LOSS_HEAD_SLICES)
         product_SC = torch.empty_like(weight_VC[:slice_rows]) if learns_head else None
         nats_M = torch.empty(len(targets_M), dtype=torch.float32, device=device)
         grad_hidden_NC = torch.zeros_like(hidden_NC)

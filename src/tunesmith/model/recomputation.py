@@ -14,18 +14,15 @@ Activation Recomputation in Large Transformer Models".
 """
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import save_on_cpu
 from torch.utils.checkpoint import checkpoint
 
-from tunesmith.config import Recompute
+from tunesmith.config import RECOMPUTATIONS, Recompute
 from tunesmith.model.gpt2 import GPT2, Block, Run, as_it_is
-
-RECOMPUTATIONS: tuple[Recompute, ...] = get_args(Recompute)
-"""From the fastest to the smallest."""
 
 
 def next_recomputation(what: Recompute) -> Recompute | None:

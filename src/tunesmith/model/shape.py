@@ -8,6 +8,10 @@ VOCABULARY_MULTIPLE = 128
 
 SHORT_DOCUMENT_TOKENS = 256
 """Up to this length the CPU's fused attention is faster in fp32 than in bf16, casts included."""
+LOSS_CHUNK_ROWS = {"cpu": 512, "cuda": 4096}
+"""Rows that the loss projects at a time: large enough for the matrix product, small enough for the memory."""
+LOSS_HEAD_SLICES = 8
+"""In which the gradient of the head is computed: its sum is fp32, and a product is as large again."""
 ACTIVATION_NAMES = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu", "relu", "silu", "swish", "tanh")
 """What checkpoints call the functions that `tunesmith.model.gpt2` implements."""
 
@@ -35,10 +39,14 @@ class GPT2Config:
         return -(-self.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
     @property
+    def block_matrix_parameters(self) -> int:
+        """How many parameters the four projections of a block have, biases left out."""
+        return self.n_embd * (4 * self.n_embd + 2 * self.n_inner)
+
+    @property
     def matrix_parameters(self) -> int:
         """How many parameters take part in matrix products: all but position table, norms and biases."""
-        block = self.n_embd * (4 * self.n_embd + 2 * self.n_inner)
-        return self.n_layer * block + self.padded_vocab_size * self.n_embd
+        return self.n_layer * self.block_matrix_parameters + self.padded_vocab_size * self.n_embd
 
     def attention_scale(self, layer: int) -> float:
         """What a layer's query-key products are multiplied with before the softmax."""

@@ -8,7 +8,7 @@ must be summed before they are used: then everything is as with any other optimi
 Reference: Lv et al. 2023, "Full Parameter Fine-tuning for Large Language Models with Limited Resources" (LOMO).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.optimizers.compressed_adamw import CompressedAdamW, update_uncompressed
-from tunesmith.optimizers.state_plan import StatePlan
 
 TINY = 1e-6
 """Added to a norm before dividing by it, as in torch's clipping."""
@@ -29,17 +28,8 @@ class InBackwardAdamW(CompressedAdamW):
         norm_before: fp32 scalar, of the whole gradient of the step before; None in the first step.
     """
 
-    def __init__(
-        self,
-        groups: Iterable[dict[str, Any]],
-        plan: StatePlan,
-        compressed: Iterable[nn.Parameter],
-        *,
-        betas: tuple[float, float],
-        epsilon: float,
-        seed: int,
-    ) -> None:
-        super().__init__(groups, plan, compressed, betas=betas, epsilon=epsilon, seed=seed)
+    def __init__(self, *arguments: Any, **settings: Any) -> None:  # noqa: ANN401
+        super().__init__(*arguments, **settings)
         self.norm_before: Tensor | None = None
         self._does: Literal["hold", "measure", "update"] = "hold"
         self._max_grad_norm = torch.inf
@@ -89,7 +79,7 @@ class InBackwardAdamW(CompressedAdamW):
             assert self.norm_before is not None
             norm = torch.maximum(self.norm_before, self._squares.sqrt())
             parameter.grad.mul_((self._max_grad_norm / (norm + TINY)).clamp(max=1.0))
-            if parameter in self.state and "exp_avg_codes" in self.state[parameter]:
+            if parameter in self._number:
                 self.update(parameter, group)
             else:
                 self._has_begun = True

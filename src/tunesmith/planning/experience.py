@@ -6,6 +6,7 @@ torch and tunesmith: where any of them is new, the closed form stands alone.
 
 import json
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -69,13 +70,9 @@ class Experience:
 def kind_of(demand: Demand, hardware: Hardware) -> str:
     """The name of a kind of run."""
     shape = demand.shape
-    try:
-        torch_version = version("torch")
-    except PackageNotFoundError:
-        torch_version = "none"
     parts = (
         hardware.name,
-        f"torch {torch_version}",
+        f"torch {_torch_version()}",
         f"tunesmith {__version__}",
         f"{shape.n_layer}x{shape.n_embd}x{shape.n_inner}x{shape.n_head}, {shape.vocab_size} tokens",
         demand.states.name,
@@ -84,6 +81,15 @@ def kind_of(demand: Demand, hardware: Hardware) -> str:
         f"lora {demand.lora.rank} {' '.join(demand.lora.targets)}" if demand.lora else f"frozen {demand.frozen}",
     )
     return "; ".join(parts)
+
+
+@cache
+def _torch_version() -> str:
+    """Asked of the installed packages, without importing it; a plan asks for every way it looks at."""
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return "none"
 
 
 def _path() -> Path:

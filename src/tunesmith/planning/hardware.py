@@ -3,6 +3,7 @@
 Torch is asked only where a run is to happen here.
 """
 
+import platform
 import re
 import sys
 from dataclasses import dataclass, replace
@@ -94,7 +95,7 @@ def hardware_here(device: str, precision: str) -> Hardware:
             "cpu", "cpu", device_name(chosen.value), named, budget, host, rate, CPU_BYTES_PER_S, reasons, compiles
         )
     state = _state_of(chosen.value)
-    card = known_card(state.name)
+    card = known_card(state.name) or card_named(REFERENCE)
     return Hardware(
         device=str(chosen.value),
         kind="cuda",
@@ -102,8 +103,8 @@ def hardware_here(device: str, precision: str) -> Hardware:
         precision=named,
         budget=budget_of(state),
         host_bytes=host,
-        flops_per_s=(card or card_named(REFERENCE)).tflops * 1e12,
-        bytes_per_s=(card or card_named(REFERENCE)).gigabytes_per_s * 1e9,
+        flops_per_s=card.tflops * 1e12,
+        bytes_per_s=card.gigabytes_per_s * 1e9,
         reasons=reasons,
         can_compile=compiles,
     )
@@ -188,8 +189,6 @@ def budget_of(state: CardState) -> Choice[int]:
 
 def is_wsl() -> bool:
     """Whether this Linux runs inside of Windows."""
-    import platform  # noqa: PLC0415
-
     return "microsoft" in platform.release().lower()
 
 
@@ -199,7 +198,7 @@ def _said(neighbour: Neighbour) -> str:
 
 
 def _state_of(device: "torch.device") -> CardState:
-    """What torch says is free, since only it sees limits set for this process, and what the driver says of others."""
+    """What torch says is free on the device it calls so, and what the driver says of others on the same card."""
     import torch  # noqa: PLC0415
 
     free, total = torch.cuda.mem_get_info(device)

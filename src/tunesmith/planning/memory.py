@@ -14,13 +14,10 @@ from typing import Literal
 
 from tunesmith.config import Recompute
 from tunesmith.model.lora import LoRA
-from tunesmith.model.shape import GPT2Config
+from tunesmith.model.shape import LOSS_CHUNK_ROWS, LOSS_HEAD_SLICES, GPT2Config
 from tunesmith.optimizers.state_plan import StatePlan
 
 FP32_BYTES, HALF_BYTES = 4, 2
-LOSS_CHUNK_ROWS = {"cpu": 512, "cuda": 4096}
-"""As `tunesmith.model.loss` projects them at a time."""
-LOSS_HEAD_SLICES = 8
 Device = Literal["cpu", "cuda"]
 
 
@@ -47,7 +44,7 @@ class Learned:
     @classmethod
     def of(cls, shape: GPT2Config, lora: LoRA | None, frozen: str | int) -> "Learned":
         """Count them."""
-        in_block = shape.n_embd * (4 * shape.n_embd + 2 * shape.n_inner)
+        in_block = shape.block_matrix_parameters
         small_in_block = 9 * shape.n_embd + shape.n_inner
         head = shape.padded_vocab_size * shape.n_embd
         embeddings = head * (1 if shape.tie_word_embeddings else 2) + shape.n_positions * shape.n_embd
@@ -265,7 +262,7 @@ def moments_of(demand: Demand, activation_factor: float) -> list[Memory]:
 
 def _share_of_c_proj(shape: GPT2Config) -> float:
     """Of a block's matrices: the one whose cast is kept where norms and activations are computed again."""
-    return shape.n_embd**2 / (shape.n_embd * (4 * shape.n_embd + 2 * shape.n_inner))
+    return shape.n_embd**2 / shape.block_matrix_parameters
 
 
 def _adam_bytes(states: StatePlan, learned: Learned) -> tuple[int, int]:

@@ -3,17 +3,16 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from tunesmith.config import Auto, Recompute, StatePlanName
+from tunesmith.config import RECOMPUTATIONS, Auto, Recompute, StatePlanName
+from tunesmith.data.dealing import rounded_up
 from tunesmith.errors import DoesNotFitError
 from tunesmith.optimizers.state_plan import STATE_PLANS, StatePlan
 from tunesmith.planning.hardware import GIB, Hardware
 from tunesmith.planning.memory import Correction, Demand, Memory, memory_of
 from tunesmith.planning.speed import seconds_per_step
 
-RECOMPUTATIONS: tuple[Recompute, ...] = ("nothing", "light", "blocks", "offload")
 MOST_TOKENS = {"cpu": 2048, "cuda": 32_768}
 """Larger micro-batches are not faster."""
-MULTIPLE = 64
 
 
 @dataclass(frozen=True)
@@ -139,10 +138,9 @@ def _micro_batches(request: Request, hardware: Hardware) -> Iterator[tuple[int, 
     most = max(MOST_TOKENS[hardware.kind], request.longest_tokens)
     number, before = max(-(-request.step_tokens // most), 1), 0
     while True:
-        tokens = max(-(-request.step_tokens // number), request.longest_tokens)
-        tokens = -(-tokens // MULTIPLE) * MULTIPLE
+        tokens = rounded_up(max(-(-request.step_tokens // number), request.longest_tokens))
         if tokens != before:
             yield number, tokens
-        if tokens <= -(-request.longest_tokens // MULTIPLE) * MULTIPLE:
+        if tokens <= rounded_up(request.longest_tokens):
             return
         number, before = number + max(number // 4, 1), tokens

@@ -25,8 +25,9 @@ from tunesmith.model.presets import SIZES, preset_shape
 from tunesmith.model.shape import GPT2Config
 from tunesmith.planning.experience import Experience
 from tunesmith.planning.hardware import Hardware, hardware_here, hardware_named, hardware_of_driver
-from tunesmith.planning.search import best_way, candidates, fits
-from tunesmith.training.plan import TrainPlan, make_plan, refuse_impossible, request_of
+from tunesmith.planning.search import Way, best_way, candidates, fits
+from tunesmith.training.epoch import lora_of, request_of
+from tunesmith.training.plan import TrainPlan, make_plan, refuse_impossible
 
 SHOWN_SIZES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 GPT2_TOKENS_PER_TINY_TOKEN = 0.69
@@ -121,7 +122,7 @@ def forecast(config: PlanConfig) -> Forecast:
     refusal = ""
     plan = None
     try:
-        plan = make_plan(config, shape, corpus, hardware, experience)
+        plan, _ = make_plan(config, shape, corpus, hardware, experience)
     except DoesNotFitError as error:
         refusal = error.message
     shapes = {name: preset_shape(name) for name in SHOWN_SIZES}
@@ -197,10 +198,26 @@ def _methods(
     config: PlanConfig, shape: GPT2Config, corpus: Corpus, hardware: Hardware, experience: Experience
 ) -> Iterator[Method]:
     """Every way to train a size, the chosen one marked."""
-    if shape.n_positions != (config.context_tokens if config.context_tokens != "auto" else shape.n_positions):
-        config = replace(config, context_tokens=min(shape.n_positions, int(config.context_tokens)))
+    if config.context_tokens != "auto":
+        config = replace(config, context_tokens=min(shape.n_positions, config.context_tokens))
     every = replace(config, states="auto", recompute="auto", lora_rank=0, freeze="nothing")
     request, epoch = request_of(every, shape, corpus, hardware, experience)
+    epochs_steps = max(round(epoch.steps_per_epoch * config.epochs), 1)
+
+    def method(name: str, way: Way, steps: int, *, is_chosen: bool) -> Method:
+        return Method(
+            model=config.model,
+            method=name,
+            recompute=way.demand.recompute,
+            peak_memory_bytes=way.memory.peak_bytes,
+            host_memory_bytes=way.memory.host,
+            fits=fits(way, hardware),
+            tokens_per_s=request.step_tokens / way.step_s,
+            duration_s=steps * way.step_s,
+            is_chosen=is_chosen,
+        )
+
+    steps = epochs_steps if config.max_steps is None else config.max_steps
     chosen = config.states
     was_shown: dict[str, bool] = {}
     for states in candidates(request, hardware):
@@ -211,29 +228,8 @@ def _methods(
         was_shown[states.name] = fitting
         if chosen == "auto" and fitting:
             chosen = states.name
-        steps = max(round(epoch.steps_per_epoch * config.epochs), 1) if config.max_steps is None else config.max_steps
-        yield Method(
-            model=config.model,
-            method=states.name,
-            recompute=way.demand.recompute,
-            peak_memory_bytes=way.memory.peak_bytes,
-            host_memory_bytes=way.memory.host,
-            fits=fitting,
-            tokens_per_s=request.step_tokens / way.step_s,
-            duration_s=steps * way.step_s,
-            is_chosen=states.name == chosen and config.lora_rank == 0,
-        )
-    lora = replace(every, lora_rank=config.lora_rank or LORA_RANK_SHOWN)
-    request, epoch = request_of(lora, shape, corpus, hardware, experience)
-    way = best_way(request, hardware, candidates(request, hardware)[0])
-    yield Method(
-        model=config.model,
-        method=f"LoRA, rank {lora.lora_rank}",
-        recompute=way.demand.recompute,
-        peak_memory_bytes=way.memory.peak_bytes,
-        host_memory_bytes=way.memory.host,
-        fits=fits(way, hardware),
-        tokens_per_s=request.step_tokens / way.step_s,
-        duration_s=max(round(epoch.steps_per_epoch * config.epochs), 1) * way.step_s,
-        is_chosen=config.lora_rank > 0,
-    )
+        yield method(states.name, way, steps, is_chosen=states.name == chosen and config.lora_rank == 0)
+    rank = config.lora_rank or LORA_RANK_SHOWN
+    adapted = replace(request, demand=replace(request.demand, lora=lora_of(replace(every, lora_rank=rank))))
+    way = best_way(adapted, hardware, candidates(adapted, hardware)[0])
+    yield method(f"LoRA, rank {rank}", way, epochs_steps, is_chosen=config.lora_rank > 0)

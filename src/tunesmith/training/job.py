@@ -43,7 +43,7 @@ from tunesmith.training.events import Ended, Event, Planned, ResumeVerified, Sam
 from tunesmith.training.loop import TrainingLoop
 from tunesmith.training.memory_lesson import MemoryLesson
 from tunesmith.training.optimizer import make_optimizer
-from tunesmith.training.plan import TrainPlan, demand_of, make_plan, refuse_impossible, request_of
+from tunesmith.training.plan import TrainPlan, make_plan, refuse_impossible
 from tunesmith.training.progress import Progress
 from tunesmith.training.publish import Publisher
 from tunesmith.training.resuming import (
@@ -241,19 +241,19 @@ def _planned_learner(
 ) -> tuple[TrainPlan, GPT2, torch.optim.Optimizer, MemoryLesson]:
     """A plan and what it needs; where memory is tight, planned again after two short real steps."""
     hardware, experience = hardware_here(config.device, config.precision), Experience.kept()
-    plan = make_plan(config, shape, corpus, hardware, experience)
+    plan, demand = make_plan(config, shape, corpus, hardware, experience)
     model, optimizer = _learner(config, plan, start)
-    request, _ = request_of(config, shape, corpus, hardware, experience)
-    lesson = MemoryLesson(demand_of(plan, request), hardware, experience)
+    lesson = MemoryLesson(demand, hardware, experience)
     learned = lesson.before(model, optimizer, plan.peak_memory_bytes)
     if learned is experience:
         return plan, model, optimizer, lesson
-    first, plan = plan, make_plan(config, shape, corpus, hardware, learned)
-    if plan.states != first.states:
+    before = plan.states
+    plan, demand = make_plan(config, shape, corpus, hardware, learned)
+    if plan.states != before:
         del model, optimizer
         free_memory()
         model, optimizer = _learner(config, plan, start)
-    return plan, model, optimizer, MemoryLesson(demand_of(plan, request), hardware, learned)
+    return plan, model, optimizer, MemoryLesson(demand, hardware, learned)
 
 
 def _learner(config: TrainConfig, plan: TrainPlan, start: _Start) -> tuple[GPT2, torch.optim.Optimizer]:

@@ -10,21 +10,16 @@ from typing import TYPE_CHECKING
 from tunesmith.config import Recompute, StatePlanName, TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.dealing import shape_of_micro_batches
-from tunesmith.data.effective_batch import choose_tokens_per_step, steps_per_epoch
-from tunesmith.data.mixture import Mixture
-from tunesmith.data.stretches import Int64s
-from tunesmith.data.windows import windows_of
 from tunesmith.errors import UserError
 from tunesmith.machine import Choice
-from tunesmith.model.context import chosen_context_tokens
 from tunesmith.model.freezing import Frozen, refuse_impossible_freezing
 from tunesmith.model.lora import PROJECTIONS, LoRA
-from tunesmith.model.shape import SHORT_DOCUMENT_TOKENS, GPT2Config
-from tunesmith.optimizers.state_plan import STATE_PLANS
+from tunesmith.model.shape import GPT2Config
 from tunesmith.planning.experience import Experience
 from tunesmith.planning.hardware import GIB, Hardware
 from tunesmith.planning.memory import Demand, snapshot_bytes
-from tunesmith.planning.search import MOST_TOKENS, Request, Way, best_way, candidates, choose_way, refusal, way_of
+from tunesmith.planning.search import MOST_TOKENS, Request, Way, best_way, candidates, choose_way, way_of
+from tunesmith.training.epoch import request_of
 
 if TYPE_CHECKING:
     import torch
@@ -161,8 +156,8 @@ def refuse_impossible(config: TrainConfig) -> None:
 
 def make_plan(
     config: TrainConfig, model: GPT2Config, corpus: Corpus, hardware: Hardware, experience: Experience
-) -> TrainPlan:
-    """Decide everything.
+) -> tuple[TrainPlan, Demand]:
+    """Decide everything; and what that demands of memory.
 
     Args:
         config: what was asked.
@@ -208,7 +203,7 @@ def make_plan(
     parts = way.memory.parts
     if hardware.kind == "cpu":
         parts = {**parts, "host states": way.memory.host, "checkpoint": snapshot_bytes(way.demand)}
-    return TrainPlan(
+    plan = TrainPlan(
         device=hardware.device,
         device_name=hardware.name,
         precision=hardware.precision,
@@ -248,92 +243,7 @@ def make_plan(
         step_s=way.step_s,
         reasons={**hardware.reasons, **{name: choice.reason for name, choice in choices.items()}},
     )
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one passage through the text is.
-
-    Attributes:
-        context_tokens: longest window.
-        lengths: of its windows.
-        tokens: on average.
-        tokens_per_step: effective batch.
-    """
-
-    context_tokens: Choice[int]
-    lengths: Int64s
-    tokens: int
-    tokens_per_step: Choice[int]
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Roughly: dealing the windows may make a few more."""
-        return steps_per_epoch(self.tokens, len(self.lengths), self.tokens_per_step.value)
-
-
-def request_of(
-    config: TrainConfig, model: GPT2Config, corpus: Corpus, hardware: Hardware, experience: Experience
-) -> tuple[Request, Epoch]:
-    """What is to be fitted into memory, and the epoch it comes from.
-
-    Raises:
-        UserError: if what was asked contradicts itself.
-    """
-    context = chosen_context_tokens(config.context_tokens, model.n_positions)
-    windows = windows_of(corpus.train.stretches, context.value)
-    mixture = Mixture(windows, corpus.train.weights, seed=config.seed)
-    lengths = windows.lengths[mixture.order(0)]
-    step = (
-        choose_tokens_per_step(mixture.n_tokens, config.epochs)
-        if config.tokens_per_step == "auto"
-        else Choice(config.tokens_per_step, "asked for")
-    )
-    demand = Demand(
-        shape=model,
-        states=STATE_PLANS["fp32"],
-        recompute="nothing",
-        tokens=0,
-        micro_batches=0,
-        number_bytes=hardware.number_bytes,
-        device=hardware.kind,
-        share_of_short=float(lengths[lengths <= SHORT_DOCUMENT_TOKENS].sum() / lengths.sum()),
-        lora=_lora(config),
-        frozen=config.freeze,
-        dropout=config.dropout > 0,
-    )
-    if config.states != "auto":
-        refused = refusal(STATE_PLANS[config.states], demand, hardware.precision)
-        if refused:
-            raise UserError(f"--states {config.states}: {refused}", hint="use --states fp32 or fp32-8bit, or auto")
-    request = Request(
-        demand=demand,
-        states=config.states,
-        recompute=config.recompute,
-        step_tokens=min(step.value, int(lengths.sum())),
-        longest_tokens=int(lengths.max()),
-        mean_context_tokens=float((lengths.astype(float) ** 2).sum() / lengths.sum()),
-        correction_of=lambda demand: experience.correction(demand, hardware),
-    )
-    return request, Epoch(context, lengths, mixture.n_tokens, step)
-
-
-def demand_of(plan: TrainPlan, request: Request) -> Demand:
-    """What a plan demands of memory."""
-    return replace(
-        request.demand,
-        states=STATE_PLANS[plan.states],
-        recompute=plan.recompute,
-        tokens=plan.tokens_per_micro_batch,
-        micro_batches=plan.micro_batches_per_step,
-    )
-
-
-def _lora(config: TrainConfig) -> LoRA | None:
-    if not config.lora_rank:
-        return None
-    alpha = 2.0 * config.lora_rank if config.lora_alpha == "auto" else config.lora_alpha
-    return LoRA(config.lora_rank, alpha, config.lora_dropout, config.lora_targets or PROJECTIONS)
+    return plan, way.demand
 
 
 def _why_so_many(way: Way, hardware: Hardware) -> str:

@@ -1,0 +1,96 @@
+"""From what was asked and the text to what has to fit into memory."""
+
+from dataclasses import dataclass
+
+from tunesmith.config import TrainConfig
+from tunesmith.data.corpus import Corpus
+from tunesmith.data.effective_batch import choose_tokens_per_step, steps_per_epoch
+from tunesmith.data.mixture import Mixture
+from tunesmith.data.stretches import Int64s
+from tunesmith.data.windows import windows_of
+from tunesmith.errors import UserError
+from tunesmith.machine import Choice
+from tunesmith.model.context import chosen_context_tokens
+from tunesmith.model.lora import PROJECTIONS, LoRA
+from tunesmith.model.shape import SHORT_DOCUMENT_TOKENS, GPT2Config
+from tunesmith.optimizers.state_plan import STATE_PLANS
+from tunesmith.planning.experience import Experience
+from tunesmith.planning.hardware import Hardware
+from tunesmith.planning.memory import Demand
+from tunesmith.planning.search import Request, refusal
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one passage through the text is.
+
+    Attributes:
+        context_tokens: longest window.
+        lengths: of its windows.
+        tokens: on average.
+        tokens_per_step: effective batch.
+    """
+
+    context_tokens: Choice[int]
+    lengths: Int64s
+    tokens: int
+    tokens_per_step: Choice[int]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Roughly: dealing the windows may make a few more."""
+        return steps_per_epoch(self.tokens, len(self.lengths), self.tokens_per_step.value)
+
+
+def request_of(
+    config: TrainConfig, model: GPT2Config, corpus: Corpus, hardware: Hardware, experience: Experience
+) -> tuple[Request, Epoch]:
+    """What is to be fitted into memory, and the epoch it comes from.
+
+    Raises:
+        UserError: if what was asked contradicts itself.
+    """
+    context = chosen_context_tokens(config.context_tokens, model.n_positions)
+    windows = windows_of(corpus.train.stretches, context.value)
+    mixture = Mixture(windows, corpus.train.weights, seed=config.seed)
+    lengths = windows.lengths[mixture.order(0)]
+    step = (
+        choose_tokens_per_step(mixture.n_tokens, config.epochs)
+        if config.tokens_per_step == "auto"
+        else Choice(config.tokens_per_step, "asked for")
+    )
+    demand = Demand(
+        shape=model,
+        states=STATE_PLANS["fp32"],
+        recompute="nothing",
+        tokens=0,
+        micro_batches=0,
+        number_bytes=hardware.number_bytes,
+        device=hardware.kind,
+        share_of_short=float(lengths[lengths <= SHORT_DOCUMENT_TOKENS].sum() / lengths.sum()),
+        lora=lora_of(config),
+        frozen=config.freeze,
+        dropout=config.dropout > 0,
+    )
+    if config.states != "auto":
+        refused = refusal(STATE_PLANS[config.states], demand, hardware.precision)
+        if refused:
+            raise UserError(f"--states {config.states}: {refused}", hint="use --states fp32 or fp32-8bit, or auto")
+    request = Request(
+        demand=demand,
+        states=config.states,
+        recompute=config.recompute,
+        step_tokens=min(step.value, int(lengths.sum())),
+        longest_tokens=int(lengths.max()),
+        mean_context_tokens=float((lengths.astype(float) ** 2).sum() / lengths.sum()),
+        correction_of=lambda demand: experience.correction(demand, hardware),
+    )
+    return request, Epoch(context, lengths, mixture.n_tokens, step)
+
+
+def lora_of(config: TrainConfig) -> LoRA | None:
+    """The adapters that were asked for; None where all weights are learned."""
+    if not config.lora_rank:
+        return None
+    alpha = 2.0 * config.lora_rank if config.lora_alpha == "auto" else config.lora_alpha
+    return LoRA(config.lora_rank, alpha, config.lora_dropout, config.lora_targets or PROJECTIONS)
