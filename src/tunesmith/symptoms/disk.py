@@ -1,0 +1,86 @@
+"""Disks and files."""
+
+from tunesmith.symptoms.symptom import Says, Symptom
+
+SYMPTOMS = (
+    Symptom(
+        "disk-full",
+        (
+            r"no space left( on device)?|StorageFull|ENOSPC|磁盘空间不足|out of disk space|insufficient (disk )?space",
+            r"errno 28\b",
+            r"disk quota exceeded",
+            r"not enough (free )?(disk )?space",
+            r"winerror 112\b",
+            r"there is not enough space on the disk",
+            r"enforce fail at inline_container\.cc.{0,40}unexpected pos",
+            r"disk (is )?full",
+            r"errno 122\b",
+            r"PytorchStreamWriter failed writing file",
+            r"GiB on the disk for two checkpoints",
+            r"ディスクに十分な空き領域がありません",
+            r"file write failed.{0,60}space",
+        ),
+        cause="the disk is full",
+        fix="make room (checkpoints and ~/.cache/huggingface are large), then: tunesmith train --resume --out DIR",
+        examples=(
+            "OSError: [Errno 28] No space left on device",
+            "RuntimeError: [enforce fail at inline_container.cc:603] . unexpected pos 1152 vs 1046",
+            "RuntimeError: PytorchStreamWriter failed writing file data/148: file write failed",
+            "OSError: [WinError 112] There is not enough space on the disk",
+            "OSError: [Errno 122] Disk quota exceeded",
+        ),
+        says=Says.EXACTLY,
+    ),
+    Symptom(
+        "disk-fails",
+        (
+            r"input/output error|\bI/O error\b|disk i/o error",
+            r"errno 5\b",
+            r"stale file handle",
+            r"errno 116\b",
+            r"cyclic redundancy check",
+            r"winerror (23|1117|483)\b",
+            r"transport endpoint is not connected",
+        ),
+        cause="the disk or the network drive does not answer",
+        fix="save what is there to another disk and check it; then: tunesmith train --resume --out DIR",
+        examples=(
+            "OSError: [Errno 5] Input/output error",
+            "OSError: [Errno 116] Stale file handle",
+            "OSError: [Errno 107] Transport endpoint is not connected: '/content/drive'",
+        ),
+        says=Says.EXACTLY,
+    ),
+    Symptom(
+        "disk-read-only",
+        (r"read-only file system", r"errno 30\b", r"winerror 19\b"),
+        cause="the disk can only be read: a container's, a mounted one, or one that the system has stopped writing to",
+        fix="name an --out on another disk; the caches move with HF_HOME and TUNESMITH_CACHE",
+        examples=("OSError: [Errno 30] Read-only file system: '/kaggle/input/model'",),
+        says=Says.EXACTLY,
+    ),
+    Symptom(
+        "too-many-files",
+        (r"too many open files", r"errno 24\b", r"received 0 items of ancdata"),
+        cause="the program has more files open than the system allows",
+        fix="ulimit -n 65536 in the same terminal, then run the command again",
+        examples=("OSError: [Errno 24] Too many open files", "RuntimeError: received 0 items of ancdata"),
+        says=Says.EXACTLY,
+    ),
+    Symptom(
+        "no-such-file",
+        (
+            r"no such file or directory",
+            r"there is no (file|folder)\b",
+            r"FileNotFoundError",
+            r"cannot find the (file|path) specified",
+            r"winerror [23]\b",
+            r"指定されたファイルが見つかりません",
+            r"unable to find '.{1,120}'( at)?",
+        ),
+        cause="a file or folder is not where it was looked for",
+        fix="check the spelling and the folder that you are in (pwd)",
+        examples=("FileNotFoundError: [Errno 2] No such file or directory: 'train.txt'",),
+        says=Says.SOMETHING,
+    ),
+)

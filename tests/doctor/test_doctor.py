@@ -1,0 +1,78 @@
+"""The verb on this machine: real probes, time limits, exit codes."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tunesmith.cli import main
+from tunesmith.doctor import gather
+from tunesmith.doctor.children import Child
+from tunesmith.doctor.fixing import fix
+from tunesmith.errors import UserError
+
+
+def test_quick_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    """One JSON object with the pinned keys; torch's version is known without importing it."""
+    import torch  # noqa: PLC0415
+
+    code = main(["doctor", "--quick", "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert all(check.keys() == {"name", "status", "found", "fix"} for check in answer["checks"])
+    assert code == (0 if answer["ok"] else 1)
+    assert next(check["found"] for check in answer["checks"] if check["name"] == "torch") == torch.__version__
+
+
+@pytest.mark.slow
+def test_the_whole_visit(capsys: pytest.CaptureFixture[str]) -> None:
+    """Torch is tried, a training step among the rest, and nothing of it fails; no network is a fact, no error."""
+    main(["doctor", "--json"])
+    status = {check["name"]: check["status"] for check in json.loads(capsys.readouterr().out)["checks"]}
+    assert (status["matmul float32"], status["training step"], status["tokenizer"]) == ("ok", "ok", "ok")
+    assert "hub" in status
+
+
+def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> str:
+    """A module that can be started as a probe."""
+    (tmp_path / "some_probe.py").write_text(code, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "some_probe"
+
+
+def test_a_probe_that_hangs_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it said before stays, and its end is named."""
+    code = 'import time\nprint(\'{"stage": "cuda"}\', flush=True)\ntime.sleep(60)\n'
+    answer = Child(probe(tmp_path, monkeypatch, code), limit_s=1.0).answer()
+    assert answer.values == {"stage": "cuda"}
+    assert "no answer within" in answer.failure
+
+
+def test_a_probe_that_crashes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal, and the last words of an exception."""
+    killed = "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n"
+    assert "signal 15" in Child(probe(tmp_path, monkeypatch, killed)).answer().failure
+    raising = "raise ImportError('libcudart.so.13: cannot open shared object file')\n"
+    assert "libcudart.so.13" in Child(probe(tmp_path, monkeypatch, raising)).answer().failure
+
+
+def test_a_torch_whose_library_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real probe meets a torch that cannot be loaded: the stage and the error come back, doctor itself lives."""
+    package = tmp_path / "torch"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise OSError('libtorch_cpu.so: file too short')\n", encoding="utf-8")
+    paths = [str(tmp_path), str(Path(gather.__file__).parents[2])]
+    monkeypatch.setenv("PYTHONPATH", ":".join(paths))
+    answer = Child("tunesmith.doctor.probes.torch_device").answer()
+    facts = gather.tried(gather.system.torch_files(), answer)
+    assert facts.stage == "import"
+    assert "file too short" in facts.error
+
+
+def test_what_is_mended_is_run_and_failures_are_said() -> None:
+    """`--fix --yes` runs the commands, and stops at the first that fails."""
+    fix(((sys.executable, "-c", "pass"),))
+    with pytest.raises(UserError, match="it failed"):
+        fix(((sys.executable, "-c", "raise SystemExit(3)"),))
+    with pytest.raises(UserError, match="cannot be run"):
+        fix((("no-such-program-anywhere",),))

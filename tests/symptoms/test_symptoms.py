@@ -1,0 +1,78 @@
+"""The table of symptoms against messages from the field."""
+
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from babel.messages.pofile import read_po
+
+from tunesmith.symptoms.recognise import recognise
+from tunesmith.symptoms.table import SYMPTOMS
+
+HERE = Path(__file__).parent
+MET = tomllib.loads((HERE / "met_before.toml").read_text("utf-8"))["message"]
+UNRELATED = (
+    "the lamp burns and the wind is in the north",
+    "def main() -> None:\n    for step in range(10):\n        print(step)\n",
+    "step 200  loss 3.214  lr 4.1e-05  12,345 tokens/s",
+    "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。",
+    "Traceback (most recent call last):\n  File 'x.py', line 3, in <module>\nZeroDivisionError: division by zero",
+    "Successfully installed tunesmith-0.1.0",
+    "2026/11/25 08:49:36 [error] 12#12: *23 upstream timed out (110: Connection timed out) while reading from upstream",
+    "recv() failed (104: Connection reset by peer) while proxying upgraded connection, client: 10.0.0.7",
+    "",
+)
+
+
+def test_names_are_unique() -> None:
+    """A name means one row."""
+    assert len({symptom.name for symptom in SYMPTOMS}) == len(SYMPTOMS)
+
+
+@pytest.mark.parametrize("symptom", SYMPTOMS, ids=lambda symptom: symptom.name)
+def test_every_row_knows_its_own_examples(symptom) -> None:
+    """And no other row takes them."""
+    assert symptom.examples
+    for example in symptom.examples:
+        found = recognise(example)
+        assert found is not None, example
+        assert found.symptom.name == symptom.name, example
+
+
+def test_messages_from_the_field() -> None:
+    """At least 95 % of the messages that are no examples of the table get the right cause, none a wrong one."""
+    wrong = []
+    for message in MET:
+        found = recognise(message["text"])
+        if found is None or found.symptom.name != message["cause"]:
+            wrong.append((message["from"], found and found.symptom.name))
+    assert len(MET) >= 60
+    assert len(wrong) <= 0.05 * len(MET), wrong
+    assert [name for _, name in wrong if name is not None] == []
+
+
+@pytest.mark.parametrize("text", UNRELATED)
+def test_unrelated_text_is_unknown(text: str) -> None:
+    """Nothing is better than something wrong."""
+    assert recognise(text) is None
+
+
+def test_the_cause_goes_before_what_follows_from_it() -> None:
+    """In a log the message that tells most is taken, not the last one, and colours do not hide it."""
+    log = (
+        "Setting `pad_token_id` to `eos_token_id`:50256 for open-end generation.\n"
+        "\x1b[31mtorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\x1b[0m\n"
+        "torch._dynamo.exc.BackendCompilerFailed: backend='inductor' raised:\n"
+    )
+    found = recognise(log)
+    assert found is not None
+    assert (found.symptom.name, found.line_number) == ("card-memory-full", 2)
+
+
+def test_every_row_speaks_japanese() -> None:
+    """Cause and fix of every row stand in the catalogue."""
+    with files("tunesmith.messages").joinpath("ja.po").open("rb") as file:
+        translated = {message.id for message in read_po(file) if message.id and message.string}
+    texts = {text for symptom in SYMPTOMS for text in (symptom.cause, symptom.fix)}
+    assert texts - translated == set()
