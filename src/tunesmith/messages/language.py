@@ -1,0 +1,38 @@
+"""Which language a person reads: the one that was asked for, else that of the system."""
+
+import os
+import sys
+from collections.abc import Mapping
+
+from tunesmith.messages.catalogue import LANGUAGES
+
+LOCALE_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")
+"""The first one that is set decides, as POSIX has it."""
+CONSOLES_WITHOUT_JAPANESE = ("linux", "dumb")
+"""Terminals (TERM) whose fonts hold no Japanese: the bare console of a Linux machine, for one."""
+WINDOWS_LANGUAGES = {0x09: "en", 0x11: "ja"}
+"""Primary language identifiers, the lower ten bits of a LANGID (Microsoft, "Language Identifier Constants")."""
+
+
+def chosen_language(asked: str) -> str:
+    """One of `LANGUAGES` for what `--lang` says: auto, or one of them."""
+    return system_language(os.environ) if asked == "auto" else asked
+
+
+def system_language(environment: Mapping[str, str]) -> str:
+    """One of `LANGUAGES`: the locale's; on Windows, where usually no variable says it, that of its menus."""
+    locale = next((environment[name] for name in LOCALE_VARIABLES if environment.get(name)), None)
+    if locale is None and sys.platform == "win32":
+        return _language_of_windows()
+    language = (locale or "").partition("_")[0].partition(".")[0].lower()
+    if language not in LANGUAGES or environment.get("TERM") in CONSOLES_WITHOUT_JAPANESE:
+        return "en"
+    return language
+
+
+def _language_of_windows() -> str:
+    if sys.platform == "win32":
+        import ctypes  # noqa: PLC0415  has what it takes there only
+
+        return WINDOWS_LANGUAGES.get(ctypes.windll.kernel32.GetUserDefaultUILanguage() & 0x3FF, "en")
+    raise AssertionError("asked for on Windows only")
