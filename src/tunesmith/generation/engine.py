@@ -17,12 +17,31 @@ from torch import Tensor
 from tunesmith.errors import UserError
 from tunesmith.generation.decoder import Decoder
 from tunesmith.generation.history import History
-from tunesmith.generation.sampling import Floats, SamplingRules, choose_token, logprob_of
+from tunesmith.generation.sampling import Floats, SamplingRules, choose_token, likeliest_tokens, logprob_of
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.packed import inference
 
 Watch = Callable[[int], bool]
 """Told every token of a text as it is written; says whether the text ends with it."""
+
+
+@dataclass(frozen=True)
+class WrittenToken:
+    """What the model thought when it wrote a token.
+
+    Attributes:
+        token: its id.
+        logprob: its log-probability in nats, under the model before temperature, filters and penalties.
+        likeliest: ids and log-probabilities of the likeliest tokens there, the likeliest first.
+    """
+
+    token: int
+    logprob: float
+    likeliest: list[tuple[int, float]]
+
+
+Report = Callable[[WrittenToken], object]
+"""Told every token of a text before its watch is."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +55,8 @@ class Request:
         max_new_tokens: longest continuation, at least 1.
         min_new_tokens: end-of-text cannot come before.
         watch: sees the tokens, and may end the text.
+        report: told what the model thought at each token.
+        n_likeliest: how many of the likeliest tokens it is told.
     """
 
     prompt: list[int]
@@ -44,6 +65,8 @@ class Request:
     max_new_tokens: int
     min_new_tokens: int = 0
     watch: Watch | None = None
+    report: Report | None = None
+    n_likeliest: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,9 +121,10 @@ class Engine:
         """
         if len(request.prompt) > self._model.config.n_positions:
             raise UserError(
-                f"the prompt has {len(request.prompt)} tokens, and the model reads at most "
-                f"{self._model.config.n_positions}",
+                "the prompt has {n_tokens} tokens, and the model reads at most {n_positions}",
                 hint="shorten the prompt",
+                n_tokens=len(request.prompt),
+                n_positions=self._model.config.n_positions,
             )
         self._waiting.append((self._submitted, request))
         self._submitted += 1
@@ -187,6 +211,9 @@ class _Text:
         self.tokens.append(token)
         self.logprobs.append(logprob_of(logits_V, token))
         self.history.append(token)
+        if request.report is not None:
+            likeliest = likeliest_tokens(logits_V, request.n_likeliest)
+            request.report(WrittenToken(token, self.logprobs[-1], likeliest))
         self.stopped = request.watch is not None and request.watch(token)
         return self.stopped or len(self.tokens) == request.max_new_tokens
 

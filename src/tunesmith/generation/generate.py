@@ -24,6 +24,7 @@ from tunesmith.generation.inference_weights import ready_for_writing
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.generation.text_stream import StopWatch, TextStream
 from tunesmith.machine import choose_device, choose_dtype
+from tunesmith.messages.catalogue import say
 from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hub import local_folder
@@ -185,8 +186,10 @@ def write_uncopied(
             break
     if not accepted:
         raise UserError(
-            f"every text holds {shortest_copy_tokens} tokens in a row of the training text, in {ATTEMPTS} attempts",
+            "every text holds {n_tokens} tokens in a row of the training text, in {attempts} attempts",
             hint="raise --temperature or --reject-copied; the model may be overfitted: train it for fewer epochs",
+            n_tokens=shortest_copy_tokens,
+            attempts=ATTEMPTS,
         )
     return [accepted[number] for number in sorted(accepted)]
 
@@ -278,7 +281,7 @@ def write_requests(
     ]
     positions = max(len(ids) + request.max_new_tokens for ids, request in zip(prompt_ids, requests, strict=True))
     positions = min(positions, writer.model.config.n_positions)
-    at_once = _texts_at_once(writer.model, positions) if texts_at_once == "auto" else texts_at_once
+    at_once = texts_that_fit(writer.model, positions) if texts_at_once == "auto" else texts_at_once
     at_once = min(at_once, len(requests))
     finished: dict[int, GeneratedText] = {}
 
@@ -310,8 +313,8 @@ def write_requests(
             write,
             pieces=1,
             most=at_once,
-            what="a single text to write",
-            hint="free memory, or take a shorter --max-new-tokens or a smaller model",
+            what=say("a single text to write"),
+            hint=say("free memory, or take a shorter --max-new-tokens or a smaller model"),
         )
     except KeyboardInterrupt:
         raise Interrupted([finished[number] for number in sorted(finished)]) from None
@@ -330,7 +333,7 @@ def _text(request: TextRequest, written: str, continuation: Continuation, includ
     )
 
 
-def _texts_at_once(model: GPT2, positions: int) -> int:
+def texts_that_fit(model: GPT2, positions: int) -> int:
     """As many as find room, up to what still gains speed."""
     device = model.head_VC.device
     free_bytes = psutil.virtual_memory().available if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
@@ -341,35 +344,48 @@ def _texts_at_once(model: GPT2, positions: int) -> int:
 def _refuse_impossible(config: GenerateConfig) -> None:
     """Name everything that makes no sense, at once."""
     limits = [
-        ("--num-samples", config.num_samples, config.num_samples >= 1, "at least 1"),
-        ("--max-new-tokens", config.max_new_tokens, config.max_new_tokens >= 1, "at least 1"),
+        ("--num-samples", config.num_samples, config.num_samples >= 1, say("at least 1")),
+        ("--max-new-tokens", config.max_new_tokens, config.max_new_tokens >= 1, say("at least 1")),
         (
             "--min-new-tokens",
             config.min_new_tokens,
             0 <= config.min_new_tokens <= config.max_new_tokens,
-            "from 0 to --max-new-tokens",
+            say("from 0 to --max-new-tokens"),
         ),
         *(
-            ("--temperature", temperature, 0 <= temperature < float("inf"), "0 (greedy) or more")
+            ("--temperature", temperature, 0 <= temperature < float("inf"), say("0 (greedy) or more"))
             for temperature in config.temperature
         ),
-        ("--top-k", config.top_k, config.top_k >= 0, "0 (all) or more"),
-        ("--top-p", config.top_p, 0 < config.top_p <= 1, "above 0 and at most 1"),
-        ("--min-p", config.min_p, 0 <= config.min_p <= 1, "from 0 (all) to 1"),
-        ("--repetition-penalty", config.repetition_penalty, config.repetition_penalty > 0, "above 0 (1 is none)"),
-        ("--no-repeat-ngram-size", config.no_repeat_ngram_size, config.no_repeat_ngram_size >= 0, "0 (off) or more"),
-        ("--batch-size", config.batch_size, config.batch_size == "auto" or config.batch_size >= 1, "at least 1"),
+        ("--top-k", config.top_k, config.top_k >= 0, say("0 (all) or more")),
+        ("--top-p", config.top_p, 0 < config.top_p <= 1, say("above 0 and at most 1")),
+        ("--min-p", config.min_p, 0 <= config.min_p <= 1, say("from 0 (all) to 1")),
+        ("--repetition-penalty", config.repetition_penalty, config.repetition_penalty > 0, say("above 0 (1 is none)")),
+        (
+            "--no-repeat-ngram-size",
+            config.no_repeat_ngram_size,
+            config.no_repeat_ngram_size >= 0,
+            say("0 (off) or more"),
+        ),
+        ("--batch-size", config.batch_size, config.batch_size == "auto" or config.batch_size >= 1, say("at least 1")),
     ]
     wrong = [(flag, value, rule) for flag, value, allowed, rule in limits if not allowed]
     if wrong:
         raise UserError(
-            "; ".join(f"{flag} {value} makes no sense" for flag, value, _ in wrong),
-            hint="; ".join(f"{flag}: write a number that is {rule}" for flag, _, rule in wrong),
+            "{problems}",
+            hint="{rules}",
+            problems="; ".join(
+                say("{flag} {value} makes no sense", flag=flag, value=value) for flag, value, _ in wrong
+            ),
+            rules="; ".join(
+                say("{flag}: write a number that is {rule}", flag=flag, rule=rule) for flag, _, rule in wrong
+            ),
         )
     if config.reject_copied and config.reject_copied < SHORTEST_COPY_TOKENS:
         raise UserError(
-            f"--reject-copied {config.reject_copied} is too short to speak of copying",
-            hint=f"write {SHORTEST_COPY_TOKENS} or more, or 0 to take all texts",
+            "--reject-copied {reject_copied} is too short to speak of copying",
+            hint="write {least} or more, or 0 to take all texts",
+            reject_copied=config.reject_copied,
+            least=SHORTEST_COPY_TOKENS,
         )
     if "" in config.stop or config.truncate == "":
         raise UserError("an empty --stop or --truncate would end every text at once", hint="leave it out")

@@ -97,3 +97,15 @@ def logprob_of(logits_V: Floats, token: int) -> float:
     """A token's log-probability in nats under the model itself, before any rule."""
     largest = logits_V.max()
     return float(logits_V[token] - largest - np.log(np.exp(logits_V - largest).sum(dtype=np.float64)))
+
+
+def likeliest_tokens(logits_V: Floats, n: int) -> list[tuple[int, float]]:
+    """The n likeliest tokens with their log-probabilities in nats, the likeliest first, before any rule."""
+    n = min(n, len(logits_V))
+    if n == 0:
+        return []
+    ids_K = np.argpartition(logits_V, -n)[-n:]
+    ids_K = ids_K[np.argsort(-logits_V[ids_K], kind="stable")]
+    largest = logits_V.max()
+    total = np.log(np.exp(logits_V - largest).sum(dtype=np.float64))
+    return [(int(token), float(logits_V[token] - largest - total)) for token in ids_K]
