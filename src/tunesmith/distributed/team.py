@@ -1,0 +1,171 @@
+"""The processes of one training as one object; a run of a single process has the trivial one.
+
+What is rare and small (plans, fingerprints, "I am done") goes through the store that all of them meet at, as JSON and
+without a limit of time: somebody may be reading a long text. What every step needs goes through the process group,
+where nobody may be silent for longer than `PATIENCE`.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tunesmith.distributed.lost import lost
+from tunesmith.distributed.place import Place
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch._C._distributed_c10d import Store
+
+PATIENCE = timedelta(minutes=2)
+"""With a process that says nothing in the middle of a step: a cable may be cut without a word."""
+GLANCE = timedelta(seconds=2)
+"""Between two looks whether waiting still makes sense."""
+FAILED = "failed"
+"""Under this key the process stands that told the user why the training ended."""
+
+
+class Team:
+    """A training by one process alone.
+
+    Attributes:
+        rank: this process's number.
+        size: how many there are.
+        local_rank: this process's number on its host.
+        local_size: how many there are on its host.
+    """
+
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes and speaks for all."""
+        return self.rank == 0
+
+    def share(self, make: Callable[[], Any]) -> Any:  # noqa: ANN401  whatever JSON holds
+        """What the first process makes, for all of them."""
+        return make()
+
+    def gather(self, value: Any) -> list[Any]:  # noqa: ANN401
+        """What every process says, by rank."""
+        return [value]
+
+    @contextmanager
+    def one_after_the_other(self, _what: str) -> Iterator[None]:
+        """Something that the first process of each host does before the others, who find it done."""
+        yield
+
+    def wait_for_first(self) -> None:
+        """Until the first process has written what only it writes."""
+
+    def largest(self, number: int) -> int:
+        """Of the numbers that all processes say."""
+        return number
+
+    def sum_on_host(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Of all processes, element by element."""
+        return numbers
+
+    def sum_on_device(self, tensor: "Tensor") -> "Tensor":
+        """Of all processes, in place, without waiting for the device."""
+        return tensor
+
+    def receive(self, _tensor: "Tensor") -> None:
+        """Take over the first process's values, in place."""
+
+
+ALONE = Team()
+
+
+class ManyProcesses(Team):
+    """One of several processes.
+
+    Args:
+        place: which one.
+        store: that all of them reach.
+    """
+
+    def __init__(self, place: Place, store: "Store") -> None:
+        self.rank, self.size = place.rank, place.size
+        self.local_rank, self.local_size = place.local_rank, place.local_size
+        self._node = place.node
+        self._store = store
+        self._said = 0
+
+    def share(self, make: Callable[[], Any]) -> Any:  # noqa: ANN401
+        key = self._next_key("share")
+        if self.leads:
+            self._store.set(key, json.dumps(make()))
+        return self._read(key)
+
+    def gather(self, value: Any) -> list[Any]:  # noqa: ANN401
+        key = self._next_key("gather")
+        self._store.set(f"{key}/{self.rank}", json.dumps(value))
+        return [self._read(f"{key}/{rank}") for rank in range(self.size)]
+
+    @contextmanager
+    def one_after_the_other(self, what: str) -> Iterator[None]:
+        key = f"{self._next_key(what)}/{self._node}"
+        if self.local_rank:
+            self._read(key)
+        yield
+        if not self.local_rank:
+            self._store.set(key, "null")
+
+    def wait_for_first(self) -> None:
+        self.share(lambda: None)
+
+    def largest(self, number: int) -> int:
+        import torch  # noqa: PLC0415
+        import torch.distributed as dist  # noqa: PLC0415
+
+        tensor = torch.tensor(number)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return int(tensor)
+
+    def sum_on_host(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        import torch  # noqa: PLC0415
+
+        return self.sum_on_device(torch.from_numpy(numbers)).numpy()
+
+    def sum_on_device(self, tensor: "Tensor") -> "Tensor":
+        import torch.distributed as dist  # noqa: PLC0415
+
+        dist.all_reduce(tensor)
+        return tensor
+
+    def receive(self, tensor: "Tensor") -> None:
+        import torch  # noqa: PLC0415
+        import torch.distributed as dist  # noqa: PLC0415
+
+        sent = tensor.detach().contiguous()
+        dist.broadcast(sent.reshape(-1).view(torch.uint8), 0)  # bytes: not every backend knows every dtype
+        if sent.data_ptr() != tensor.data_ptr():
+            tensor.detach().copy_(sent)
+
+    def claim_failure(self) -> bool:
+        """Whether this process is the first to fail, and so the one to tell the user."""
+        return self._store.compare_set(FAILED, "", str(self.rank)) == str(self.rank).encode()
+
+    def _next_key(self, what: str) -> str:
+        """All processes say the same things in the same order, so that a number names each of them."""
+        self._said += 1
+        return f"{what}/{self._said}"
+
+    def _read(self, key: str) -> Any:  # noqa: ANN401
+        import torch.distributed as dist  # noqa: PLC0415
+
+        while True:
+            try:
+                self._store.wait([key], GLANCE)
+                return json.loads(self._store.get(key))
+            except dist.DistStoreError:  # not said yet
+                if self._store.check([FAILED]):
+                    raise lost() from None
