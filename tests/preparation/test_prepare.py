@@ -65,7 +65,7 @@ def test_long_samples_are_previewed_window_by_window(tmp_path: Path, make_model_
     assert first.startswith("<|endoftext|>\u27e6word0 ")
     assert "<|endoftext|>" not in first[13:]
     assert not second.startswith("<|endoftext|>")
-    assert report["val_by"] == "the end of each document"
+    assert report["val_by"] == "document-ends"
 
 
 def test_a_prepared_folder_trains(text: Path, make_model_folder: Callable[..., Path], tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from tunesmith.errors import UserError
 from tunesmith.files import write_atomically, write_json
+from tunesmith.messages.system_errors import said_by_system
 from tunesmith.model.gpt2 import GPT2, Linear
 from tunesmith.model.lora import LoRA
 
@@ -133,5 +134,8 @@ def load_adapter(model: GPT2, folder: Path) -> None:
                 getattr(layer, part).copy_(stored.pop(f"{PEFT_PREFIX}.{name}.{part}.weight"))
     except (OSError, KeyError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
         raise UserError(
-            f"the adapter {path} cannot be read: {error}", hint="it is damaged or belongs to another model"
+            "the adapter {path} cannot be read: {error}",
+            hint="it is damaged or belongs to another model",
+            path=path,
+            error=said_by_system(error),
         ) from None

@@ -89,7 +89,6 @@ class RunAttention:
     def __init__(self, layout: DocumentLayout) -> None:
         self.layout = layout
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # every batch has other runs; what stands around the call is compiled without it
     def __call__(self, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
         # split, not slices: the gradient of a split is one concatenation, that of a slice a whole zeroed stream
         run_tokens = [run.documents * run.length for run in self.layout.runs]

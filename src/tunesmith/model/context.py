@@ -3,6 +3,7 @@
 from tunesmith.config import Auto
 from tunesmith.errors import UserError
 from tunesmith.machine import Choice
+from tunesmith.messages.catalogue import say
 
 
 def chosen_context_tokens(asked: int | Auto, n_positions: int) -> Choice[int]:
@@ -12,13 +13,15 @@ def chosen_context_tokens(asked: int | Auto, n_positions: int) -> Choice[int]:
         UserError: if the model has fewer.
     """
     if asked == "auto":
-        return Choice(n_positions, "all positions the model has")
+        return Choice(n_positions, say("all positions the model has"))
     if not 1 <= asked <= n_positions:
         raise UserError(
-            f"--context-tokens {asked} does not fit the model, which has {n_positions} positions",
-            hint=f"write a number from 1 to {n_positions}, or leave it out",
+            "--context-tokens {asked} does not fit the model, which has {n_positions} positions",
+            hint="write a number from 1 to {n_positions}, or leave it out",
+            asked=asked,
+            n_positions=n_positions,
         )
-    return Choice(asked, "asked for")
+    return Choice(asked, say("asked for"))
 
 
 def chosen_stride_tokens(asked: int | Auto, context_tokens: int) -> Choice[int]:
@@ -28,10 +31,12 @@ def chosen_stride_tokens(asked: int | Auto, context_tokens: int) -> Choice[int]:
         UserError: if tokens would be left out between windows.
     """
     if asked == "auto":
-        return Choice(max(context_tokens // 2, 1), "half the context")
+        return Choice(max(context_tokens // 2, 1), say("half the context"))
     if not 1 <= asked <= context_tokens:
         raise UserError(
-            f"--stride-tokens {asked} does not fit a context of {context_tokens} tokens",
-            hint=f"write a number from 1 to {context_tokens}, or leave it out",
+            "--stride-tokens {asked} does not fit a context of {context_tokens} tokens",
+            hint="write a number from 1 to {context_tokens}, or leave it out",
+            asked=asked,
+            context_tokens=context_tokens,
         )
-    return Choice(asked, "asked for")
+    return Choice(asked, say("asked for"))

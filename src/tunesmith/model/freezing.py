@@ -20,8 +20,10 @@ def refuse_impossible_freezing(frozen: Frozen, config: GPT2Config) -> None:
     """
     if isinstance(frozen, int) and not 0 <= frozen <= config.n_layer:
         raise UserError(
-            f"--freeze {frozen}: the model has {config.n_layer} blocks",
+            "--freeze {frozen}: the model has {n_layer} blocks",
             hint="write how many of the first blocks stay what they are, or embeddings",
+            frozen=frozen,
+            n_layer=config.n_layer,
         )
 
 

@@ -82,7 +82,13 @@ class LayerNorm(nn.LayerNorm):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention; which token sees which is decided by `attend`."""
+    """Multi-head self-attention; which token sees which is decided by `attend`.
+
+    Attributes:
+        run_attend: how `attend` is called: as it is, or left out of the compiled code around it.
+    """
+
+    run_attend: Run
 
     def __init__(self, config: GPT2Config, layer: int) -> None:
         super().__init__()
@@ -91,6 +97,7 @@ class Attention(nn.Module):
         self.upcast = config.reorder_and_upcast_attn
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = Linear(config.n_embd, config.n_embd)
+        self.run_attend = as_it_is
 
     def forward(self, qkv_NE: Tensor, attend: Attend) -> Tensor:
         """From queries, keys and values side by side (E = 3 C, what `c_attn` gives) to the residual stream, [N, C]."""
@@ -98,7 +105,7 @@ class Attention(nn.Module):
         q_NHD, k_NHD, v_NHD = qkv_NE.view(n_tokens, 3, self.n_head, n_embd // self.n_head).unbind(dim=1)
         if self.upcast:
             q_NHD, k_NHD, v_NHD = q_NHD.float(), k_NHD.float(), v_NHD.float()
-        y_NHD = attend(q_NHD, k_NHD, v_NHD, self.scale)
+        y_NHD = self.run_attend(attend, q_NHD, k_NHD, v_NHD, self.scale)
         y_NC = y_NHD.reshape(n_tokens, n_embd).to(qkv_NE.dtype)
         projected_NC: Tensor = self.c_proj(y_NC)
         return projected_NC

@@ -4,6 +4,7 @@ A checkpoint that asks for arithmetic we do not implement must never load as som
 """
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from tunesmith.errors import UserError
@@ -65,24 +66,50 @@ def gpt2_config(raw: dict[str, Any], *, origin: str) -> GPT2Config:
     )
     if config.n_embd % config.n_head:
         raise UserError(
-            f"{origin}: n_embd {config.n_embd} is not a multiple of n_head {config.n_head}",
+            "{origin}: n_embd {n_embd} is not a multiple of n_head {n_head}",
             hint="the checkpoint's config.json is damaged; get it again",
+            origin=origin,
+            n_embd=config.n_embd,
+            n_head=config.n_head,
         )
     return config
+
+
+def as_hf_config(config: GPT2Config, end_of_text_id: int) -> dict[str, Any]:
+    """`config.json` of a model that never had one.
+
+    Args:
+        config: its shape and switches.
+        end_of_text_id: begins and ends its texts.
+    """
+    fields = asdict(config)
+    inner = fields.pop("n_inner")
+    return {
+        "architectures": ["GPT2LMHeadModel"],
+        "model_type": "gpt2",
+        **fields,
+        **({"n_inner": inner} if inner != 4 * config.n_embd else {}),
+        "bos_token_id": end_of_text_id,
+        "eos_token_id": end_of_text_id,
+    }
 
 
 def _refuse_other_architectures(raw: dict[str, Any], origin: str) -> None:
     kind = raw.get("model_type", "gpt2")
     if kind != "gpt2":
         raise UserError(
-            f"{origin} is a {kind!r} model, and only 'gpt2' can be trained",
+            "{origin} is a {kind!r} model, and only 'gpt2' can be trained",
             hint="take a GPT-2 checkpoint, for example gpt2, distilgpt2 or rinna/japanese-gpt2-small",
+            origin=origin,
+            kind=kind,
         )
     architectures = raw.get("architectures") or ["GPT2LMHeadModel"]
     if not isinstance(architectures, list) or not any(name in LANGUAGE_MODELS for name in architectures):
         raise UserError(
-            f"{origin} holds {json.dumps(architectures)[:80]}, not a language model",
+            "{origin} holds {architectures}, not a language model",
             hint="take the checkpoint it was made from (GPT2LMHeadModel)",
+            origin=origin,
+            architectures=json.dumps(architectures)[:80],
         )
 
 
@@ -90,14 +117,20 @@ def _refuse_unimplemented_switches(raw: dict[str, Any], origin: str) -> None:
     for name, neutral in NEUTRAL_SWITCHES.items():
         if name in raw and raw[name] not in neutral:
             raise UserError(
-                f"{origin} sets {name}={json.dumps(raw[name])[:80]}, which tunesmith does not implement",
+                "{origin} sets {name}={value}, which tunesmith does not implement",
                 hint="take a checkpoint without it; ignoring it would compute something else",
+                origin=origin,
+                name=name,
+                value=json.dumps(raw[name])[:80],
             )
     activation = raw.get("activation_function", "gelu_new")
     if not isinstance(activation, str) or activation not in ACTIVATION_NAMES:
         raise UserError(
-            f"{origin} sets activation_function={activation!r}, which tunesmith does not implement",
-            hint=f"implemented are {', '.join(ACTIVATION_NAMES)}",
+            "{origin} sets activation_function={activation!r}, which tunesmith does not implement",
+            hint="implemented are {names}",
+            origin=origin,
+            activation=activation,
+            names=", ".join(ACTIVATION_NAMES),
         )
 
 
@@ -105,8 +138,12 @@ def _size(raw: dict[str, Any], name: str, default: int, origin: str) -> int:
     value = raw.get(name, default)
     if type(value) is not int or not 0 < value <= LARGEST_SIZES[name]:
         raise UserError(
-            f"{origin} sets {name}={json.dumps(value)[:80]}, not a whole number from 1 to {LARGEST_SIZES[name]}",
+            "{origin} sets {name}={value}, not a whole number from 1 to {largest}",
             hint="the checkpoint's config.json is damaged; get it again",
+            origin=origin,
+            name=name,
+            value=json.dumps(value)[:80],
+            largest=LARGEST_SIZES[name],
         )
     return value
 
@@ -115,8 +152,11 @@ def _positive_number(raw: dict[str, Any], name: str, default: float, origin: str
     value = raw.get(name, default)
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
         raise UserError(
-            f"{origin} sets {name}={json.dumps(value)[:80]}, not a number between 0 and 1",
+            "{origin} sets {name}={value}, not a number between 0 and 1",
             hint="the checkpoint's config.json is damaged; get it again",
+            origin=origin,
+            name=name,
+            value=json.dumps(value)[:80],
         )
     return float(value)
 
@@ -125,7 +165,10 @@ def _switch(raw: dict[str, Any], name: str, *, default: bool, origin: str) -> bo
     value = raw.get(name, default)
     if not isinstance(value, bool):
         raise UserError(
-            f"{origin} sets {name}={json.dumps(value)[:80]}, which is neither true nor false",
+            "{origin} sets {name}={value}, which is neither true nor false",
             hint="the checkpoint's config.json is damaged; get it again",
+            origin=origin,
+            name=name,
+            value=json.dumps(value)[:80],
         )
     return value

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.errors import UserError
+from tunesmith.messages.catalogue import Phrase
 from tunesmith.model.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -37,7 +38,10 @@ SUBFOLDERS = "*/*"
 REACH_HUB_S = 5.0
 """How long the hub may take to answer the first question before it counts as unreachable."""
 
-LOCAL_HINT = "name a local folder that holds the model (config.json, model.safetensors, tokenizer.json), or tiny"
+LOCAL_MODEL = Phrase(
+    "name a local folder that holds the model (config.json, model.safetensors, tokenizer.json), or tiny"
+)
+"""What to do where there is no hub."""
 
 
 def local_folder(model: str) -> Path:
@@ -52,11 +56,20 @@ def local_folder(model: str) -> Path:
     if path.is_dir():
         return path
     if path.is_file():
-        raise UserError(f"{model} is a file, not a model", hint="name the folder that holds config.json")
+        raise UserError(
+            "{model} is a file, not a model folder",
+            hint="if another program's checkpoint is meant: tunesmith import {model} --out DIR",
+            model=model,
+        )
     if model in PRESETS:
         return _from_hub(PRESETS[model])
     if _looks_like_a_path(model):
-        raise UserError(f"there is no model folder {model}", hint=f"check the path; or {LOCAL_HINT}")
+        raise UserError(
+            "there is no model folder {model}",
+            hint="check the path; or {otherwise}",
+            model=model,
+            otherwise=LOCAL_MODEL,
+        )
     return _from_hub(model)
 
 
@@ -90,14 +103,20 @@ def _from_hub(repo_id: str) -> Path:
             )
         except LocalEntryNotFoundError:
             raise UserError(
-                f"the model hub cannot be reached, and {repo_id} was not downloaded before", hint=LOCAL_HINT
+                "the model hub cannot be reached, and {repo_id} was not downloaded before",
+                hint="{otherwise}",
+                repo_id=repo_id,
+                otherwise=LOCAL_MODEL,
             ) from None
     try:
         return Path(snapshot_download(repo_id, allow_patterns=_wanted(info), ignore_patterns=SUBFOLDERS))
     except Exception as error:  # the hub library raises what its transport raises; none of it is ours
         raise UserError(
-            f"downloading {repo_id} failed: {_first_line(error)}",
-            hint=f"run the same command again to continue the download; or {LOCAL_HINT}",
+            "downloading {repo_id} failed: {error}",
+            hint="run the same command again to continue the download; or {otherwise}",
+            repo_id=repo_id,
+            error=_first_line(error),
+            otherwise=LOCAL_MODEL,
         ) from error
 
 
@@ -116,12 +135,17 @@ def _ask_hub(repo_id: str) -> "ModelInfo | None":
         return HfApi().model_info(repo_id, timeout=REACH_HUB_S)
     except GatedRepoError:
         raise UserError(
-            f"{repo_id} asks for your consent", hint="accept its terms on its page, then `hf auth login`"
+            "{repo_id} asks for your consent",
+            hint="accept its terms on its page, then `hf auth login`",
+            repo_id=repo_id,
         ) from None
     except (RepositoryNotFoundError, HFValidationError):
         raise UserError(
-            f"there is no model {repo_id!r}: neither a folder here nor a repository on the hub",
-            hint=f"presets are {', '.join(PRESETS)}; {LOCAL_HINT}",
+            "there is no model {repo_id!r}: neither a folder here nor a repository on the hub",
+            hint="presets are {presets}; {otherwise}",
+            repo_id=repo_id,
+            presets=", ".join(PRESETS),
+            otherwise=LOCAL_MODEL,
         ) from None
     except (OfflineModeIsEnabled, HTTPError, OSError):
         return None

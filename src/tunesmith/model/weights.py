@@ -25,6 +25,7 @@ from tunesmith.model.adapters import adapted_layers
 from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_config import gpt2_config
+from tunesmith.model.shape import GPT2Config
 
 CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 PADDED = ("transformer.wte.weight", "lm_head.weight")
@@ -73,17 +74,40 @@ def read_into(model: GPT2, folder: Path) -> None:
             continue  # the tied head stored once more
         if name not in parameters:
             raise UserError(
-                f"{folder} holds the tensor {stored_name!r}, which a GPT-2 language model does not have",
+                "{folder} holds the tensor {stored_name!r}, which a GPT-2 language model does not have",
                 hint="merge adapters or remove task heads with the tool that made the checkpoint, then try again",
+                folder=folder,
+                stored_name=stored_name,
             )
         _fill(parameters[name], name, tensor, config.vocab_size, folder)
         missing.discard(name)
     if missing:
         raise UserError(
-            f"{folder} lacks {len(missing)} of {len(parameters)} tensors, the first {min(missing)!r}",
+            "{folder} lacks {n_missing} of {n_parameters} tensors, the first {first!r}",
             hint="the download is incomplete or config.json belongs to another checkpoint; get the files again",
+            folder=folder,
+            n_missing=len(missing),
+            n_parameters=len(parameters),
+            first=min(missing),
         )
     model.zero_padded_rows()
+
+
+def gpt2_of(config: GPT2Config, state: Mapping[str, Tensor]) -> GPT2:
+    """A model in fp32 on the CPU from weights under our names, as `merged_state` gives them.
+
+    Args:
+        config: its shape.
+        state: every weight, matrices as [out, in], without padded rows.
+    """
+    with torch.device("meta"):
+        model = GPT2(config)
+    model.to_empty(device="cpu")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            (parameter[: config.vocab_size] if name in PADDED else parameter).copy_(state[name])
+    model.zero_padded_rows()
+    return model.eval()
 
 
 def new_gpt2(folder: Path, *, dropout: float, seed: int) -> GPT2:
@@ -94,8 +118,10 @@ def new_gpt2(folder: Path, *, dropout: float, seed: int) -> GPT2:
     needed = sum(parameter.nbytes for parameter in model.parameters())
     if needed > psutil.virtual_memory().total:
         raise UserError(
-            f"{folder}: config.json asks for {needed / 2**30:,.0f} GiB of weights, more than this machine has memory",
+            "{folder}: config.json asks for {needed_gib:,.0f} GiB of weights, more than this machine has memory",
             hint="take a smaller shape",
+            folder=folder,
+            needed_gib=needed / 2**30,
         )
     model.to_empty(device="cpu")
     model.initialise(torch.Generator().manual_seed(seed))
@@ -143,6 +169,11 @@ def write_weights(
     )
 
 
+def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `state_for_huggingface` gave, with matrices as [out, in] again."""
+    return {name: tensor.t() if name.endswith(CONV1D) else tensor for name, tensor in state.items()}
+
+
 def state_for_huggingface(model: GPT2, whole: Mapping[str, Tensor] = NOTHING_ELSE) -> dict[str, Tensor]:
     """The model's parameters under Hugging Face's names and shapes, on the CPU; adapters are merged into them.
 
@@ -150,17 +181,19 @@ def state_for_huggingface(model: GPT2, whole: Mapping[str, Tensor] = NOTHING_ELS
         model: whose parameters to take.
         whole: what to take instead of its own, by name.
     """
+    state = merged_state(model, whole)
+    return {name: tensor.t() if name.endswith(CONV1D) else tensor for name, tensor in state.items()}
+
+
+def merged_state(model: GPT2, whole: Mapping[str, Tensor] = NOTHING_ELSE) -> dict[str, Tensor]:
+    """The model's parameters under Hugging Face's names, matrices as [out, in]; the arguments are as above."""
     state: dict[str, Tensor] = {}
     merged = {f"{name}.weight": layer for name, layer in adapted_layers(model)}
     for name, parameter in model.named_parameters():
         if name.endswith((".lora_A", ".lora_B")):
             continue
         tensor = (merged[name].merged_weight() if name in merged else whole.get(name, parameter)).detach().cpu()
-        if name.endswith(CONV1D):
-            tensor = tensor.t()
-        if name in PADDED:
-            tensor = tensor[: model.config.vocab_size]
-        state[name] = tensor
+        state[name] = tensor[: model.config.vocab_size] if name in PADDED else tensor
     return state
 
 
@@ -177,8 +210,13 @@ def _fill(parameter: torch.nn.Parameter, name: str, tensor: Tensor, vocab_size: 
     target = parameter[:vocab_size] if name in PADDED else parameter
     if tensor.shape != target.shape or not tensor.is_floating_point():
         raise UserError(
-            f"{folder}: {name} is {tensor.dtype} {list(tensor.shape)}, but config.json asks for {list(target.shape)}",
+            "{folder}: {name} is {dtype} {shape}, but config.json asks for {wanted_shape}",
             hint="config.json and the weights belong to different checkpoints; get both again",
+            folder=folder,
+            name=name,
+            dtype=tensor.dtype,
+            shape=list(tensor.shape),
+            wanted_shape=list(target.shape),
         )
     target.copy_(tensor)
 
@@ -190,8 +228,11 @@ def _refuse_more_than_stored(model: GPT2, folder: Path) -> None:
     stored = sum(path.stat().st_size for path in paths)
     if stored and claimed > stored:
         raise UserError(
-            f"{paths[0]} cannot be read: config.json asks for {claimed:,} weights, and there are {stored:,} bytes",
+            "{path} cannot be read: config.json asks for {claimed:,} weights, and there are {stored:,} bytes",
             hint="the file is incomplete, or config.json belongs to another checkpoint; get both again",
+            path=paths[0],
+            claimed=claimed,
+            stored=stored,
         )
 
 
@@ -212,8 +253,10 @@ def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     shards = weight_files(folder)
     if not shards:
         raise UserError(
-            f"{folder} has a config.json but no weights ({' or '.join(WEIGHT_FILES[::2])})",
+            "{folder} has a config.json but no weights ({names})",
             hint="get the model's files again, or add --from-scratch to start with fresh weights",
+            folder=folder,
+            names=", ".join(WEIGHT_FILES[::2]),
         )
     for shard in shards:
         try:
@@ -222,8 +265,10 @@ def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
             raise
         except Exception as error:  # noqa: BLE001  a damaged pickle makes torch's reader raise anything
             raise UserError(
-                f"{shard} cannot be read: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+                "{shard} cannot be read: {error}",
                 hint="the file is damaged or incomplete; get it again",
+                shard=shard,
+                error=str(error).splitlines()[0] if str(error) else type(error).__name__,
             ) from None
 
 
@@ -231,12 +276,16 @@ def _shards(index_path: Path) -> list[Path]:
     try:
         names = sorted(set(parse_json(index_path.read_text("utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError):
-        raise UserError(f"{index_path} is no weight index", hint="get the model's files again") from None
+        raise UserError(
+            "{index_path} is no weight index", hint="get the model's files again", index_path=index_path
+        ) from None
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith((".safetensors", ".bin")):
             raise UserError(
-                f"{index_path} names the file {name!r}, which is not beside it",
+                "{index_path} names the file {name!r}, which is not beside it",
                 hint="do not use this checkpoint: its index points outside its folder",
+                index_path=index_path,
+                name=name,
             )
     return [index_path.parent / name for name in names]
 
@@ -250,7 +299,7 @@ def _safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
 def _pickled_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no state dict", hint="get the model's files again")
+        raise UserError("{path} holds no state dict", hint="get the model's files again", path=path)
     for name, tensor in content.items():
         if isinstance(tensor, Tensor):
             yield str(name), tensor

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tunesmith.config import StatePlanName
+from tunesmith.messages.catalogue import Phrase
 
 BLOCK = 128
 """Numbers that share a scale."""
@@ -54,7 +55,7 @@ class StatePlan:
     weights: Literal["fp32", "split", "bf16", "host"]
     moment_bits: Literal[32, 8, 4]
     gradients: Literal["held", "in-backward", "host"]
-    says: str
+    says: Phrase
 
     @property
     def is_half(self) -> bool:
@@ -67,21 +68,55 @@ class StatePlan:
         return Code(self.moment_bits, signed=True), Code(self.moment_bits, signed=False)
 
 
-SPLIT = "fp32 weights as bf16 and a remainder"
-CHANCE = "bf16 weights rounded by chance"
-AT_ONCE = "each weight updated as soon as its gradient is made"
 STATE_PLANS: dict[str, StatePlan] = {
     plan.name: plan
     for plan in (
-        StatePlan("fp32", "fp32", 32, "held", "everything in fp32"),
-        StatePlan("fp32-8bit", "fp32", 8, "held", "fp32 weights, moments in 8 bits"),
-        StatePlan("split-8bit", "split", 8, "held", f"{SPLIT}, moments in 8 bits"),
-        StatePlan("split-8bit-in-backward", "split", 8, "in-backward", f"{SPLIT}, moments in 8 bits, {AT_ONCE}"),
-        StatePlan("bf16-8bit", "bf16", 8, "held", f"{CHANCE}, moments in 8 bits"),
-        StatePlan("bf16-8bit-in-backward", "bf16", 8, "in-backward", f"{CHANCE}, moments in 8 bits, {AT_ONCE}"),
-        StatePlan("bf16-4bit", "bf16", 4, "held", f"{CHANCE}, moments in 4 bits"),
-        StatePlan("bf16-4bit-in-backward", "bf16", 4, "in-backward", f"{CHANCE}, moments in 4 bits, {AT_ONCE}"),
-        StatePlan("host", "host", 32, "host", "bf16 weights here; fp32 weights, gradients and moments on the host"),
+        StatePlan("fp32", "fp32", 32, "held", Phrase("everything in fp32")),
+        StatePlan("fp32-8bit", "fp32", 8, "held", Phrase("fp32 weights, moments in 8 bits")),
+        StatePlan(
+            "split-8bit",
+            "split",
+            8,
+            "held",
+            Phrase("fp32 weights as bf16 and a remainder, moments in 8 bits"),
+        ),
+        StatePlan(
+            "split-8bit-in-backward",
+            "split",
+            8,
+            "in-backward",
+            Phrase(
+                "fp32 weights as bf16 and a remainder, moments in 8 bits, "
+                "each weight updated as soon as its gradient is made"
+            ),
+        ),
+        StatePlan("bf16-8bit", "bf16", 8, "held", Phrase("bf16 weights rounded by chance, moments in 8 bits")),
+        StatePlan(
+            "bf16-8bit-in-backward",
+            "bf16",
+            8,
+            "in-backward",
+            Phrase(
+                "bf16 weights rounded by chance, moments in 8 bits, each weight updated as soon as its gradient is made"
+            ),
+        ),
+        StatePlan("bf16-4bit", "bf16", 4, "held", Phrase("bf16 weights rounded by chance, moments in 4 bits")),
+        StatePlan(
+            "bf16-4bit-in-backward",
+            "bf16",
+            4,
+            "in-backward",
+            Phrase(
+                "bf16 weights rounded by chance, moments in 4 bits, each weight updated as soon as its gradient is made"
+            ),
+        ),
+        StatePlan(
+            "host",
+            "host",
+            32,
+            "host",
+            Phrase("bf16 weights here; fp32 weights, gradients and moments on the host"),
+        ),
     )
 }
 """The most faithful first; the last is as faithful as the first and slower than any."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.tokenizer import TextTokenizer
+from tunesmith.messages.catalogue import say
 
 LITTLE_TEXT_TOKENS = 20_000
 POOR_FIT_TOKENS_PER_CHARACTER = 0.8
@@ -64,40 +65,57 @@ def warnings_of(corpus: Corpus, tokenizer: TextTokenizer) -> list[str]:
     fit = manifest["tokens"] / max(manifest["characters"], 1)
     if fit > POOR_FIT_TOKENS_PER_CHARACTER and manifest["tokens"] > manifest["samples"] * 4:
         found.append(
-            f"the tokenizer needs {fit:.2f} tokens for a character: it does not know this language or script; "
-            "take a base model made for it (for Japanese: rinna/japanese-gpt2-medium)"
+            say(
+                "the tokenizer needs {fit:.2f} tokens for a character: it does not know this language or script; "
+                "take a base model made for it (for Japanese: rinna/japanese-gpt2-medium)",
+                fit=fit,
+            )
         )
     if "\n" not in tokenizer.decode(tokenizer.encode(["a\nb"])[0]):
         found.append(
-            "the tokenizer knows no line breaks: they become blanks; "
-            "put a marker in their place if they matter (<br>, for example)"
+            say(
+                "the tokenizer knows no line breaks: they become blanks; "
+                "put a marker in their place if they matter (<br>, for example)"
+            )
         )
     if manifest["tokens"] < LITTLE_TEXT_TOKENS:
         found.append(
-            f"{manifest['tokens']:,} tokens are little: the model learns the style, and soon knows the text by heart; "
-            "watch the validation perplexity"
+            say(
+                "{tokens:,} tokens are little: the model learns the style, and soon knows the text by heart; "
+                "watch the validation perplexity",
+                tokens=manifest["tokens"],
+            )
         )
-    if (
-        not manifest["duplicates_left_out"]
-        and manifest["duplicate_samples"] > MANY_DUPLICATES_SHARE * manifest["samples"]
-    ):
+    n_copies = manifest["duplicate_samples"]
+    if not manifest["duplicates_left_out"] and n_copies > MANY_DUPLICATES_SHARE * manifest["samples"]:
         found.append(
-            f"copies of other samples: {manifest['duplicate_samples']:,}; they are learned more often; "
-            "--dedupe exact leaves them out"
+            say(
+                "copies of other samples: {n_copies:,}; they are learned more often; --dedupe exact leaves them out",
+                n_copies=n_copies,
+            )
         )
     if manifest["near_duplicates_across"]:
         found.append(
-            f"samples kept apart that nearly equal one that is learned: {manifest['near_duplicates_across']:,}; "
-            "the perplexity flatters; --dedupe near leaves such repetitions out"
+            say(
+                "samples kept apart that nearly equal one that is learned: {n_samples:,}; the perplexity flatters; "
+                "--dedupe near leaves such repetitions out",
+                n_samples=manifest["near_duplicates_across"],
+            )
         )
-    if manifest["validation_by"].startswith("whole") and manifest["validation_samples"] < FEW_VALIDATION_SAMPLES:
+    if manifest["validation_by"] == "whole-samples" and manifest["validation_samples"] < FEW_VALIDATION_SAMPLES:
         found.append(
-            f"few samples are kept apart ({manifest['validation_samples']}): their perplexity is a rough figure; "
-            "raise --val-fraction"
+            say(
+                "few samples are kept apart ({n_samples}): their perplexity is a rough figure; raise --val-fraction",
+                n_samples=manifest["validation_samples"],
+            )
         )
     if manifest["replaced_bytes"] or manifest["skipped_samples"]:
         found.append(
-            f"some bytes did not decode: {manifest['replaced_bytes']:,} were replaced; samples left out because of "
-            f"such bytes: {manifest['skipped_samples']:,}"
+            say(
+                "some bytes did not decode: {n_bytes:,} were replaced; samples left out because of such bytes: "
+                "{n_samples:,}",
+                n_bytes=manifest["replaced_bytes"],
+                n_samples=manifest["skipped_samples"],
+            )
         )
     return found

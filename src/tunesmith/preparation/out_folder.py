@@ -12,4 +12,4 @@ def refuse_taken(out: Path) -> None:
         UserError: if it is a file, or a folder that is not empty.
     """
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UserError(f"--out {out} already holds something", hint="name a folder that does not exist yet")
+        raise UserError("--out {out} already holds something", hint="name a folder that does not exist yet", out=out)

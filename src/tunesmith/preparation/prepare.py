@@ -17,6 +17,7 @@ from tunesmith.data.standard_input import STANDARD_INPUT
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.data.windows import count_windows, windows_of
 from tunesmith.errors import UserError
+from tunesmith.messages.catalogue import Phrase
 from tunesmith.model.config_file import read_config_of_tokenizer
 from tunesmith.model.hub import local_folder
 from tunesmith.preparation.lint import length_histogram, new_to_tokenizer_share, warnings_of
@@ -34,7 +35,11 @@ def prepare_text(config: PrepareConfig) -> dict[str, Any]:
         UserError: if text, tokenizer or folder cannot be used; nothing is written then.
     """
     if not 0 < config.val_fraction < 1:
-        raise UserError(f"--val-fraction {config.val_fraction} is not between 0 and 1", hint="for example 0.1")
+        raise UserError(
+            "--val-fraction {val_fraction} is not between 0 and 1",
+            hint="for example 0.1",
+            val_fraction=config.val_fraction,
+        )
     out = Path(config.out) if config.out else None
     if out:
         refuse_taken(out)
@@ -52,7 +57,7 @@ def prepare_text(config: PrepareConfig) -> dict[str, Any]:
 def _refuse_prepared(found: FoundSources) -> None:
     if found.prepared is not None:
         raise UserError(
-            f"{found.prepared} is prepared already", hint=f"tunesmith train {found.prepared} --out my-model"
+            "{prepared} is prepared already", hint="tunesmith train {prepared} --out my-model", prepared=found.prepared
         )
 
 
@@ -82,7 +87,7 @@ def _report(
         "weights": manifest["weights"],
         "tokens_per_character": manifest["tokens"] / manifest["characters"],
         "new_to_tokenizer_share": new_to_tokenizer_share(corpus, tokenizer),
-        "sources": manifest["sources"],
+        "sources": [{**source, "reason": str(Phrase.kept(source["reason"]))} for source in manifest["sources"]],
         "skipped_files": manifest["skipped_files"],
         "lengths": [asdict(part) for part in length_histogram(counts)],
         "longest": _longest(corpus, tokenizer),
@@ -93,7 +98,7 @@ def _report(
         "tokenizer": config.tokenizer,
         "train_model": config.tokenizer if has_model else None,
         "tokenizer_path": manifest["tokenizer_path"],
-        "tokenizer_reason": manifest["tokenizer_reason"],
+        "tokenizer_reason": str(Phrase.kept(manifest["tokenizer_reason"])),
         "out": str(corpus.folder),
         "train_with": config.out or _sources_again(config, corpus),
     }
