@@ -30,6 +30,8 @@ def main() -> None:
         *train_section(train),
         *gpu_section(),
         *memory_section(),
+        *writing_section(),
+        *besides_section(),
         *data_section(data),
     ]
     PAGE.write_text("\n".join([HEAD, *sections]), encoding="utf-8")
@@ -201,6 +203,73 @@ def memory_section() -> list[str]:
         ),
         "",
         _environment(result["environment"]),
+        "",
+    ]
+
+
+def writing_section() -> list[str]:
+    """Generation on a CPU."""
+    path = RESULTS / "generate.json"
+    if not path.exists():
+        return []
+    result = json.loads(path.read_text("utf-8"))
+    sides, ratios = result["sides"], result["ratios"]
+    names = {"transformers": "`transformers.generate`", "ours": "tunesmith, bf16", "ours int8": "tunesmith, int8"}
+    rates = {name: sides[name]["tokens_per_s"] for name in names}
+    rows = [
+        f"| {shown} | {' | '.join(f'{rate:.0f}' for rate in rates[name].values())} |" for name, shown in names.items()
+    ]
+    times = ", ".join(f"{ratio:.1f} at {count}" for count, ratio in ratios["against_transformers"].items())
+    return [
+        "## Writing on a CPU",
+        "",
+        (
+            f"`{result['command']}` on {result['date']}: GPT-2's 124M shape, bf16, greedy, "
+            "new tokens per second with so many texts side by side."
+        ),
+        "",
+        f"| texts side by side | {' | '.join(rates['ours'])} |",
+        f"|---|{'---|' * len(rates['ours'])}",
+        *rows,
+        "",
+        (
+            f"That is {times} times transformers' rate (aim: 3, 2.5 and 2.5), and at one text "
+            f"{ratios['share_of_memory_bound']:.0%} of what reading all matrices once for each token allows "
+            f"({sides['memory']['bytes_per_s'] / 1e9:.1f} GB/s measured; aim: 65 %). 1,000 prompts from a file, "
+            f"model loading included, go {ratios['prompts_file_against_pipeline_loop']:.0f} times as fast as in a loop "
+            "over `pipeline` (aim: 10)."
+        ),
+        "",
+        *([result["note"], ""] if "note" in result else []),
+        _environment(result["environment"]),
+        "",
+    ]
+
+
+def besides_section() -> list[str]:
+    """What saving and watching cost."""
+    lines = []
+    for name, what in (("saving", "saves every 100 steps"), ("watching", "live screen, gauges and a tracker")):
+        path = RESULTS / f"{name}.json"
+        if path.exists():
+            result = json.loads(path.read_text("utf-8"))
+            lines += [
+                (
+                    f"| {what} | {result['model']} | {result['steps']} x {result['tokens_per_step']:,} | "
+                    f"{result['duration_with_s']:.1f} | {result['duration_without_s']:.1f} | "
+                    f"{result['ratio'] - 1:+.1%} | `{result['command']}`, {result['date']} |"
+                )
+            ]
+    if not lines:
+        return []
+    return [
+        "## What a run does beside training",
+        "",
+        "The same run with and without, in turn, in processes of their own.",
+        "",
+        "| | model | steps x tokens | with, s | without, s | cost | measured by |",
+        "|---|---|---|---|---|---|---|",
+        *lines,
         "",
     ]
 

@@ -1,6 +1,8 @@
 """What saving costs: the same run that saves every 100 steps, and that saves nothing before its end.
 
-    python benchmarks/saving.py TEXT --model GPT2_124M_FOLDER [--steps 310 --tokens-per-step 256 --pairs 2]
+    python benchmarks/saving.py TEXT [--model MODEL --steps 310 --tokens-per-step N --pairs 2]
+
+Without --tokens-per-step the plan decides, as in any run.
 
 The runs alternate, each in a process of its own, in the order with, without, without, with, so that a machine that gets
 slower or faster does not favour a side. Timed is from the end of the tenth step to the end of the last but one: the
@@ -31,7 +33,7 @@ def main() -> None:
     parser.add_argument("text", type=Path)
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--steps", type=int, default=310)
-    parser.add_argument("--tokens-per-step", type=int, default=256)
+    parser.add_argument("--tokens-per-step", type=int)
     parser.add_argument("--pairs", type=int, default=2)
     parser.add_argument("--keep", action="store_true", help="write results/saving.json")
     parser.add_argument("--side", type=int, help=argparse.SUPPRESS)
@@ -50,7 +52,7 @@ def main() -> None:
     result = {
         "model": Path(asked.model).name,
         "steps": asked.steps,
-        "tokens_per_step": asked.tokens_per_step,
+        "tokens_per_step": measured[asked.steps][0]["tokens_per_step"],
         "saves_every_steps": SAVE_EVERY_STEPS,
         "duration_with_s": with_s,
         "duration_without_s": without_s,
@@ -67,12 +69,15 @@ def main() -> None:
 def _side(asked: argparse.Namespace) -> dict[str, Any]:
     import tunesmith  # noqa: PLC0415  in the process that is measured
     from tunesmith.allocator import set_up_allocators  # noqa: PLC0415
-    from tunesmith.training.events import Stepped  # noqa: PLC0415
+    from tunesmith.training.events import Planned, Stepped  # noqa: PLC0415
 
     set_up_allocators()  # as the command line does
     ends_s: dict[int, float] = {}
+    plans = []
 
     def note(event: object) -> None:
+        if isinstance(event, Planned):
+            plans.append(event.plan)
         if isinstance(event, Stepped):
             ends_s[event.step] = time.perf_counter()
 
@@ -81,9 +86,8 @@ def _side(asked: argparse.Namespace) -> dict[str, Any]:
             asked.text,
             model=asked.model,
             out=Path(folder) / "run",
-            epochs=1000.0,
             max_steps=asked.steps,
-            tokens_per_step=asked.tokens_per_step,
+            tokens_per_step=asked.tokens_per_step or "auto",
             save_every_steps=asked.side,
             eval_every_steps=asked.steps,
             on_event=note,
@@ -96,6 +100,7 @@ def _side(asked: argparse.Namespace) -> dict[str, Any]:
         "duration_s": ends_s[asked.steps - 1] - ends_s[WARM_UP_STEPS],
         "longest_pause_s": max(behind_saves_s, default=0.0) - statistics.median(gaps_s.values()),
         "checkpoint_bytes": n_bytes,
+        "tokens_per_step": plans[0].tokens_per_step,
     }
 
 

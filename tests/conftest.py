@@ -12,6 +12,8 @@ import torch
 from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from tunesmith.messages.catalogue import speak
+
 settings.register_profile("no clock", deadline=None)  # no test asserts time; the first example may import a library
 settings.load_profile("no clock")
 
@@ -26,7 +28,9 @@ TRAINING_TEXT = [
 
 @pytest.fixture(autouse=True)
 def _isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test reads the user's caches or asks a hub."""
+    """No test reads the user's caches, asks a hub, or speaks the user's language."""
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    speak("en")
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path_factory.mktemp("hf")))

@@ -99,6 +99,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, str, str], list[str]], int, str]] = {
     ),
     "evaluate nothing": (lambda _d, m, _t: ["evaluate", m], 2, "no source was named"),
     "train nothing": (lambda d, m, _t: ["train", "--model", m, "--out", f"{d}/out"], 2, "no source was named"),
+    "flag without values": (lambda _d, m, _t: ["generate", m, "--prompt"], 2, "--prompt needs a value"),
     "no out": (lambda _d, m, t: ["train", t, "--model", m], 2, "--out"),
     "mistyped flag": (lambda d, _m, t: ["train", t, "--modle", "x", "--out", f"{d}/out"], 2, "Did you mean --model?"),
     "mistyped verb": (lambda _d, _m, t: ["trian", t], 2, 'Did you mean "train"?'),
@@ -258,3 +259,24 @@ def test_errors_cannot_drive_the_terminal(tmp_path: Path, capsys: pytest.Capture
     assert "\x1b" not in said
     assert "\x07" not in said
     assert "a\ufffd[2J" in said
+
+
+def test_errors_of_the_machine_are_one_line_and_our_own_are_raised(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the table of symptoms knows as the machine's fault has a cause and a fix; a bug keeps its traceback."""
+
+    def failing(message: str) -> Callable[..., None]:
+        def fail(**_: object) -> None:
+            raise RuntimeError(message)
+
+        return fail
+
+    monkeypatch.setattr("tunesmith.doctor.examination.examine", failing("CUDA error: no kernel image is available"))
+    assert main(["doctor"]) == 1
+    printed = capsys.readouterr().err.splitlines()
+    assert [line.split(" ")[0] for line in printed] == ["error:", "hint:"]
+    assert "no code for this card" in printed[0]
+    monkeypatch.setattr("tunesmith.doctor.examination.examine", failing("mat1 and mat2 must have the same dtype"))
+    with pytest.raises(RuntimeError, match="mat1"):
+        main(["doctor"])

@@ -10,11 +10,19 @@ import pytest
 
 import tunesmith
 from tunesmith.config import (
+    DoctorConfig,
     EvaluateConfig,
+    ExplainConfig,
     ExportConfig,
     GenerateConfig,
+    ImportConfig,
     PlanConfig,
     PrepareConfig,
+    PushConfig,
+    ReportConfig,
+    RunsConfig,
+    ServeConfig,
+    TokenizerExtendConfig,
     TokenizerTrainConfig,
     TrainConfig,
 )
@@ -22,16 +30,21 @@ from tunesmith.config import (
 PACKAGE = Path(tunesmith.__file__).parent
 
 FLOORS = [
-    {"errors"},
+    {"messages"},
+    {"errors", "quantities", "symptoms"},
     {"allocator", "files"},
-    {"config", "machine", "out_of_memory"},
+    {"config", "gauges", "machine", "out_of_memory"},
     {"model", "data"},
     {"optimizers"},
+    {"distributed"},
     {"planning"},
-    {"generation", "preparation", "exporting"},
-    {"evaluation"},
+    {"generation", "preparation", "importing"},
+    {"evaluation", "exporting", "serving"},
     {"training"},
-    {"api", "interfaces"},
+    {"doctor", "explaining", "reporting", "tracking"},
+    {"dashboard"},
+    {"interfaces"},
+    {"api"},
     {"cli"},
     {"__main__"},
 ]
@@ -106,7 +119,7 @@ def test_public_names_are_sorted_and_there() -> None:
         _ = tunesmith.tarin
 
 
-COMMON = {"json", "quiet", "seed"}
+COMMON = {"json", "quiet", "seed", "lang"}
 COMPUTING = {"device", "precision"}
 READING = {"sources", "split_on", "text_field", "prompt_field", "completion_field", "template"}
 READING |= {"encoding", "on_bad_bytes", "dedupe", "weights"}
@@ -114,14 +127,23 @@ TRAINING = COMMON | COMPUTING | READING
 TRAINING |= {"model", "out", "resume", "from_scratch", "epochs", "max_steps", "learning_rate", "weight_decay"}
 TRAINING |= {"warmup_fraction", "max_grad_norm", "tokens_per_step", "context_tokens", "dropout", "eval_every_steps"}
 TRAINING |= {"max_hours", "stop_at", "verify_resume", "keep_gb"}
-TRAINING |= {"save_every_steps", "val_fraction", "sample_prompts", "compile", "freeze", "states", "recompute"}
+TRAINING |= {"save_every_steps", "val_fraction", "sample_prompts", "track", "compile", "freeze", "states", "recompute"}
+TRAINING |= {"shape", "layers", "width", "heads", "tokenizer", "vocab_size", "optimizer", "dashboard"}
+TRAINING |= {"devices", "shard"}
 TRAINING |= {"lora_rank", "lora_alpha", "lora_dropout", "lora_targets"}
 FLAGS = {
     PrepareConfig: COMMON | READING | {"tokenizer", "out", "val_fraction", "preview"},
+    TokenizerExtendConfig: COMMON | READING | {"model", "out", "words", "special_tokens", "new_tokens"},
     TokenizerTrainConfig: COMMON | READING | {"out", "vocab_size"},
     TrainConfig: TRAINING,
     PlanConfig: TRAINING | {"vram", "gpu"},
-    ExportConfig: COMMON | {"model", "out", "merge", "base"},
+    DoctorConfig: COMMON | {"model", "quick", "fix", "yes"},
+    ExplainConfig: COMMON | {"source"},
+    ExportConfig: COMMON | {"model", "out", "to", "dtype", "merge", "base"},
+    PushConfig: COMMON | {"model", "repo", "private"},
+    ImportConfig: COMMON | {"checkpoint", "out", "tokenizer", "activation"},
+    ReportConfig: COMMON | {"run", "out", "novelty"},
+    RunsConfig: COMMON | {"folder", "sort", "compare", "out"},
     EvaluateConfig: COMMON
     | COMPUTING
     | READING
@@ -131,6 +153,21 @@ FLAGS = {
     | {"model", "prompt", "prompts_file", "prompt_field", "num_samples", "max_new_tokens", "min_new_tokens"}
     | {"temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size", "stop", "truncate"}
     | {"include_prompt", "sample_delim", "reject_copied", "trained_on", "batch_size", "quantize", "out"},
+    ServeConfig: COMMON
+    | COMPUTING
+    | {
+        "models",
+        "runs",
+        "host",
+        "port",
+        "token",
+        "batch_size",
+        "max_waiting",
+        "max_new_tokens",
+        "max_seconds",
+        "quantize",
+    }
+    | {"trained_on"},
 }
 
 

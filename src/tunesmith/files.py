@@ -133,9 +133,13 @@ def refuse_existing(path: Path) -> None:
         UserError: if the name is taken or its folder is not there.
     """
     if path.exists():
-        raise UserError(f"--out {path} is already there", hint="name a file that does not exist yet, or remove it")
+        raise UserError(
+            "--out {path} is already there", hint="name a file that does not exist yet, or remove it", path=path
+        )
     if not path.parent.is_dir():
-        raise UserError(f"--out {path}: there is no folder {path.parent}", hint="make the folder first")
+        raise UserError(
+            "--out {path}: there is no folder {parent}", hint="make the folder first", path=path, parent=path.parent
+        )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from tunesmith.errors import UserError
+from tunesmith.messages.catalogue import say
 
 if TYPE_CHECKING:
     import torch
@@ -39,20 +40,23 @@ def choose_device(asked: str) -> "Choice[torch.device]":
 
     if asked == "auto":
         if torch.cuda.is_available():
-            return Choice(torch.device("cuda", 0), f"found {torch.cuda.get_device_name(0)}")
-        return Choice(torch.device("cpu"), "torch sees no CUDA device")
+            return Choice(torch.device("cuda", 0), say("found {name}", name=torch.cuda.get_device_name(0)))
+        return Choice(torch.device("cpu"), say("torch sees no CUDA device"))
     try:
         device = torch.device(asked)
     except RuntimeError:
-        raise UserError(f"--device {asked} is no device", hint="write auto, cpu, cuda or cuda:N") from None
+        raise UserError("--device {asked} is no device", hint="write auto, cpu, cuda or cuda:N", asked=asked) from None
     if device.type not in {"cpu", "cuda"}:
-        raise UserError(f"--device {asked} is not supported", hint="write auto, cpu, cuda or cuda:N")
+        raise UserError("--device {asked} is not supported", hint="write auto, cpu, cuda or cuda:N", asked=asked)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(
-            f"--device {asked}: torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices",
+            "--device {asked}: torch {version} sees {n_devices} CUDA devices",
             hint="install a CUDA build of torch and check nvidia-smi, or use --device cpu",
+            asked=asked,
+            version=torch.__version__,
+            n_devices=torch.cuda.device_count(),
         )
-    return Choice(device, "asked for")
+    return Choice(device, say("asked for"))
 
 
 def choose_dtype(asked: str, device: "torch.device") -> "Choice[torch.dtype]":
@@ -67,25 +71,27 @@ def choose_dtype(asked: str, device: "torch.device") -> "Choice[torch.dtype]":
         raise UserError("--precision fp16 needs a CUDA device", hint="use --precision bf16 or fp32 on a CPU")
     if asked != "auto":
         named = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-        return Choice(named[asked], "asked for")
+        return Choice(named[asked], say("asked for"))
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
-        shown = f"compute capability {capability[0]}.{capability[1]}"
+        shown = f"{capability[0]}.{capability[1]}"
         if capability >= NATIVE_BF16_CAPABILITY:
-            return Choice(torch.bfloat16, f"{shown} multiplies bf16 natively")
-        return Choice(torch.float16, f"{shown} has no native bf16: fp16 with a loss scaler")
+            return Choice(torch.bfloat16, say("compute capability {shown} multiplies bf16 natively", shown=shown))
+        return Choice(
+            torch.float16, say("compute capability {shown} has no native bf16: fp16 with a loss scaler", shown=shown)
+        )
     if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():  # noqa: SLF001  no public name
-        return Choice(torch.bfloat16, "this CPU multiplies bf16 natively (AVX512-BF16 or AMX)")
-    return Choice(torch.float32, "this CPU has no native bf16 arithmetic")
+        return Choice(torch.bfloat16, say("this CPU multiplies bf16 natively (AVX512-BF16 or AMX)"))
+    return Choice(torch.float32, say("this CPU has no native bf16 arithmetic"))
 
 
 def device_name(device: "torch.device") -> str:
-    """The card's name, or the processor's with its cores."""
+    """The card's name, or the processor's with the number of its threads."""
     import torch  # noqa: PLC0415
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{_processor_name()}, {torch.get_num_threads()} threads"
+    return f"{_processor_name()} \u00d7 {torch.get_num_threads()}"
 
 
 def _processor_name() -> str:

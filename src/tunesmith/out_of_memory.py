@@ -28,7 +28,7 @@ def in_pieces(work: Callable[[int], T], *, pieces: int, most: int, what: str, hi
         work: does all of it in so many pieces, from the beginning.
         pieces: to start with.
         most: it cannot be cut further.
-        what: the smallest piece, for the error.
+        what: the smallest piece, in the person's language, for the error.
         hint: what to do if even that does not fit.
 
     Returns:
@@ -43,7 +43,7 @@ def in_pieces(work: Callable[[int], T], *, pieces: int, most: int, what: str, hi
             return done[0], pieces
         free_memory()
         if pieces >= most:
-            raise DoesNotFitError(f"memory ran out with {what} at once", hint=hint)
+            raise DoesNotFitError("memory ran out with {what} at once", hint="{advice}", what=what, advice=hint)
         pieces = min(pieces * 2, most)
 
 

@@ -35,7 +35,7 @@ VARIANTS: tuple[tuple[str, ...], ...] = (
 )
 STEPS = 16
 INTERRUPTED, CRASHED = 130, 70
-UNTIMED = ("tokens_per_s", "eta_s", "peak_memory_bytes")
+UNTIMED = ("tokens_per_s", "eta_s", "peak_memory_bytes", "training_s", "data_wait_s", "elapsed_s")
 
 
 def make_world(folder: Path) -> tuple[Path, Path]:
@@ -133,7 +133,7 @@ class SmallRun:
         metrics = [
             {key: value for key, value in json.loads(line).items() if key not in UNTIMED}
             for line in lines
-            if json.loads(line)["kind"] != "save_failed"
+            if json.loads(line)["kind"] not in {"save_failed", "machine"}
         ]
         return {"metrics": metrics, **{str(path.relative_to(self.out)): path.read_bytes() for path in files}}
 

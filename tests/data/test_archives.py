@@ -84,7 +84,7 @@ def test_a_tar_bomb_is_refused(tmp_path: Path) -> None:
         entry = tarfile.TarInfo("zeros.txt")
         entry.size = 65 << 20
         archive.addfile(entry, io.BytesIO(bytes(entry.size)))
-    with pytest.raises(UserError, match=r"'zeros.txt' and expands .* times"):
+    with pytest.raises(UserError, match=r"'zeros.txt', which expands .* times"):
         sources_of(path)
 
 

@@ -39,7 +39,7 @@ def test_large_texts_take_the_fast_path(reference: TextTokenizer) -> None:
     """Gigatoken is really used where it pays, and not loaded where it does not."""
     assert FastTokenizer(reference, text_bytes=LARGE).path == "gigatoken"
     small = FastTokenizer(reference, text_bytes=LARGE - 1)
-    assert (small.path, small.reason) == ("tokenizers", "the text is small")
+    assert (small.path, str(small.reason)) == ("tokenizers", "the text is small")
 
 
 def test_a_difference_is_noticed_and_the_reference_takes_over(
@@ -62,11 +62,11 @@ def test_a_difference_is_noticed_and_the_reference_takes_over(
         monkeypatch.setattr(fast, "_encode_fast", lie)
         assert as_lists(*fast.encode_packed(texts)) == expected
         assert fast.path == "tokenizers"
-        assert "other ids" in fast.reason
+        assert "other ids" in str(fast.reason)
     monkeypatch.setattr(
         FastTokenizer, "_encode_fast", lambda _self, some: (np.zeros(len(some)), np.ones(len(some), int))
     )
-    assert "self-check" in FastTokenizer(reference, text_bytes=LARGE).reason
+    assert "self-check" in str(FastTokenizer(reference, text_bytes=LARGE).reason)
 
 
 def test_added_tokens_are_left_to_the_reference(small_tokenizer: Tokenizer) -> None:
@@ -75,7 +75,7 @@ def test_added_tokens_are_left_to_the_reference(small_tokenizer: Tokenizer) -> N
     richer.add_tokens(["lighthouse"])
     fast = FastTokenizer(TextTokenizer(richer, end_of_text_id=0, folder=Path()), text_bytes=LARGE)
     assert fast.path == "tokenizers"
-    assert "lighthouse" in fast.reason
+    assert "lighthouse" in str(fast.reason)
 
 
 def test_long_texts_are_cut_where_nothing_changes(reference: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,7 +39,7 @@ class FakeHub(BaseHTTPRequestHandler):
         else:
             self._absent()
 
-    do_HEAD = do_GET  # noqa: N815  the name the server looks for
+    do_HEAD = do_GET
 
     def do_POST(self) -> None:
         asked = self.rfile.read(int(self.headers["Content-Length"])).decode()

@@ -28,7 +28,7 @@ def test_piped_lines_are_samples(encoding: str, tmp_path: Path) -> None:
     report = json.loads(answer.stdout)
     assert report["samples"] == len(LINES)
     assert report["bytes"] == sum(len(line.encode()) for line in LINES)
-    assert report["sources"][0]["name"] == "standard input"
+    assert report["sources"][0]["name"] == "stdin"
     assert report["sources"][0]["encoding"] == encoding
     assert list(tmp_path.iterdir()) == []
 

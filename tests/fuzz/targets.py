@@ -29,6 +29,7 @@ from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_config import gpt2_config
 from tunesmith.model.hub import local_folder
 from tunesmith.model.weights import load_gpt2, save_gpt2
+from tunesmith.training.chance import Chance
 from tunesmith.training.checkpoint import find_checkpoint, load_checkpoint
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.resuming import asked_before, plan_before
@@ -195,7 +196,8 @@ class World:
     def _read_checkpoint(self, folder: Path, _: None) -> object:
         scaler = torch.amp.GradScaler("cpu", enabled=False)
         (checkpoint,) = RunFolder(folder).checkpoints()
-        load_checkpoint(checkpoint, model=self._gpt2, optimizer=self._optimizer, scaler=scaler)
+        chance = Chance(0, torch.device("cpu"), draws=False)
+        load_checkpoint(checkpoint, model=self._gpt2, optimizer=self._optimizer, scaler=scaler, chance=chance)
         return find_checkpoint([checkpoint])
 
     def _make_run(self, folder: Path, chance: random.Random) -> None:

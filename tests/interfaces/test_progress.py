@@ -31,7 +31,9 @@ PLAN = TrainPlan(
         "peak_memory_parts": {"weights": 5 << 30},
     }
 )
-RESULT = TrainResult(200.0, 20.0, 8, 10, 5000, 75.0, 66.0, 3 << 30, 5 << 30, "out", interrupted=False, stopped_by="")
+RESULT = TrainResult(
+    200.0, 20.0, 8, 10, 5000, 75.0, 66.0, 3 << 30, 5 << 30, 70.0, 9000.0, "out", interrupted=False, stopped_by=""
+)
 
 
 def text(words: str, reason: str = "stop") -> GeneratedText:
@@ -41,7 +43,9 @@ def text(words: str, reason: str = "stop") -> GeneratedText:
 
 def step(number: int) -> Stepped:
     """A step of ten."""
-    return Stepped(number, number / 10, 3.25, 1e-4, 0.7, 500 * number, 66.0, 3 << 30, 75.0)
+    return Stepped(
+        number, number / 10, 3.25, 1e-4, 0.7, 500 * number, 66.0, 3 << 30, 75.0, 7.5 * number, 0.1, 8.0 * number
+    )
 
 
 def shown(capsys: pytest.CaptureFixture[str], *, quiet: bool = False, result: TrainResult = RESULT) -> tuple[str, str]:

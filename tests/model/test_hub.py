@@ -44,7 +44,7 @@ class FakeHub(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
 
-    do_HEAD = do_GET  # noqa: N815  the name the server looks for
+    do_HEAD = do_GET
 
     def _answer(self, body: bytes) -> None:
         self.asked_for.append(f"{self.command} {self.path.rsplit('/', 1)[1]}")

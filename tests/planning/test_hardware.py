@@ -9,7 +9,7 @@ import pytest
 
 from tunesmith.errors import UserError
 from tunesmith.planning.cards import CARDS, card_named, known_card
-from tunesmith.planning.hardware import GIB, budget_of, bytes_of, hardware_named
+from tunesmith.planning.hardware import GIB, budget_of, bytes_of, hardware_named, in_precision
 from tunesmith.planning.neighbours import CardState, Neighbour, card_state
 
 
@@ -55,6 +55,16 @@ def test_no_amounts(written: str) -> None:
     """Refused with an example."""
     with pytest.raises(UserError, match="--vram"):
         bytes_of(written)
+
+
+@pytest.mark.parametrize(("asked", "named"), [("fp32", "float32"), ("fp16", "float16"), ("bf16", "bfloat16")])
+def test_a_card_that_is_not_here_computes_as_asked(asked: str, named: str) -> None:
+    """Precision and its reason change; the card stays."""
+    card = hardware_named("RTX 2080 Ti", None)
+    assert in_precision(card, "auto") == card
+    chosen = in_precision(card, asked)
+    assert (chosen.precision, chosen.reasons["precision"]) == (named, "asked for")
+    assert (chosen.budget, chosen.name, chosen.reasons["device"]) == (card.budget, card.name, card.reasons["device"])
 
 
 def test_room_is_left() -> None:

@@ -85,7 +85,7 @@ def test_a_poisoned_sample_is_named_and_left_out(
     line = text.read_text("utf-8").splitlines().index(f"{POISON} is the sample that does it") + 1
     assert line == 44
     assert len(trouble.samples) == 1
-    assert trouble.samples[0].startswith(f"log.txt, line {line}: '{POISON}")
+    assert str(trouble.samples[0]).startswith(f"log.txt, line {line}: '{POISON}")
     before = [event.step for event in events[: events.index(trouble)] if isinstance(event, Stepped)]
     assert trouble.step == max(before, default=0) + 1
     assert result.steps == usual.steps
@@ -93,7 +93,7 @@ def test_a_poisoned_sample_is_named_and_left_out(
     assert usual.perplexity is not None
     assert result.perplexity == pytest.approx(usual.perplexity, rel=0.01)
     kept = [json.loads(line) for line in (tmp_path / "poisoned" / "metrics.jsonl").read_text("utf-8").splitlines()]
-    assert [line["samples"] for line in kept if line["kind"] == "bad_numbers"] == [trouble.samples]
+    assert [line["samples"] for line in kept if line["kind"] == "bad_numbers"] == [[str(trouble.samples[0])]]
 
 
 def tunesmith_tokenizer(tmp_path: Path) -> Any:
@@ -133,7 +133,7 @@ def test_weights_gone_bad_come_back_from_the_last_good_state(
     _, events = train("damaged")
     (trouble,) = troubles(events)
     assert (trouble.step, trouble.what) == (at_call, "weights")
-    assert f"after step {(at_call - 1) // 4 * 4}" in trouble.action
+    assert f"after step {(at_call - 1) // 4 * 4}" in str(trouble.action)
     assert weights(tmp_path / "damaged") == weights(tmp_path / "usual")
     assert losses(tmp_path / "damaged") == losses(tmp_path / "usual")
 
@@ -192,7 +192,7 @@ def test_bad_weights_are_never_saved(
 
     monkeypatch.setattr("tunesmith.training.loop.train_step", step)
     _, events = train("damaged")
-    assert "after step 4" in troubles(events)[0].action
+    assert "after step 4" in str(troubles(events)[0].action)
     assert weights(tmp_path / "damaged") == weights(tmp_path / "usual")
 
 
@@ -214,9 +214,9 @@ def test_a_step_that_always_fails_is_passed_over(
     result, events = train("spoilt")
     first, second = troubles(events)
     assert (first.step, second.step) == (8, 8)
-    assert first.action == "back to the last good state, after step 4"
-    assert second.action.startswith("back to the last good state, after step 4, and past the ")
-    assert second.samples[0].startswith("log.txt, line ")
+    assert str(first.action) == "back to the last good state, after step 4"
+    assert str(second.action).startswith("back to the last good state, after step 4, and past the ")
+    assert str(second.samples[0]).startswith("log.txt, line ")
     made = [event.step for event in events if isinstance(event, Stepped)]
     assert made[-1] == result.steps
     assert not {7, 8} & set(made[made.index(9) :])

@@ -53,9 +53,10 @@ def run(config: TrainConfig, *, stop_after: int | None = None) -> TrainResult:
 
 def metrics(out: str) -> list[dict[str, Any]]:
     """What was logged, without what depends on the clock."""
-    timed = ("tokens_per_s", "eta_s", "peak_memory_bytes")
-    lines = (Path(out) / "metrics.jsonl").read_text("utf-8").splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key not in timed} for line in lines]
+    timed = ("tokens_per_s", "eta_s", "peak_memory_bytes", "training_s", "data_wait_s", "elapsed_s")
+    lines = map(json.loads, (Path(out) / "metrics.jsonl").read_text("utf-8").splitlines())
+    untimed = [line for line in lines if line["kind"] != "machine"]
+    return [{key: value for key, value in line.items() if key not in timed} for line in untimed]
 
 
 def assert_same_run(one: str, other: str) -> None:
@@ -244,7 +245,7 @@ def test_resuming_is_verified_on_the_run_itself(config: TrainConfig, monkeypatch
 
     assert verified(config.out) == ResumeVerified(4, 2, {})
     assert not list(Path(config.out).parent.glob(".*verify*"))
-    monkeypatch.setattr("tunesmith.training.checkpoint.set_random_states", lambda _states: None)
+    monkeypatch.setattr("tunesmith.training.chance.Chance.restore", lambda _chance, _states: None)
     differing = verified(f"{config.out}-2").differing
     assert differing["random.safetensors"] > 0
     assert differing["optimizer.safetensors"] > 0  # dropout draws other numbers

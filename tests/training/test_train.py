@@ -24,6 +24,7 @@ FILES = {
     "run.json",
     "metrics.jsonl",
     "samples.jsonl",
+    "report.html",
     "checkpoints",
 }
 
@@ -67,7 +68,10 @@ def test_the_run_folder(make_model_folder: Callable[..., Path], text: Path, tmp_
     assert [line["step"] for line in steps] == list(range(1, 11))
     assert {"loss_nats_per_token", "tokens_per_s", "peak_memory_bytes", "learning_rate"} <= set(steps[0])
     samples = read_lines(out / "samples.jsonl")
-    assert [line["step"] for line in samples] == [0] * 3 + [result.best_step] * 3
+    assert result.best_step == 10
+    assert [line["step"] for line in samples] == [0] * 3 + [5] * 3 + [10] * 3  # at every evaluation
+    assert [line["seed"] for line in samples] == [42, 43, 44] * 3
+    assert [line["is_final"] for line in samples] == [False] * 6 + [True] * 3
     card = (out / "README.md").read_text("utf-8")
     assert f"| model before training | {result.base_perplexity:.2f} |" in card
     assert f"**{result.perplexity:.2f}**" in card

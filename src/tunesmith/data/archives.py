@@ -36,7 +36,10 @@ def member_names(path: Path) -> Iterator[str]:
         raise
     except Exception as error:  # noqa: BLE001  a damaged index makes the libraries raise errors of all kinds
         raise UserError(
-            f"{path} cannot be read as an archive: {error}", hint="it is damaged or of another kind; get it again"
+            "{path} cannot be read as an archive: {error}",
+            hint="it is damaged or of another kind; get it again",
+            path=path,
+            error=error,
         ) from None
     yield from sorted(name for name in names if not any(part.startswith((".", "__")) for part in Path(name).parts))
 
@@ -59,7 +62,7 @@ def _zip_members(path: Path) -> list[str]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if info.file_size > expansion_limit_bytes(info.compress_size):
-                raise expands_too_much(path, f"holds {info.filename!r}, which")
+                raise expands_too_much(path, info.filename)
         return [info.filename for info in archive.infolist() if not info.is_dir()]
 
 
@@ -69,7 +72,7 @@ def _tar_members(path: Path) -> list[str]:
         limit_bytes = expansion_limit_bytes(path.stat().st_size)
         for member in archive:  # each is looked at before its content is skipped over
             if member.offset_data + member.size > limit_bytes:
-                raise expands_too_much(path, f"holds {member.name!r} and")
+                raise expands_too_much(path, member.name)
             if member.isreg():
                 names.append(member.name)
         return names

@@ -5,7 +5,7 @@ its share of them by its number, so a position in the data is one integer: nothi
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from tunesmith.data.corpus import Split
 from tunesmith.data.dealing import MicroBatchShape, deal, rounded_up
 from tunesmith.data.mixture import Mixture
+from tunesmith.data.sharing import Share, dealt_to_processes
 from tunesmith.data.stretches import Int64s
 from tunesmith.data.windows import Windows, windows_of
 
@@ -55,10 +56,18 @@ class TrainingOrder:
         shape: how an epoch is divided.
         constant_size: whether every micro-batch is filled up to the largest.
         seed: of every epoch's order.
+        share: of every step, where several processes learn; None is all of it.
     """
 
     def __init__(
-        self, split: Split, *, context_tokens: int, shape: MicroBatchShape, constant_size: bool, seed: int
+        self,
+        split: Split,
+        *,
+        context_tokens: int,
+        shape: MicroBatchShape,
+        constant_size: bool,
+        seed: int,
+        share: Share | None = None,
     ) -> None:
         self._split = split
         self._windows = windows_of(split.stretches, context_tokens)
@@ -66,6 +75,7 @@ class TrainingOrder:
         self._shape = shape
         self._constant_size = constant_size
         self._seed = seed
+        self._share = share
         self._longest = int(self._windows.lengths.max())
         self._dealt: tuple[int, list[Int64s]] = (-1, [])
 
@@ -79,8 +89,15 @@ class TrainingOrder:
         """
         size = rounded_up(max(self._shape.tokens // pieces, self._longest))
         chosen = self.windows(step, left_out)
+        if self._share is not None and chosen:
+            return self._shared(np.concatenate(chosen), replace(self._share, tokens=self._share.tokens // pieces))
         parts = [part for windows in chosen for part in self._dealt_into(windows, pieces)]
         return [self._batch(windows, size) for windows in parts]
+
+    def targets(self, step: int, left_out: Collection[int] = ()) -> int:
+        """How many tokens a step predicts, in all processes together; arguments as above."""
+        chosen = [self._windows[windows] for windows in self.windows(step, left_out)]
+        return sum(int((windows.lengths - windows.prompt_tokens).sum()) for windows in chosen)
 
     def windows(self, step: int, left_out: Collection[int] = ()) -> list[Int64s]:
         """The windows of each micro-batch of a step; arguments as above."""
@@ -102,6 +119,17 @@ class TrainingOrder:
     def batch_of(self, windows: Int64s) -> Batch:
         """Some windows as one batch, filled up no more than it needs."""
         return self._batch(windows, 0)
+
+    def _shared(self, windows: Int64s, share: Share) -> list[Batch]:
+        """This process's micro-batches."""
+        lengths = self._windows.lengths[windows]
+        size = rounded_up(max(share.tokens, self._longest))
+        parts = dealt_to_processes(lengths, share)[share.rank]
+        shortest = windows[[int(lengths.argmin())]]
+        return [
+            self._batch(windows[part], size) if len(part) else nothing_to_learn(self._batch(shortest, size))
+            for part in parts
+        ]
 
     def _dealt_into(self, windows: Int64s, pieces: int) -> list[Int64s]:
         if pieces == 1:
@@ -125,6 +153,11 @@ class TrainingOrder:
         windows = self._windows[chosen]
         filled = rounded_up(int(windows.lengths.sum()))
         return _batch(self._split.tokens, windows, max(filled, size) if self._constant_size else filled, self._longest)
+
+
+def nothing_to_learn(batch: Batch) -> Batch:
+    """The same tokens, of which none is predicted."""
+    return replace(batch, rows=batch.rows[:0], targets=batch.targets[:0])
 
 
 def packed(split: Split, windows: Windows, tokens_per_batch: int) -> Iterator[Batch]:

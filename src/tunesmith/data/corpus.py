@@ -33,6 +33,7 @@ from tunesmith.data.stretches import Integers, Stretches
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
 from tunesmith.files import parse_json
+from tunesmith.messages.system_errors import said_by_system
 
 CACHE_NAME_LETTERS = 32
 
@@ -127,7 +128,7 @@ def prepare_corpus(
             write_corpus(folder, found, tokenizer, options, {**settings, "fingerprint": fingerprint})
         except FileExistsError:
             if out is not None:
-                raise UserError(f"--out {out} was taken meanwhile", hint="name another folder") from None
+                raise UserError("--out {out} was taken meanwhile", hint="name another folder", out=out) from None
             # else another process made the same corpus and was faster
     return open_corpus(folder)
 
@@ -160,9 +161,14 @@ def open_corpus(folder: Path) -> Corpus:
             and isinstance(manifest["tokenizer"], str)
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
-        raise UserError(f"the prepared text in {folder} cannot be read: {error}", hint=f"delete {folder}") from None
+        raise UserError(
+            "the prepared text in {folder} cannot be read: {error}",
+            hint="delete {folder}",
+            folder=folder,
+            error=said_by_system(error),
+        ) from None
     if not fits:
-        raise UserError(f"the prepared text in {folder} is damaged", hint=f"delete {folder} and run again")
+        raise UserError("the prepared text in {folder} is damaged", hint="delete {folder} and run again", folder=folder)
     return Corpus(folder, manifest, train, validation)
 
 
@@ -179,8 +185,9 @@ def _open_prepared(folder: Path, tokenizer: TextTokenizer) -> Corpus:
     corpus = open_corpus(folder)
     if corpus.manifest["tokenizer"] != tokenizer.fingerprint:
         raise UserError(
-            f"the text in {folder} was prepared with another tokenizer than the model's",
+            "the text in {folder} was prepared with another tokenizer than the model's",
             hint="prepare it again: tunesmith prepare FILE --tokenizer MODEL --out DIR",
+            folder=folder,
         )
     return corpus
 

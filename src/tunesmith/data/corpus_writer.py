@@ -23,7 +23,7 @@ from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
 from tunesmith.files import naming, new_folder, write_json
 
-FORMAT = 4
+FORMAT = 5
 MANIFEST = "manifest.json"
 TOKENS = "tokens.bin"
 NEAR_DUPLICATES_COUNTED_SAMPLES = 50_000
@@ -55,7 +55,7 @@ def write_corpus(
                 "sources": [asdict(report) for report in reports],
                 "skipped_files": list(found.skipped),
                 "tokenizer_path": fast.path,
-                "tokenizer_reason": fast.reason,
+                "tokenizer_reason": asdict(fast.reason),
                 "dtype": dtype.name,
                 "weights": list(options.weights or [1.0] * found.n_arguments),
                 "characters": writer.characters,
@@ -147,8 +147,11 @@ def _refuse_too_few(columns: SampleColumns, val_fraction: float, found: FoundSou
     if n_samples < needed and not (n_samples and long_enough and needed > 1):
         names = ", ".join(str(file.path) for file in found.files[:3])
         raise UserError(
-            f"{names} holds {n_samples} samples with text, and {needed} are needed",
+            "{names} holds {n_samples} samples with text, and {needed} are needed",
             hint="one sample a line: put each text on a line of its own, or set --split-on",
+            names=names,
+            n_samples=n_samples,
+            needed=needed,
         )
 
 

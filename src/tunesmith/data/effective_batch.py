@@ -1,6 +1,7 @@
 """How many tokens an optimizer step learns from, where nobody said it."""
 
 from tunesmith.machine import Choice
+from tunesmith.messages.catalogue import say
 
 ENOUGH_STEPS = 600
 """Optimizer steps that a run should have if its text allows it."""
@@ -14,10 +15,12 @@ def choose_tokens_per_step(epoch_tokens: int, epochs: float) -> Choice[int]:
     power = 1 << max(int(wanted), 1).bit_length() - 1
     tokens = min(max(power, FEWEST_TOKENS_PER_STEP), MOST_TOKENS_PER_STEP)
     if tokens == FEWEST_TOKENS_PER_STEP:
-        return Choice(tokens, "little text: the smallest batch that is still steady, so that it gets enough updates")
+        return Choice(
+            tokens, say("little text: the smallest batch that is still steady, so that it gets enough updates")
+        )
     if tokens == MOST_TOKENS_PER_STEP:
-        return Choice(tokens, "much text: larger batches would only make fewer updates")
-    return Choice(tokens, f"so that the run has at least {ENOUGH_STEPS} updates")
+        return Choice(tokens, say("much text: larger batches would only make fewer updates"))
+    return Choice(tokens, say("so that the run has at least {steps} updates", steps=ENOUGH_STEPS))
 
 
 def steps_per_epoch(epoch_tokens: int, n_windows: int, tokens_per_step: int) -> int:

@@ -47,7 +47,9 @@ def detect_encoding(file: SourceFile) -> str:
         return "utf-8"
     if has_controls:
         raise UserError(
-            f"{file.path} does not look like text", hint="name a text file; or say what it is in with --encoding"
+            "{path} does not look like text",
+            hint="name a text file; or say what it is in with --encoding",
+            path=file.path,
         )
     if _is_broken_utf8(head):
         return "utf-8"
@@ -66,7 +68,7 @@ def known_encoding(name: str) -> str:
         "".encode(name)
     except LookupError:
         raise UserError(
-            f"--encoding {name} is no encoding", hint="for example utf-8, cp932, euc_jp, utf-16, latin-1"
+            "--encoding {name} is no encoding", hint="for example utf-8, cp932, euc_jp, utf-16, latin-1", name=name
         ) from None
     return name
 
@@ -87,10 +89,15 @@ def bad_byte(file: SourceFile, encoding: str) -> UserError:
 
 
 def _bad_byte_error(file: SourceFile, encoding: str, offset: int, byte: int | None) -> UserError:
-    shown = "the file ends inside a character" if byte is None else f"byte 0x{byte:02x}"
     return UserError(
-        f"{file.path} is not {encoding} throughout: {shown} at offset {offset:,}",
+        "{path} is not {encoding} throughout: the file ends inside a character at offset {offset:,}"
+        if byte is None
+        else "{path} is not {encoding} throughout: byte 0x{byte:02x} at offset {offset:,}",
         hint="say which encoding it is with --encoding NAME; or --on-bad-bytes replace or skip-sample",
+        path=file.path,
+        encoding=encoding,
+        byte=byte,
+        offset=offset,
     )
 
 

@@ -18,11 +18,16 @@ def expansion_limit_bytes(stored_bytes: int) -> int:
     return max(HARMLESS_BYTES, LARGEST_EXPANSION * stored_bytes)
 
 
-def expands_too_much(path: Path, what: str) -> UserError:
-    """The error for content beyond the limit."""
+def expands_too_much(path: Path, member: str = "") -> UserError:
+    """The error for a file, or for something in an archive, with content beyond the limit."""
     return UserError(
-        f"{path} {what} expands more than {LARGEST_EXPANSION} times, as no text does",
+        "{path} holds {member!r}, which expands more than {times} times, as no text does"
+        if member
+        else "{path} expands more than {times} times, as no text does",
         hint="unpack it yourself if you trust it, and name the text file",
+        path=path,
+        member=member,
+        times=LARGEST_EXPANSION,
     )
 
 
@@ -61,7 +66,7 @@ class LimitedStream(io.RawIOBase):
         buffer[: len(content)] = content
         self._position += len(content)
         if self._position > self._limit_bytes:
-            raise expands_too_much(self._path, "")
+            raise expands_too_much(self._path)
         return len(content)
 
     def close(self) -> None:

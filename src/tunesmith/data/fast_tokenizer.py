@@ -12,6 +12,7 @@ import numpy as np
 
 from tunesmith.data.stretches import Int64s
 from tunesmith.data.tokenizer import SAFE_BORDER, TextTokenizer, TokenIds, safe_pieces
+from tunesmith.messages.catalogue import Phrase
 
 PIECE_CHARACTERS = 1 << 19
 """Long documents are cut into such pieces where that changes no id, so that every core has one."""
@@ -43,12 +44,12 @@ class FastTokenizer:
 
     Attributes:
         path: "gigatoken" or "tokenizers".
-        reason: why that one.
+        reason: why that one; kept with the tokens for readers of any language.
     """
 
     def __init__(self, reference: TextTokenizer, *, text_bytes: int) -> None:
         self._reference = reference
-        self.path, self.reason = "tokenizers", "the text is small"
+        self.path, self.reason = "tokenizers", Phrase("the text is small")
         if text_bytes >= LARGE_TEXT_BYTES:
             self._try_fast_path()
 
@@ -58,7 +59,7 @@ class FastTokenizer:
             return self._reference.encode_packed(texts)
         ids, counts = self._encode_fast(texts)
         if self._differs(texts, ids, counts):
-            self._fall_back("gigatoken gave other ids than tokenizers on this text")
+            self._fall_back(Phrase("gigatoken gave other ids than tokenizers on this text"))
             return self._reference.encode_packed(texts)
         return ids, counts
 
@@ -68,23 +69,23 @@ class FastTokenizer:
 
             self._fast = gigatoken.Tokenizer.from_json(self._reference.json)
         except Exception as error:  # noqa: BLE001  whatever a young library raises, the reference stands
-            self._fall_back(f"gigatoken cannot be used: {error}")
+            self._fall_back(Phrase("gigatoken cannot be used: {error}", {"error": str(error)}))
             return
         if not self._reference.may_be_cut:
-            self._fall_back("the tokenizer is no byte-level one of GPT-2's kind")
+            self._fall_back(Phrase("the tokenizer is no byte-level one of GPT-2's kind"))
             return
         others = [token for token in self._reference.added_tokens if token != self._reference.end_of_text]
         if others:
-            self._fall_back(f"the tokenizer has added tokens ({others[0]!r})")
+            self._fall_back(Phrase("the tokenizer has added tokens ({first!r})", {"first": others[0]}))
             return
         ids, counts = self._encode_fast(AWKWARD)
         expected = self._reference.encode(AWKWARD)
         if [part.tolist() for part in _parts(ids, counts)] != expected:
-            self._fall_back("gigatoken failed the self-check against tokenizers")
+            self._fall_back(Phrase("gigatoken failed the self-check against tokenizers"))
             return
-        self.path, self.reason = "gigatoken", "large text, and it agrees with tokenizers"
+        self.path, self.reason = "gigatoken", Phrase("large text, and it agrees with tokenizers")
 
-    def _fall_back(self, reason: str) -> None:
+    def _fall_back(self, reason: Phrase) -> None:
         self.path, self.reason = "tokenizers", reason
 
     def _encode_fast(self, texts: list[str]) -> tuple[TokenIds, Int64s]:

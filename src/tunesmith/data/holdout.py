@@ -5,11 +5,22 @@ only a few long documents, each gives its end, so that one novel in one file can
 """
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from tunesmith.data.stretches import Integers, Stretches
+from tunesmith.messages.catalogue import Phrase
+
+Method = Literal["all", "none", "whole-samples", "document-ends"]
+METHODS: dict[Method, Phrase] = {
+    "all": Phrase("every sample"),
+    "none": Phrase("no sample"),
+    "whole-samples": Phrase("whole samples, duplicates together"),
+    "document-ends": Phrase("the end of each document"),
+}
+"""How it was chosen, in a few words."""
 
 MINIMUM_SAMPLES = 2
 FEW_SAMPLES = 10
@@ -24,13 +35,13 @@ class Holdout:
         train: what is learned, ascending.
         validation: what is kept apart, ascending.
         chosen: bool [samples], which samples are kept apart whole; None where documents were cut.
-        method: in a few words.
+        method: how it was chosen.
     """
 
     train: Stretches
     validation: Stretches
     chosen: npt.NDArray[np.bool_] | None
-    method: str
+    method: Method
 
 
 def hold_out(samples: Stretches, firsts: Integers, *, fraction: float, seed: int) -> Holdout:
@@ -45,7 +56,7 @@ def hold_out(samples: Stretches, firsts: Integers, *, fraction: float, seed: int
     n_samples = len(samples)
     if fraction in {0, 1}:
         chosen = np.full(n_samples, bool(fraction))
-        return _by_samples(samples, chosen, "every sample" if fraction else "no sample")
+        return _by_samples(samples, chosen, "all" if fraction else "none")
     is_long = samples.lengths.min() >= SHORTEST_CUT_TOKENS
     if n_samples < FEW_SAMPLES and is_long and not samples.prompt_tokens.any():
         return _by_cutting(samples, fraction)
@@ -58,10 +69,10 @@ def hold_out(samples: Stretches, firsts: Integers, *, fraction: float, seed: int
     n_groups = min(int(np.searchsorted(reached, wanted)) + 1, len(heads) - 1)
     is_drawn = np.zeros(n_samples, np.bool_)
     is_drawn[drawn[:n_groups]] = True
-    return _by_samples(samples, is_drawn[firsts], "whole samples, duplicates together")
+    return _by_samples(samples, is_drawn[firsts], "whole-samples")
 
 
-def _by_samples(samples: Stretches, chosen: npt.NDArray[np.bool_], method: str) -> Holdout:
+def _by_samples(samples: Stretches, chosen: npt.NDArray[np.bool_], method: Method) -> Holdout:
     return Holdout(samples[~chosen], samples[chosen], chosen, method)
 
 
@@ -72,5 +83,5 @@ def _by_cutting(samples: Stretches, fraction: float) -> Holdout:
         replace(samples, lengths=learned),
         replace(samples, starts=samples.starts + learned, lengths=kept_apart),
         None,
-        "the end of each document",
+        "document-ends",
     )

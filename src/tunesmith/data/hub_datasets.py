@@ -36,7 +36,9 @@ class HubDataset:
         """
         dataset, _, split = source.removeprefix(HUB_PREFIX).partition(":")
         if not dataset:
-            raise UserError(f"{source} names no dataset", hint="for example hf:roneneldan/TinyStories:train")
+            raise UserError(
+                "{source} names no dataset", hint="for example hf:roneneldan/TinyStories:train", source=source
+            )
         return cls(dataset, split or DEFAULT_SPLIT)
 
     @property
@@ -79,6 +81,8 @@ class HubDataset:
     def _unreachable(self, error: Exception) -> UserError:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         return UserError(
-            f"{self.name} cannot be read from the hub: {first_line}",
+            "{name} cannot be read from the hub: {error}",
             hint="check the name and the network; for private datasets: hf auth login",
+            name=self.name,
+            error=first_line,
         )

@@ -8,6 +8,7 @@ import numpy as np
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.source_files import FoundSources, SourceFile
 from tunesmith.data.tokenizer import TextTokenizer
+from tunesmith.messages.catalogue import Phrase
 
 SHOWN_CHARACTERS = 60
 PLAIN_KINDS = (".txt", ".md")
@@ -29,9 +30,15 @@ class Origin:
     line: int | None
     text: str
 
-    def __str__(self) -> str:
-        place = f"line {self.line}" if self.line is not None else f"sample {self.sample:,}"
-        return f"{self.file}, {place}: {self.text!r}"
+    @property
+    def shown(self) -> Phrase:
+        """For a person."""
+        if self.line is None:
+            return Phrase(
+                "{file}, sample {sample:,}: {begins!r}",
+                {"file": self.file, "sample": self.sample, "begins": self.text},
+            )
+        return Phrase("{file}, line {line}: {begins!r}", {"file": self.file, "line": self.line, "begins": self.text})
 
 
 class Origins:
@@ -75,7 +82,7 @@ class Origins:
             if sample < source["samples"]:
                 return str(source["name"]), sample + 1, str(source["encoding"])
             sample -= int(source["samples"])
-        return "the text", sample + 1, ""
+        return "text", sample + 1, ""
 
     def _line(self, name: str, encoding: str, first_line: str, number: int) -> int | None:
         """The line that the text stands on; of several equal ones the first that can hold so many samples."""

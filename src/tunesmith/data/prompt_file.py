@@ -24,7 +24,7 @@ def read_prompts(source: str, field: str | None) -> list[str]:
     with found_sources([source]) as found:
         prompts = [prompt for file in found.files for prompt in _prompts_of(file, field) if prompt.strip()]
     if not prompts:
-        raise UserError(f"--prompts-file {source} holds no prompt", hint="write one prompt a line")
+        raise UserError("--prompts-file {source} holds no prompt", hint="write one prompt a line", source=source)
     return prompts
 
 

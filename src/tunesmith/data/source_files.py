@@ -123,7 +123,7 @@ def found_sources(sources: Sequence[str]) -> Iterator[FoundSources]:
             found: Sequence[SourceFile | HubDataset]
             if source in STANDARD_INPUT:
                 path = spool(Path(folder))
-                found = [SourceFile(path, "standard input", path.suffix, "")]
+                found = [SourceFile(path, "stdin", path.suffix, "")]
             elif source.startswith(HUB_PREFIX):
                 found = [HubDataset.of(source)]
             else:
@@ -142,8 +142,9 @@ def is_prepared(source: str) -> bool:
 def _only_prepared(sources: Sequence[str]) -> FoundSources:
     if len(sources) > 1:
         raise UserError(
-            f"a prepared folder stands alone, and {len(sources)} sources were named",
+            "a prepared folder stands alone, and {n_sources} sources were named",
             hint="prepare all of them together: tunesmith prepare FILE FILE --weights 2 1 --out DIR",
+            n_sources=len(sources),
         )
     return FoundSources((), (), 1, prepared=Path(sources[0]))
 
@@ -160,14 +161,24 @@ def _files_of(source: str) -> tuple[list[SourceFile], list[str]]:
     else:
         inside = [(match.name, match) for match in _matching(source)]
     if not inside and not path.is_dir():
-        raise UserError(f"there is no file {source}", hint="check the path; relative paths start at the current folder")
+        raise UserError(
+            "there is no file {source}",
+            hint="check the path; relative paths start at the current folder",
+            source=source,
+        )
     readable = [part for name, found in inside if found.stat().st_size for part in _opened_up(found, name)]
     skipped = [name for file, name in readable if file is None]
     kept = [file for file, _ in readable if file is not None]  # names do not depend on where the user stands
     if not kept:
         raise UserError(
-            f"{source} holds no text that can be read" + (f", only {skipped[-1]}" if skipped else ""),
-            hint=f"readable are {', '.join(READABLE)}, also compressed ({', '.join(filter(None, OPENERS))})",
+            "{source} holds no text that can be read, only {skipped}"
+            if skipped
+            else "{source} holds no text that can be read",
+            hint="readable are {kinds}, also compressed ({compressions})",
+            source=source,
+            skipped=skipped[-1] if skipped else "",
+            kinds=", ".join(READABLE),
+            compressions=", ".join(filter(None, OPENERS)),
         )
     return kept, skipped
 
@@ -177,11 +188,14 @@ def _named_file(path: Path) -> SourceFile:
     found = _source_file(path, path.name)
     if found is None:
         raise UserError(
-            f"{path} is no {', '.join(READABLE[:-1])} or {READABLE[-1]} file",
+            "{path} is no {kinds} or {last_kind} file",
             hint="save it as .txt with one sample a line, or as .csv with a text column",
+            path=path,
+            kinds=", ".join(READABLE[:-1]),
+            last_kind=READABLE[-1],
         )
     if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty", hint="name a file that holds text")
+        raise UserError("{path} is empty", hint="name a file that holds text", path=path)
     return found
 
 

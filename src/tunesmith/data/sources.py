@@ -19,10 +19,10 @@ from tunesmith.data.encoding import bad_byte, detect_encoding, known_encoding
 from tunesmith.data.hub_datasets import HubDataset
 from tunesmith.data.samples import SampleList, without_parts
 from tunesmith.data.source_files import TABLE_KINDS, SourceFile
-from tunesmith.data.splitting import AUTO, choose_split, split_text
+from tunesmith.data.splitting import AUTO, Border, choose_split, split_text
 from tunesmith.data.tables import Fields, read_table, samples_of
 from tunesmith.errors import UserError
-from tunesmith.machine import Choice
+from tunesmith.messages.catalogue import Phrase
 
 CHARACTERS_AT_A_TIME = 1 << 21
 HEAD_CHARACTERS = 1 << 18
@@ -67,15 +67,17 @@ def reading_options(config: ReadingConfig) -> ReadingOptions:
     template = escapes(config.template)
     if not 0 <= template.find("{prompt}") < template.find("{completion}"):
         raise UserError(
-            f"--template {config.template!r} does not hold {{prompt}} and, behind it, {{completion}}",
-            hint="for example --template 'Q: {prompt}\\nA: {completion}'",
+            "--template {template!r} does not hold {{prompt}} and, behind it, {{completion}}",
+            hint="for example --template 'Q: {{prompt}}\\nA: {{completion}}'",
+            template=config.template,
         )
     fields = Fields(config.text_field, config.prompt_field, config.completion_field, template)
     if config.weights and (len(config.weights) != len(config.sources) or min(config.weights) <= 0):
         raise UserError(
-            f"--weights {' '.join(map(str, config.weights))} does not give each of the {len(config.sources)} sources "
-            "a number above 0",
+            "--weights {weights} does not give each of the {n_sources} sources a number above 0",
             hint="--weights 2 0.5 shows the first source twice in an epoch and half of the second",
+            weights=" ".join(map(str, config.weights)),
+            n_sources=len(config.sources),
         )
     return ReadingOptions(
         config.split_on, fields, config.encoding, config.on_bad_bytes, config.dedupe, tuple(config.weights)
@@ -96,7 +98,7 @@ class SourceReport:
         sha256: of its bytes as stored.
         encoding: it was read in; "" for tables that carry their own.
         split_on: where its samples end.
-        reason: why.
+        reason: why; kept with the tokens for readers of any language.
         samples: that are not empty.
         empty: samples without a visible character, left out.
         markers: end-of-text markers that stood in the text; each is a border.
@@ -108,7 +110,7 @@ class SourceReport:
     sha256: str
     encoding: str
     split_on: str
-    reason: str
+    reason: Phrase
     samples: int = 0
     empty: int = 0
     markers: int = 0
@@ -128,19 +130,19 @@ def open_source(
         UserError: here or while reading, for what cannot be read as it should.
     """
     if isinstance(file, HubDataset):
-        report = SourceReport(file.name, file.sha256, "", "row", "a dataset of the hub: one row is one sample")
+        report = SourceReport(file.name, file.sha256, "", "row", Phrase("a dataset of the hub: one row is one sample"))
         return report, _cleaned(samples_of(file, file.rows(), options.fields), report, options, end_of_text)
     encoding = _encoding(file, options)
     errors = "strict" if options.on_bad_bytes == "stop" else "surrogateescape"
     if file.kind in TABLE_KINDS:
-        split = Choice("row", "a table: one row is one sample")
+        split = Border("row", Phrase("a table: one row is one sample"))
         samples = read_table(file, encoding, errors, options.fields)
     else:
         split = _split(file, encoding, options)
-        samples = split_text(_pieces(file, encoding, errors), split.value)
+        samples = split_text(_pieces(file, encoding, errors), split.split_on)
         if options.on_bad_bytes == "skip-sample":
             samples = without_parts(samples)
-    report = SourceReport(file.name, file.sha256, encoding, split.value, split.reason)
+    report = SourceReport(file.name, file.sha256, encoding, split.split_on, split.reason)
     return report, _guarded(file, _cleaned(samples, report, options, end_of_text), encoding)
 
 
@@ -152,11 +154,11 @@ def _encoding(file: SourceFile, options: ReadingOptions) -> str:
     return _guard(file, lambda: detect_encoding(file), "")
 
 
-def _split(file: SourceFile, encoding: str, options: ReadingOptions) -> Choice[str]:
+def _split(file: SourceFile, encoding: str, options: ReadingOptions) -> Border:
     if options.split_on != AUTO:
-        return Choice(escapes(options.split_on), "asked for")
+        return Border(escapes(options.split_on), Phrase("asked for"))
     if file.kind == ".md":
-        return Choice("document", "a Markdown file is one text")
+        return Border("document", Phrase("a Markdown file is one text"))
     with io.TextIOWrapper(file.open(), encoding, errors="replace") as stream:
         return choose_split(stream.read(HEAD_CHARACTERS))
 
@@ -206,8 +208,11 @@ def _refuse_half_characters(text: str, report: SourceReport) -> None:
     except UnicodeEncodeError as error:
         before = text[max(error.start - SHOWN_CHARACTERS, 0) : error.start]
         raise UserError(
-            f"{report.name} holds half a character (\\u{ord(text[error.start]):04x}), behind {before!r}",
+            "{name} holds half a character (\\u{code:04x}), behind {before!r}",
             hint="a program cut the text there; --on-bad-bytes replace or skip-sample goes on without it",
+            name=report.name,
+            code=ord(text[error.start]),
+            before=before,
         ) from None
 
 
@@ -237,6 +242,8 @@ def _guard(file: SourceFile, act: Callable[[], T], encoding: str) -> T:
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, error.strerror, error.filename or str(file.path)) from None
         raise UserError(
-            f"{file.path} cannot be decompressed: {error or type(error).__name__}",
+            "{path} cannot be decompressed: {error}",
             hint="the file is damaged or cut off; get it again",
+            path=file.path,
+            error=error or type(error).__name__,
         ) from None

@@ -37,8 +37,9 @@ def read_spiece(path: Path) -> Tokenizer:
     )
     if model.trainer_spec.model_type != UNIGRAM:
         raise UserError(
-            f"{path} is a sentencepiece model of another kind than unigram",
+            "{path} is a sentencepiece model of another kind than unigram",
             hint="write a tokenizer.json with transformers: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)",
+            path=path,
         )
     pieces = [(piece.piece, piece.score) for piece in model.pieces]
     tokenizer = Tokenizer(Unigram(pieces, model.trainer_spec.unk_id, model.trainer_spec.byte_fallback))

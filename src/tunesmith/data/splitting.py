@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from tunesmith.data.samples import SampleList
 from tunesmith.data.tokenizer import SAFE_BORDER
-from tunesmith.machine import Choice
+from tunesmith.messages.catalogue import Phrase
 
 AUTO, LINE, BLANK_LINE, DOCUMENT = "auto", "line", "blank-line", "document"
 
@@ -31,6 +31,14 @@ WRAPPED_SHARE = 0.3
 WRAPPED_LINE_CHARACTERS = 40
 HEADERS = {"text", "title", "titles", "name", "names", "tweet", "sentence", "content", "body", "message", "headline"}
 """What a list that was once a table's column begins with."""
+
+
+@dataclass(frozen=True)
+class Border:
+    """Where the samples of a file end: line, blank-line, document or a string; and in a few words, why."""
+
+    split_on: str
+    reason: Phrase
 
 
 @dataclass(frozen=True)
@@ -66,28 +74,52 @@ def shape_of(head: str) -> TextShape:
     )
 
 
-def choose_split(head: str) -> Choice[str]:
+def choose_split(head: str) -> Border:
     """Decide for a file from its head."""
     shape = shape_of(head)
     if shape.lines == 1 and shape.long_line > SHORT_LINE_CHARACTERS:
-        return Choice(DOCUMENT, "a single line")
+        return Border(DOCUMENT, Phrase("a single line"))
     wrapped = shape.small_letter_share > WRAPPED_SHARE and shape.typical_line > WRAPPED_LINE_CHARACTERS
     if wrapped:
-        return Choice(DOCUMENT, "lines are wrapped in the middle of sentences")
+        return Border(DOCUMENT, Phrase("lines are wrapped in the middle of sentences"))
+    header = _header(head)
     if shape.blank_share < FEW_BLANK_LINES and shape.long_line <= SHORT_LINE_CHARACTERS:
-        reason = f"short lines (95 % have at most {shape.long_line} characters), hardly any blank ones"
-        return Choice(LINE, reason + _header_note(head))
+        return Border(
+            LINE,
+            Phrase(
+                "short lines (95 % have at most {long} characters), hardly any blank ones; "
+                "the first one, {header!r}, looks like a header",
+                {"long": shape.long_line, "header": header},
+            )
+            if header
+            else Phrase(
+                "short lines (95 % have at most {long} characters), hardly any blank ones", {"long": shape.long_line}
+            ),
+        )
     if shape.blank_share < NO_BLANK_LINES and shape.lines >= MANY_LINES:
-        return Choice(LINE, f"{shape.lines:,} lines in its beginning alone, none of them blank" + _header_note(head))
+        return Border(
+            LINE,
+            Phrase(
+                "{lines:,} lines in its beginning alone, none of them blank; "
+                "the first one, {header!r}, looks like a header",
+                {"lines": shape.lines, "header": header},
+            )
+            if header
+            else Phrase("{lines:,} lines in its beginning alone, none of them blank", {"lines": shape.lines}),
+        )
     short_lines = shape.long_line <= SHORT_VERSE_CHARACTERS
     if short_lines and shape.blocks >= MANY_BLOCKS and shape.typical_block <= SHORT_BLOCK_CHARACTERS:
-        return Choice(BLANK_LINE, f"short blocks (about {shape.typical_block} characters) between blank lines")
-    return Choice(DOCUMENT, "long paragraphs: running text")
+        return Border(
+            BLANK_LINE,
+            Phrase("short blocks (about {typical} characters) between blank lines", {"typical": shape.typical_block}),
+        )
+    return Border(DOCUMENT, Phrase("long paragraphs: running text"))
 
 
-def _header_note(head: str) -> str:
+def _header(head: str) -> str:
+    """The first line if it names a column; else ""."""
     first = head.split("\n", 1)[0].strip()
-    return f"; the first one, {first!r}, looks like a header" if first.lower() in HEADERS else ""
+    return first if first.lower() in HEADERS else ""
 
 
 def split_text(pieces: Iterable[str], split_on: str) -> Iterator[SampleList]:

@@ -79,7 +79,7 @@ def samples_of(file: SourceFile | HubDataset, rows: Iterator[Row], fields: Field
     """
     first = list(islice(rows, ROWS_LOOKED_AT))
     if not first:
-        raise UserError(f"{file.path} has no rows", hint="name a table that holds text")
+        raise UserError("{path} has no rows", hint="name a table that holds text", path=file.path)
     names = list(dict.fromkeys(name for row in first for name in row))
     pair = choose_pair(file, names, fields)
     field = None if pair else choose_field(file, first, fields.text)
@@ -119,8 +119,11 @@ def choose_pair(file: SourceFile | HubDataset, names: list[str], fields: Fields)
     for name in asked:
         if name not in names:
             raise UserError(
-                f"{file.path} has no column {name!r}; its columns are {', '.join(map(repr, names))}",
+                "{path} has no column {name!r}; its columns are {columns}",
                 hint="--prompt-field and --completion-field name two of them",
+                path=file.path,
+                name=name,
+                columns=", ".join(map(repr, names)),
             )
     return str(fields.prompt), str(fields.completion)
 
@@ -132,20 +135,28 @@ def choose_field(file: SourceFile | HubDataset, rows: list[Row], asked: str | No
         UserError: if the asked one is not there, or several could be meant.
     """
     fields = list(dict.fromkeys(name for row in rows for name in row))
-    shown = ", ".join(map(repr, fields))
+    columns = ", ".join(map(repr, fields))
     if asked is not None and asked not in fields:
         raise UserError(
-            f"{file.path} has no column {asked!r}; its columns are {shown}", hint="--text-field names one of them"
+            "{path} has no column {name!r}; its columns are {columns}",
+            hint="--text-field names one of them",
+            path=file.path,
+            name=asked,
+            columns=columns,
         )
     if asked is not None or DEFAULT_FIELD in fields:
         return asked or DEFAULT_FIELD
     plausible = [name for name in fields if _looks_like_text([row.get(name) for row in rows])]
     if len(plausible) == 1:
         return plausible[0]
-    which = f"{', '.join(map(repr, plausible))} could be meant" if plausible else "none of them looks like text"
     raise UserError(
-        f"{file.path} has no column 'text'; its columns are {shown}, and {which}",
+        "{path} has no column 'text'; its columns are {columns}, and {plausible} could be meant"
+        if plausible
+        else "{path} has no column 'text'; its columns are {columns}, and none of them looks like text",
         hint="name the column that holds the samples: --text-field COLUMN",
+        path=file.path,
+        columns=columns,
+        plausible=", ".join(map(repr, plausible)),
     )
 
 
@@ -168,8 +179,12 @@ def text_of(file: SourceFile | HubDataset, row: Row, field: str, number: int) ->
         return ""
     if not isinstance(value, str):
         raise UserError(
-            f"{file.path} row {number:,}: {field!r} is {json.dumps(value, default=str)[:60]}, not text",
+            "{path} row {number:,}: {field!r} is {value}, not text",
             hint="name the column that holds the samples: --text-field COLUMN",
+            path=file.path,
+            number=number,
+            field=field,
+            value=json.dumps(value, default=str)[:60],
         )
     return value
 
@@ -186,14 +201,21 @@ def _delimited(delimiter: str) -> Callable[[SourceFile, TextIO], Iterator[Row]]:
                     yield dict(zip(header, row, strict=True))
                 elif row:  # csv gives [] for a blank line
                     raise UserError(
-                        f"{file.path} line {line} has {len(row)} fields where the header has {len(header)}",
+                        "{path} line {line} has {n_fields} fields where the header has {n_columns}",
                         hint="quote fields that hold separators or line breaks; or save as .txt, one sample a line",
+                        path=file.path,
+                        line=line,
+                        n_fields=len(row),
+                        n_columns=len(header),
                     )
                 line = reader.line_num + 1
         except csv.Error as error:
             raise UserError(
-                f"{file.path} is no valid table near line {reader.line_num}: {error}",
+                "{path} is no valid table near line {line}: {error}",
                 hint="write it with a CSV library or a spreadsheet; or save as .txt with one sample a line",
+                path=file.path,
+                line=reader.line_num,
+                error=error,
             ) from None
 
     return rows
@@ -206,7 +228,11 @@ def _json_lines(file: SourceFile, stream: TextIO) -> Iterator[Row]:
                 value = parse_json(line)
             except ValueError as error:
                 raise UserError(
-                    f"{file.path} line {number:,} is no JSON: {error}", hint="a .jsonl file has one JSON object a line"
+                    "{path} line {number:,} is no JSON: {error}",
+                    hint="a .jsonl file has one JSON object a line",
+                    path=file.path,
+                    number=number,
+                    error=error,
                 ) from None
             yield _row(file, value, number)
 
@@ -215,16 +241,21 @@ def _json_array(file: SourceFile, stream: TextIO) -> Iterator[Row]:
     try:
         value = parse_json(stream.read())
     except ValueError as error:
-        raise UserError(f"{file.path} is no JSON: {error}", hint="for one object a line use .jsonl") from None
+        raise UserError(
+            "{path} is no JSON: {error}", hint="for one object a line use .jsonl", path=file.path, error=error
+        ) from None
     if isinstance(value, dict):
         arrays = [part for part in value.values() if isinstance(part, list)]
         if len(arrays) != 1:
             raise UserError(
-                f"{file.path} holds an object with {len(arrays)} arrays", hint="it needs exactly one array of samples"
+                "{path} holds an object with {n_arrays} arrays",
+                hint="it needs exactly one array of samples",
+                path=file.path,
+                n_arrays=len(arrays),
             )
         value = arrays[0]
     if not isinstance(value, list):
-        raise UserError(f"{file.path} holds no array", hint="write an array of objects or of strings")
+        raise UserError("{path} holds no array", hint="write an array of objects or of strings", path=file.path)
     yield from (_row(file, entry, number) for number, entry in enumerate(value, start=1))
 
 
@@ -232,7 +263,12 @@ def _row(file: SourceFile, value: object, number: int) -> Row:
     if isinstance(value, str):
         return {DEFAULT_FIELD: value}
     if not isinstance(value, dict):
-        raise UserError(f"{file.path} entry {number:,} is no object", hint='write {"text": "..."} for each sample')
+        raise UserError(
+            "{path} entry {number:,} is no object",
+            hint='write {{"text": "..."}} for each sample',
+            path=file.path,
+            number=number,
+        )
     return value
 
 
@@ -246,8 +282,11 @@ def _arrow_rows(file: SourceFile, binary: BinaryIO) -> Iterator[Row]:
         raise
     except Exception as error:  # noqa: BLE001  damaged files make the library raise errors of all kinds
         raise UserError(
-            f"{file.path} cannot be read as {file.kind[1:]}: {(str(error) or type(error).__name__).splitlines()[0]}",
+            "{path} cannot be read as {kind}: {error}",
             hint="the file is damaged or of another kind; write it again",
+            path=file.path,
+            kind=file.kind[1:],
+            error=(str(error) or type(error).__name__).splitlines()[0],
         ) from None
 
 

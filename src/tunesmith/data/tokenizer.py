@@ -23,6 +23,7 @@ from tunesmith.data.read_ahead import read_ahead
 from tunesmith.data.stretches import Int64s
 from tunesmith.errors import UserError
 from tunesmith.files import parse_json, write_atomically, write_json
+from tunesmith.messages.system_errors import said_by_system
 
 FILES = (
     "tokenizer.json",
@@ -159,6 +160,10 @@ class TextTokenizer:
         text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
         return text
 
+    def entry(self, token_id: int) -> str:
+        """How the vocabulary itself writes an id; empty where it has none."""
+        return str(self._tokenizer.id_to_token(token_id) or "")
+
     def is_fragment(self, token_id: int) -> bool:
         """Whether an id stands for a part of a character only, or for what the vocabulary does not know."""
         return token_id == self._unknown_id or "\ufffd" in self.decode([token_id])
@@ -232,10 +237,36 @@ def load_tokenizer(folder: Path, hf_config: dict[str, Any]) -> TextTokenizer:
     model_vocab = hf_config.get("vocab_size", GPT2_VOCAB)
     if hf_config and not (isinstance(model_vocab, int) and loaded.vocab_size <= model_vocab):
         raise UserError(
-            f"{folder}: the tokenizer has ids up to {loaded.vocab_size - 1}, the model only {model_vocab!r:.80}",
+            "{folder}: the tokenizer has ids up to {last_id}, the model only {model_vocab!r:.80}",
             hint="tokenizer and weights belong to different checkpoints; get both again",
+            folder=folder,
+            last_id=loaded.vocab_size - 1,
+            model_vocab=model_vocab,
         )
     return loaded
+
+
+def tokenizer_of_files(path: Path, merges: Path | None) -> TextTokenizer:
+    """A tokenizer whose files have names of another program's.
+
+    Args:
+        path: of what is a tokenizer.json, or a vocab.json.
+        merges: of what is a merges.txt, beside a vocab.json.
+
+    Raises:
+        UserError: if it is damaged, or has no end-of-text.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(path)) if merges is None else _byte_level_bpe(path, merges)
+    except Exception as error:  # noqa: BLE001  the library raises plain Exception for a damaged file
+        raise UserError(
+            "the tokenizer {path} cannot be read: {reason}",
+            hint="copy the checkpoint again, all files of it",
+            path=path,
+            reason=error,
+        ) from None
+    end_of_text_id = _end_of_text_id(path.parent, {}, tokenizer)
+    return TextTokenizer(tokenizer, end_of_text_id=end_of_text_id, folder=path.parent)
 
 
 def _read(folder: Path) -> Tokenizer:
@@ -243,25 +274,32 @@ def _read(folder: Path) -> Tokenizer:
         if (folder / "tokenizer.json").is_file():
             return Tokenizer.from_file(str(folder / "tokenizer.json"))
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-            model = BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
-            tokenizer = Tokenizer(model)
-            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-            tokenizer.decoder = decoders.ByteLevel()
-            if tokenizer.token_to_id(END_OF_TEXT) is not None:
-                tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
-            return tokenizer
+            return _byte_level_bpe(folder / "vocab.json", folder / "merges.txt")
         if (folder / spiece.FILE).is_file():
             return spiece.read_spiece(folder / spiece.FILE)
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001  the library raises plain Exception for a damaged file
         raise UserError(
-            f"the tokenizer in {folder} cannot be read: {error}", hint="get the model's files again"
+            "the tokenizer in {folder} cannot be read: {error}",
+            hint="get the model's files again",
+            folder=folder,
+            error=said_by_system(error),
         ) from None
     raise UserError(
-        f"{folder} has no tokenizer (tokenizer.json, vocab.json with merges.txt, or spiece.model)",
+        "{folder} has no tokenizer (tokenizer.json, vocab.json with merges.txt, or spiece.model)",
         hint="copy the tokenizer files of the checkpoint it came from into the folder",
+        folder=folder,
     )
+
+
+def _byte_level_bpe(vocab: Path, merges: Path) -> Tokenizer:
+    tokenizer = Tokenizer(BPE.from_file(str(vocab), str(merges)))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    if tokenizer.token_to_id(END_OF_TEXT) is not None:
+        tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, special=True, normalized=False)])
+    return tokenizer
 
 
 def _end_of_text_id(folder: Path, hf_config: dict[str, Any], tokenizer: Tokenizer) -> int:
@@ -275,8 +313,10 @@ def _end_of_text_id(folder: Path, hf_config: dict[str, Any], tokenizer: Tokenize
         if token_id is not None:
             return int(token_id)
     raise UserError(
-        f"{folder} names no end-of-text token that its tokenizer knows (eos_token_id is {configured!r})",
+        "{folder} names no end-of-text token that its tokenizer knows (eos_token_id is {configured!r})",
         hint='set "eos_token_id" in config.json',
+        folder=folder,
+        configured=configured,
     )
 
 

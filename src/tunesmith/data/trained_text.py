@@ -33,14 +33,18 @@ def trained_text(folder: Path, tokenizer: TextTokenizer, named: Sequence[str]) -
         fingerprint, sources = run["data"]["fingerprint"], run["asked"]["sources"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
-            f"{folder} does not say what it was trained on", hint="name its training text: --trained-on FILE"
+            "{folder} does not say what it was trained on",
+            hint="name its training text: --trained-on FILE",
+            folder=folder,
         ) from None
     prepared = [open_corpus(Path(source)) for source in sources if is_prepared(source)]
     corpus = prepared[0] if prepared else cached_corpus(fingerprint)
     if corpus is None or corpus.manifest["tokenizer"] != tokenizer.fingerprint:
         raise UserError(
-            f"the text that {folder} was trained on is not in the cache any more",
-            hint=f"name it: --trained-on {' '.join(map(str, sources)) or 'FILE'}",
+            "the text that {folder} was trained on is not in the cache any more",
+            hint="name it: --trained-on {sources}",
+            folder=folder,
+            sources=" ".join(map(str, sources)) or "FILE",
         )
     return corpus
 

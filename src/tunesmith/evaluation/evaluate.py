@@ -57,7 +57,7 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
         refuse_existing(out)
     for flag, value in (("--worst", config.worst), ("--novelty", config.novelty)):
         if value < 0:
-            raise UserError(f"{flag} {value} makes no sense", hint="write 0 or more")
+            raise UserError("{flag} {value} makes no sense", hint="write 0 or more", flag=flag, value=value)
     with found_sources(config.sources) as found:  # before a model is fetched
         device = choose_device(config.device).value
         # Figures are compared with other programs' figures: on a CPU nothing is gained by rounding them.
@@ -202,8 +202,10 @@ def _refuse_other_samples(config: EvaluateConfig, tuned: _Measured, base: _Measu
     same_bytes = tuned.evaluation.text_bytes == base.evaluation.text_bytes
     if not same_bytes or len(tuned.evaluation.sample_tokens) != len(base.evaluation.sample_tokens):
         raise UserError(
-            f"{config.model} and {config.base} divide this text into different samples",
+            "{model} and {base} divide this text into different samples",
             hint="compare them without --dedupe near, on a text that holds neither's end-of-text marker",
+            model=config.model,
+            base=config.base,
         )
 
 

@@ -13,19 +13,22 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
-from tunesmith.data.batches import packed, packed_indices
+from tunesmith.data.batches import Batch, packed, packed_indices
 from tunesmith.data.corpus import Split
 from tunesmith.data.stretches import Int64s
 from tunesmith.data.windows import Windows, sliding_windows, windows_of
+from tunesmith.distributed.team import ALONE, Team
 from tunesmith.evaluation.bootstrap import Interval, interval_of, resampled_sums
+from tunesmith.messages.catalogue import Phrase, say
 from tunesmith.model.attention import DocumentLayout
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import nats_of_each_token
 from tunesmith.model.packed import hidden_states, inference, on_device_of, rows_of
 from tunesmith.out_of_memory import in_pieces
 
-METHOD = (
+METHOD = Phrase(
     "every token once, end-of-text included; samples separate, each behind an end-of-text; "
     "samples longer than the context in windows of nearly equal length, without overlap"
 )
@@ -36,10 +39,20 @@ LARGEST_NATS = 709.0
 def sliding_method(context_tokens: int, stride_tokens: int) -> str:
     """How a verb that slides says it in words."""
     seen = context_tokens - stride_tokens
-    return (
+    if not seen:
+        return say(
+            "every token once, end-of-text included; samples separate, each behind an end-of-text, from which its "
+            "first token is predicted; samples longer than {context_tokens} tokens in windows of so many, so that "
+            "each token sees its own window only",
+            context_tokens=context_tokens,
+        )
+    return say(
         "every token once, end-of-text included; samples separate, each behind an end-of-text, from which its first "
-        f"token is predicted; samples longer than {context_tokens} tokens in windows that begin {stride_tokens} apart, "
-        f"so that each token sees {f'at least {seen} before it' if seen else 'its own window only'}"
+        "token is predicted; samples longer than {context_tokens} tokens in windows that begin {stride_tokens} apart, "
+        "so that each token sees at least {seen} before it",
+        context_tokens=context_tokens,
+        stride_tokens=stride_tokens,
+        seen=seen,
     )
 
 
@@ -77,7 +90,14 @@ class Evaluation:
 
 
 def evaluate_split(
-    model: GPT2, split: Split, *, context_tokens: int, tokens_per_batch: int, stride_tokens: int | None = None
+    model: GPT2,
+    split: Split,
+    *,
+    context_tokens: int,
+    tokens_per_batch: int,
+    stride_tokens: int | None = None,
+    team: Team = ALONE,
+    in_step: bool = False,
 ) -> Evaluation:
     """Measure a model on a split of a corpus; in smaller batches where memory runs out.
 
@@ -88,36 +108,54 @@ def evaluate_split(
         tokens_per_batch: tokens computed at once; changes the time and nothing else.
         stride_tokens: how far apart windows over a longer sample begin; None cuts it into windows of nearly equal
             length without overlap.
+        team: processes that share the work; each gets what all of them measured.
+        in_step: whether each of them has to compute as many batches, because each holds only a part of the model.
     """
+    tokens_per_batch = max(tokens_per_batch // team.size, 1)  # so that a short text has something for all of them
     if stride_tokens is None:
         windows = windows_of(split.stretches, context_tokens)
     else:
         windows = sliding_windows(split.stretches, context_tokens, stride_tokens)
     sample_nats, _ = in_pieces(
-        lambda pieces: _sample_nats(model, split, windows, max(tokens_per_batch // pieces, 1)),
+        lambda pieces: _sample_nats(model, split, windows, max(tokens_per_batch // pieces, 1), team, in_step=in_step),
         pieces=1,
         most=tokens_per_batch,
-        what="a single window to measure",
-        hint="free memory, or take a shorter --context-tokens or a smaller model",
+        what=say("a single window to measure"),
+        hint=say("free memory, or take a shorter --context-tokens or a smaller model"),
     )
     return Evaluation(
-        sample_nats, split.stretches.lengths.astype(np.int64) - split.stretches.prompt_tokens, split.text_bytes
+        team.sum_on_host(sample_nats),
+        split.stretches.lengths.astype(np.int64) - split.stretches.prompt_tokens,
+        split.text_bytes,
     )
 
 
-def _sample_nats(model: GPT2, split: Split, windows: Windows, tokens_per_batch: int) -> npt.NDArray[np.float64]:
-    """Summed cross-entropy of each sample."""
+def _sample_nats(
+    model: GPT2, split: Split, windows: Windows, tokens_per_batch: int, team: Team, *, in_step: bool
+) -> npt.NDArray[np.float64]:
+    """Summed cross-entropy of each sample, as far as this process measures it."""
     groups = packed_indices(windows.lengths, tokens_per_batch)
+    batches = packed(split, windows, tokens_per_batch)
     sample_nats = np.zeros(split.n_samples)
+    left_over = -1
     with inference(model):
-        for chosen, batch in zip(groups, packed(split, windows, tokens_per_batch), strict=True):
-            layout = DocumentLayout(batch.offsets, batch.longest)
-            hidden_NC = hidden_states(model, batch.tokens, batch.positions, layout)
-            hidden_MC, targets_M = rows_of(hidden_NC, batch.rows), on_device_of(model, batch.targets)
-            nats_M = nats_of_each_token(hidden_MC, model.head_VC, targets_M, model.config.vocab_size)
-            sample_M = np.repeat(windows.samples[chosen], windows.lengths[chosen])[batch.rows]
-            np.add.at(sample_nats, sample_M, nats_M.double().cpu().numpy())
+        for number, (chosen, batch) in enumerate(zip(groups, batches, strict=True)):
+            left_over = number % team.size
+            if left_over == team.rank:
+                nats_M = _nats_of(model, batch).double().cpu().numpy()
+                sample_M = np.repeat(windows.samples[chosen], windows.lengths[chosen])[batch.rows]
+                np.add.at(sample_nats, sample_M, nats_M)
+        if in_step and left_over < team.rank:
+            _nats_of(model, batch)  # the others gather weights once more than this process needs them
     return sample_nats
+
+
+def _nats_of(model: GPT2, batch: Batch) -> Tensor:
+    """Cross-entropy of everything that a batch predicts, fp32 [M]."""
+    layout = DocumentLayout(batch.offsets, batch.longest)
+    hidden_NC = hidden_states(model, batch.tokens, batch.positions, layout)
+    hidden_MC, targets_M = rows_of(hidden_NC, batch.rows), on_device_of(model, batch.targets)
+    return nats_of_each_token(hidden_MC, model.head_VC, targets_M, model.config.vocab_size)
 
 
 def confidence_interval(evaluation: Evaluation, *, seed: int) -> Interval | None:

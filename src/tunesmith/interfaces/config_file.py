@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from tunesmith.errors import UserError
+from tunesmith.messages.system_errors import said_by_system
 
 
 def read_config_file(path: str) -> dict[str, Any]:
@@ -17,14 +18,21 @@ def read_config_file(path: str) -> dict[str, Any]:
     """
     file = Path(path)
     if file.suffix.lower() not in {".toml", ".yaml", ".yml"}:
-        raise UserError(f"--config {path} is neither .toml nor .yaml", hint="write the settings as TOML or YAML")
+        raise UserError(
+            "--config {path} is neither .toml nor .yaml", hint="write the settings as TOML or YAML", path=path
+        )
     try:
         text = file.read_text("utf-8-sig")
         table = tomllib.loads(text) if file.suffix.lower() == ".toml" else yaml.safe_load(text)
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(
-            f"--config {path} cannot be read: {error}", hint="one setting a line, for example: epochs = 5"
+            "--config {path} cannot be read: {error}",
+            hint="one setting a line, for example: epochs = 5",
+            path=path,
+            error=said_by_system(error),
         ) from None
     if not isinstance(table, dict):
-        raise UserError(f"--config {path} holds no settings", hint="one setting a line, for example: epochs = 5")
+        raise UserError(
+            "--config {path} holds no settings", hint="one setting a line, for example: epochs = 5", path=path
+        )
     return {str(key).replace("_", "-"): value for key, value in table.items()}

@@ -4,14 +4,16 @@ import shutil
 from typing import Any
 
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console
-from rich.text import Text
 
+from tunesmith.data.holdout import METHODS
 from tunesmith.interfaces.tables import aligned, printable
+from tunesmith.interfaces.wrapping import padded, wrapped
+from tunesmith.messages.catalogue import say
 
 SHOWN_SOURCES = 12
 SHOWN_CHARACTERS = 30
 BAR_WIDTH = 30
+ENCODING_CELLS, LABEL_CELLS = 9, 18
 EIGHTHS = " \u258f\u258e\u258d\u258c\u258b\u258a\u2589"
 
 
@@ -21,15 +23,16 @@ def lint_report(report: dict[str, Any]) -> str:
     parts = [
         _sources(report["sources"], width),
         aligned(_counts(report), width),
-        "tokens a sample\n" + _histogram(report["lengths"]),
+        f"{say('tokens a sample')}\n{_histogram(report['lengths'])}",
     ]
     if report["preview"]:
         shown = "\n".join(_indented(text, width) for text in report["preview"])
-        parts.append(f"what the model sees (it predicts what stands between the brackets)\n{shown}")
+        parts.append(f"{say('what the model sees (it predicts what stands between the brackets)')}\n{shown}")
     if report["warnings"]:
         parts.append("\n".join(_indented(f"! {warning}", width) for warning in report["warnings"]))
     model = report["train_model"] or "MODEL"
-    parts.append(f"next:\n  tunesmith train {report['train_with']} --model {model} --out my-model")
+    command = f"tunesmith train {report['train_with']} --model {model} --out my-model"
+    parts.append(f"{say('next:')}\n  {command}")
     return "\n\n".join(parts)
 
 
@@ -38,11 +41,13 @@ def _sources(sources: list[dict[str, Any]], width: int) -> str:
     lines = []
     for source in sources[:SHOWN_SOURCES]:
         name = _shortened(printable(source["name"]), name_width)
-        encoding = source["encoding"] or "binary"
-        lines.append(f"{name}  {source['samples']:>8,} samples  {encoding:<9}  split on {source['split_on']!s}")
+        encoding = padded(source["encoding"] or say("binary"), ENCODING_CELLS)
+        counted = say("{samples:>8,} samples", samples=source["samples"])
+        divided = say("split on {border}", border=source["split_on"])
+        lines.append(f"{name}  {counted}  {encoding}  {divided}")
         lines.append(_indented(source["reason"], width, name_width + 2))
     if len(sources) > SHOWN_SOURCES:
-        lines.append(f"... and {len(sources) - SHOWN_SOURCES} more files")
+        lines.append(say("... and {more} more files", more=len(sources) - SHOWN_SOURCES))
     return "\n".join(lines)
 
 
@@ -58,41 +63,89 @@ def _shortened(name: str, width: int) -> str:
 def _counts(report: dict[str, Any]) -> list[tuple[str, str]]:
     dropped = report["dropped"]
     rows = [
-        ("samples", f"{report['samples']:,}, of them {report['val_samples']:,} kept apart ({report['val_by']})"),
-        ("tokens", f"{report['tokens']:,} from {report['bytes']:,} bytes"),
-        ("fit", f"{report['tokens_per_character']:.2f} tokens a character{_parts(report)}"),
-        ("windows", f"{report['windows']:,} of at most {report['context_tokens']:,} tokens in an epoch"),
-        ("updates", f"{report['updates_per_epoch']:,} an epoch, from about {report['tokens_per_step']:,} tokens each"),
-        ("longest", _longest(report["longest"][0])),
-        ("left out", f"{dropped['empty']:,} empty samples, {dropped['undecodable']:,} that do not decode"),
-        ("duplicates", _duplicates(report)),
+        (
+            say("samples"),
+            say(
+                "{samples:,}, of them {apart:,} kept apart ({method})",
+                samples=report["samples"],
+                apart=report["val_samples"],
+                method=METHODS[report["val_by"]],
+            ),
+        ),
+        (say("tokens"), say("{tokens:,} from {n_bytes:,} bytes", tokens=report["tokens"], n_bytes=report["bytes"])),
+        (say("fit"), _fit(report)),
+        (
+            say("windows"),
+            say(
+                "{windows:,} of at most {context:,} tokens in an epoch",
+                windows=report["windows"],
+                context=report["context_tokens"],
+            ),
+        ),
+        (
+            say("updates"),
+            say(
+                "{updates:,} an epoch, from about {tokens:,} tokens each",
+                updates=report["updates_per_epoch"],
+                tokens=report["tokens_per_step"],
+            ),
+        ),
+        (say("longest"), _longest(report["longest"][0])),
+        (
+            say("left out"),
+            say(
+                "{empty:,} empty samples, {undecodable:,} that do not decode",
+                empty=dropped["empty"],
+                undecodable=dropped["undecodable"],
+            ),
+        ),
+        (say("duplicates"), _duplicates(report)),
     ]
     if report["prompt_tokens"]:
-        rows.append(("prompts", f"{report['prompt_tokens']:,} of the tokens are given, the others are learned"))
+        given = say("{count:,} of the tokens are given, the others are learned", count=report["prompt_tokens"])
+        rows.append((say("prompts"), given))
     if report["end_of_text_markers"]:
-        rows.append(("markers", f"{report['end_of_text_markers']:,} end-of-text markers in the text, taken as borders"))
+        markers = say(
+            "{count:,} end-of-text markers in the text, taken as borders", count=report["end_of_text_markers"]
+        )
+        rows.append((say("markers"), markers))
     if set(report["weights"]) != {1.0}:
-        rows.append(("weights", " ".join(f"{weight:g}" for weight in report["weights"]) + " times an epoch"))
+        weights = " ".join(f"{weight:g}" for weight in report["weights"])
+        rows.append((say("weights of the sources"), say("{weights} times an epoch", weights=weights)))
     if report["skipped_files"]:
-        rows.append(("not read", f"{len(report['skipped_files'])} files of other kinds: {report['skipped_files'][0]}"))
+        skipped = report["skipped_files"]
+        others = say("{count} files of other kinds: {first}", count=len(skipped), first=printable(skipped[0]))
+        rows.append((say("not read"), others))
     return rows
 
 
 def _longest(sample: dict[str, Any]) -> str:
     begins = " ".join(printable(sample["begins"]).split())
-    return f"{sample['tokens']:,} tokens: {begins[:SHOWN_CHARACTERS]} ..."
+    return say("{tokens:,} tokens: {begins} ...", tokens=sample["tokens"], begins=begins[:SHOWN_CHARACTERS])
 
 
-def _parts(report: dict[str, Any]) -> str:
-    share = report["new_to_tokenizer_share"]
-    return f"; {share:.1%} of the tokens are parts of characters that are new to the tokenizer" if share else ""
+def _fit(report: dict[str, Any]) -> str:
+    fit = say("{ratio:.2f} tokens a character", ratio=report["tokens_per_character"])
+    if not report["new_to_tokenizer_share"]:
+        return fit
+    return say(
+        "{fit}; {share:.1%} of the tokens are parts of characters that are new to the tokenizer",
+        fit=fit,
+        share=report["new_to_tokenizer_share"],
+    )
 
 
 def _duplicates(report: dict[str, Any]) -> str:
     nearly = report["near_duplicate_samples"]
-    near = "near ones not looked for (--dedupe near does)" if nearly is None else f"{nearly:,} more nearly so"
     left_out = report["dropped"]["duplicates"]
-    return f"{report['duplicate_samples']:,} exact, {near}" + (f"; {left_out:,} left out" if left_out else "")
+    found = say(
+        "{exact:,} exact, near ones not looked for (--dedupe near does)"
+        if nearly is None
+        else "{exact:,} exact, {nearly:,} more nearly so",
+        exact=report["duplicate_samples"],
+        nearly=nearly,
+    )
+    return say("{found}; {count:,} left out", found=found, count=left_out) if left_out else found
 
 
 def _histogram(lengths: list[dict[str, int]]) -> str:
@@ -101,12 +154,12 @@ def _histogram(lengths: list[dict[str, int]]) -> str:
     for part in lengths:
         eighths = round(part["samples"] / most * BAR_WIDTH * 8)
         bar = "\u2588" * (eighths // 8) + EIGHTHS[eighths % 8]
-        label = f"{part['from_tokens']:,} to {part['to_tokens'] - 1:,}"
-        lines.append(f"  {label:>18}  {bar:<{BAR_WIDTH + 1}} {part['samples']:,}")
+        label = say("{low} to {high}", low=f"{part['from_tokens']:,}", high=f"{part['to_tokens'] - 1:,}")
+        blanks = " " * (LABEL_CELLS - cell_len(label))
+        lines.append(f"  {blanks}{label}  {bar:<{BAR_WIDTH + 1}} {part['samples']:,}")
     return "\n".join(lines)
 
 
 def _indented(text: str, width: int, indent: int = 2) -> str:
     one_line = " / ".join(line.strip() for line in printable(text).splitlines() if line.strip())
-    lines = Text(one_line).wrap(Console(width=width), width - indent)
-    return "\n".join(" " * indent + line.plain.rstrip() for line in lines)
+    return "\n".join(" " * indent + line for line in wrapped(one_line, width - indent))

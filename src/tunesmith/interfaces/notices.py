@@ -1,45 +1,99 @@
 """What a person should hear of while a run goes on: a line or two for each thing that is not as usual."""
 
 from tunesmith.interfaces.tables import printable
-from tunesmith.training.events import BadNumbers, Event, LossSpiked, ResumeVerified, SaveFailed, Shrunk, StopAsked
+from tunesmith.messages.catalogue import say
+from tunesmith.training.events import (
+    WENT_BAD,
+    BadNumbers,
+    Event,
+    LossSpiked,
+    PageOpened,
+    ResumeVerified,
+    SaveFailed,
+    Shrunk,
+    StopAsked,
+    WatchFailed,
+)
 
 
 def notices_of(event: Event) -> list[str]:
     """Lines to print; none for what is as usual."""
     lines: list[str] = []
     if isinstance(event, Shrunk):
-        what = "steps suddenly became slow: the driver swaps" if event.was_slow else "memory ran out"
-        done = "from here on" if event.was_slow else "it was made again with"
-        more = "" if event.recompute == "nothing" else f", recomputing {event.recompute}"
-        lines.append(
-            f"{what} in step {event.step:,}; {done} {event.tokens_per_micro_batch:,} tokens at once, "
-            f"{event.micro_batches} times a step{more}: the update is the same, and it stays so"
-        )
+        lines.append(_shrunk(event))
     elif isinstance(event, BadNumbers):
         lines.append(
-            f"warning: step {event.step:,}: the {event.what} became no number (NaN or infinity); {event.action}"
+            say(
+                "warning: step {step:,}: {what} (NaN or infinity); {action}",
+                step=event.step,
+                what=WENT_BAD[event.what],
+                action=event.action,
+            )
         )
-        lines += [f"  {printable(sample)}" for sample in event.samples]
+        lines += [f"  {printable(str(sample))}" for sample in event.samples]
     elif isinstance(event, LossSpiked):
         lines.append(
-            f"warning: the loss of step {event.step:,} is {event.loss_nats_per_token:.3f}, far above the usual "
-            f"{event.usual_nats_per_token:.3f}"
+            say(
+                "warning: the loss of step {step:,} is {loss:.3f}, far above the usual {usual:.3f}",
+                step=event.step,
+                loss=event.loss_nats_per_token,
+                usual=event.usual_nats_per_token,
+            )
         )
     elif isinstance(event, SaveFailed):
         lines.append(
-            f"warning: step {event.step:,} could not be saved ({event.reason}); training goes on, what was saved "
-            "before stays, and the next checkpoint tries again"
+            say(
+                "warning: step {step:,} could not be saved ({reason}); training goes on, what was saved before stays, "
+                "and the next checkpoint tries again",
+                step=event.step,
+                reason=event.reason,
+            )
         )
     elif isinstance(event, StopAsked):
-        lines.append("stopping: the step is finished and everything saved; Ctrl-C again stops at once")
+        lines.append(say("stopping: the step is finished and everything saved; Ctrl-C again stops at once"))
     elif isinstance(event, ResumeVerified):
         lines.append(_verified(event))
+    elif isinstance(event, PageOpened):
+        lines.append(say("live page  {url}", url=event.url))
+    elif isinstance(event, WatchFailed):
+        failed = say("warning: {what}: {reason}; the run is untouched", what=event.what, reason=event.reason)
+        lines.append(printable(failed))
     return lines
 
 
+def _shrunk(event: Shrunk) -> str:
+    size = say(
+        "{tokens:,} tokens at once, {times} times a step, recomputing {what}"
+        if event.recompute != "nothing"
+        else "{tokens:,} tokens at once, {times} times a step",
+        tokens=event.tokens_per_micro_batch,
+        times=event.micro_batches,
+        what=event.recompute,
+    )
+    return say(
+        "steps suddenly became slow: the driver swaps in step {step:,}; from here on {size}: the update is the same, "
+        "and it stays so"
+        if event.was_slow
+        else "memory ran out in step {step:,}; it was made again with {size}: the update is the same, and it stays so",
+        step=event.step,
+        size=size,
+    )
+
+
 def _verified(event: ResumeVerified) -> str:
-    how = f"{event.steps} steps with a break after {event.broken_after}"
     if not event.differing:
-        return f"resume verified: {how} end bitwise like {event.steps} without"
-    differences = ", ".join(f"{name} by up to {largest:.1e}" for name, largest in event.differing.items())
-    return f"warning: resume is not exact on this device: {how} differ from {event.steps} without in {differences}"
+        return say(
+            "resume verified: {steps} steps with a break after {broken_after} end bitwise like {steps} without",
+            steps=event.steps,
+            broken_after=event.broken_after,
+        )
+    differences = (
+        say("{name} by up to {largest:.1e}", name=name, largest=largest) for name, largest in event.differing.items()
+    )
+    return say(
+        "warning: resume is not exact on this device: {steps} steps with a break after {broken_after} differ from "
+        "{steps} without in {differences}",
+        steps=event.steps,
+        broken_after=event.broken_after,
+        differences=", ".join(differences),
+    )

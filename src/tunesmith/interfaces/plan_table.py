@@ -1,10 +1,13 @@
 """What `plan` found, for a person: the plan with its reasons, what takes the memory, and every other way."""
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from tunesmith.interfaces.process_rows import process_rows
 from tunesmith.interfaces.tables import aligned, duration, mebibytes
+from tunesmith.interfaces.wrapping import padded, wrapped
+from tunesmith.messages.catalogue import Phrase, say
 from tunesmith.training.forecast import Forecast, Method, duration_s
 from tunesmith.training.plan import TrainPlan
 
@@ -12,55 +15,104 @@ BAR_CELLS = 24
 LEAST_WIDTH = 80
 
 
+MEMORY_PARTS: dict[str, Phrase] = {
+    "weights": Phrase("weights"),
+    "moments": Phrase("moments"),
+    "gradients": Phrase("gradients"),
+    "activations": Phrase("activations"),
+    "loss": Phrase("loss"),
+    "casts": Phrase("casts"),
+    "workspace": Phrase("workspace"),
+    "host states": Phrase("host states"),
+    "checkpoint": Phrase("checkpoint"),
+}
+"""What takes the memory, by its name in the plan."""
+
+
 def forecast_report(forecast: Forecast, *, width: int) -> str:
     """The whole answer, at most `width` cells wide."""
     width = max(width, LEAST_WIDTH)
     plan = forecast.plan
     budget = forecast.hardware.budget
-    head = [("model", forecast.model), ("for", f"{forecast.hardware.name}: {forecast.hardware.reasons['device']}")]
-    head.append(("memory to take", f"{mebibytes(budget.value)}: {budget.reason}"))
+    head = [
+        (say("model"), forecast.model),
+        (say("for"), f"{forecast.hardware.name}: {forecast.hardware.reasons['device']}"),
+        (say("memory to take"), f"{mebibytes(budget.value)}: {budget.reason}"),
+    ]
     if plan is None:
-        head.append(("does not fit", forecast.refusal))
+        head.append((say("does not fit"), forecast.refusal))
         parts = [aligned(head, width)]
     else:
         parts = [aligned([*head, *_plan_rows(plan)], width), _memory_bars(plan, budget.value)]
-    parts += [_methods(forecast.methods, width), *(f"note: {note}" for note in forecast.notes)]
+    notes = ("\n".join(wrapped(say("note: {note}", note=note), width)) for note in forecast.notes)
+    parts += [_methods(forecast.methods, width), *notes]
     return "\n\n".join(parts)
 
 
 def _plan_rows(plan: TrainPlan) -> list[tuple[str, str]]:
     reasons = plan.reasons
-    at_once = f"{plan.tokens_per_micro_batch:,}, {plan.micro_batches_per_step} times a step"
     rate = plan.tokens_per_micro_batch * plan.micro_batches_per_step / plan.step_s
     return [
-        ("text", f"{plan.train_samples:,} samples, {plan.train_tokens:,} tokens"),
-        ("precision", f"{plan.precision}: {reasons['precision']}"),
-        ("states", f"{plan.states}: {reasons['states']}"),
-        ("recomputation", f"{plan.recompute}: {reasons['recompute']}"),
-        ("tokens per step", f"{plan.tokens_per_step:,}: {reasons['tokens_per_step']}"),
-        ("tokens at once", f"{at_once}: {reasons['tokens_per_micro_batch']}"),
-        ("steps", f"{plan.steps:,}: {reasons['steps']}"),
-        ("time", f"about {duration(duration_s(plan))} at {rate:,.0f} tokens/s (computed, not measured)"),
+        (
+            say("text"),
+            say("{samples:,} samples, {tokens:,} tokens", samples=plan.train_samples, tokens=plan.train_tokens),
+        ),
+        (say("precision"), f"{plan.precision}: {reasons['precision']}"),
+        (say("states"), f"{plan.states}: {reasons['states']}"),
+        *((name, f"{value}: {reason}") for name, value, reason in process_rows(plan)),
+        (say("recomputation"), f"{plan.recompute}: {reasons['recompute']}"),
+        (say("tokens per step"), f"{plan.tokens_per_step:,}: {reasons['tokens_per_step']}"),
+        (
+            say("tokens at once"),
+            say(
+                "{tokens:,}, {times} times a step: {reason}",
+                tokens=plan.tokens_per_micro_batch,
+                times=plan.micro_batches_per_step,
+                reason=reasons["tokens_per_micro_batch"],
+            ),
+        ),
+        *([(say("prospect"), reasons["prospect"])] if "prospect" in reasons else []),
+        (say("steps"), f"{plan.steps:,}: {reasons['steps']}"),
+        (
+            say("time"),
+            say(
+                "about {time} at {rate:,.0f} tokens/s (computed, not measured)",
+                time=duration(duration_s(plan)),
+                rate=rate,
+            ),
+        ),
     ]
 
 
 def _memory_bars(plan: TrainPlan, budget_bytes: int) -> str:
     """What takes the memory, each part as long as it is large."""
-    lines = [f"peak memory {mebibytes(plan.peak_memory_bytes)} of {mebibytes(budget_bytes)}"]
-    name_width = max(map(len, plan.peak_memory_parts))
+    lines = [
+        say(
+            "peak memory {peak} of {budget}" if plan.devices == 1 else "peak memory of each process {peak} of {budget}",
+            peak=mebibytes(plan.peak_memory_bytes),
+            budget=mebibytes(budget_bytes),
+        )
+    ]
+    names = {name: str(MEMORY_PARTS[name]) for name in plan.peak_memory_parts}
+    name_cells = max(map(cell_len, names.values()))
     largest = max(plan.peak_memory_parts.values())
     for name, size in plan.peak_memory_parts.items():
         bar = "█" * round(size / largest * BAR_CELLS)
-        lines.append(f"  {name:<{name_width}}  {mebibytes(size):>9}  {bar}".rstrip())
+        lines.append(f"  {padded(names[name], name_cells)}  {mebibytes(size):>9}  {bar}".rstrip())
     if plan.host_memory_bytes:
-        lines.append(f"  and {mebibytes(plan.host_memory_bytes)} on the host")
+        lines.append(say("  and {memory} on the host", memory=mebibytes(plan.host_memory_bytes)))
     return "\n".join(lines)
 
 
 def _methods(methods: tuple[Method, ...], width: int) -> str:
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
-    for name in ("model", "  states", "memory", "fits", "again", "tokens/s", "time"):
-        table.add_column(name, justify="right" if name in {"memory", "tokens/s", "time"} else "left", no_wrap=True)
+    table.add_column(say("model"), no_wrap=True)
+    table.add_column(say("  states"), no_wrap=True)
+    table.add_column(say("memory"), justify="right", no_wrap=True)
+    table.add_column(say("fits"), no_wrap=True)
+    table.add_column(say("again"), no_wrap=True)
+    table.add_column(say("tokens/s"), justify="right", no_wrap=True)
+    table.add_column(say("time"), justify="right", no_wrap=True)
     before = ""
     for method in methods:
         name = method.model if method.model != before else ""
@@ -72,7 +124,7 @@ def _methods(methods: tuple[Method, ...], width: int) -> str:
             name,
             mark + method.method,
             mebibytes(method.peak_memory_bytes),
-            "yes" if method.fits else "no",
+            say("yes") if method.fits else say("no"),
             "" if method.recompute == "nothing" else method.recompute,
             f"{method.tokens_per_s:,.0f}" if method.fits else "",
             duration(method.duration_s) if method.fits else "",
@@ -81,5 +133,5 @@ def _methods(methods: tuple[Method, ...], width: int) -> str:
     console = Console(width=width, highlight=False, no_color=True, force_terminal=False)
     with console.capture() as capture:
         console.print(table)
-        console.print(Text("> is what train takes; again: what the backward pass computes once more", style="dim"))
-    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+    legend = say("> is what train takes; again: what the backward pass computes once more")
+    return "\n".join([*(line.rstrip() for line in capture.get().splitlines()), *wrapped(legend, width)])

@@ -1,30 +1,44 @@
-"""A run on the terminal: the plan, a calm live view, and the summary.
+"""A run on the terminal: the plan, a calm live screen, and the summary.
 
-On a terminal two lines are redrawn in place; anywhere else (a pipe, a log, CI) plain lines appear, at most one
-every few seconds. Everything goes to stderr; only the summary is a result.
+On a terminal and in a notebook a few lines are redrawn in place; anywhere else (a pipe, a log, CI) plain lines appear,
+at most one every few seconds. Everything goes to stderr; only the summary is a result.
 """
 
-import shutil
 import sys
 import time
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
+from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
-from tunesmith.generation.generate import GeneratedText
+from tunesmith import quantities
+from tunesmith.interfaces.live_screen import LiveScreen
+from tunesmith.interfaces.notebook_view import NotebookView, is_in_notebook
 from tunesmith.interfaces.notices import notices_of
-from tunesmith.interfaces.tables import aligned, duration, mebibytes, printable
-from tunesmith.training.events import Evaluated, Event, Planned, Sampled, Saved, SaveFailed, Stepped, TrainResult
+from tunesmith.interfaces.process_rows import process_rows
+from tunesmith.interfaces.resized_live import ResizedLive
+from tunesmith.interfaces.run_summary import summary
+from tunesmith.interfaces.tables import mebibytes
+from tunesmith.interfaces.wrapping import WrappedText
+from tunesmith.messages.catalogue import say
+from tunesmith.training.events import (
+    Evaluated,
+    Event,
+    Planned,
+    ReportWritten,
+    Sampled,
+    Saved,
+    SaveFailed,
+    Stepped,
+    TrainResult,
+)
 from tunesmith.training.plan import TrainPlan
 
 PLAIN_LINE_EVERY_S = 5.0
-SHOWN_OF_A_SAMPLE = 200
 PLAIN_WIDTH = 110
+REDRAWN_PER_S = 2
+"""Often enough for an eye, seldom enough to cost nothing."""
 
 
 class Progress:
@@ -34,15 +48,19 @@ class Progress:
         quiet: show nothing but the summary.
     """
 
-    def __init__(self, *, quiet: bool) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
         self._quiet = quiet
         terminal = sys.stderr.isatty()
         self._console = Console(stderr=True, highlight=False, quiet=quiet, width=None if terminal else PLAIN_WIDTH)
-        self._live = Live(console=self._console, refresh_per_second=8, transient=True) if terminal else None
+        self._is_redrawn = terminal and not quiet and not self._console.is_dumb_terminal
+        self._is_in_notebook = is_in_notebook() and not quiet
+        self._live: ResizedLive | NotebookView | None = None
+        self._screen: LiveScreen | None = None
         self._planned: Planned | None = None
         self._last_plain_line_s = 0.0
         self._latest: Evaluated | None = None
-        self._samples: list[tuple[int, list[GeneratedText]]] = []
+        self._samples: list[Sampled] = []
+        self._report: str | None = None
         self._could_not_save = False
 
     def __enter__(self) -> Self:
@@ -51,56 +69,61 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._live:
-            self._live.stop()
-        if self._planned:
+        if self._screen and error:
+            self._screen.break_off()
+        self._stop_redrawing()
+        if self._planned and not self._is_in_notebook:
             self._console.print()
 
     def show(self, event: Event) -> None:
         """Show one event."""
+        self._redraw_with(event)
         if isinstance(event, Planned):
             self._planned = event
             self._show_plan(event)
-            self._say("measuring the model before training ...")
+            self._begin(event)
         elif isinstance(event, Evaluated):
             self._show_evaluation(event)
         elif isinstance(event, Sampled):
-            self._samples.append((event.step, event.texts))
+            self._samples.append(event)
         elif isinstance(event, Saved) and self._could_not_save:
             self._could_not_save = False
-            self._say(f"step {event.step:,} is saved: there is room again")
+            self._say(say("step {step:,} is saved: there is room again", step=event.step))
         elif isinstance(event, SaveFailed):
             self._could_not_save = True
-        elif isinstance(event, Stepped) and self._planned:
+        elif isinstance(event, ReportWritten):
+            self._report = str(event.path)
+        elif isinstance(event, Stepped) and self._planned and not self._live:
             self._show_step(event, self._planned.plan)
         for line in notices_of(event):
             self._say(line)
 
     def summary(self, result: TrainResult) -> str:
         """What was learned, what the model writes now, and what to do next."""
-        if result.perplexity is None:
-            return aligned([("stopped at step", f"{result.steps:,}, before the first evaluation")])
-        rows = [
-            ("validation perplexity", f"{result.base_perplexity:.2f} before, {result.perplexity:.2f} after"),
-            ("best model", f"after step {result.best_step:,} of {result.steps:,}"),
-            ("learned from", f"{result.tokens:,} tokens at {result.tokens_per_s:,.0f} tokens/s"),
-            ("took", duration(result.duration_s)),
-            (
-                "peak memory",
-                f"{mebibytes(result.peak_memory_bytes)}; the plan said {mebibytes(result.predicted_peak_memory_bytes)}",
-            ),
-        ]
-        lines = [aligned(rows)]
-        if result.perplexity >= result.base_perplexity:
-            lines.append(
-                "\nThe model did not get better at this text: try a lower --learning-rate, fewer --epochs or more text."
-            )
-        for step, texts in self._samples:
-            lines.append(f"\n{'before' if step == 0 else 'after'} training it writes:")
-            lines += [_shown(text) for text in texts]
-        if not result.interrupted:
-            lines.append(f"\nnext:\n  tunesmith generate {result.out} -n 5\n  tunesmith evaluate {result.out} FILE")
-        return "\n".join(lines)
+        is_tuned = self._planned and "prospect" not in self._planned.plan.reasons
+        model = self._planned.model if self._planned and is_tuned else ""  # nobody has fresh weights to compare with
+        return summary(result, self._samples, model=model, report=self._report)
+
+    def _begin(self, planned: Planned) -> None:
+        if not (self._is_redrawn or self._is_in_notebook):
+            self._say(say("measuring the model before training ..."))
+            return
+        self._screen = LiveScreen(planned.plan)
+        if self._is_in_notebook:
+            self._live = NotebookView(self._screen)
+        else:
+            self._live = ResizedLive(self._screen, console=self._console, refresh_per_second=REDRAWN_PER_S)
+        self._live.start()
+
+    def _redraw_with(self, event: Event) -> None:
+        if self._screen:
+            self._screen.note(event)
+        if isinstance(self._live, NotebookView):  # a terminal's screen is drawn by the clock
+            self._live.follow(event)
+
+    def _stop_redrawing(self) -> None:
+        if self._live:
+            self._live.stop()
 
     def _show_plan(self, planned: Planned) -> None:
         plan = planned.plan
@@ -109,53 +132,49 @@ class Progress:
         grid.add_column()
         grid.add_column(style="dim", overflow="fold")
         for name, value, reason in plan_rows(planned):
-            grid.add_row(name, Text(value), Text(reason))
+            grid.add_row(name, WrappedText(value), WrappedText(reason))
         self._console.print(grid)
         for notice in planned.notices:
-            self._say(f"warning: {notice}")
+            self._say(say("warning: {notice}", notice=notice))
         if planned.resumed_at_step:
-            self._say(f"continuing after step {planned.resumed_at_step:,} of {plan.steps:,}")
+            self._say(
+                say("continuing after step {step:,} of {steps:,}", step=planned.resumed_at_step, steps=plan.steps)
+            )
 
     def _show_evaluation(self, event: Evaluated) -> None:
         if event.step == 0:
-            self._say(f"before training: validation perplexity {event.perplexity:.2f}")
+            self._say(say("before training: validation perplexity {value:.2f}", value=event.perplexity))
         else:
-            mark = "  (best so far)" if event.is_best else "  (not better)"
-            self._say(
-                f"epoch {event.epoch:.2f}, step {event.step:,}: validation perplexity {event.perplexity:.2f}{mark}"
+            mark = say("  (best so far)") if event.is_best else say("  (not better)")
+            line = say(
+                "epoch {epoch:.2f}, step {step:,}: validation perplexity {value:.2f}",
+                epoch=event.epoch,
+                step=event.step,
+                value=event.perplexity,
             )
+            self._say(line + mark)
         self._latest = event
 
     def _show_step(self, event: Stepped, plan: TrainPlan) -> None:
-        if self._live:
-            if not self._live.is_started and not self._quiet:
-                self._live.start()
-            self._live.update(self._step_view(event, plan))
-            return
         now_s = time.monotonic()
         if now_s - self._last_plain_line_s >= PLAIN_LINE_EVERY_S or event.step == plan.steps:
             self._last_plain_line_s = now_s
+            perplexity = say("val ppl {value:.1f}  ", value=self._latest.perplexity) if self._latest else ""
             self._say(
-                f"step {event.step:,}/{plan.steps:,}  epoch {event.epoch:.2f}  ETA {duration(event.eta_s)}  "
-                f"{self._numbers(event)}"
+                say(
+                    "step {step:,}/{steps:,}  epoch {epoch:.2f}  ETA {left}  loss {loss:.3f}  {perplexity}"
+                    "lr {rate:.1e}  {speed:,.0f} tok/s  {memory}",
+                    step=event.step,
+                    steps=plan.steps,
+                    epoch=event.epoch,
+                    left=quantities.duration(event.eta_s),
+                    loss=event.loss_nats_per_token,
+                    perplexity=perplexity,
+                    rate=event.learning_rate,
+                    speed=event.tokens_per_s,
+                    memory=quantities.memory(event.peak_memory_bytes),
+                )
             )
-
-    def _step_view(self, event: Stepped, plan: TrainPlan) -> Group:
-        row = Table.grid(padding=(0, 2), expand=False)
-        row.add_row(
-            f"step {event.step:,}/{plan.steps:,}",
-            ProgressBar(total=plan.steps, completed=event.step, width=24),
-            f"epoch {event.epoch:.2f}/{plan.epochs:g}",
-            f"ETA {duration(event.eta_s)}",
-        )
-        return Group(row, Text(self._numbers(event), style="dim"))
-
-    def _numbers(self, event: Stepped) -> str:
-        perplexity = f"val ppl {self._latest.perplexity:.1f}  " if self._latest else ""
-        return (
-            f"loss {event.loss_nats_per_token:.3f}  {perplexity}lr {event.learning_rate:.1e}  "
-            f"{event.tokens_per_s:,.0f} tok/s  {mebibytes(event.peak_memory_bytes)}"
-        )
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, soft_wrap=True)
@@ -165,52 +184,73 @@ def plan_rows(planned: Planned) -> list[tuple[str, str, str]]:
     """The plan as name, value and reason."""
     plan, reasons = planned.plan, planned.plan.reasons
     return [
-        ("model", f"{planned.model}, {planned.parameters / 1e6:.1f}M parameters", ""),
         (
-            "text",
-            f"{plan.train_samples:,} samples, {plan.train_tokens:,} tokens",
-            f"{plan.validation_samples:,} more samples kept apart to measure",
+            say("model"),
+            say("{model}, {millions:.1f}M parameters", model=planned.model, millions=planned.parameters / 1e6),
+            "",
         ),
-        ("device", f"{plan.device}: {plan.device_name}", reasons["device"]),
-        ("precision", plan.precision, reasons["precision"]),
-        ("memory", f"{mebibytes(plan.peak_memory_bytes)} at the peak", reasons["peak_memory_bytes"]),
-        ("states", plan.states, reasons["states"]),
-        *([("recomputed", plan.recompute, reasons["recompute"])] if plan.recompute != "nothing" else []),
-        ("steps", f"{plan.steps:,}", reasons["steps"]),
-        ("tokens per step", f"{plan.tokens_per_step:,}", reasons["tokens_per_step"]),
         (
-            "tokens at once",
-            f"{plan.tokens_per_micro_batch:,}, {plan.micro_batches_per_step} times a step",
+            say("text"),
+            say("{samples:,} samples, {tokens:,} tokens", samples=plan.train_samples, tokens=plan.train_tokens),
+            say("{samples:,} more samples kept apart to measure", samples=plan.validation_samples),
+        ),
+        (say("device"), f"{plan.device}: {plan.device_name}", reasons["device"]),
+        *process_rows(plan),
+        (say("precision"), plan.precision, reasons["precision"]),
+        (
+            say("memory"),
+            say("{memory} at the peak", memory=mebibytes(plan.peak_memory_bytes)),
+            reasons["peak_memory_bytes"],
+        ),
+        (say("states"), plan.states, reasons["states"]),
+        *([(say("recomputed"), plan.recompute, reasons["recompute"])] if plan.recompute != "nothing" else []),
+        *([(say("prospect"), reasons["prospect"], "")] if "prospect" in reasons else []),
+        *([(say("optimizer"), plan.optimizer, reasons["optimizer"])] if plan.optimizer != "adamw" else []),
+        (say("steps"), f"{plan.steps:,}", reasons["steps"]),
+        (say("tokens per step"), f"{plan.tokens_per_step:,}", reasons["tokens_per_step"]),
+        (
+            say("tokens at once"),
+            say(
+                "{tokens:,}, {times} times a step",
+                tokens=plan.tokens_per_micro_batch,
+                times=plan.micro_batches_per_step,
+            ),
             reasons["tokens_per_micro_batch"],
         ),
-        *([("adapters", _adapters(plan), f"on {', '.join(plan.lora_targets)}; all else stays")] if plan.lora else []),
-        *([("frozen", _frozen(plan), "asked for")] if plan.frozen != "nothing" else []),
-        ("compiled", "yes" if plan.compiled else "no", reasons["compiled"]),
-        ("context", f"{plan.context_tokens:,} tokens", reasons["context_tokens"]),
+        *([(say("adapters"), *_adapters(plan))] if plan.lora else []),
+        *([(say("frozen"), _frozen(plan), say("asked for"))] if plan.frozen != "nothing" else []),
+        (say("compiled"), say("yes") if plan.compiled else say("no"), reasons["compiled"]),
+        (say("context"), say("{tokens:,} tokens", tokens=plan.context_tokens), reasons["context_tokens"]),
         (
-            "learning rate",
-            f"{plan.learning_rate:g}, warm-up {plan.warmup_steps} steps",
+            say("learning rate"),
+            say("{rate:g}, warm-up {steps} steps", rate=plan.learning_rate, steps=plan.warmup_steps),
             reasons["learning_rate"],
         ),
-        ("evaluation", f"every {plan.eval_every_steps:,} steps", reasons["eval_every_steps"]),
-        ("checkpoint", f"every {plan.save_every_steps:,} steps", reasons["save_every_steps"]),
-        ("result", str(planned.out), ""),
+        (
+            say("evaluation"),
+            say("every {steps:,} steps", steps=plan.eval_every_steps),
+            reasons["eval_every_steps"],
+        ),
+        (
+            say("checkpoint"),
+            say("every {steps:,} steps", steps=plan.save_every_steps),
+            reasons["save_every_steps"],
+        ),
+        (say("result"), str(planned.out), ""),
     ]
 
 
-def _adapters(plan: TrainPlan) -> str:
-    moments = mebibytes(plan.peak_memory_parts["moments"])
-    return f"rank {plan.lora_rank}, alpha {plan.lora_alpha:g}; Adam's moments {moments}"
+def _adapters(plan: TrainPlan) -> tuple[str, str]:
+    size = say(
+        "rank {rank}, alpha {alpha:g}; Adam's moments {memory}",
+        rank=plan.lora_rank,
+        alpha=plan.lora_alpha,
+        memory=mebibytes(plan.peak_memory_parts["moments"]),
+    )
+    return size, say("on {projections}; all else stays", projections=", ".join(plan.lora_targets))
 
 
 def _frozen(plan: TrainPlan) -> str:
-    return f"the first {plan.frozen} blocks" if isinstance(plan.frozen, int) else "embeddings, final norm and head"
-
-
-def _shown(text: GeneratedText) -> str:
-    """A sample as an indented paragraph, cut if it is long."""
-    one_line = " / ".join(line.strip() for line in printable(text.text).splitlines() if line.strip())
-    cut = one_line if len(one_line) <= SHOWN_OF_A_SAMPLE else one_line[:SHOWN_OF_A_SAMPLE] + "..."
-    marked = f"{cut or '(nothing)'}{'' if text.finish_reason == 'stop' else ' [goes on]'}"
-    console = Console(width=shutil.get_terminal_size().columns)
-    return "\n".join(f"  {line.plain.rstrip()}" for line in Text(marked).wrap(console, console.width - 2))
+    if isinstance(plan.frozen, int):
+        return say("the first {count} blocks", count=plan.frozen)
+    return say("embeddings, final norm and head")

@@ -4,90 +4,131 @@ import shlex
 import unicodedata
 from typing import Any
 
-from rich.console import Console
-from rich.text import Text
+from rich.cells import cell_len
+
+from tunesmith.interfaces.wrapping import padded, wrapped
+from tunesmith.messages.catalogue import Phrase, say
 
 SHOWN_CHARACTERS = 50
 """Of a sample, where it is named."""
+LEAST_COLUMN = 9
+"""Cells of a column of figures."""
+
+
+FIGURES: dict[str, tuple[Phrase, str]] = {
+    "perplexity": (Phrase("perplexity"), ".2f"),
+    "nats_per_token": (Phrase("nats per token"), ".4f"),
+    "bits_per_byte": (Phrase("bits per byte"), ".4f"),
+    "bits_per_character": (Phrase("bits per character"), ".4f"),
+}
+"""What is measured, with its form."""
 
 
 def evaluation_table(result: dict[str, Any], width: int | None = None) -> str:
     """What `evaluate` found; in a terminal of `width` cells long lines are wrapped."""
     base = result["base"]
     rows = _compared(result, base) if base else _figures(result)
-    rows += [("tokens", f"{result['tokens']:,} in {result['samples']:,} samples, {result['bytes']:,} bytes")]
-    rows += [("method", result["method"])]
+    counts = say(
+        "{tokens:,} in {samples:,} samples, {n_bytes:,} bytes",
+        tokens=result["tokens"],
+        samples=result["samples"],
+        n_bytes=result["bytes"],
+    )
+    rows += [(say("tokens"), counts), (say("method"), result["method"])]
     if result["trained_on_this"]:
-        rows.append(("careful", "most of this text was trained on: the figures say how well it is remembered"))
+        remembered = say("most of this text was trained on: the figures say how well it is remembered")
+        rows.append((say("careful"), remembered))
     worst = [
-        f"  {sample['nats_per_token']:6.2f}  sample {sample['sample']:,}: {_on_one_line(sample['text'])}"
+        say(
+            "  {nats:6.2f}  sample {number:,}: {begins}",
+            nats=sample["nats_per_token"],
+            number=sample["sample"],
+            begins=_on_one_line(sample["text"]),
+        )
         for sample in result["worst"]
     ]
     copied = ["", *_novelty_lines(result["novelty"])] if result["novelty"] else []
-    return "\n".join(
-        [aligned(rows, width), *(["", "it knows these worst (nats per token):", *worst] if worst else []), *copied]
-    )
+    head = ["", say("it knows these worst (nats per token):")] if worst else []
+    return "\n".join([aligned(rows, width), *head, *worst, *copied])
 
 
 def _novelty_lines(novelty: dict[str, Any]) -> list[str]:
     written, held_out = novelty["written"], novelty["held_out"]
-    rows = [("copied from the training text", f"{'written':>9}  {'by people':>9}")]
-    rows += [
-        (f"  in {least} tokens in a row or more", f"{share:>9.1%}  {held_out['copied_share'][least]:>9.1%}")
-        for least, share in written["copied_share"].items()
+    columns = [(say("written"), say("by people"))]
+    columns += [
+        (f"{share:.1%}", f"{held_out['copied_share'][least]:.1%}") for least, share in written["copied_share"].items()
     ]
     longest = (written["longest"] or {"tokens": 0})["tokens"], (held_out["longest"] or {"tokens": 0})["tokens"]
-    rows.append(("  longest, in tokens", "  ".join(f"{tokens:>9,}" for tokens in longest)))
+    columns.append((f"{longest[0]:,}", f"{longest[1]:,}"))
+    names = [
+        say("copied from the training text"),
+        *(say("  in {least} tokens in a row or more", least=least) for least in written["copied_share"]),
+        say("  longest, in tokens"),
+    ]
+    cells = max(LEAST_COLUMN, *(cell_len(text) for pair in columns for text in pair))
+    rows = [
+        (name, "  ".join(" " * (cells - cell_len(text)) + text for text in pair))
+        for name, pair in zip(names, columns, strict=True)
+    ]
     lines = [aligned(rows)]
     if found := written["longest"]:
         lines.append(
-            f"  the longest is from {found['source']}, sample {found['sample']:,}: {_on_one_line(found['text'])}"
+            say(
+                "  the longest is from {source}, sample {number:,}: {begins}",
+                source=found["source"],
+                number=found["sample"],
+                begins=_on_one_line(found["text"]),
+            )
         )
     lines.append(
-        f"  ({written['tokens']:,} tokens in {novelty['texts']:,} texts against {held_out['tokens']:,} by people)"
+        say(
+            "  ({written:,} tokens in {texts:,} texts against {held_out:,} by people)",
+            written=written["tokens"],
+            texts=novelty["texts"],
+            held_out=held_out["tokens"],
+        )
     )
     return lines
 
 
 def _figures(result: dict[str, Any]) -> list[tuple[str, str]]:
-    return [
-        ("perplexity", f"{result['perplexity']:.2f}"),
-        ("  95 % interval", _interval(result["confidence_interval"], ".2f")),
-        ("nats per token", f"{result['nats_per_token']:.4f}"),
-        ("bits per byte", f"{result['bits_per_byte']:.4f}"),
-        ("bits per character", f"{result['bits_per_character']:.4f}"),
-    ]
+    rows = [(str(name), f"{result[key]:{form}}") for key, (name, form) in FIGURES.items()]
+    return [rows[0], (say("  95 % interval"), _interval(result["confidence_interval"], ".2f")), *rows[1:]]
 
 
 def _compared(result: dict[str, Any], base: dict[str, Any]) -> list[tuple[str, str]]:
     """Base, tuned, and their difference with its interval, in columns."""
-    lines = [("", "base", "tuned", "difference (95 % interval)")]
-    names = (("perplexity", ".2f"), ("nats_per_token", ".4f"), ("bits_per_byte", ".4f"), ("bits_per_character", ".4f"))
-    for name, form in names:
-        difference = result["difference"].get(name)
-        lines.append(
-            (name.replace("_", " "), f"{base[name]:{form}}", f"{result[name]:{form}}", _change(difference, form))
-        )
-        if name == "perplexity":
+    lines = [("", say("base"), say("tuned"), say("difference (95 % interval)"))]
+    for key, (name, form) in FIGURES.items():
+        change = _change(result["difference"].get(key), form)
+        lines.append((str(name), f"{base[key]:{form}}", f"{result[key]:{form}}", change))
+        if key == "perplexity":
             before, after = (_interval(figures["confidence_interval"], form) for figures in (base, result))
-            lines.append(("  95 % interval", before, after, ""))
-    base_width, tuned_width = (max(len(line[column]) for line in lines) for column in (1, 2))
+            lines.append((say("  95 % interval"), before, after, ""))
+    base_cells, tuned_cells = (max(cell_len(line[column]) for line in lines) for column in (1, 2))
     rows = [
-        (name, f"{before:>{base_width}}  {after:>{tuned_width}}  {change}".rstrip())
+        (
+            name,
+            f"{' ' * (base_cells - cell_len(before))}{before}  "
+            f"{' ' * (tuned_cells - cell_len(after))}{after}  {change}".rstrip(),
+        )
         for name, before, after, change in lines
     ]
-    return [*rows, ("better on", f"{result['difference']['better_samples']:.0%} of the samples")]
+    share = say("{share:.0%} of the samples", share=result["difference"]["better_samples"])
+    return [*rows, (say("better on"), share)]
 
 
 def _change(difference: dict[str, Any] | None, form: str) -> str:
     if difference is None:
         return ""
     interval = difference["confidence_interval"]
-    return f"{difference['value']:+{form}}" + (f" ({interval[0]:+{form}} to {interval[1]:+{form}})" if interval else "")
+    return f"{difference['value']:+{form}}" + (f" ({_interval(interval, '+' + form)})" if interval else "")
 
 
 def _interval(interval: list[float] | None, form: str) -> str:
-    return f"{interval[0]:{form}} to {interval[1]:{form}}" if interval else "needs two samples"
+    if not interval:
+        return say("needs two samples")
+    return say("{low} to {high}", low=f"{interval[0]:{form}}", high=f"{interval[1]:{form}}")
 
 
 def _on_one_line(text: str) -> str:
@@ -97,30 +138,30 @@ def _on_one_line(text: str) -> str:
 
 def tokenizer_table(result: dict[str, Any], sources: tuple[str, ...]) -> str:
     """What `tokenizer train` made."""
+    learned_from = say(
+        "{samples:,} samples, {characters:,} characters", samples=result["samples"], characters=result["characters"]
+    )
     rows = [
-        ("vocabulary", f"{result['vocab_size']:,} entries"),
-        ("learned from", f"{result['samples']:,} samples, {result['characters']:,} characters"),
-        ("fit", f"{result['tokens_per_character']:.2f} tokens a character"),
-        ("written to", result["out"]),
+        (say("vocabulary"), say("{count:,} entries", count=result["vocab_size"])),
+        (say("learned from"), learned_from),
+        (say("fit"), say("{ratio:.2f} tokens a character", ratio=result["tokens_per_character"])),
+        (say("written to"), result["out"]),
     ]
     command = shlex.join(["tunesmith", "prepare", *sources, "--tokenizer", result["out"]])
-    return f"{aligned(rows)}\n\nnext:\n  {command}"
+    return f"{aligned(rows)}\n\n{say('next:')}\n  {command}"
 
 
 def aligned(rows: list[tuple[str, str]], width: int | None = None) -> str:
-    """Two columns; in a terminal of `width` cells the second one is wrapped at words."""
-    name_width = max(len(name) for name, _ in rows)
+    """Two columns; in a terminal of `width` cells the second one is wrapped."""
+    name_cells = max(cell_len(name) for name, _ in rows)
     lines = []
     for name, value in rows:
-        parts = [value] if width is None else _wrapped(value, width - name_width - 2)
+        parts = [value] if width is None else wrapped(value, width - name_cells - 2)
         lines += [
-            f"{start:<{name_width}}  {part}" for start, part in zip([name, *[""] * len(parts)], parts, strict=False)
+            f"{padded(start, name_cells)}  {part}".rstrip()
+            for start, part in zip([name, *[""] * len(parts)], parts, strict=False)
         ]
     return "\n".join(lines)
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    return [line.plain.rstrip() for line in Text(text).wrap(Console(width=width), width)]
 
 
 def printable(text: str) -> str:
@@ -135,10 +176,10 @@ def duration(seconds: float) -> str:
     """For example 48 s, 12 min 5 s, 3 h 20 min."""
     whole = round(seconds)
     if whole < 60:
-        return f"{whole} s"
+        return say("{seconds} s", seconds=whole)
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+        return say("{minutes} min {seconds} s", minutes=whole // 60, seconds=whole % 60)
+    return say("{hours} h {minutes} min", hours=whole // 3600, minutes=whole % 3600 // 60)
 
 
 def mebibytes(count: int) -> str:

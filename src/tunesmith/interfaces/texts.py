@@ -16,6 +16,7 @@ from tunesmith.data.sources import escapes
 from tunesmith.files import write_text
 from tunesmith.generation.generate import GeneratedText
 from tunesmith.interfaces.tables import printable
+from tunesmith.messages.catalogue import say
 
 DELIMITER = "-" * 20
 
@@ -38,7 +39,10 @@ def _joined(shown: list[str], texts: Sequence[GeneratedText], config: GenerateCo
     """With a line between them where one was asked for or a text has several, and under their temperatures."""
     side_by_side = len(config.temperature) > 1
     if side_by_side:
-        shown = [f"[temperature {text.temperature:g}]\n{one}" for text, one in zip(texts, shown, strict=True)]
+        shown = [
+            f"[{say('temperature {value:g}', value=text.temperature)}]\n{one}"
+            for text, one in zip(texts, shown, strict=True)
+        ]
     if config.sample_delim is not None:
         delimiter = f"\n{escapes(config.sample_delim).strip(chr(10))}\n"
     else:
@@ -60,7 +64,7 @@ class TextProgress:
         self._streams = streams and sys.stdout.isatty()
         console = Console(stderr=True)
         self._bar = Progress(
-            TextColumn("writing"),
+            TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
@@ -87,7 +91,7 @@ class TextProgress:
             return
         if self._task is None:
             self._bar.start()
-            self._task = self._bar.add_task("writing", total=of)
+            self._task = self._bar.add_task(say("writing"), total=of)
         self._bar.update(self._task, completed=done)
 
     def show(self, piece: str) -> None:

@@ -84,10 +84,10 @@ def card_named(name: str) -> Card:
     near = get_close_matches(wanted, [_plain(card.name) for card in CARDS], n=3, cutoff=0.5)
     names = [card.name for card in CARDS if _plain(card.name) in near]
     raise UserError(
-        f"--gpu {name} is no card I know",
-        hint=f"did you mean {', '.join(names)}? or name its memory: --vram 12GB"
-        if names
-        else "name its memory: --vram 12GB",
+        "--gpu {name} is no card I know",
+        hint="did you mean {names}? or name its memory: --vram 12GB" if names else "name its memory: --vram 12GB",
+        name=name,
+        names=", ".join(names),
     )
 
 

@@ -13,6 +13,7 @@ import psutil
 
 from tunesmith.errors import UserError
 from tunesmith.machine import Choice, choose_device, choose_dtype, device_name
+from tunesmith.messages.catalogue import say
 from tunesmith.planning.cards import REFERENCE, card_named, known_card
 from tunesmith.planning.memory import Device
 from tunesmith.planning.neighbours import CardState, Neighbour, card_state
@@ -32,6 +33,8 @@ HOST_SHARE = 0.9
 CPU_FLOPS_PER_CORE = {"bfloat16": 1.5e11, "float32": 7e10}
 """Roughly, of a current core."""
 CPU_BYTES_PER_S = 2e10
+FP32_RATE = 0.5
+"""Of a card's speed in 16-bit products: what makers state for consumer cards since Ampere."""
 LINK_BYTES_PER_S = 1.2e10
 """Between host and card, of PCIe 4 with room for others."""
 SHOWN_NEIGHBOURS = 3
@@ -89,7 +92,7 @@ def hardware_here(device: str, precision: str) -> Hardware:
         rate = CPU_FLOPS_PER_CORE[named] * (psutil.cpu_count(logical=False) or 1)
         budget = Choice(
             int(host * HOST_SHARE) + psutil.Process().memory_info().rss,
-            f"{HOST_SHARE:.0%} of the {host / GIB:.1f} GiB that are free",
+            say("{share:.0%} of the {free_gib:.1f} GiB that are free", share=HOST_SHARE, free_gib=host / GIB),
         )
         return Hardware(
             "cpu", "cpu", device_name(chosen.value), named, budget, host, rate, CPU_BYTES_PER_S, reasons, compiles
@@ -103,7 +106,7 @@ def hardware_here(device: str, precision: str) -> Hardware:
         precision=named,
         budget=budget_of(state),
         host_bytes=host,
-        flops_per_s=card.tflops * 1e12,
+        flops_per_s=card.tflops * 1e12 * (FP32_RATE if named == "float32" else 1.0),
         bytes_per_s=card.gigabytes_per_s * 1e9,
         reasons=reasons,
         can_compile=compiles,
@@ -121,14 +124,20 @@ def hardware_named(gpu: str | None, vram: str | None) -> Hardware:
     left = CONTEXT_BYTES + RESERVE_BYTES + int(RESERVE_SHARE * total)
     budget = Choice(
         max(total - left, 0),
-        f"{total / GIB:.1f} GiB less {CONTEXT_BYTES / GIB:.2f} for the driver and {(left - CONTEXT_BYTES) / GIB:.2f} "
-        f"to spare; a screen on the card takes about {DISPLAY_BYTES / GIB:.1f} more",
+        say(
+            "{total_gib:.1f} GiB less {driver_gib:.2f} for the driver and {spare_gib:.2f} to spare; "
+            "a screen on the card takes about {screen_gib:.1f} more",
+            total_gib=total / GIB,
+            driver_gib=CONTEXT_BYTES / GIB,
+            spare_gib=(left - CONTEXT_BYTES) / GIB,
+            screen_gib=DISPLAY_BYTES / GIB,
+        ),
     )
-    speed = f"computed for an {card.name}" if gpu else f"speed as of an {card.name}: name yours with --gpu"
+    speed = say("computed for an {card}" if gpu else "speed as of an {card}: name yours with --gpu", card=card.name)
     return Hardware(
         device="cuda",
         kind="cuda",
-        name=card.name if gpu else f"a card with {total / GIB:.0f} GiB",
+        name=card.name if gpu else say("a card with {total_gib:.0f} GiB", total_gib=total / GIB),
         precision="bfloat16" if card.has_bf16 else "float16",
         budget=budget,
         host_bytes=int(psutil.virtual_memory().total * HOST_SHARE),
@@ -136,10 +145,22 @@ def hardware_named(gpu: str | None, vram: str | None) -> Hardware:
         bytes_per_s=card.gigabytes_per_s * 1e9,
         reasons={
             "device": speed,
-            "precision": "bf16 is native there" if card.has_bf16 else "no native bf16 there: fp16 with a loss scaler",
+            "precision": say(
+                "bf16 is native there" if card.has_bf16 else "no native bf16 there: fp16 with a loss scaler"
+            ),
         },
-        can_compile=Choice(True, "taken to be possible there"),
+        can_compile=Choice(True, say("taken to be possible there")),
     )
+
+
+def in_precision(hardware: Hardware, asked: str) -> Hardware:
+    """A card that need not be here, with the arithmetic that `--precision` asks for."""
+    if asked == "auto":
+        return hardware
+    named = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[asked]
+    rate = hardware.flops_per_s * (FP32_RATE if named == "float32" else 1.0)
+    reasons = {**hardware.reasons, "precision": say("asked for")}
+    return replace(hardware, precision=named, flops_per_s=rate, reasons=reasons)
 
 
 def hardware_of_driver() -> Hardware | None:
@@ -155,8 +176,10 @@ def hardware_of_driver() -> Hardware | None:
         budget=budget_of(replace(state, free_bytes=max(state.free_bytes - CONTEXT_BYTES, 0))),
         host_bytes=int(psutil.virtual_memory().available * HOST_SHARE),
         reasons={
-            "device": "the driver sees it" if card else f"the driver sees it; its speed is taken for an {REFERENCE}'s",
-            "precision": "bf16 is native there" if card is None or card.has_bf16 else "no native bf16 there",
+            "device": say("the driver sees it")
+            if card
+            else say("the driver sees it; its speed is taken for an {card}'s", card=REFERENCE),
+            "precision": say("bf16 is native there" if card is None or card.has_bf16 else "no native bf16 there"),
         },
     )
 
@@ -169,7 +192,7 @@ def bytes_of(amount: str) -> int:
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([gm])(?:i?b)?\s*", amount.lower())
     if not found or not float(found[1]):
-        raise UserError(f"--vram {amount} is no amount of memory", hint="write it like 12GB or 8192MB")
+        raise UserError("--vram {amount} is no amount of memory", hint="write it like 12GB or 8192MB", amount=amount)
     return int(float(found[1]) * (GIB if found[2] == "g" else GIB >> 10))
 
 
@@ -177,13 +200,17 @@ def budget_of(state: CardState) -> Choice[int]:
     """What a run may take of a card of which others have a part."""
     screens = state.has_display or sys.platform == "win32" or is_wsl()
     spare = RESERVE_BYTES + int(RESERVE_SHARE * state.total_bytes) + (DISPLAY_BYTES if screens else 0)
-    reason = (
-        f"{state.free_bytes / GIB:.1f} of {state.total_bytes / GIB:.1f} GiB are free, {spare / GIB:.2f} of them stay so"
+    reason = say(
+        "{free_gib:.1f} of {total_gib:.1f} GiB are free, {spare_gib:.2f} of them stay so (for the screen)"
+        if screens
+        else "{free_gib:.1f} of {total_gib:.1f} GiB are free, {spare_gib:.2f} of them stay so",
+        free_gib=state.free_bytes / GIB,
+        total_gib=state.total_bytes / GIB,
+        spare_gib=spare / GIB,
     )
-    if screens:
-        reason += " (for the screen)"
     if state.neighbours:
-        reason += f"; in use by {', '.join(map(_said, state.neighbours[:SHOWN_NEIGHBOURS]))}"
+        shown = ", ".join(map(_said, state.neighbours[:SHOWN_NEIGHBOURS]))
+        reason = say("{reason}; in use by {names}", reason=reason, names=shown)
     return Choice(max(state.free_bytes - spare, 0), reason)
 
 

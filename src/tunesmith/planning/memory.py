@@ -18,6 +18,8 @@ from tunesmith.model.shape import LOSS_CHUNK_ROWS, LOSS_HEAD_SLICES, GPT2Config
 from tunesmith.optimizers.state_plan import StatePlan
 
 FP32_BYTES, HALF_BYTES = 4, 2
+GATHERED_BLOCKS = 2
+"""Of a model in parts: the one that computes, and the one that is fetched meanwhile."""
 Device = Literal["cpu", "cuda"]
 
 
@@ -88,6 +90,8 @@ class Demand:
         lora: adapters, if that is what is learned.
         frozen: parts that are not.
         dropout: whether there is any.
+        processes: that learn together, each with a memory of its own.
+        is_sharded: whether each of them holds only its part of weights, gradients and moments.
     """
 
     shape: GPT2Config
@@ -101,6 +105,8 @@ class Demand:
     lora: LoRA | None = None
     frozen: str | int = "nothing"
     dropout: bool = False
+    processes: int = 1
+    is_sharded: bool = False
 
 
 @dataclass(frozen=True)
@@ -200,8 +206,18 @@ def moments_of(demand: Demand, activation_factor: float) -> list[Memory]:
     gradients = learned.matrices * matrix_bytes + learned.others * FP32_BYTES
     adam, host = _adam_bytes(states, learned)
     held = gradients if demand.micro_batches > 1 and states.gradients != "host" else 0
+    if demand.processes > 1 and not demand.is_sharded:
+        held = gradients  # in the buckets that are reduced, from the beginning to the end
     one_by_one = states.gradients == "host" or (states.gradients == "in-backward" and demand.micro_batches == 1)
     head_gradient = learned.head * FP32_BYTES if learned.learns_head else 0
+    if demand.is_sharded:
+        # What is outside of blocks stays gathered through a step; of blocks one works while the next one arrives.
+        block = (learned.matrices + learned.frozen) // shape.n_layer * FP32_BYTES
+        outside = (learned.others - shape.n_layer * (9 * shape.n_embd + shape.n_inner)) * FP32_BYTES
+        weights = weights // demand.processes + outside + GATHERED_BLOCKS * block
+        held = gradients // demand.processes
+        gradients = held + GATHERED_BLOCKS * block
+        adam //= demand.processes
 
     n_frozen = demand.frozen if isinstance(demand.frozen, int) else 0
     learned_layer, frozen_layer = (
@@ -236,7 +252,8 @@ def moments_of(demand: Demand, activation_factor: float) -> list[Memory]:
     def moment(*, gradients: float, activations: float, loss: float, casts: float) -> Memory:
         return Memory(weights, adam, int(gradients), int(activations), int(loss), int(casts), 0, host)
 
-    block_gradients = (gradients - head_gradient) / shape.n_layer
+    outside_gradient = 0 if demand.is_sharded else head_gradient
+    block_gradients = (gradients - outside_gradient) / shape.n_layer
     return [
         moment(gradients=held, activations=kept, loss=loss, casts=kept_casts),
         moment(
@@ -246,13 +263,13 @@ def moments_of(demand: Demand, activation_factor: float) -> list[Memory]:
             casts=kept_casts + (casts_of_block if again else 0),
         ),
         moment(
-            gradients=max(held, block_gradients if one_by_one else gradients - head_gradient) + weight_gradient,
+            gradients=max(held, block_gradients if one_by_one else gradients - outside_gradient) + weight_gradient,
             activations=kept_per_layer + again + working,
             loss=head_gradient,
             casts=casts_of_block,
         ),
         moment(  # the embeddings' gradient is made beside the head's
-            gradients=max(held, 0 if one_by_one else gradients - head_gradient) + head_gradient,
+            gradients=max(held, 0 if one_by_one else gradients - outside_gradient) + head_gradient,
             activations=stream,
             loss=head_gradient,
             casts=0,

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import psutil
 
+from tunesmith.messages.catalogue import say
+
 
 @dataclass(frozen=True)
 class Neighbour:
@@ -102,5 +104,5 @@ def _neighbours(nvml, handle) -> Iterator[Neighbour]:  # type: ignore[no-untyped
         try:
             name = psutil.Process(pid).name()
         except psutil.Error:
-            name = "a process of another user"
+            name = say("a process of another user")
         yield Neighbour(pid, name, used)

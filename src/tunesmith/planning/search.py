@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from tunesmith.config import RECOMPUTATIONS, Auto, Recompute, StatePlanName
 from tunesmith.data.dealing import rounded_up
 from tunesmith.errors import DoesNotFitError
+from tunesmith.messages.catalogue import say
 from tunesmith.optimizers.state_plan import STATE_PLANS, StatePlan
 from tunesmith.planning.hardware import GIB, Hardware
 from tunesmith.planning.memory import Correction, Demand, Memory, memory_of
@@ -105,10 +106,12 @@ def choose_way(request: Request, hardware: Hardware) -> Way:
     nearest = min(best, key=lambda way: (way.memory.host > hardware.host_bytes, way.memory.peak_bytes))
     needed = nearest.memory.peak_bytes + (nearest.memory.host if hardware.kind == "cpu" else 0)
     raise DoesNotFitError(
-        f"training needs {needed / GIB:.1f} GiB at least, and {hardware.budget.value / GIB:.1f} GiB may be taken: "
-        f"{hardware.budget.reason}",
+        "training needs {needed_gib:.1f} GiB at least, and {budget_gib:.1f} GiB may be taken: {reason}",
         hint="close other programs, or take a smaller --model, a shorter --context-tokens, or --lora-rank 8; "
         "tunesmith plan shows what fits",
+        needed_gib=needed / GIB,
+        budget_gib=hardware.budget.value / GIB,
+        reason=hardware.budget.reason,
     )
 
 
@@ -124,12 +127,21 @@ def refusal(plan: StatePlan, demand: Demand, precision: str) -> str | None:
     """Why a state plan cannot be used with the rest; None where it can."""
     if plan.name == "fp32":
         return None
+    if demand.is_sharded:
+        return say("a model in parts keeps everything in fp32")
+    if demand.processes > 1 and plan.gradients != "held":
+        return say("several processes need all gradients at once, to reduce them")
+    return _refusal_alone(plan, demand, precision)
+
+
+def _refusal_alone(plan: StatePlan, demand: Demand, precision: str) -> str | None:
+    """The same, of what has nothing to do with other processes."""
     if demand.lora is not None:
-        return "adapters are small: their state is kept in fp32"
+        return say("adapters are small: their state is kept in fp32")
     if plan.is_half and precision == "float32":
-        return "its bf16 weights are meant for arithmetic in bf16"
+        return say("its bf16 weights are meant for arithmetic in bf16")
     if plan.gradients != "held" and precision == "float16":
-        return "fp16 needs all gradients at once, to see whether one overflowed"
+        return say("fp16 needs all gradients at once, to see whether one overflowed")
     return None
 
 

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from tunesmith.data.batches import Batch
 from tunesmith.data.stretches import Int64s
+from tunesmith.distributed.parts import own_part
 from tunesmith.model.gpt2 import GPT2
+from tunesmith.training.chance import drawing_nothing
 from tunesmith.training.step import sum_of_batch_nats
 
 
@@ -58,8 +60,8 @@ class BadStepWatch:
 
 
 def weights_are_finite(model: GPT2) -> bool:
-    """Whether every parameter is a number."""
-    return all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+    """Whether every parameter is a number, as far as this process holds them."""
+    return all(bool(own_part(parameter).isfinite().all()) for parameter in model.parameters())
 
 
 def offenders(model: GPT2, windows: Int64s, batch_of: Callable[[Int64s], Batch]) -> Iterator[int]:
@@ -80,7 +82,7 @@ def offenders(model: GPT2, windows: Int64s, batch_of: Callable[[Int64s], Batch])
 
 
 def _is_bad(model: GPT2, batch: Batch) -> bool:
-    with torch.random.fork_rng(devices=[model.head_VC.device] if model.head_VC.is_cuda else []):
+    with drawing_nothing(model.head_VC.device):
         nats = sum_of_batch_nats(model, batch)
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         gradients = torch.autograd.grad(nats, learned, allow_unused=True)  # optimizers' hooks hear nothing of it

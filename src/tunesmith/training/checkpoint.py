@@ -6,7 +6,7 @@
         random.safetensors                                  torch's random states
         adapter/                                            what is learned, where that is an adapter
         state.json                                          counters, best so far, loss scale
-        checksums.json                                      size and SHA-256 of every file above
+        checksums.json                                      size and checksum of every file above
 
 Written into a temporary folder, synced, then renamed: a folder named step-* is always whole, unless something changes
 it later, which the checksums tell. The data position is the step number itself (`tunesmith.data.batches`), so nothing
@@ -21,18 +21,22 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
 from tunesmith.files import new_folder, parse_json, write_atomically, write_json
+from tunesmith.messages.catalogue import say
+from tunesmith.messages.system_errors import said_by_system
 from tunesmith.model.adapters import write_adapter
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.lora import LoRA
 from tunesmith.model.weights import write_weights
+from tunesmith.training.chance import Chance
 from tunesmith.training.checksums import DamagedError, verify_checksums, write_checksums
 from tunesmith.training.optimizer import load_optimizer_state
 from tunesmith.training.progress import Progress
-from tunesmith.training.snapshot import Snapshot, set_random_states
+from tunesmith.training.snapshot import Snapshot
 
 ADAPTER = "adapter"
 STATE = "state.json"
@@ -70,8 +74,8 @@ class CheckpointWriter:
         """
         if folder.is_dir():
             return
-        if not all(bool(tensor.isfinite().all()) for tensor in snapshot.model.weights.values()):
-            raise NotFiniteError("the weights are no numbers any more (NaN or infinity)")
+        if not all(_is_finite(tensor) for tensor in snapshot.model.weights.values()):
+            raise NotFiniteError(say("the weights are no numbers any more (NaN or infinity)"))
         with new_folder(folder) as temporary:
             write_weights(snapshot.model.weights, temporary, hf_config=self.hf_config)
             self.tokenizer.save(temporary)
@@ -81,6 +85,12 @@ class CheckpointWriter:
             write_atomically(temporary / RANDOM, partial(save_file, snapshot.random))
             write_json(temporary / STATE, {"progress": snapshot.progress.as_json(), "scaler": snapshot.scaler})
             write_checksums(temporary)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """Read once, without a tensor of verdicts: training waits for the processor that this takes."""
+    smallest, largest = tensor.aminmax()  # either is NaN if one number is
+    return bool(smallest.isfinite() & largest.isfinite())
 
 
 @dataclass(frozen=True)
@@ -114,17 +124,26 @@ def find_checkpoint(folders: list[Path]) -> FoundCheckpoint:
         else:
             return FoundCheckpoint(folder, damaged)
     if damaged:
-        named = "; ".join(f"{folder} cannot be read: {reason}" for folder, reason in damaged.items())
+        named = "; ".join(
+            say("{path} cannot be read: {error}", path=folder, error=reason) for folder, reason in damaged.items()
+        )
         raise UserError(
-            f"every checkpoint is damaged: {named}",
-            hint=f"delete {folders[-1].parent} to begin again from the first step with the same command, or train into "
+            "every checkpoint is damaged: {named}",
+            hint="delete {parent} to begin again from the first step with the same command, or train into "
             "another --out; the text is prepared already",
+            named=named,
+            parent=folders[-1].parent,
         )
     return FoundCheckpoint(None, {})
 
 
 def load_checkpoint(
-    folder: Path, *, model: GPT2, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler
+    folder: Path,
+    *,
+    model: GPT2,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    chance: Chance,
 ) -> Progress:
     """Restore everything but the model's weights, which `load_gpt2(folder)` reads.
 
@@ -136,10 +155,12 @@ def load_checkpoint(
         progress = Progress(**state["progress"])
         load_optimizer_state(model, optimizer, load_file(folder / OPTIMIZER))
         scaler.load_state_dict(state["scaler"])
-        set_random_states(load_file(folder / RANDOM))
+        chance.restore(load_file(folder / RANDOM))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError, SafetensorError) as error:
         raise UserError(
-            f"the checkpoint {folder} cannot be read: {error}",
+            "the checkpoint {folder} cannot be read: {error}",
             hint="train again into another --out; the text is prepared already",
+            folder=folder,
+            error=said_by_system(error),
         ) from None
     return progress

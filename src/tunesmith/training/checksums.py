@@ -1,15 +1,26 @@
 """Checksums of a folder's files, so that a damaged one is recognised before anything is read from it.
 
 A disk, a copy or a crash can change or shorten a file without any error: safetensors notices a missing end, not a
-flipped bit in the weights. `checksums.json` names every file of the folder with its size and SHA-256.
+flipped bit in the weights. `checksums.json` names every file of the folder with its size and its XXH3 (128 bits), which
+takes a tenth of the time of SHA-256 from a processor that is training; checkpoints of before have the latter.
+Reference: https://github.com/Cyan4973/xxHash. It recognises accidents, and no malice: nothing is unpickled anyway.
 """
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import xxhash
 
 from tunesmith.files import parse_json, write_json
+from tunesmith.messages.catalogue import say
+from tunesmith.messages.system_errors import said_by_system
 
 CHECKSUMS = "checksums.json"
+ALGORITHM = "xxh3_128"
+ALGORITHMS: dict[str, Callable[[], Any]] = {ALGORITHM: xxhash.xxh3_128, "sha256": hashlib.sha256}
+BYTES_AT_ONCE = 1 << 20
 
 
 class DamagedError(Exception):
@@ -22,9 +33,9 @@ def write_checksums(folder: Path) -> None:
     write_json(
         folder / CHECKSUMS,
         {
-            "algorithm": "sha256",
+            "algorithm": ALGORITHM,
             "files": {
-                path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+                path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, ALGORITHM: digest(path, ALGORITHM)}
                 for path in files
             },
         },
@@ -38,27 +49,42 @@ def verify_checksums(folder: Path) -> None:
         DamagedError: naming the first one that is not.
     """
     try:
-        files = parse_json((folder / CHECKSUMS).read_text("utf-8"))["files"]
-        expected = {str(name): (int(about["bytes"]), str(about["sha256"])) for name, about in files.items()}
+        written = parse_json((folder / CHECKSUMS).read_text("utf-8"))
+        algorithm = str(written.get("algorithm"))
+        expected = {str(name): (int(about["bytes"]), str(about[algorithm])) for name, about in written["files"].items()}
     except FileNotFoundError:
-        raise DamagedError(f"{CHECKSUMS} is missing") from None
+        raise DamagedError(say("{file} is missing", file=CHECKSUMS)) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise DamagedError(f"{CHECKSUMS} cannot be read: {error}") from None
-    for name, (n_bytes, digest) in expected.items():
+        raise DamagedError(say("{path} cannot be read: {error}", path=CHECKSUMS, error=said_by_system(error))) from None
+    if algorithm not in ALGORITHMS:
+        raise DamagedError(say("{file} has checksums of an unknown kind: {kind!r}", file=CHECKSUMS, kind=algorithm))
+    for name, (n_bytes, expected_digest) in expected.items():
         path = folder / name
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise DamagedError(f"{CHECKSUMS} names a file outside: {name!r}")
+            raise DamagedError(say("{file} names a file outside: {name!r}", file=CHECKSUMS, name=name))
         try:
             found = path.stat().st_size
             if found != n_bytes:
-                raise DamagedError(f"{name} has {found:,} bytes, and {n_bytes:,} were written")
-            if sha256(path) != digest:
-                raise DamagedError(f"{name} is not what was written (its checksum differs)")
+                raise DamagedError(
+                    say(
+                        "{file} has {found:,} bytes, and {written:,} were written",
+                        file=name,
+                        found=found,
+                        written=n_bytes,
+                    )
+                )
+            if digest(path, algorithm) != expected_digest:
+                raise DamagedError(say("{file} is not what was written (its checksum differs)", file=name))
+        except FileNotFoundError:
+            raise DamagedError(say("{file} is missing, or misspelt in {list}", file=name, list=CHECKSUMS)) from None
         except OSError as error:
-            raise DamagedError(f"{name}: {error.strerror or error}") from None
+            raise DamagedError(f"{name}: {said_by_system(error)}") from None
 
 
-def sha256(path: Path) -> str:
-    """Of a file's content, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def digest(path: Path, algorithm: str) -> str:
+    """Of a file's content by one of `ALGORITHMS`, in hexadecimal digits."""
+    found = ALGORITHMS[algorithm]()
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(BYTES_AT_ONCE):
+            found.update(piece)
+    return str(found.hexdigest())

@@ -42,7 +42,9 @@ def first_deadline(max_hours: float | None, stop_at: str | None, *, now: datetim
         try:
             deadlines.append(Deadline(now + timedelta(hours=max_hours), f"--max-hours {max_hours:g}"))
         except (OverflowError, ValueError):
-            raise UserError(f"--max-hours {max_hours} is too long", hint="leave it out to train to the end") from None
+            raise UserError(
+                "--max-hours {max_hours} is too long", hint="leave it out to train to the end", max_hours=max_hours
+            ) from None
     if stop_at is not None:
         deadlines.append(Deadline(_next(stop_at, now), f"--stop-at {stop_at}"))
     return min(deadlines, key=lambda deadline: deadline.at, default=None)
@@ -51,7 +53,9 @@ def first_deadline(max_hours: float | None, stop_at: str | None, *, now: datetim
 def _next(stop_at: str, now: datetime) -> datetime:
     clock = CLOCK.fullmatch(stop_at.strip())
     if clock is None:
-        raise UserError(f"--stop-at {stop_at} is no time of the day", hint="write it as --stop-at 07:00")
+        raise UserError(
+            "--stop-at {stop_at} is no time of the day", hint="write it as --stop-at 07:00", stop_at=stop_at
+        )
     wall = time(int(clock[1]), int(clock[2]))
     today = datetime.combine(now.date(), wall).astimezone()  # with the zone of that very time
     return today if today > now else datetime.combine(now.date() + timedelta(days=1), wall).astimezone()

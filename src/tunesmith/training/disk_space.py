@@ -30,9 +30,12 @@ def refuse_too_little(folder: Path, *, weights_bytes: int, optimizer_bytes: int)
     free = shutil.disk_usage(place).free
     if free < needed:
         raise UserError(
-            f"the run needs {needed / 2**30:.2f} GiB on the disk for two checkpoints and two models, and "
-            f"{free / 2**30:.2f} GiB are free in {place}",
+            "the run needs {needed_gib:.2f} GiB on the disk for two checkpoints and two models, and "
+            "{free_gib:.2f} GiB are free in {place}",
             hint="make room, name an --out on another disk, or learn only adapters: --lora-rank 8",
+            needed_gib=needed / 2**30,
+            free_gib=free / 2**30,
+            place=place,
         )
 
 

@@ -10,6 +10,7 @@ from tunesmith.data.stretches import Int64s
 from tunesmith.data.windows import windows_of
 from tunesmith.errors import UserError
 from tunesmith.machine import Choice
+from tunesmith.messages.catalogue import say
 from tunesmith.model.context import chosen_context_tokens
 from tunesmith.model.lora import PROJECTIONS, LoRA
 from tunesmith.model.shape import SHORT_DOCUMENT_TOKENS, GPT2Config
@@ -43,9 +44,25 @@ class Epoch:
 
 
 def request_of(
-    config: TrainConfig, model: GPT2Config, corpus: Corpus, hardware: Hardware, experience: Experience
+    config: TrainConfig,
+    model: GPT2Config,
+    corpus: Corpus,
+    hardware: Hardware,
+    experience: Experience,
+    *,
+    processes: int = 1,
+    is_sharded: bool = False,
 ) -> tuple[Request, Epoch]:
     """What is to be fitted into memory, and the epoch it comes from.
+
+    Args:
+        config: what was asked.
+        model: its shape.
+        corpus: what it is to learn.
+        hardware: what it may use.
+        experience: what earlier runs taught about memory there.
+        processes: that learn together.
+        is_sharded: whether each of them holds a part of the model.
 
     Raises:
         UserError: if what was asked contradicts itself.
@@ -57,7 +74,7 @@ def request_of(
     step = (
         choose_tokens_per_step(mixture.n_tokens, config.epochs)
         if config.tokens_per_step == "auto"
-        else Choice(config.tokens_per_step, "asked for")
+        else Choice(config.tokens_per_step, say("asked for"))
     )
     demand = Demand(
         shape=model,
@@ -71,11 +88,18 @@ def request_of(
         lora=lora_of(config),
         frozen=config.freeze,
         dropout=config.dropout > 0,
+        processes=processes,
+        is_sharded=is_sharded,
     )
     if config.states != "auto":
         refused = refusal(STATE_PLANS[config.states], demand, hardware.precision)
         if refused:
-            raise UserError(f"--states {config.states}: {refused}", hint="use --states fp32 or fp32-8bit, or auto")
+            raise UserError(
+                "--states {states}: {refused}",
+                hint="use --states fp32 or fp32-8bit, or auto",
+                states=config.states,
+                refused=refused,
+            )
     request = Request(
         demand=demand,
         states=config.states,

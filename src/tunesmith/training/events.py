@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tunesmith.config import Recompute
+from tunesmith.gauges.watch import MachineReading
 from tunesmith.generation.generate import GeneratedText
+from tunesmith.messages.catalogue import Phrase
 from tunesmith.training.plan import TrainPlan
 
 
@@ -49,8 +51,19 @@ class Evaluated:
 
 
 @dataclass(frozen=True)
+class Began:
+    """Something other than steps takes its time now.
+
+    Attributes:
+        what: measuring the validation split, or writing samples.
+    """
+
+    what: Literal["evaluating", "writing"]
+
+
+@dataclass(frozen=True)
 class Sampled:
-    """The fixed prompts were continued: at step 0 by the base model, at the end by the best one.
+    """The fixed prompts were continued, with the same seeds: by the base model, at evaluations, at the end by the best.
 
     Attributes:
         step: of the model that wrote.
@@ -65,7 +78,22 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Stepped:
-    """A step was made and its numbers were read from the device."""
+    """A step was made and its numbers were read from the device.
+
+    Attributes:
+        step: which one, from 1.
+        epoch: passages through the text so far.
+        loss_nats_per_token: of this step, before its update.
+        learning_rate: of this step.
+        grad_norm: of the whole gradient, before it was clipped.
+        tokens: learned from so far.
+        tokens_per_s: on average so far, while stepping.
+        peak_memory_bytes: so far.
+        eta_s: until the last step.
+        training_s: spent in steps so far.
+        data_wait_s: spent waiting for batches so far.
+        elapsed_s: since the run began, over all resumes.
+    """
 
     step: int
     epoch: float
@@ -76,6 +104,24 @@ class Stepped:
     tokens_per_s: float
     peak_memory_bytes: int
     eta_s: float
+    training_s: float
+    data_wait_s: float
+    elapsed_s: float
+
+
+@dataclass(frozen=True)
+class MachineRead:
+    """What the machine was doing around a step.
+
+    Attributes:
+        step: the last one made.
+        elapsed_s: since the run began, over all resumes.
+        reading: what was measured, its energy over all resumes.
+    """
+
+    step: int
+    elapsed_s: float
+    reading: MachineReading
 
 
 @dataclass(frozen=True)
@@ -109,9 +155,17 @@ class BadNumbers:
     """
 
     step: int
-    what: str
-    samples: list[str]
-    action: str
+    what: Literal["loss", "gradient", "weights"]
+    samples: list[Phrase]
+    action: Phrase
+
+
+WENT_BAD: dict[str, Phrase] = {
+    "loss": Phrase("the loss became no number"),
+    "gradient": Phrase("the gradient became no number"),
+    "weights": Phrase("the weights became no number"),
+}
+"""What happened to each, in words."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +195,7 @@ class SaveFailed:
     """The disk is full or fails: what is on it stays, training goes on, and the next checkpoint tries again."""
 
     step: int
-    reason: str
+    reason: Phrase
 
 
 @dataclass(frozen=True)
@@ -158,6 +212,8 @@ class TrainResult:
         tokens_per_s: while stepping.
         peak_memory_bytes: of this process, or allocated on the card.
         predicted_peak_memory_bytes: by the plan.
+        predicted_duration_s: of all steps, by the plan.
+        energy_joules: drawn by the device that computed; None where nothing tells it.
         out: the model folder.
         interrupted: whether it was stopped before its last step; `train --resume` continues.
         stopped_by: what stopped it, for example "--max-hours 8"; empty where nothing did.
@@ -172,6 +228,8 @@ class TrainResult:
     tokens_per_s: float
     peak_memory_bytes: int
     predicted_peak_memory_bytes: int
+    predicted_duration_s: float
+    energy_joules: float | None
     out: str
     interrupted: bool
     stopped_by: str
@@ -184,12 +242,41 @@ class Ended:
     result: TrainResult
 
 
+@dataclass(frozen=True)
+class ReportWritten:
+    """The report on the run stands in its folder."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class PageOpened:
+    """The live page of the run (`--dashboard`) is served at this address."""
+
+    url: str
+
+
+@dataclass(frozen=True)
+class WatchFailed:
+    """A report could not be written, or a tracker gave up: the run itself is untouched.
+
+    Attributes:
+        what: which one.
+        reason: in its own words.
+    """
+
+    what: str
+    reason: str
+
+
 Event = (
     Planned
     | ResumeVerified
+    | Began
     | Evaluated
     | Sampled
     | Stepped
+    | MachineRead
     | Shrunk
     | BadNumbers
     | LossSpiked
@@ -197,6 +284,9 @@ Event = (
     | SaveFailed
     | StopAsked
     | Ended
+    | ReportWritten
+    | PageOpened
+    | WatchFailed
 )
 
 
@@ -221,4 +311,15 @@ def metrics_of(event: Event) -> dict[str, Any] | None:
             "validation_perplexity": event.perplexity,
             "is_best": event.is_best,
         }
-    return {"kind": KINDS[type(event)], **vars(event)} if type(event) in KINDS else None
+    if isinstance(event, MachineRead):
+        return {"kind": "machine", "step": event.step, "elapsed_s": event.elapsed_s, **vars(event.reading)}
+    if type(event) not in KINDS:
+        return None
+    return {"kind": KINDS[type(event)], **{name: _in_english(value) for name, value in vars(event).items()}}
+
+
+def _in_english(value: object) -> object:
+    """What people read, for machines."""
+    if isinstance(value, list):
+        return [_in_english(one) for one in value]
+    return value.in_english if isinstance(value, Phrase) else value

@@ -18,22 +18,29 @@ from tunesmith.data.sources import reading_options
 from tunesmith.data.stretches import Stretches
 from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.errors import DoesNotFitError, UserError
+from tunesmith.messages.catalogue import say
 from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.hf_config import gpt2_config
 from tunesmith.model.hub import TINY, folder_here, local_folder
 from tunesmith.model.presets import SIZES, preset_shape
 from tunesmith.model.shape import GPT2Config
+from tunesmith.optimizers.state_plan import STATE_PLANS
 from tunesmith.planning.experience import Experience
-from tunesmith.planning.hardware import Hardware, hardware_here, hardware_named, hardware_of_driver
+from tunesmith.planning.hardware import Hardware, hardware_here, hardware_named, hardware_of_driver, in_precision
 from tunesmith.planning.search import Way, best_way, candidates, fits
+from tunesmith.training.blueprint import blueprint_shape, is_described, shown_model, with_blueprint
 from tunesmith.training.epoch import lora_of, request_of
-from tunesmith.training.plan import TrainPlan, make_plan, refuse_impossible
+from tunesmith.training.plan import TrainPlan, make_plan, prospect_of, refuse_impossible
+from tunesmith.training.prospect import beyond_the_hours
+from tunesmith.training.sharding_choice import Processes, choose_sharding, share_of_hardware
 
 SHOWN_SIZES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 GPT2_TOKENS_PER_TINY_TOKEN = 0.69
 """Measured on English prose, titles, verse and answers: 0.61 to 0.75 (Japanese: 0.94)."""
 WINDOWS_WITHOUT_TEXT = 1000
 LORA_RANK_SHOWN = 8
+IN_PARTS = "in-parts"
+"""What is chosen where no line of a whole model is."""
 EVALUATION_SHARE = 1 / 3
 """Of the time of a training step that the same tokens take without a backward pass."""
 
@@ -115,33 +122,62 @@ def forecast(config: PlanConfig) -> Forecast:
     """
     refuse_impossible(config)
     hardware = _hardware(config)
-    shape, folder = _shape(config.model)
+    folder: Path | None = None
+    if is_described(config) and not (config.sources or config.tokenizer):
+        shape = blueprint_shape(config, _folder_here)
+    else:
+        config = with_blueprint(config, _folder_here)
+        shape, folder = _shape(config.model)
+    name = shown_model(config)
     notes: list[str] = []
     corpus = _corpus(config, shape, folder, notes)
     experience = Experience.kept()
     refusal = ""
     plan = None
     try:
-        plan, _ = make_plan(config, shape, corpus, hardware, experience)
+        plan, _ = make_plan(config, shape, corpus, hardware, experience, Processes(config.devices, config.devices))
     except DoesNotFitError as error:
         refusal = error.message
     shapes = {name: preset_shape(name) for name in SHOWN_SIZES}
-    if preset_shape(config.model) not in shapes.values():
-        shapes = {config.model: shape, **shapes}
+    if shape not in shapes.values():
+        shapes = {name: shape, **shapes}
+    if plan is not None and config.from_scratch:
+        doubts = (prospect_of(plan, shape).warning, beyond_the_hours(duration_s(plan), config.max_hours))
+        notes += [doubt for doubt in doubts if doubt]
     methods = tuple(
         method
-        for name, other in shapes.items()
+        for other_name, other in shapes.items()
         if other is not None
-        for method in _methods(replace(config, model=name), other, corpus, hardware, experience)
+        for method in _methods(replace(config, model=other_name), other, corpus, hardware, experience)
     )
-    return Forecast(config.model, plan, refusal, hardware, tuple(notes), methods)
+    return Forecast(name, plan, refusal, hardware, tuple(notes), methods)
+
+
+def _folder_here(model: str) -> Path:
+    folder = folder_here(model)
+    if folder is None:
+        raise UserError(
+            "{model} is not here, and a plan fetches nothing",
+            hint="name a local folder, or leave --tokenizer out: then one is trained on the text",
+            model=model,
+        )
+    return folder
 
 
 def _hardware(config: PlanConfig) -> Hardware:
     if config.gpu is not None or config.vram is not None:
-        return hardware_named(config.gpu, config.vram)
+        return in_precision(hardware_named(config.gpu, config.vram), config.precision)
     driver = hardware_of_driver() if config.device == "auto" else None
-    return driver or hardware_here(config.device, config.precision)
+    return in_precision(driver, config.precision) if driver else hardware_here(config.device, config.precision)
+
+
+def shape_of(model: str) -> GPT2Config:
+    """The model's shape, where it can be known without fetching anything.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    return _shape(model)[0]
 
 
 def _shape(model: str) -> tuple[GPT2Config, Path | None]:
@@ -152,15 +188,17 @@ def _shape(model: str) -> tuple[GPT2Config, Path | None]:
     shape = preset_shape(model)
     if shape is None:
         raise UserError(
-            f"the shape of {model} is not known here, and a plan fetches nothing",
-            hint=f"name a preset ({', '.join(SIZES)}), a local folder, or train it once so that it is in the cache",
+            "the shape of {model} is not known here, and a plan fetches nothing",
+            hint="name a preset ({names}), a local folder, or train it once so that it is in the cache",
+            model=model,
+            names=", ".join(SIZES),
         )
     return shape, None
 
 
 def _corpus(config: PlanConfig, shape: GPT2Config, folder: Path | None, notes: list[str]) -> Corpus:
     if not config.sources:
-        notes.append(f"no text was named: {WINDOWS_WITHOUT_TEXT:,} full windows are taken")
+        notes.append(say("no text was named: {n_windows:,} full windows are taken", n_windows=WINDOWS_WITHOUT_TEXT))
         context = shape.n_positions if config.context_tokens == "auto" else config.context_tokens
         return _made_up(np.full(WINDOWS_WITHOUT_TEXT, context))
     is_complete = folder is not None and any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
@@ -173,8 +211,11 @@ def _corpus(config: PlanConfig, shape: GPT2Config, folder: Path | None, notes: l
     if is_complete:
         return corpus
     notes.append(
-        f"the tokenizer of {config.model} is not here: tokens are estimated, within a seventh for English "
-        "(tokens and time, not memory)"
+        say(
+            "the tokenizer of {model} is not here: tokens are estimated, within a seventh for English "
+            "(tokens and time, not memory)",
+            model=config.model,
+        )
     )
     parts = [_scaled(split, GPT2_TOKENS_PER_TINY_TOKEN) for split in (corpus.train, corpus.validation)]
     return Corpus(corpus.folder, corpus.manifest, *parts)
@@ -201,7 +242,9 @@ def _methods(
     if config.context_tokens != "auto":
         config = replace(config, context_tokens=min(shape.n_positions, config.context_tokens))
     every = replace(config, states="auto", recompute="auto", lora_rank=0, freeze="nothing")
-    request, epoch = request_of(every, shape, corpus, hardware, experience)
+    processes = Processes(config.devices, config.devices)
+    hardware = share_of_hardware(hardware, processes)
+    request, epoch = request_of(every, shape, corpus, hardware, experience, processes=processes.size)
     epochs_steps = max(round(epoch.steps_per_epoch * config.epochs), 1)
 
     def method(name: str, way: Way, steps: int, *, is_chosen: bool) -> Method:
@@ -212,13 +255,21 @@ def _methods(
             peak_memory_bytes=way.memory.peak_bytes,
             host_memory_bytes=way.memory.host,
             fits=fits(way, hardware),
-            tokens_per_s=request.step_tokens / way.step_s,
-            duration_s=steps * way.step_s,
+            tokens_per_s=request.step_tokens / way.step_s * processes.speedup(hardware.kind),
+            duration_s=steps * way.step_s / processes.speedup(hardware.kind),
             is_chosen=is_chosen,
         )
 
     steps = epochs_steps if config.max_steps is None else config.max_steps
-    chosen = config.states
+    chosen: str = config.states
+    if processes.size > 1:
+        in_parts = replace(request, demand=replace(request.demand, is_sharded=True))
+        way = best_way(in_parts, hardware, STATE_PLANS["fp32"])
+        is_sharded = choose_sharding(every, shape, corpus, hardware, experience, processes).value
+        yield method(
+            say("fp32 in {n} parts", n=processes.size), way, steps, is_chosen=is_sharded and not config.lora_rank
+        )
+        chosen = IN_PARTS if is_sharded else chosen
     was_shown: dict[str, bool] = {}
     for states in candidates(request, hardware):
         way = best_way(request, hardware, states)
@@ -229,7 +280,9 @@ def _methods(
         if chosen == "auto" and fitting:
             chosen = states.name
         yield method(states.name, way, steps, is_chosen=states.name == chosen and config.lora_rank == 0)
+    if config.from_scratch:
+        return  # adapters need something to adapt
     rank = config.lora_rank or LORA_RANK_SHOWN
     adapted = replace(request, demand=replace(request.demand, lora=lora_of(replace(every, lora_rank=rank))))
     way = best_way(adapted, hardware, candidates(adapted, hardware)[0])
-    yield method(f"LoRA, rank {rank}", way, epochs_steps, is_chosen=config.lora_rank > 0)
+    yield method(say("LoRA, rank {rank}", rank=rank), way, epochs_steps, is_chosen=config.lora_rank > 0)

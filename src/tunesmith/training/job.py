@@ -1,10 +1,13 @@
 """The verb `train`: from a configuration to a running loop, or to one clear error with nothing written."""
 
+import enum
 import math
+import secrets
 from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,34 +20,32 @@ from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import reading_options
 from tunesmith.data.standard_input import STANDARD_INPUT
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
+from tunesmith.distributed.start import send_weights
+from tunesmith.distributed.team import ALONE, Team
 from tunesmith.errors import UsageError, UserError
+from tunesmith.gauges.watch import MachineWatch
 from tunesmith.machine import choose_device, choose_dtype, environment
-from tunesmith.model.adapters import attach, load_adapter
-from tunesmith.model.compiled import can_compile, compile_in_place
+from tunesmith.messages.catalogue import say
+from tunesmith.messages.system_errors import said_by_system
 from tunesmith.model.config_file import read_hf_config
-from tunesmith.model.freezing import freeze
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_config import gpt2_config
 from tunesmith.model.hub import local_folder
 from tunesmith.model.recomputation import recompute
 from tunesmith.model.shape import GPT2Config
-from tunesmith.model.weights import load_gpt2, new_gpt2
-from tunesmith.optimizers.in_backward import InBackwardAdamW
-from tunesmith.optimizers.rounding import split
-from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.out_of_memory import free_memory
-from tunesmith.planning.experience import Experience
-from tunesmith.planning.hardware import hardware_here
+from tunesmith.preparation.lint import length_histogram
+from tunesmith.training.blueprint import shown_model, with_blueprint
+from tunesmith.training.chance import Chance
 from tunesmith.training.changed_plan import changed_plan
-from tunesmith.training.checkpoint import ADAPTER, CheckpointWriter, FoundCheckpoint, find_checkpoint, load_checkpoint
+from tunesmith.training.checkpoint import CheckpointWriter, FoundCheckpoint, find_checkpoint
 from tunesmith.training.deadline import first_deadline
 from tunesmith.training.disk_space import refuse_too_little
-from tunesmith.training.events import Ended, Event, Planned, ResumeVerified, Sampled, metrics_of
+from tunesmith.training.events import Ended, Event, MachineRead, Planned, ResumeVerified, Sampled, Stepped, metrics_of
+from tunesmith.training.learner import Start, load_model, make_learner, plan_of_team, planned_learner, put_back
 from tunesmith.training.loop import TrainingLoop
-from tunesmith.training.memory_lesson import MemoryLesson
-from tunesmith.training.optimizer import make_optimizer
-from tunesmith.training.plan import TrainPlan, make_plan, refuse_impossible
+from tunesmith.training.plan import TrainPlan, prospect_of, refuse_impossible
 from tunesmith.training.progress import Progress
+from tunesmith.training.prospect import beyond_the_hours
 from tunesmith.training.publish import Publisher
 from tunesmith.training.resuming import (
     asked_before,
@@ -55,56 +56,113 @@ from tunesmith.training.resuming import (
     weights_sha256,
     with_absolute_paths,
 )
-from tunesmith.training.run import BEFORE_THE_BEGINNING, METRICS, SAMPLES, RunFolder, as_json
+from tunesmith.training.run import BEFORE_THE_BEGINNING, RunFolder, as_json
+from tunesmith.training.run_files import CHECKPOINTS, METRICS, SAMPLES
 from tunesmith.training.snapshot import state_bytes
+from tunesmith.training.together import (
+    for_processes,
+    make_engine,
+    refuse_alone,
+    refuse_different_starts,
+    restored,
+    told_config,
+    told_plan,
+)
 from tunesmith.training.verify_resume import verify_resume
+from tunesmith.training.wishes import SAVE, STOP, Wishes
 
 DEFAULT_SAMPLES = 3
+CONFIG = "config.json"
 ASKED_TO = "the user"
 
 
-def train_model(config: TrainConfig, *, stop: Callable[[], bool]) -> Generator[Event, None, None]:
+class Wish(enum.IntEnum):
+    """That a run saves or ends; the stronger one counts."""
+
+    NONE = 0
+    SAVE = 1
+    DEADLINE = 2
+    ASKED = 3
+
+
+@dataclass
+class Agreed:
+    """What all processes of a run are to do behind the step that is being made."""
+
+    wish: Wish = Wish.NONE
+
+    def saves(self) -> bool:
+        """Whether somebody wants a checkpoint now."""
+        return self.wish is Wish.SAVE
+
+
+def train_model(config: TrainConfig, *, stop: Callable[[], bool], team: Team = ALONE) -> Generator[Event, None, None]:
     """Train, yielding what happens; the last event is `Ended`.
 
     Args:
         config: what was asked.
-        stop: asked after every step; the run saves and ends when it says so.
+        stop: asked after every step; the run saves and ends when it says so, in any of its processes.
+        team: processes that train together; the first one alone reads and writes the run folder.
 
     Raises:
         UserError: before anything is written, if it cannot be done; later, if the loss is no number any more.
     """
     deadline = first_deadline(config.max_hours, config.stop_at, now=datetime.now().astimezone())
 
-    def why_stop() -> str:
-        if stop():
-            return ASKED_TO
-        return deadline.reason if deadline and deadline.has_passed() else ""
-
     run = RunFolder(Path(config.out))
+    wishes, agreed = Wishes(run.path / CHECKPOINTS), Agreed()
+
+    def why_stop() -> str:
+        wish = Wish.SAVE if team.leads and wishes.take(SAVE) else Wish.NONE
+        wish = Wish.DEADLINE if deadline and deadline.has_passed() else wish
+        wish = Wish.ASKED if stop() or (team.leads and wishes.take(STOP)) else wish
+        agreed.wish = Wish(team.largest(wish))  # all end, or save, behind the same step
+        if agreed.wish is Wish.DEADLINE and deadline:
+            return deadline.reason
+        return ASKED_TO if agreed.wish > Wish.SAVE else ""
+
+    if not team.leads:
+        yield from _followed(config, team, why_stop, agreed)
+        return
     before = asked_before(run) if config.resume else None
     if before:
         config = asked_now(config, before, run)
     elif not config.sources:
         raise UsageError("no source was named", hint="name the text to learn: tunesmith train FILE --out DIR")
-    _refuse_early(config)
+    _refuse_early(config, team)
     if not before:
         run.refuse_if_taken()
+    with team.one_after_the_other("model"):
+        config = config if before else with_blueprint(config, local_folder)
     verified = verify_resume(config, _train) if config.verify_resume else None
+    team.share(lambda: as_json(config))
     if before:
         with run.locked():
             with _sources(config) as found:
-                loop, planned = _set_up(config, run, found, why_stop, before)
+                loop, planned = _set_up(config, run, found, why_stop, agreed, before, team)
+            wishes.forget()
             run.begin({**run.describe(), **_asked_and_planned(config, loop.plan)})
             is_measured = not math.isnan(loop.progress.base_perplexity)
             run.forget_after(loop.progress.step if is_measured else BEFORE_THE_BEGINNING)
             yield from _executed(loop, planned, verified)
         return
     with _sources(config) as found:
-        loop, planned = _set_up(config, run, found, why_stop, None)
+        loop, planned = _set_up(config, run, found, why_stop, agreed, None, team)
     with run.locked():
         run.refuse_if_taken()  # by a run that began meanwhile
         run.begin(_description(config, loop.plan, loop.corpus))
         yield from _executed(loop, planned, verified)
+
+
+def _followed(config: TrainConfig, team: Team, why_stop: Callable[[], str], agreed: Agreed) -> Iterator[Event]:
+    """The same run in a process that writes nothing and is told what the first one reads."""
+    _refuse_early(config, team)
+    with team.one_after_the_other("model"):
+        config = config if config.resume else with_blueprint(config, local_folder)
+    config = told_config(team, config)
+    with _sources(config) as found:
+        loop, _ = _set_up(config, RunFolder(Path(config.out)), found, why_stop, agreed, None, team)
+    yield from loop.events()
 
 
 def _train(config: TrainConfig, stop: Callable[[], bool]) -> Iterator[Event]:
@@ -115,16 +173,38 @@ def _executed(loop: TrainingLoop, planned: Planned, verified: ResumeVerified | N
     yield planned
     if verified:
         yield verified
-    for event in loop.events():
-        _keep(event, loop.run)
-        if isinstance(event, Ended) and loop.lesson and not event.result.interrupted and loop.progress.pieces == 1:
-            loop.lesson.after(event.result.peak_memory_bytes)
-        yield event
+    energy_before_joules = loop.progress.energy_joules
+    with MachineWatch(_card(loop.model.head_VC.device)) as watch:
+        for event in loop.events():
+            _keep(event, loop.run)
+            if isinstance(event, Ended) and loop.lesson and not event.result.interrupted and loop.progress.pieces == 1:
+                loop.lesson.after(event.result.peak_memory_bytes)
+            yield event
+            if isinstance(event, Stepped) and (reading := watch.news()):
+                loop.progress.energy_joules = _together(energy_before_joules, reading.energy_joules)
+                reading = replace(reading, energy_joules=loop.progress.energy_joules)
+                machine = MachineRead(event.step, event.elapsed_s, reading)
+                _keep(machine, loop.run)
+                yield machine
 
 
-def _refuse_early(config: TrainConfig) -> None:
+def _card(device: torch.device) -> str:
+    """The UUID by which the driver knows the card; empty for a processor."""
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else ""
+
+
+def _together(before_joules: float | None, now_joules: float | None) -> float | None:
+    """Of all sittings, as far as it is known."""
+    if before_joules is None or now_joules is None:
+        return before_joules if now_joules is None else now_joules
+    return before_joules + now_joules
+
+
+def _refuse_early(config: TrainConfig, team: Team) -> None:
     """Find what is wrong before a model is fetched or a long text is read."""
     refuse_impossible(config)
+    if team.size > 1:
+        refuse_alone(config)
     reading_options(config)
     choose_dtype(config.precision, choose_device(config.device).value)
     _sample_prompts(config)
@@ -150,135 +230,138 @@ def _keep(event: Event, run: RunFolder) -> None:
         run.end({"status": status, **as_json(event.result)})
 
 
-@dataclass(frozen=True)
-class _Start:
-    """Where the weights come from: the base model, or a checkpoint of this run."""
-
-    weights: Path
-    checkpoint: bool
-
-
 def _set_up(
     config: TrainConfig,
     run: RunFolder,
     found: FoundSources | None,
     why_stop: Callable[[], str],
+    agreed: Agreed,
     before: TrainConfig | None,
+    team: Team,
 ) -> tuple[TrainingLoop, Planned]:
-    checkpoint = find_checkpoint(run.checkpoints()) if config.resume else FoundCheckpoint(None, {})
-    start = _Start(checkpoint.folder, True) if checkpoint.folder else _Start(local_folder(config.model), False)
+    is_resumed = config.resume and team.leads
+    checkpoint = find_checkpoint(run.checkpoints()) if is_resumed else FoundCheckpoint(None, {})
+    begins_at = team.share(lambda: str(checkpoint.folder or ""))
+    is_here = begins_at and (Path(begins_at) / CONFIG).is_file()  # other hosts may have no such folder
+    start = Start(Path(begins_at), True) if is_here else Start(local_folder(config.model), False)
     hf_config = read_hf_config(start.weights)
     shape = gpt2_config(hf_config, origin=str(start.weights))
     tokenizer = load_tokenizer(start.weights, hf_config)
     prompts = _sample_prompts(config)
-    corpus = _read_before(run) if found is None else _read(config, found, tokenizer)
+    with team.one_after_the_other("text"):  # the first process of a host prepares it, the others find it prepared
+        corpus = _read_before(run) if found is None else _read(config, found, tokenizer)
+    refuse_different_starts(team, corpus, None if begins_at else start.weights)
     lesson = None
-    if before:
-        plan = _plan_again(config, before, run, corpus, start)
-        model, optimizer = _learner(config, plan, start)
+    if team.size == 1 and not before:
+        plan, model, optimizer, lesson = planned_learner(config, shape, corpus, start)
     else:
-        plan, model, optimizer, lesson = _planned_learner(config, shape, corpus, start)
+        decided: TrainPlan | None = None
+        if before:
+            decided = for_processes(_plan_again(config, before, run, corpus, start), config, team.size)
+        elif not config.resume:
+            decided = plan_of_team(config, shape, corpus, team)
+        plan = told_plan(team, decided)
+        model, optimizer = make_learner(config, plan, start, team)
     device = torch.device(plan.device)
     scaler = torch.amp.GradScaler(device.type, enabled=plan.dtype == torch.float16)
-    torch.manual_seed(plan.seed)  # dropout only; the order of the data has its own
+    chance = Chance(plan.seed, device, draws=plan.dropout > 0 or plan.lora_dropout > 0)
     progress = Progress(recompute=plan.recompute)
-    if start.checkpoint:
-        progress = load_checkpoint(start.weights, model=model, optimizer=optimizer, scaler=scaler)
+    if begins_at:
+        stored = load_model(config, plan, start.weights) if plan.shard and team.leads else None
+        progress = restored(team, model, optimizer, scaler, chance, checkpoint.folder, stored)
+        del stored
+    elif team.size > 1 and not plan.shard:
+        send_weights(team, model)
     recompute(model, progress.recompute)
     if progress.precision:
         model.compute_dtype = getattr(torch, progress.precision)
         scaler = torch.amp.GradScaler(device.type, enabled=False)
-    if progress.step > plan.steps:
-        raise UserError(
-            f"the run in {run.path} has made {progress.step:,} steps already, and {plan.steps:,} are asked for",
-            hint="ask for more --epochs or --max-steps, or leave them out",
-        )
-
-    def reload(model: GPT2, optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> Progress:
-        good = find_checkpoint(run.checkpoints()).folder
-        if good is None:
-            raise UserError(
-                f"there is no good state to go back to in {run.path}",
-                hint="make room on the disk, and train again into another --out",
-            )
-        _put_back(model, optimizer, _model(config, plan, good))
-        return load_checkpoint(good, model=model, optimizer=optimizer, scaler=scaler)
-
+    _refuse_too_few_steps(run, plan, progress)
     version = str(environment()["tunesmith"])
-    publisher = Publisher(run, config, plan, corpus, tokenizer, hf_config, version)
-    writer = CheckpointWriter(hf_config, tokenizer, plan.lora, config.model)
     loop = TrainingLoop(
         model=model,
         optimizer=optimizer,
         scaler=scaler,
+        chance=chance,
         plan=plan,
         corpus=corpus,
         tokenizer=tokenizer,
         run=run,
-        publisher=publisher,
-        checkpoints=writer,
+        publisher=Publisher(run, config, plan, corpus, tokenizer, hf_config, version),
+        checkpoints=CheckpointWriter(hf_config, tokenizer, plan.lora, config.model),
         progress=progress,
         prompts=prompts,
         origins=Origins(corpus, tokenizer, found),
-        reload=reload,
+        reload=partial(_reloaded, config, plan, run, team, chance),
         keep_bytes=None if config.keep_gb is None else config.keep_gb * 1e9,
         stop=why_stop,
+        save_asked=agreed.saves,
         lesson=lesson,
+        team=team,
+        engine=make_engine(team, model),
     )
-    if not config.resume:
+    if not config.resume and team.leads:
         weights_bytes, optimizer_bytes = state_bytes(model, optimizer)
         refuse_too_little(run.path, weights_bytes=weights_bytes, optimizer_bytes=optimizer_bytes)
     for folder in checkpoint.damaged:
         run.set_aside(folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return loop, Planned(
-        config.model, parameters, run.path, plan, progress.step, _notices(run, checkpoint, plan if before else None)
+        shown_model(config),
+        parameters,
+        run.path,
+        plan,
+        progress.step,
+        (*_notices(run, checkpoint, plan if before else None), *_doubts(config, plan, shape)),
     )
 
 
-def _planned_learner(
-    config: TrainConfig, shape: GPT2Config, corpus: Corpus, start: _Start
-) -> tuple[TrainPlan, GPT2, torch.optim.Optimizer, MemoryLesson]:
-    """A plan and what it needs; where memory is tight, planned again after two short real steps."""
-    hardware, experience = hardware_here(config.device, config.precision), Experience.kept()
-    plan, demand = make_plan(config, shape, corpus, hardware, experience)
-    model, optimizer = _learner(config, plan, start)
-    lesson = MemoryLesson(demand, hardware, experience)
-    learned = lesson.before(model, optimizer, plan.peak_memory_bytes)
-    if learned is experience:
-        return plan, model, optimizer, lesson
-    before = plan.states
-    plan, demand = make_plan(config, shape, corpus, hardware, learned)
-    if plan.states != before:
-        del model, optimizer
-        free_memory()
-        model, optimizer = _learner(config, plan, start)
-    return plan, model, optimizer, MemoryLesson(demand, hardware, learned)
+def _doubts(config: TrainConfig, plan: TrainPlan, shape: GPT2Config) -> list[str]:
+    """What is to be said before a model from scratch is trained."""
+    if not config.from_scratch or config.resume:
+        return []
+    doubts = (prospect_of(plan, shape).warning, beyond_the_hours(plan.step_s * plan.steps, config.max_hours))
+    return [doubt for doubt in doubts if doubt]
 
 
-def _learner(config: TrainConfig, plan: TrainPlan, start: _Start) -> tuple[GPT2, torch.optim.Optimizer]:
-    """The model on its device, and its optimizer."""
-    device = torch.device(plan.device)
-    model = _model(config, plan, start.weights if start.checkpoint else None).to(device).train()
-    model.compute_dtype = plan.dtype  # a checkpoint may know better
-    if plan.compiled and can_compile(device).value:  # a run may be resumed on a machine that cannot
-        compile_in_place(model)
-    recompute(model, plan.recompute)
-    states = STATE_PLANS[plan.states]
-    return model, make_optimizer(model, weight_decay=plan.weight_decay, plan=states, seed=plan.seed)
+def _refuse_too_few_steps(run: RunFolder, plan: TrainPlan, progress: Progress) -> None:
+    if progress.step > plan.steps:
+        raise UserError(
+            "the run in {path} has made {step:,} steps already, and {steps:,} are asked for",
+            hint="ask for more --epochs or --max-steps, or leave them out",
+            path=run.path,
+            step=progress.step,
+            steps=plan.steps,
+        )
 
 
-@torch.no_grad()
-def _put_back(model: GPT2, optimizer: torch.optim.Optimizer, stored: GPT2) -> None:
-    """Overwrite weights that went bad, in the form that the optimizer keeps them in."""
-    for parameter, whole in zip(model.parameters(), stored.parameters(), strict=True):
-        is_split = "remainder" in optimizer.state.get(parameter, {})
-        parameter.copy_(split(whole)[0] if is_split else whole)
-    if isinstance(optimizer, InBackwardAdamW):
-        optimizer.norm_before = None  # unless the checkpoint knows it
+def _reloaded(
+    config: TrainConfig,
+    plan: TrainPlan,
+    run: RunFolder,
+    team: Team,
+    chance: Chance,
+    model: GPT2,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> Progress:
+    """Everything back at the last good checkpoint, in all processes."""
+    if not team.leads:
+        return restored(team, model, optimizer, scaler, chance, None, None)
+    good = find_checkpoint(run.checkpoints()).folder
+    if good is None:
+        raise UserError(
+            "there is no good state to go back to in {path}",
+            hint="make room on the disk, and train again into another --out",
+            path=run.path,
+        )
+    stored = load_model(config, plan, good)
+    if not plan.shard:
+        put_back(model, optimizer, stored)
+    return restored(team, model, optimizer, scaler, chance, good, stored)
 
 
-def _plan_again(config: TrainConfig, before: TrainConfig, run: RunFolder, corpus: Corpus, start: _Start) -> TrainPlan:
+def _plan_again(config: TrainConfig, before: TrainConfig, run: RunFolder, corpus: Corpus, start: Start) -> TrainPlan:
     """The plan of a run that is resumed, after checking that it learns the same."""
     refuse_changed_text(run, corpus)
     plan = changed_plan(plan_before(run), before, config)
@@ -290,32 +373,19 @@ def _plan_again(config: TrainConfig, before: TrainConfig, run: RunFolder, corpus
 def _notices(run: RunFolder, checkpoint: FoundCheckpoint, resumed: TrainPlan | None) -> tuple[str, ...]:
     """What is to be said before a run goes on."""
     notices = [
-        f"the checkpoint {folder} is damaged ({reason}) and set aside" for folder, reason in checkpoint.damaged.items()
+        say("the checkpoint {folder} is damaged ({reason}) and set aside", folder=folder, reason=reason)
+        for folder, reason in checkpoint.damaged.items()
     ]
     if resumed and resumed.steps != plan_before(run).steps:
         notices.append(
-            f"the run was planned for {plan_before(run).steps:,} steps and now makes {resumed.steps:,}: from here on "
-            "the learning rate falls towards the new end"
+            say(
+                "the run was planned for {before:,} steps and now makes {now:,}: from here on the learning rate falls "
+                "towards the new end",
+                before=plan_before(run).steps,
+                now=resumed.steps,
+            )
         )
     return tuple(notices)
-
-
-def _model(config: TrainConfig, plan: TrainPlan, checkpoint: Path | None) -> GPT2:
-    """The weights to begin or to go on with, and which of them are learned."""
-    if plan.lora is not None:
-        model = load_gpt2(local_folder(config.model), dropout=plan.dropout)
-        attach(model, plan.lora, seed=plan.seed)
-        if checkpoint is not None:
-            load_adapter(model, checkpoint / ADAPTER)
-        return model
-    if checkpoint is not None:
-        model = load_gpt2(checkpoint, dropout=plan.dropout)
-    elif config.from_scratch:
-        model = new_gpt2(local_folder(config.model), dropout=plan.dropout, seed=plan.seed)
-    else:
-        model = load_gpt2(local_folder(config.model), dropout=plan.dropout)
-    freeze(model, plan.frozen)
-    return model
 
 
 def _read(config: TrainConfig, found: FoundSources, tokenizer: TextTokenizer) -> Corpus:
@@ -333,8 +403,9 @@ def _read_before(run: RunFolder) -> Corpus:
     corpus = cached_corpus(run.describe()["data"]["fingerprint"])
     if corpus is None:
         raise UserError(
-            f"the run in {run.path} read standard input, and its text is not in the cache any more",
+            "the run in {path} read standard input, and its text is not in the cache any more",
             hint="save the text as a file and start anew in another --out",
+            path=run.path,
         )
     return corpus
 
@@ -342,8 +413,10 @@ def _read_before(run: RunFolder) -> Corpus:
 def _description(config: TrainConfig, plan: TrainPlan, corpus: Corpus) -> dict[str, Any]:
     return {
         **_asked_and_planned(config, plan),
+        "run_id": secrets.token_hex(8),
         "environment": environment(),
         "data": corpus.manifest,
+        "lengths": [asdict(part) for part in length_histogram(corpus.sample_token_counts())],
         "model": {"weights_sha256": weights_sha256(local_folder(config.model))},
     }
 
@@ -359,7 +432,12 @@ def _sample_prompts(config: TrainConfig) -> list[str]:
     try:
         prompts = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--sample-prompts {path} cannot be read: {error}", hint="one prompt a line, UTF-8") from None
+        raise UserError(
+            "--sample-prompts {path} cannot be read: {error}",
+            hint="one prompt a line, UTF-8",
+            path=path,
+            error=said_by_system(error),
+        ) from None
     if not prompts:
-        raise UserError(f"--sample-prompts {path} holds no prompt", hint="write one prompt a line")
+        raise UserError("--sample-prompts {path} holds no prompt", hint="write one prompt a line", path=path)
     return prompts

@@ -28,10 +28,14 @@ def locked(run_folder: Path, lock_folder: Path) -> Iterator[None]:
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        holder = _holder(path)
+        number = _number(path)
         raise UserError(
-            f"another process{holder} is training in {run_folder}",
+            "another process (number {number}) is training in {run_folder}"
+            if number
+            else "another process is training in {run_folder}",
             hint="wait for it, stop it with Ctrl-C where it runs, or name another --out",
+            number=number,
+            run_folder=run_folder,
         ) from None
     try:
         with suppress(OSError):  # no more than a help for people; Windows lets nobody write a locked file
@@ -41,9 +45,26 @@ def locked(run_folder: Path, lock_folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _holder(path: Path) -> str:
+def is_locked(lock_folder: Path) -> bool:
+    """Whether a process writes there now; nothing is written to find out."""
+    path = lock_folder / LOCK
+    if not path.is_file():
+        return False
+    lock = FileLock(path, is_singleton=False)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return True
+    except OSError:  # a folder that may only be read
+        return False
+    lock.release()
+    return False
+
+
+def _number(path: Path) -> str:
+    """Of the process that holds the lock, where it says so."""
     try:
         number = path.read_text("utf-8").strip()
     except (OSError, UnicodeDecodeError):
         return ""
-    return f" (number {number})" if number.isdigit() else ""
+    return number if number.isdigit() else ""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from tunesmith.config import GenerateConfig
@@ -18,21 +19,27 @@ from tunesmith.data.corpus import Corpus
 from tunesmith.data.dealing import MicroBatchShape
 from tunesmith.data.origins import Origins
 from tunesmith.data.read_ahead import read_ahead
+from tunesmith.data.sharing import Share
 from tunesmith.data.tokenizer import TextTokenizer
+from tunesmith.distributed.engine import Engine
+from tunesmith.distributed.team import Team
 from tunesmith.errors import DoesNotFitError, UserError
 from tunesmith.evaluation.perplexity import Evaluation, evaluate_split
 from tunesmith.generation.generate import GeneratedText, write_texts
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.machine import peak_memory_bytes
+from tunesmith.messages.catalogue import say
 from tunesmith.model.adapters import load_adapter
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.recomputation import next_recomputation, recompute
-from tunesmith.model.weights import read_into
+from tunesmith.model.weights import from_huggingface, gpt2_of, load_gpt2, read_into
 from tunesmith.out_of_memory import in_pieces
 from tunesmith.training.bad_numbers import BadStepWatch
+from tunesmith.training.chance import Chance
 from tunesmith.training.checkpoint import ADAPTER, CheckpointWriter
 from tunesmith.training.disk_space import has_room, no_room
 from tunesmith.training.events import (
+    Began,
     Ended,
     Evaluated,
     Event,
@@ -51,7 +58,15 @@ from tunesmith.training.recovery import Recovery
 from tunesmith.training.run import RunFolder
 from tunesmith.training.saver import Saver
 from tunesmith.training.schedule import learning_rate_at
-from tunesmith.training.snapshot import ModelCopy, copy_model, fits_memory, state_bytes, take_snapshot
+from tunesmith.training.snapshot import (
+    ModelCopy,
+    copy_model,
+    fits_memory,
+    help_copying,
+    help_taking_snapshot,
+    state_bytes,
+    take_snapshot,
+)
 from tunesmith.training.spikes import usual_loss_if_spike
 from tunesmith.training.spill import SpillWatch, swaps_silently
 from tunesmith.training.step import StepResult, fresh_scaler, no_step, train_step
@@ -59,7 +74,7 @@ from tunesmith.training.step import StepResult, fresh_scaler, no_step, train_ste
 SMALLEST_SCALE = 1.0
 """Of the loss in fp16; gradients that overflow below it need another arithmetic."""
 SAMPLE_TOKENS = 64
-"""Longest text of the samples before and after."""
+"""Longest text of the samples."""
 SAMPLE_RULES = SamplingRules(
     temperature=GenerateConfig.temperature[0], top_k=GenerateConfig.top_k, top_p=GenerateConfig.top_p
 )
@@ -73,6 +88,7 @@ class TrainingLoop:
         model: in fp32 on its device.
         optimizer: of its parameters.
         scaler: enabled for fp16 only.
+        chance: what dropout draws from.
         plan: what to do.
         corpus: to learn from and to measure on.
         tokenizer: the model's own.
@@ -80,17 +96,21 @@ class TrainingLoop:
         publisher: puts the best model into the run folder.
         checkpoints: writes them.
         progress: how far the run is.
-        prompts: continued before and after.
+        prompts: continued before, at every evaluation, and after.
         keep_bytes: for checkpoints on disk; None keeps what a resume can need.
         origins: to name samples by file and line.
         reload: brings everything back to the last good checkpoint, or to the beginning.
         stop: asked after every step; ends the run by saying why.
+        save_asked: asked after every step; whether somebody wants a checkpoint now.
         lesson: what this run can teach about memory; None where it goes on with another's plan.
+        team: the processes that learn together; only the first of them writes.
+        engine: how their gradients become one.
     """
 
     model: GPT2
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    chance: Chance
     plan: TrainPlan
     corpus: Corpus
     tokenizer: TextTokenizer
@@ -103,13 +123,16 @@ class TrainingLoop:
     origins: Origins
     reload: Callable[[GPT2, torch.optim.Optimizer, torch.amp.GradScaler], Progress]
     stop: Callable[[], str]
+    save_asked: Callable[[], bool]
     lesson: MemoryLesson | None
+    team: Team
+    engine: Engine
 
     def __post_init__(self) -> None:
         self._saver = Saver()
         self._copied: ModelCopy | None = None
         self._watch = BadStepWatch()
-        self._spill = SpillWatch(swaps_silently(self.model.head_VC.device))
+        self._spill = SpillWatch(self.team.size == 1 and swaps_silently(self.model.head_VC.device))
         self._stopped_by = ""
 
     def events(self) -> Iterator[Event]:
@@ -121,9 +144,11 @@ class TrainingLoop:
             shape=MicroBatchShape(plan.steps_per_epoch, plan.micro_batches_per_step, plan.tokens_per_micro_batch),
             constant_size=plan.constant_size,
             seed=plan.seed,
+            share=share_of(self.team, plan),
         )
         started_s = time.perf_counter() - progress.elapsed_s
         if math.isnan(progress.base_perplexity):
+            yield Began("evaluating")
             evaluation = self._evaluate()
             if not math.isfinite(evaluation.nats_per_token):
                 raise UserError(
@@ -131,19 +156,27 @@ class TrainingLoop:
                     hint="its weights are damaged: get the model again; or try --precision fp32",
                 )
             progress.base_perplexity = evaluation.perplexity
+            self.engine.settle()
             yield Evaluated(0, 0.0, evaluation.nats_per_token, evaluation.perplexity, is_best=False)
-            yield Sampled(0, self._write_samples(self.model))
+            yield from self._sampled(0)
         recovery = Recovery(
             self.model,
             order,
             self.origins,
             self._back_to_last_good,
-            f"lower --learning-rate (now {plan.learning_rate:g}) or use --precision fp32, in another --out; the best "
-            f"model before it stands in {self.run.path}",
+            say(
+                "lower --learning-rate (now {rate:g}) or use --precision fp32, in another --out; the best model before "
+                "it stands in {path}",
+                rate=plan.learning_rate,
+                path=self.run.path,
+            ),
+            self.team,
+            searches=not self.engine.is_sharded,
         )
         with self._saver:
             if progress.step == 0:
                 self._save()  # something to come back to from the first step on
+            self.team.wait_for_first()
             going_on = True
             while going_on:
                 # the next step's batches are made while this one is computed
@@ -160,24 +193,27 @@ class TrainingLoop:
     ) -> Generator[Event, None, bool]:
         """Steps until the end, or until one goes wrong: then true, and `progress` says where to go on."""
         progress, plan = self.progress, self.plan
+        waiting_since_s = time.perf_counter()
         for made_in, micro_batches in steps:
+            progress.data_wait_s += time.perf_counter() - waiting_since_s
             self._stopped_by = self.stop()
             if self._stopped_by:
                 return False
             step_started_s = time.perf_counter()
             result = yield from self._step(order, micro_batches, made_in)
             progress.step += 1
-            finished = progress.step == plan.steps
+            finished, save_now = progress.step == plan.steps, self.save_asked()
             intervals = (plan.log_every_steps, plan.eval_every_steps, plan.save_every_steps)
             self._watch.see(progress.step, result.is_bad)
-            bad = self._watch.bad_steps(wait=finished or any(progress.step % every == 0 for every in intervals))
+            bad = self._watch.bad_steps(
+                wait=finished or save_now or any(progress.step % every == 0 for every in intervals)
+            )
             if bad or self._scale_is_used_up():
                 yield from self._recovered(recovery, bad[0] if bad else progress.step)
                 return True
             progress.tokens += result.tokens
             if result.tokens and (progress.step % plan.log_every_steps == 0 or finished):
-                stepped = self._read(result, step_started_s)  # host sync: the only one of an ordinary step
-                progress.training_s += time.perf_counter() - step_started_s
+                stepped = self._read(result, step_started_s, started_s)  # host sync: the only one of an ordinary step
                 yield stepped
                 if self._spill.see(progress.training_s, progress.tokens) and not finished:
                     progress.pieces *= 2
@@ -188,12 +224,23 @@ class TrainingLoop:
             else:
                 progress.training_s += time.perf_counter() - step_started_s
             if progress.step % plan.eval_every_steps == 0 or finished:
+                yield Began("evaluating")
                 yield self._evaluate_and_publish()
+                if not finished or progress.best_step != progress.step:  # those are written at the end
+                    yield from self._sampled(progress.step)
             progress.elapsed_s = time.perf_counter() - started_s
-            if progress.step % plan.save_every_steps == 0 or finished:
+            if progress.step % plan.save_every_steps == 0 or finished or save_now:
                 self._save()
             yield from self._saver.outcomes()
+            self._wait_for_first(finished=finished or save_now)
+            waiting_since_s = time.perf_counter()
         return False
+
+    def _wait_for_first(self, *, finished: bool) -> None:
+        """Where the first process wrote something: that may take longer than others would wait within a step."""
+        intervals = (self.plan.eval_every_steps, self.plan.save_every_steps)
+        if finished or any(self.progress.step % every == 0 for every in intervals):
+            self.team.wait_for_first()
 
     def _recovered(self, recovery: Recovery, step: int) -> Iterator[Event]:
         """Do something about a step that went wrong; `progress` says afterwards where to go on."""
@@ -202,11 +249,12 @@ class TrainingLoop:
         self._watch.forget()
         if self.progress.precision:
             self.scaler = torch.amp.GradScaler(self.model.head_VC.device.type, enabled=False)
-        if self.progress.step < before - 1:
+        if self.team.leads and self.progress.step < before - 1:
             self.run.forget_after(self.progress.step, but=("bad_numbers",))
 
     def _back_to_last_good(self) -> Progress:
         self._saver.wait()
+        self.team.wait_for_first()
         return self.reload(self.model, self.optimizer, self.scaler)
 
     def _scale_is_used_up(self) -> bool:
@@ -226,6 +274,8 @@ class TrainingLoop:
         """One update; in smaller pieces where memory runs out, and in as small ones from then on."""
         if not micro_batches:
             return no_step(self.model)
+        if self.team.size > 1:
+            return self._step_together(order, micro_batches)
         progress, first_in = self.progress, self.progress.pieces
         first_recompute, most = progress.recompute, made_in * max(len(batch.offsets) - 1 for batch in micro_batches)
 
@@ -233,14 +283,15 @@ class TrainingLoop:
             if (pieces, progress.recompute) != (first_in, first_recompute):  # nothing is left of the attempt before
                 self.optimizer.zero_grad(set_to_none=True)
                 self.scaler = fresh_scaler(self.scaler, self.model.head_VC.device)
-            return train_step(
-                self.model,
-                self.optimizer,
-                micro_batches if pieces == made_in else order.batches(progress.step, pieces, progress.left_out),
-                learning_rate=self._learning_rate(),
-                max_grad_norm=self.plan.max_grad_norm,
-                scaler=self.scaler,
-            )
+            with self.chance.drawing():
+                return train_step(
+                    self.model,
+                    self.optimizer,
+                    micro_batches if pieces == made_in else order.batches(progress.step, pieces, progress.left_out),
+                    learning_rate=self._learning_rate(),
+                    max_grad_norm=self.plan.max_grad_norm,
+                    scaler=self.scaler,
+                )
 
         while True:
             try:
@@ -248,10 +299,13 @@ class TrainingLoop:
                     attempt,
                     pieces=progress.pieces,
                     most=max(most, progress.pieces),
-                    what=f"a window of {micro_batches[0].longest:,} tokens",
-                    hint=f"everything up to step {progress.step:,} is saved: free memory and continue with tunesmith "
-                    f"train --resume --out {self.run.path}; or train anew with a shorter --context-tokens or a smaller "
-                    "--model",
+                    what=say("a window of {n_tokens:,} tokens", n_tokens=micro_batches[0].longest),
+                    hint=say(
+                        "everything up to step {step:,} is saved: free memory and continue with tunesmith train "
+                        "--resume --out {path}; or train anew with a shorter --context-tokens or a smaller --model",
+                        step=progress.step,
+                        path=self.run.path,
+                    ),
                 )
                 break
             except DoesNotFitError:
@@ -264,6 +318,41 @@ class TrainingLoop:
             recompute(self.model, more)
         if (progress.pieces, progress.recompute) != (first_in, first_recompute):
             yield self._shrunk(order, progress.step, was_slow=False)
+        return result
+
+    def _step_together(self, order: TrainingOrder, micro_batches: list[Batch]) -> StepResult:
+        """One update by several processes; memory that runs out in one of them ends all.
+
+        Raises:
+            DoesNotFitError: in the process where it ran out.
+        """
+        step = self.progress.step
+        self.chance.begin(_dropout_seed(self.plan.seed, step, self.team.rank))  # the same after a resume
+
+        def attempt(_pieces: int) -> StepResult:
+            with self.chance.drawing():
+                return train_step(
+                    self.model,
+                    self.optimizer,
+                    micro_batches,
+                    learning_rate=self._learning_rate(),
+                    max_grad_norm=self.plan.max_grad_norm,
+                    scaler=self.scaler,
+                    engine=self.engine,
+                    step_tokens=order.targets(step, self.progress.left_out),
+                )
+
+        most_tokens = max(batch.n_tokens for batch in micro_batches)
+        result, _ = in_pieces(
+            attempt,
+            pieces=1,
+            most=1,
+            what=say("{n_tokens:,} tokens", n_tokens=most_tokens),
+            hint=say(
+                "close what else uses the memory and continue with --resume; or start anew with --shard yes, "
+                "--recompute blocks or a shorter --context-tokens"
+            ),
+        )
         return result
 
     def _shrunk(self, order: TrainingOrder, step: int, *, was_slow: bool) -> Shrunk:
@@ -280,7 +369,7 @@ class TrainingLoop:
         if not interrupted:
             if progress.best_step != progress.step:
                 self._take_published()  # nothing is learned any more, and there may be no room for a second model
-            yield Sampled(progress.best_step, self._write_samples(self.model), is_final=True)
+            yield from self._sampled(progress.best_step, is_final=True)
         progress.elapsed_s = time.perf_counter() - started_s
         yield Ended(
             TrainResult(
@@ -293,6 +382,8 @@ class TrainingLoop:
                 tokens_per_s=self._tokens_per_s(),
                 peak_memory_bytes=peak_memory_bytes(self.model.head_VC.device),
                 predicted_peak_memory_bytes=self.plan.peak_memory_bytes,
+                predicted_duration_s=self.plan.step_s * self.plan.steps,
+                energy_joules=progress.energy_joules,
                 out=str(self.run.path),
                 interrupted=interrupted,
                 stopped_by=self._stopped_by,
@@ -307,10 +398,11 @@ class TrainingLoop:
             total_steps=self.plan.steps,
         )
 
-    def _read(self, result: StepResult, step_started_s: float) -> Stepped:
+    def _read(self, result: StepResult, step_started_s: float, started_s: float) -> Stepped:
+        """The numbers of a step, whose time is counted with that."""
         progress, plan = self.progress, self.plan
         loss = float(result.nats) / result.tokens
-        seconds_per_step = (progress.training_s + time.perf_counter() - step_started_s) / progress.step
+        progress.training_s += time.perf_counter() - step_started_s
         return Stepped(
             step=progress.step,
             epoch=progress.step / plan.steps_per_epoch,
@@ -318,9 +410,12 @@ class TrainingLoop:
             learning_rate=float(self.optimizer.param_groups[0]["lr"]),
             grad_norm=float(result.grad_norm),
             tokens=progress.tokens,
-            tokens_per_s=progress.tokens / (seconds_per_step * progress.step),
+            tokens_per_s=self._tokens_per_s(),
             peak_memory_bytes=peak_memory_bytes(self.model.head_VC.device),
-            eta_s=seconds_per_step * (plan.steps - progress.step),
+            eta_s=progress.training_s / progress.step * (plan.steps - progress.step),
+            training_s=progress.training_s,
+            data_wait_s=progress.data_wait_s,
+            elapsed_s=time.perf_counter() - started_s,
         )
 
     def _tokens_per_s(self) -> float:
@@ -332,23 +427,32 @@ class TrainingLoop:
             self.corpus.validation,
             context_tokens=self.plan.context_tokens,
             tokens_per_batch=self.plan.tokens_per_evaluation_batch,
+            team=self.team,
+            in_step=self.engine.is_sharded,
         )
 
     def _evaluate_and_publish(self) -> Evaluated:
         progress = self.progress
         evaluation = self._evaluate()
+        self.engine.settle()
         is_best = evaluation.perplexity < progress.best_perplexity
         if is_best:
             progress.best_perplexity, progress.best_step = evaluation.perplexity, progress.step
             copied, then = self._copy_of_model(), replace(progress)
-            self._saver.publish(progress.step, lambda: self.publisher.publish(copied, then))
+            if self.team.leads:
+                self._saver.publish(progress.step, lambda: self.publisher.publish(copied, then))
         epoch = progress.step / self.plan.steps_per_epoch
         return Evaluated(progress.step, epoch, evaluation.nats_per_token, evaluation.perplexity, is_best)
 
     def _save(self) -> None:
         """Have a checkpoint written; training waits for the copy only, unless memory is too short for one."""
         folder = self.run.checkpoint(self.progress.step)
-        snapshot = take_snapshot(self.model, self.optimizer, self.scaler, self.progress, self._copy_of_model())
+        copied = self._copy_of_model()
+        if not self.team.leads:
+            if self.engine.is_sharded:
+                help_taking_snapshot(self.model, self.optimizer)
+            return
+        snapshot = take_snapshot(self.model, self.optimizer, self.scaler, self.progress, self.chance.states, copied)
 
         def write() -> None:
             if not has_room(self.run.path, snapshot.nbytes):
@@ -367,7 +471,12 @@ class TrainingLoop:
         if self._copied is None or self._copied.step != self.progress.step:
             self._copied = None
             self._saver.wait()
-            self._copied = copy_model(self.model, self.optimizer, self.progress.step)
+            if self.team.leads:
+                self._copied = copy_model(self.model, self.optimizer, self.progress.step)
+            elif self.engine.is_sharded:
+                self._copied = help_copying(self.model, self.progress.step)
+            else:
+                self._copied = ModelCopy(self.progress.step, {}, {})
         return self._copied
 
     def _wait_for_saver(self) -> Iterator[Event]:
@@ -385,13 +494,33 @@ class TrainingLoop:
         if self._saver.failed:
             kept = self.run.checkpoints()
             raise UserError(
-                f"step {self.progress.step:,} could not be saved: {reasons[-1] if reasons else 'the disk is full'}",
-                hint=f"make room, then continue from {kept[-1].name if kept else 'the beginning'}: "
-                f"tunesmith train --resume --out {self.run.path}",
+                "step {step:,} could not be saved: {reason}",
+                hint="make room, then continue from {start}: tunesmith train --resume --out {path}",
+                step=self.progress.step,
+                reason=reasons[-1] if reasons else say("the disk is full"),
+                start=kept[-1].name if kept else say("the beginning"),
+                path=self.run.path,
             )
         self.run.flush()
 
+    def _sampled(self, step: int, *, is_final: bool = False) -> Iterator[Event]:
+        """Texts by the model; final ones by the best, which is in the model or in the run folder by then."""
+        copied = self._copy_of_model() if self.engine.is_sharded and not is_final else None
+        if not self.team.leads:
+            return
+        yield Began("writing")
+        model = self.model
+        if self.engine.is_sharded:
+            model = (
+                load_gpt2(self.run.path) if copied is None else gpt2_of(model.config, from_huggingface(copied.weights))
+            )
+            model = model.to(self.model.head_VC.device)
+            model.compute_dtype = self.model.compute_dtype
+        yield Sampled(step, self._write_samples(model), is_final=is_final)
+
     def _take_published(self) -> None:
+        if not self.team.leads or self.engine.is_sharded:
+            return  # a copy writes for a model that is in parts
         if self.plan.lora is None:
             read_into(self.model, self.run.path)
         else:
@@ -400,5 +529,23 @@ class TrainingLoop:
     def _write_samples(self, model: GPT2) -> list[GeneratedText]:
         seeds = [self.plan.seed + number for number in range(len(self.prompts))]
         return write_texts(
-            model, self.tokenizer, self.prompts, seeds=seeds, rules=SAMPLE_RULES, max_new_tokens=SAMPLE_TOKENS
+            model,
+            self.tokenizer,
+            self.prompts,
+            seeds=seeds,
+            rules=SAMPLE_RULES,
+            max_new_tokens=SAMPLE_TOKENS,
         )
+
+
+def share_of(team: Team, plan: TrainPlan) -> Share | None:
+    """One process's part of every step; those of a host without cards share its memory and cores."""
+    if team.size == 1:
+        return None
+    divided = team.local_size if torch.device(plan.device).type == "cpu" else 1
+    return Share(team.rank, team.size, max(plan.tokens_per_micro_batch // divided, 1))
+
+
+def _dropout_seed(seed: int, step: int, rank: int) -> int:
+    """Another one for every process at every step."""
+    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> 1)

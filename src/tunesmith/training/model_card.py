@@ -44,7 +44,7 @@ or, faster, `tunesmith generate PATH/TO/THIS/FOLDER -n 5`.
 
 | setting | value |
 |---|---|
-| optimizer | AdamW, learning rate {learning_rate:g}, weight decay {weight_decay:g}, \
+| optimizer | {optimizer_name}, learning rate {learning_rate:g}, weight decay {weight_decay:g}, \
 gradient norm at most {max_grad_norm:g} |
 | schedule | {warmup_steps:,} steps of warm-up, then linear decay; {steps:,} steps, {epochs:g} epochs |
 | effective batch | {tokens_per_step:,} tokens, samples packed, attention inside each sample only |
@@ -87,6 +87,7 @@ def model_card(
         tokens=plan.train_tokens,
         sources=_names([source["name"] for source in data["sources"]]),
         version=version,
+        optimizer_name="Muon and AdamW" if plan.optimizer == "muon" else "AdamW",
         base="fresh weights" if from_scratch else shown,
         base_perplexity=progress.base_perplexity,
         best_step=progress.best_step,

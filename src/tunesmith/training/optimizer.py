@@ -6,19 +6,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunesmith.distributed.parts import dealt_like, is_part, whole
 from tunesmith.optimizers.compressed_adamw import CompressedAdamW, uncompressed_state
 from tunesmith.optimizers.host_adamw import HostAdamW
 from tunesmith.optimizers.in_backward import InBackwardAdamW
+from tunesmith.optimizers.muon import MuonAdamW
 from tunesmith.optimizers.rounding import join
 from tunesmith.optimizers.state_plan import STATE_PLANS, StatePlan, is_compressible
 
-BETAS = (0.9, 0.999)
+BETA1, BETA2 = 0.9, 0.999
 EPSILON = 1e-8
 NORM_BEFORE = "norm_before"
 
 
 def make_optimizer(
-    model: nn.Module, *, weight_decay: float, plan: StatePlan = STATE_PLANS["fp32"], seed: int = 0
+    model: nn.Module,
+    *,
+    weight_decay: float,
+    plan: StatePlan = STATE_PLANS["fp32"],
+    seed: int = 0,
+    beta2: float = BETA2,
+    muon: bool = False,
 ) -> torch.optim.Optimizer:
     """AdamW that decays matrices and embedding tables, not biases and norms, and keeps its state as planned.
 
@@ -31,23 +39,37 @@ def make_optimizer(
         weight_decay: of what decays.
         plan: how weights, gradients and moments are kept.
         seed: of all rounding by chance.
+        beta2: how long AdamW remembers how large gradients were.
+        muon: whether Muon moves the matrices of the blocks; with fp32 states only.
     """
-    parameters = [parameter for _, parameter in trainable(model)]
+    matrices = [parameter for name, parameter in trainable(model) if muon and is_matrix_of_block(name, parameter)]
+    parameters = [parameter for _, parameter in trainable(model) if all(parameter is not one for one in matrices)]
+    betas = (BETA1, beta2)
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    if matrices:
+        both = MuonAdamW(matrices, groups, weight_decay=weight_decay, betas=betas, epsilon=EPSILON)
+        for parameter in parameters:
+            both.state[parameter] = uncompressed_state(parameter)
+        return both
     if plan.gradients == "host":
-        return HostAdamW(groups, compressible(model), betas=BETAS, epsilon=EPSILON)
+        return HostAdamW(groups, compressible(model), betas=betas, epsilon=EPSILON)
     if plan.gradients == "in-backward":
-        return InBackwardAdamW(groups, plan, compressible(model), betas=BETAS, epsilon=EPSILON, seed=seed)
+        return InBackwardAdamW(groups, plan, compressible(model), betas=betas, epsilon=EPSILON, seed=seed)
     if plan.moment_bits < 32:
-        return CompressedAdamW(groups, plan, compressible(model), betas=BETAS, epsilon=EPSILON, seed=seed)
-    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=BETAS, eps=EPSILON, fused=True)
+        return CompressedAdamW(groups, plan, compressible(model), betas=betas, epsilon=EPSILON, seed=seed)
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=EPSILON, fused=True)
     for parameter in parameters:
         optimizer.state[parameter] = uncompressed_state(parameter)
     return optimizer
+
+
+def is_matrix_of_block(name: str, parameter: nn.Parameter) -> bool:
+    """Whether Muon is meant for a parameter: not for embeddings, biases and norms."""
+    return name.startswith("transformer.h.") and parameter.ndim == 2
 
 
 def trainable(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -61,15 +83,17 @@ def compressible(model: nn.Module) -> Iterator[nn.Parameter]:
 
 
 def whole_weights(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The fp32 weights of what the model itself holds only half of, by name, made when they are asked for."""
-    whole: dict[str, Tensor] = {}
+    """The fp32 weights of what the model itself holds only half or a part of, by name, made when they are asked for."""
+    found: dict[str, Tensor] = {}
     for name, parameter in trainable(model):
         state = optimizer.state[parameter]
         if "master" in state:
-            whole[name] = state["master"]
+            found[name] = state["master"]
         elif "remainder" in state:
-            whole[name] = join(parameter.detach(), state["remainder"])
-    return whole
+            found[name] = join(parameter.detach(), state["remainder"])
+        elif is_part(parameter):
+            found[name] = whole(parameter.detach()).cpu()
+    return found
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -77,7 +101,7 @@ def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     state: dict[str, Tensor] = {}
     for name, parameter in trainable(model):
         for key, value in optimizer.state[parameter].items():
-            state[f"{key}.{name}"] = value.detach().cpu().contiguous()
+            state[f"{key}.{name}"] = whole(value.detach()).cpu().contiguous()
     if isinstance(optimizer, InBackwardAdamW) and optimizer.norm_before is not None:
         state[NORM_BEFORE] = optimizer.norm_before.detach().cpu()
     return state
@@ -91,8 +115,7 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sta
     """
     for name, parameter in trainable(model):
         restored: dict[str, Any] = {
-            key: state[f"{key}.{name}"].to(fresh.device, fresh.dtype).clone()
-            for key, fresh in optimizer.state[parameter].items()
+            key: dealt_like(fresh, state[f"{key}.{name}"]) for key, fresh in optimizer.state[parameter].items()
         }
         if isinstance(optimizer, HostAdamW):
             optimizer.restore(parameter, restored)

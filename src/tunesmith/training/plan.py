@@ -12,14 +12,21 @@ from tunesmith.data.corpus import Corpus
 from tunesmith.data.dealing import shape_of_micro_batches
 from tunesmith.errors import UserError
 from tunesmith.machine import Choice
+from tunesmith.messages.catalogue import Phrase, say
 from tunesmith.model.freezing import Frozen, refuse_impossible_freezing
 from tunesmith.model.lora import PROJECTIONS, LoRA
 from tunesmith.model.shape import GPT2Config
+from tunesmith.optimizers.state_plan import STATE_PLANS
 from tunesmith.planning.experience import Experience
 from tunesmith.planning.hardware import GIB, Hardware
 from tunesmith.planning.memory import Demand, snapshot_bytes
-from tunesmith.planning.search import MOST_TOKENS, Request, Way, best_way, candidates, choose_way, way_of
+from tunesmith.planning.search import MOST_TOKENS, Request, Way, best_way, candidates, choose_way, fits, way_of
+from tunesmith.planning.speed import flops_per_token
+from tunesmith.preparation.train_tokenizer import SMALLEST_VOCAB
+from tunesmith.training.blueprint import FLAGS
 from tunesmith.training.epoch import request_of
+from tunesmith.training.prospect import Prospect
+from tunesmith.training.sharding_choice import ONE_PROCESS, Processes, choose_sharding, share_of_hardware
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +42,22 @@ WIDTH_EXPONENT = 1.5
 LOG_EVERY_STEPS = {"cpu": 1, "cuda": 10}
 """Reading a loss makes a card wait for the host; on the CPU it is free."""
 
+SCRATCH_LEARNING_RATE = 6e-4
+MOST_LEARNING_RATE = 5e-3
+"""From scratch at the guide's width (Brown et al. 2020, table 2.1); elsewhere inversely to the width, and at most."""
+WEIGHT_DECAY, SCRATCH_WEIGHT_DECAY = 0.01, 0.1
+BETA2, SCRATCH_BETA2 = 0.999, 0.95
+"""Brown et al. 2020, appendix B."""
+
 COMPILING_PAYS_AFTER_MINUTES = 2
 """It takes half a minute there and is taken to save a third (not measured yet)."""
+
+WHY_RECOMPUTED: dict[Recompute, Phrase] = {
+    "nothing": Phrase("everything fits"),
+    "light": Phrase("norms and activations are computed again: nearly for free, and a third less is kept"),
+    "blocks": Phrase("whole blocks are computed again: a third more arithmetic, the least memory"),
+    "offload": Phrase("whole blocks are computed again from what the host keeps"),
+}
 
 EVALUATION_TOKENS_FACTOR = 8
 """Without a backward pass so many times the tokens of a micro-batch take less memory than it does with one."""
@@ -83,7 +104,14 @@ class TrainPlan:
     peak_memory_parts: dict[str, int]
     host_memory_bytes: int
     step_s: float
+    flops_per_token: float
+    device_flops_per_s: float
     reasons: dict[str, str]
+    optimizer: str = "adamw"
+    beta2: float = 0.999
+    """These two are what they were in runs planned before there was a choice."""
+    devices: int = 1
+    shard: bool = False
 
     @property
     def lora(self) -> LoRA | None:
@@ -110,52 +138,83 @@ def refuse_impossible(config: TrainConfig) -> None:
 
     def at_least(flag: str, value: float | str | None, least: float) -> str | None:
         wrong = isinstance(value, int | float) and not least <= value < float("inf")
-        return f"{flag} {value} is not a number from {least:g}" if wrong else None
+        return (
+            say("{flag} {value} is not a number from {least:g}", flag=flag, value=value, least=least) if wrong else None
+        )
 
     def between(flag: str, value: float, low: float, high: float) -> str | None:
-        return None if low <= value < high else f"{flag} {value} is not in [{low:g}, {high:g})"
+        if low <= value < high:
+            return None
+        return say("{flag} {value} is not in [{low:g}, {high:g})", flag=flag, value=value, low=low, high=high)
+
+    def above_0(flag: str, value: float | str | None, below: float = float("inf")) -> str | None:
+        if not isinstance(value, int | float) or 0 < value < below:
+            return None
+        if below < float("inf"):
+            return say("{flag} {value} is not between 0 and {below:g}", flag=flag, value=value, below=below)
+        return say("{flag} {value} is not above 0", flag=flag, value=value)
+
+    def exclude_each_other(one: str, other: str) -> str | None:
+        return say("{flag} and {other} exclude each other", flag=one, other=other)
 
     problems = [
-        None if 0 < config.epochs < float("inf") else f"--epochs {config.epochs} is not above 0",
+        above_0("--epochs", config.epochs),
         at_least("--max-steps", config.max_steps, 1),
-        None
-        if config.learning_rate == "auto" or 0 < config.learning_rate < 1
-        else f"--learning-rate {config.learning_rate} is not between 0 and 1",
+        above_0("--learning-rate", config.learning_rate, 1),
         at_least("--weight-decay", config.weight_decay, 0),
         between("--warmup-fraction", config.warmup_fraction, 0, 1),
-        None if config.max_grad_norm > 0 else f"--max-grad-norm {config.max_grad_norm} is not above 0",
+        None if config.max_grad_norm == float("inf") else above_0("--max-grad-norm", config.max_grad_norm),
         at_least("--tokens-per-step", config.tokens_per_step, 1),
         at_least("--eval-every-steps", config.eval_every_steps, 1),
         at_least("--save-every-steps", config.save_every_steps, 1),
         at_least("--keep-gb", config.keep_gb, 0),
-        None
-        if config.max_hours is None or 0 < config.max_hours < float("inf")
-        else f"--max-hours {config.max_hours} is not above 0",
+        above_0("--max-hours", config.max_hours),
         between("--dropout", config.dropout, 0, 1),
+        at_least("--devices", config.devices, 1),
         at_least("--lora-rank", config.lora_rank, 0),
-        None
-        if config.lora_alpha == "auto" or 0 < config.lora_alpha < float("inf")
-        else f"--lora-alpha {config.lora_alpha} is not above 0",
+        above_0("--lora-alpha", config.lora_alpha),
         between("--lora-dropout", config.lora_dropout, 0, 1),
         *(
-            f"--lora-targets {target} is none of {', '.join(PROJECTIONS)}"
+            say("--lora-targets {target} is none of {names}", target=target, names=", ".join(PROJECTIONS))
             for target in config.lora_targets
             if target not in PROJECTIONS
         ),
-        "--lora-rank and --freeze exclude each other" if config.lora_rank and config.freeze != "nothing" else None,
-        "--lora-rank and --states exclude each other" if config.lora_rank and config.states != "auto" else None,
+        *(
+            say("{flag} needs --from-scratch", flag=f"--{name.replace('_', '-')}")
+            for name in FLAGS
+            if getattr(config, name) is not None and not config.from_scratch
+        ),
+        *(at_least(f"--{name}", getattr(config, name), 1) for name in ("layers", "width", "heads")),
+        at_least("--vocab-size", config.vocab_size, SMALLEST_VOCAB),
+        exclude_each_other("--shape", "--model") if config.shape and config.model != TrainConfig.model else None,
+        exclude_each_other("--tokenizer", "--vocab-size") if config.tokenizer and config.vocab_size else None,
+        exclude_each_other("--lora-rank", "--from-scratch") if config.lora_rank and config.from_scratch else None,
+        exclude_each_other("--lora-rank", "--optimizer") if config.lora_rank and config.optimizer == "muon" else None,
+        say("--optimizer muon keeps everything in fp32: leave --states out")
+        if config.optimizer == "muon" and config.states not in {"auto", "fp32"}
+        else None,
+        exclude_each_other("--lora-rank", "--freeze") if config.lora_rank and config.freeze != "nothing" else None,
+        exclude_each_other("--lora-rank", "--states") if config.lora_rank and config.states != "auto" else None,
         None
         if 0 < config.val_fraction < 1
-        else f"--val-fraction {config.val_fraction} is not between 0 and 1 (something must be kept apart)",
-        None if 0 <= config.seed < 1 << 63 else f"--seed {config.seed} is not from 0 to 2^63 - 1",
+        else say(
+            "--val-fraction {fraction} is not between 0 and 1 (something must be kept apart)",
+            fraction=config.val_fraction,
+        ),
+        None if 0 <= config.seed < 1 << 63 else say("--seed {seed} is not from 0 to 2^63 - 1", seed=config.seed),
     ]
     found = [problem for problem in problems if problem]
     if found:
-        raise UserError("; ".join(found), hint="see tunesmith train --help")
+        raise UserError("{problems}", hint="see {command}", problems="; ".join(found), command="tunesmith train --help")
 
 
 def make_plan(
-    config: TrainConfig, model: GPT2Config, corpus: Corpus, hardware: Hardware, experience: Experience
+    config: TrainConfig,
+    model: GPT2Config,
+    corpus: Corpus,
+    hardware: Hardware,
+    experience: Experience,
+    processes: Processes = ONE_PROCESS,
 ) -> tuple[TrainPlan, Demand]:
     """Decide everything; and what that demands of memory.
 
@@ -165,40 +224,59 @@ def make_plan(
         corpus: what it is to learn.
         hardware: what it may use.
         experience: what earlier runs taught about memory there.
+        processes: that learn together.
 
     Raises:
         UserError: if the machine or the model cannot do what was asked.
     """
     refuse_impossible_freezing(config.freeze, model)
-    request, epoch = request_of(config, model, corpus, hardware, experience)
+    hardware = share_of_hardware(hardware, processes)
+    is_sharded = choose_sharding(config, model, corpus, hardware, experience, processes)
+    request, epoch = request_of(
+        config, model, corpus, hardware, experience, processes=processes.size, is_sharded=is_sharded.value
+    )
     context, step, lengths, lora = epoch.context_tokens, epoch.tokens_per_step, epoch.lengths, request.demand.lora
-    way = choose_way(request, hardware)
+    optimizer = _optimizer(config, request, hardware, is_sharded=is_sharded.value)
+    fitted = request
+    if optimizer.value == "muon":
+        fitted = replace(request, states="fp32")
+    way = choose_way(fitted, hardware)
     shape = shape_of_micro_batches(
         lengths, epoch_tokens=epoch.tokens, tokens_per_step=step.value, most_tokens=way.demand.tokens
     )
     dealt = replace(way.demand, tokens=shape.tokens, micro_batches=shape.per_step)
-    way = way_of(dealt, request, hardware)
+    way = way_of(dealt, fitted, hardware)
     per_epoch = shape.steps_per_epoch
     full = epoch.tokens / (per_epoch * shape.per_step * shape.tokens)
-    steps = Choice(max(round(per_epoch * config.epochs), 1), f"{config.epochs:g} epochs of {per_epoch} steps")
+    steps = Choice(
+        max(round(per_epoch * config.epochs), 1),
+        say("{epochs:g} epochs of {per_epoch} steps", epochs=config.epochs, per_epoch=per_epoch),
+    )
     if config.max_steps is not None and config.max_steps < steps.value:
         steps = Choice(config.max_steps, "--max-steps")
     rate = _learning_rate(config, model)
-    evaluation = _interval(config.eval_every_steps, min(per_epoch, steps.value), "once an epoch")
-    saving = _interval(config.save_every_steps, evaluation.value, "at every evaluation")
-    compiled = _compiled(config, hardware, way.step_s * steps.value)
+    evaluation = _interval(config.eval_every_steps, min(per_epoch, steps.value), say("once an epoch"))
+    saving = _interval(config.save_every_steps, evaluation.value, say("at every evaluation"))
+    step_s = way.step_s / processes.speedup(hardware.kind)
+    compiled = _compiled(config, hardware, step_s * steps.value)
+    if is_sharded.value and compiled.value:
+        compiled = Choice(False, say("blocks that gather their weights are not compiled"))
     choices: dict[str, Choice[int] | Choice[float] | Choice[bool] | Choice[str]] = {
         "context_tokens": context,
         "tokens_per_step": step,
-        "tokens_per_micro_batch": Choice(shape.tokens, f"{full:.1%} full; {_why_so_many(way, hardware)}"),
+        "tokens_per_micro_batch": Choice(
+            shape.tokens, say("{full:.1%} full; {why}", full=full, why=_why_so_many(way, hardware))
+        ),
         "states": _why_states(way, request, hardware),
         "recompute": _why_recompute(way, request),
         "peak_memory_bytes": Choice(way.memory.peak_bytes, hardware.budget.reason),
         "compiled": compiled,
         "steps": steps,
         "learning_rate": rate,
+        "optimizer": optimizer,
         "eval_every_steps": evaluation,
         "save_every_steps": saving,
+        "shard": is_sharded,
     }
     parts = way.memory.parts
     if hardware.kind == "cpu":
@@ -226,7 +304,7 @@ def make_plan(
         epochs=steps.value / per_epoch,
         learning_rate=rate.value,
         warmup_steps=round(steps.value * config.warmup_fraction),
-        weight_decay=config.weight_decay,
+        weight_decay=_weight_decay(config),
         max_grad_norm=config.max_grad_norm,
         dropout=config.dropout,
         eval_every_steps=evaluation.value,
@@ -240,82 +318,134 @@ def make_plan(
         peak_memory_bytes=sum(parts.values()),
         peak_memory_parts=parts,
         host_memory_bytes=way.memory.host,
-        step_s=way.step_s,
+        step_s=step_s,
+        flops_per_token=flops_per_token(model, request.mean_context_tokens),
+        device_flops_per_s=hardware.flops_per_s,
         reasons={**hardware.reasons, **{name: choice.reason for name, choice in choices.items()}},
+        optimizer=optimizer.value,
+        beta2=SCRATCH_BETA2 if config.from_scratch else BETA2,
+        devices=processes.size,
+        shard=is_sharded.value,
     )
+    if config.from_scratch:
+        plan = replace(plan, reasons={**plan.reasons, "prospect": prospect_of(plan, model).text})
     return plan, way.demand
+
+
+def prospect_of(plan: TrainPlan, model: GPT2Config) -> Prospect:
+    """What the text can make of a model of this shape."""
+    seen = round(plan.train_tokens * plan.epochs)
+    return Prospect(model.matrix_parameters, plan.train_tokens, seen)
+
+
+def _weight_decay(config: TrainConfig) -> float:
+    if config.weight_decay != "auto":
+        return config.weight_decay
+    return SCRATCH_WEIGHT_DECAY if config.from_scratch else WEIGHT_DECAY
+
+
+def _optimizer(config: TrainConfig, request: Request, hardware: Hardware, *, is_sharded: bool) -> Choice[str]:
+    if config.optimizer != "auto":
+        return Choice(config.optimizer, say("asked for"))
+    if not config.from_scratch or request.demand.lora is not None:
+        return Choice("adamw", say("the usual one for fine-tuning"))
+    if is_sharded:
+        return Choice("adamw", say("muon needs whole matrices, and each process holds a part"))
+    if request.states not in {"auto", "fp32"}:
+        return Choice("adamw", say("the one that can keep its state so"))
+    if not fits(best_way(request, hardware, STATE_PLANS["fp32"]), hardware):
+        return Choice("adamw", say("muon needs everything in fp32, which does not fit"))
+    return Choice("muon", say("from scratch it learns more in the same time"))
 
 
 def _why_so_many(way: Way, hardware: Hardware) -> str:
     if way.demand.micro_batches == 1:
-        return "the whole step at once"
+        return say("the whole step at once")
     if way.demand.tokens >= MOST_TOKENS[hardware.kind] * 0.9:
-        return "larger ones would not be faster"
-    return f"what fits {hardware.budget.value / GIB:.1f} GiB"
+        return say("larger ones would not be faster")
+    return say("what fits {budget_gib:.1f} GiB", budget_gib=hardware.budget.value / GIB)
 
 
 def _why_states(way: Way, request: Request, hardware: Hardware) -> Choice[str]:
     states = way.demand.states
     if request.states != "auto":
-        return Choice(states.name, f"asked for: {states.says}")
+        return Choice(states.name, say("asked for: {says}", says=states.says))
     passed = candidates(request, hardware)
     passed = passed[: passed.index(states)]
     if not passed:
-        return Choice(states.name, f"{states.says}: the reference, and it fits")
+        return Choice(states.name, say("{says}: the reference, and it fits", says=states.says))
     least = best_way(request, hardware, passed[-1]).memory.peak_bytes
-    return Choice(states.name, f"{states.says}; {passed[-1].name}, more faithful, takes {least / GIB:.1f} GiB at least")
+    return Choice(
+        states.name,
+        say(
+            "{says}; {name}, more faithful, takes {least_gib:.1f} GiB at least",
+            says=states.says,
+            name=passed[-1].name,
+            least_gib=least / GIB,
+        ),
+    )
 
 
 def _why_recompute(way: Way, request: Request) -> Choice[str]:
     what = way.demand.recompute
     if request.recompute != "auto":
-        return Choice(what, "asked for")
-    says = {
-        "nothing": "everything fits",
-        "light": "norms and activations are computed again: nearly for free, and a third less is kept",
-        "blocks": "whole blocks are computed again: a third more arithmetic, the least memory",
-        "offload": "whole blocks are computed again from what the host keeps",
-    }
-    return Choice(what, says[what])
+        return Choice(what, say("asked for"))
+    return Choice(what, str(WHY_RECOMPUTED[what]))
 
 
 def _compiled(config: TrainConfig, hardware: Hardware, run_s: float) -> Choice[bool]:
     """Whether compiling saves more time than it takes."""
     possible = hardware.can_compile
     if config.compile == "no":
-        return Choice(False, "asked for")
+        return Choice(False, say("asked for"))
     if config.compile == "yes":
         if not possible.value:
-            raise UserError(f"--compile yes: {possible.reason}", hint="install it, or leave the flag out")
-        return Choice(True, "asked for")
+            raise UserError("--compile yes: {reason}", hint="install it, or leave the flag out", reason=possible.reason)
+        return Choice(True, say("asked for"))
     if not possible.value:
         return possible
     if hardware.kind == "cpu":
-        return Choice(False, "on a CPU it was measured to save next to nothing")
+        return Choice(False, say("on a CPU it was measured to save next to nothing"))
     minutes = run_s / 60
     if minutes < COMPILING_PAYS_AFTER_MINUTES:
         return Choice(
-            False, f"the run takes about {minutes:.1f} minutes; compiling pays from {COMPILING_PAYS_AFTER_MINUTES} on"
+            False,
+            say(
+                "the run takes about {minutes:.1f} minutes; compiling pays from {least} on",
+                minutes=minutes,
+                least=COMPILING_PAYS_AFTER_MINUTES,
+            ),
         )
-    return Choice(True, f"pays in a run of about {minutes:,.0f} minutes")
+    return Choice(True, say("pays in a run of about {minutes:,.0f} minutes", minutes=minutes))
 
 
 def _learning_rate(config: TrainConfig, model: GPT2Config) -> Choice[float]:
     if config.learning_rate != "auto":
-        return Choice(config.learning_rate, "asked for")
+        return Choice(config.learning_rate, say("asked for"))
     if config.lora_rank:
         whole = _learning_rate(replace(config, lora_rank=0), model)
         return Choice(
-            float(f"{whole.value * LORA_RATE_FACTOR:.2g}"), f"adapters learn best at about ten times {whole.value:g}"
+            float(f"{whole.value * LORA_RATE_FACTOR:.2g}"),
+            say("adapters learn best at about ten times {rate:g}", rate=whole.value),
+        )
+    if config.from_scratch:
+        rate = min(SCRATCH_LEARNING_RATE * GUIDE_WIDTH / model.n_embd, MOST_LEARNING_RATE)
+        return Choice(
+            float(f"{rate:.2g}"),
+            say("from scratch: {rate:g} at 768 channels, and inversely to the width", rate=SCRATCH_LEARNING_RATE),
         )
     if model.n_embd >= GUIDE_WIDTH:
-        return Choice(GUIDE_LEARNING_RATE, "the usual rate for fine-tuning GPT-2")
+        return Choice(GUIDE_LEARNING_RATE, say("the usual rate for fine-tuning GPT-2"))
     factor = (GUIDE_WIDTH / model.n_embd) ** WIDTH_EXPONENT
     return Choice(
         float(f"{GUIDE_LEARNING_RATE * factor:.2g}"),
-        f"5e-5 is for models 768 wide; at {model.n_embd} {factor:.1f} times as much learns better",
+        say(
+            "5e-5 is for models 768 wide; at {n_embd} {factor:.1f} times as much learns better",
+            n_embd=model.n_embd,
+            factor=factor,
+        ),
     )
 
 
 def _interval(asked: int | str, automatic: int, reason: str) -> Choice[int]:
-    return Choice(automatic, reason) if isinstance(asked, str) else Choice(asked, "asked for")
+    return Choice(automatic, reason) if isinstance(asked, str) else Choice(asked, say("asked for"))

@@ -16,6 +16,8 @@ class Progress:
         tokens: tokens learned from.
         training_s: time spent in steps.
         elapsed_s: time spent in all.
+        data_wait_s: time spent waiting for batches.
+        energy_joules: drawn by the device that computes, as far as it could be read.
         base_perplexity: before training.
         best_perplexity: lowest after any step so far; infinite before the first evaluation.
         best_step: when that was.
@@ -30,6 +32,8 @@ class Progress:
     tokens: int = 0
     training_s: float = 0.0
     elapsed_s: float = 0.0
+    data_wait_s: float = 0.0
+    energy_joules: float | None = None
     base_perplexity: float = float("nan")
     best_perplexity: float = float("inf")
     best_step: int = 0

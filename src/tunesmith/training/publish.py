@@ -10,6 +10,7 @@ from tunesmith.evaluation.perplexity import METHOD
 from tunesmith.files import write_json, write_text
 from tunesmith.model.adapters import write_adapter
 from tunesmith.model.weights import write_weights
+from tunesmith.training.blueprint import shown_model
 from tunesmith.training.checkpoint import ADAPTER
 from tunesmith.training.model_card import model_card
 from tunesmith.training.plan import TrainPlan
@@ -37,13 +38,13 @@ class Publisher:
         write_json(folder / "generation_config.json", generation_config(self.tokenizer.end_of_text_id))
         card = model_card(
             name=folder.resolve().name,
-            base=self.config.model,
+            base=shown_model(self.config),
             from_scratch=self.config.from_scratch,
             plan=self.plan,
             progress=progress,
             data=self.corpus.manifest,
             version=self.version,
-            method=METHOD,
+            method=METHOD.in_english,
         )
         write_text(folder / "README.md", card)
         if self.plan.lora is not None:

@@ -7,16 +7,20 @@ does it, back to the last good checkpoint; where that leads to the same again, p
 
 from collections import Counter
 from collections.abc import Callable, Generator
+from typing import Literal
 
 import numpy as np
 import torch
 
 from tunesmith.data.batches import TrainingOrder
 from tunesmith.data.origins import Origins
+from tunesmith.data.stretches import Int64s
+from tunesmith.distributed.team import ALONE, Team
 from tunesmith.errors import UserError
+from tunesmith.messages.catalogue import Phrase
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.training.bad_numbers import offenders, weights_are_finite
-from tunesmith.training.events import BadNumbers
+from tunesmith.training.events import WENT_BAD, BadNumbers
 from tunesmith.training.progress import Progress
 
 TRIES = 2
@@ -39,16 +43,28 @@ class Recovery:
         origins: to name samples.
         reload: brings model and optimizer back to the last good state.
         hint: of the error in the end.
+        team: processes that learn together; the first one decides for all.
+        searches: whether the samples to blame can be looked for: not where each process holds only a part of the model.
     """
 
     def __init__(
-        self, model: GPT2, order: TrainingOrder, origins: Origins, reload: Callable[[], Progress], hint: str
+        self,
+        model: GPT2,
+        order: TrainingOrder,
+        origins: Origins,
+        reload: Callable[[], Progress],
+        hint: str,
+        team: Team = ALONE,
+        *,
+        searches: bool = True,
     ) -> None:
         self._model = model
         self._order = order
         self._origins = origins
         self._reload = reload
         self._hint = hint
+        self._team = team
+        self._searches = searches
         self._tries: Counter[int] = Counter()
         self._returns: Counter[int] = Counter()
 
@@ -62,43 +78,59 @@ class Recovery:
         Raises:
             UserError: when nothing helps.
         """
-        if not weights_are_finite(self._model):
+        if self._team.largest(int(not weights_are_finite(self._model))):
             return (yield from self._back_from(step, progress, "weights", []))
         if self._model.compute_dtype == torch.float16:
             return (yield from self._with_more_range(step, progress))
         windows = self._order.windows(step - 1, progress.left_out)
-        found = [
+        found = self._team.share(lambda: self._offenders(windows)) if self._searches else []
+        if not found:
+            self._tries[step] += 1
+            if self._tries[step] > TRIES:
+                return (yield from self._back_from(step, progress, "gradient", []))
+            yield BadNumbers(step, "gradient", [], Phrase("it does not happen again: the step is made once more"))
+            return _before(step, progress)
+        names = self._named(found)
+        if len(found) > max(SHARE_OF_OFFENDERS * sum(map(len, windows)), 1) or sum(map(len, windows)) == 1:
+            return (yield from self._back_from(step, progress, "loss", names))
+        progress.left_out += found
+        yield BadNumbers(
+            step, "loss", names, Phrase("left out from now on: {n_samples:,} of its samples", {"n_samples": len(found)})
+        )
+        return _before(step, progress)
+
+    def _offenders(self, windows: list[Int64s]) -> list[int]:
+        """The windows of a step to blame, by their first targets."""
+        return [
             first
             for some in windows
             for first in self._order.first_targets(
                 np.fromiter(offenders(self._model, some, self._order.batch_of), np.int64)
             ).tolist()
         ]
-        if not found:
-            self._tries[step] += 1
-            if self._tries[step] > TRIES:
-                return (yield from self._back_from(step, progress, "gradient", []))
-            yield BadNumbers(step, "gradient", [], "it does not happen again: the step is made once more")
-            return _before(step, progress)
-        names = self._named(found)
-        if len(found) > max(SHARE_OF_OFFENDERS * sum(map(len, windows)), 1) or sum(map(len, windows)) == 1:
-            return (yield from self._back_from(step, progress, "loss", names))
-        progress.left_out += found
-        yield BadNumbers(step, "loss", names, f"left out from now on: {len(found):,} of its samples")
-        return _before(step, progress)
 
     def _with_more_range(self, step: int, progress: Progress) -> Outcome:
         wider = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
         self._model.compute_dtype = wider
         progress.precision = str(wider).removeprefix("torch.")
-        yield BadNumbers(step, "loss", [], f"too large for float16: from now on in {progress.precision}")
+        yield BadNumbers(
+            step, "loss", [], Phrase("too large for float16: from now on in {dtype}", {"dtype": progress.precision})
+        )
         return _before(step, progress)
 
-    def _back_from(self, step: int, progress: Progress, what: str, names: list[str]) -> Outcome:
+    def _back_from(
+        self, step: int, progress: Progress, what: Literal["loss", "gradient", "weights"], names: list[Phrase]
+    ) -> Outcome:
         """To the last good state; the second time at the same step, past it."""
         self._returns[step] += 1
         if self._returns.total() > RETURNS:
-            raise UserError(f"the {what} became no number at step {step:,}, again and again", hint=self._hint)
+            raise UserError(
+                "{what} at step {step:,}, again and again",
+                hint="{advice}",
+                what=WENT_BAD[what],
+                step=step,
+                advice=self._hint,
+            )
         skipped: list[int] = []
         if self._returns[step] > 1:
             to_blame = (step - 2, step - 1) if what == "weights" else (step - 1,)  # the update before spoilt them
@@ -109,15 +141,22 @@ class Recovery:
         returned.precision, returned.pieces = progress.precision, progress.pieces
         if progress.best_perplexity < returned.best_perplexity:  # that model stands in the run folder
             returned.best_perplexity, returned.best_step = progress.best_perplexity, progress.best_step
-        past = f", and past the {len(skipped):,} samples that led there" if skipped else ""
         names = names or (self._named(skipped) if skipped else [])
-        yield BadNumbers(step, what, names, f"back to the last good state, after step {returned.step:,}{past}")
+        action = (
+            Phrase(
+                "back to the last good state, after step {step:,}, and past the {n_samples:,} samples that led there",
+                {"step": returned.step, "n_samples": len(skipped)},
+            )
+            if skipped
+            else Phrase("back to the last good state, after step {step:,}", {"step": returned.step})
+        )
+        yield BadNumbers(step, what, names, action)
         return returned
 
-    def _named(self, first_targets: list[int]) -> list[str]:
-        named = [str(self._origins.of(first)) for first in first_targets[:SAMPLES_NAMED]]
+    def _named(self, first_targets: list[int]) -> list[Phrase]:
+        named = [self._origins.of(first).shown for first in first_targets[:SAMPLES_NAMED]]
         more = len(first_targets) - len(named)
-        return named + ([f"and {more:,} more"] if more else [])
+        return named + ([Phrase("and {more:,} more", {"more": more})] if more else [])
 
 
 def _before(step: int, progress: Progress) -> Progress:

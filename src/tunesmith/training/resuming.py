@@ -12,6 +12,7 @@ from tunesmith.data.corpus import Corpus
 from tunesmith.data.hub_datasets import HUB_PREFIX
 from tunesmith.data.standard_input import STANDARD_INPUT
 from tunesmith.errors import UserError
+from tunesmith.messages.catalogue import say
 from tunesmith.model.weights import weight_files
 from tunesmith.training.changed_plan import LENGTH, MAY_CHANGE, ONE_SITTING
 from tunesmith.training.plan import TrainPlan
@@ -45,20 +46,29 @@ def asked_now(given: TrainConfig, before: TrainConfig, run: RunFolder) -> TrainC
         if getattr(given, field.name) not in (getattr(defaults, field.name), getattr(before, field.name))
     }
     refused = sorted(
-        f"--{name.replace('_', '-')} was {getattr(before, name)} and is now {value}"
+        say(
+            "{flag} was {before} and is now {now}",
+            flag=f"--{name.replace('_', '-')}",
+            before=getattr(before, name),
+            now=value,
+        )
         for name, value in changed.items()
         if name not in MAY_CHANGE
     )
     if refused:
         raise UserError(
-            f"the run in {run.path} was started differently: {'; '.join(refused)}",
-            hint=f"leave these out: tunesmith train --resume --out {run.path}; or start anew in another --out",
+            "the run in {path} was started differently: {refused}",
+            hint="leave these out: tunesmith train --resume --out {path}; or start anew in another --out",
+            path=run.path,
+            refused="; ".join(refused),
         )
     if run.outcome() == "finished" and not set(LENGTH) & set(changed):
         raise UserError(
-            f"the run in {run.path} is finished: there is nothing to resume",
-            hint=f"ask for more: tunesmith train --resume --epochs {2 * before.epochs:g} --out {run.path}; or train "
-            f"further from its result: tunesmith train FILE --model {run.path} --out NEW",
+            "the run in {path} is finished: there is nothing to resume",
+            hint="ask for more: tunesmith train --resume --epochs {epochs:g} --out {path}; or train further "
+            "from its result: tunesmith train FILE --model {path} --out NEW",
+            path=run.path,
+            epochs=2 * before.epochs,
         )
     if "epochs" in changed and "max_steps" not in changed:
         changed["max_steps"] = None  # the newer wish counts
@@ -76,8 +86,9 @@ def plan_before(run: RunFolder) -> TrainPlan:
         return TrainPlan(**run.describe()["plan"])
     except (TypeError, KeyError):
         raise UserError(
-            f"the run in {run.path} was planned by another version of tunesmith",
+            "the run in {path} was planned by another version of tunesmith",
             hint="resume it with that version, or train again into another --out",
+            path=run.path,
         ) from None
 
 
@@ -89,8 +100,9 @@ def refuse_changed_text(run: RunFolder, corpus: Corpus) -> None:
     """
     if run.describe()["data"]["fingerprint"] != corpus.fingerprint:
         raise UserError(
-            f"the text has changed since the run in {run.path} began",
+            "the text has changed since the run in {path} began",
             hint="bring the old files back, or start anew in another --out",
+            path=run.path,
         )
 
 
@@ -103,8 +115,10 @@ def refuse_changed_model(run: RunFolder, folder: Path) -> None:
     before = run.describe().get("model", {}).get("weights_sha256")
     if before is not None and before != weights_sha256(folder):
         raise UserError(
-            f"the model in {folder} has changed since the run in {run.path} began",
+            "the model in {folder} has changed since the run in {path} began",
             hint="bring the old weights back, or start anew in another --out",
+            folder=folder,
+            path=run.path,
         )
 
 
@@ -119,7 +133,8 @@ def weights_sha256(folder: Path) -> str:
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """So that a run can be resumed from any folder."""
     model = str(Path(config.model).resolve()) if Path(config.model).is_dir() else config.model
-    return replace(config, sources=tuple(map(_absolute, config.sources)), model=model)
+    prompts = str(Path(config.sample_prompts).resolve()) if config.sample_prompts else None
+    return replace(config, sources=tuple(map(_absolute, config.sources)), model=model, sample_prompts=prompts)
 
 
 def _absolute(source: str) -> str:

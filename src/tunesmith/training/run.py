@@ -21,12 +21,10 @@ from tunesmith.errors import UserError
 from tunesmith.files import parse_json, remove_folder, sweep_leftovers, write_json, write_text
 from tunesmith.training.checkpoint import STATE
 from tunesmith.training.lines import LinesFile
-from tunesmith.training.lock import locked
+from tunesmith.training.lock import is_locked, locked
 from tunesmith.training.retention import drop_old
+from tunesmith.training.run_files import CHECKPOINTS, METRICS, RUN_FILE, SAMPLES
 
-CHECKPOINTS = "checkpoints"
-RUN_FILE = "run.json"
-METRICS, SAMPLES = "metrics.jsonl", "samples.jsonl"
 STEP_FOLDER = "step-" + "[0-9]" * 8
 DAMAGED_SUFFIX = ".damaged"
 BEFORE_THE_BEGINNING = -1
@@ -57,6 +55,10 @@ class RunFolder:
                 sweep_leftovers(folder)
             yield
 
+    def is_being_written(self) -> bool:
+        """Whether a process trains in it now."""
+        return is_locked(self.path / CHECKPOINTS)
+
     def refuse_if_taken(self) -> None:
         """Make sure that a new run may write here.
 
@@ -64,21 +66,24 @@ class RunFolder:
             UserError: if the folder holds anything at all, naming the ways on.
         """
         if self.path.is_file():
-            raise UserError(f"--out {self.path} is a file", hint="name a folder that does not exist yet")
+            raise UserError("--out {path} is a file", hint="name a folder that does not exist yet", path=self.path)
         if not self.path.is_dir() or self._is_empty():
             return
         if not (self.path / RUN_FILE).is_file():
             held = sorted(entry.name for entry in self.path.iterdir())
             shown = ", ".join(held[:3]) + (", ..." if len(held) > 3 else "")
             raise UserError(
-                f"--out {self.path} already holds something else ({shown})",
+                "--out {path} already holds something else ({shown})",
                 hint="name a folder that does not exist yet",
+                path=self.path,
+                shown=shown,
             )
         if self.outcome() == "finished":
-            raise UserError(f"--out {self.path} already holds a finished run", hint="name another --out")
+            raise UserError("--out {path} already holds a finished run", hint="name another --out", path=self.path)
         raise UserError(
-            f"--out {self.path} already holds an unfinished run",
-            hint=f"continue it: tunesmith train --resume --out {self.path}; or name another --out",
+            "--out {path} already holds an unfinished run",
+            hint="continue it: tunesmith train --resume --out {path}; or name another --out",
+            path=self.path,
         )
 
     def _is_empty(self) -> bool:
@@ -99,15 +104,16 @@ class RunFolder:
         path = self.path / RUN_FILE
         if not path.is_file():
             raise UserError(
-                f"there is no run to resume in {self.path}",
+                "there is no run to resume in {path}",
                 hint="leave out --resume to start one, or check --out",
+                path=self.path,
             )
         try:
             description: dict[str, Any] = parse_json(path.read_text("utf-8"))
             description["asked"].keys(), description["plan"].keys(), description["outcome"]["status"]
             description["data"]["fingerprint"]
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise UserError(f"{path} is damaged", hint="train again into another --out") from None
+            raise UserError("{path} is damaged", hint="train again into another --out", path=path) from None
         return description
 
     def outcome(self) -> str:
@@ -132,8 +138,10 @@ class RunFolder:
             lines.flush()
             if lines.waiting:
                 raise UserError(
-                    f"{self.path / name} cannot be written: the disk is full or fails",
-                    hint=f"make room, then tunesmith train --resume --out {self.path}",
+                    "{path} cannot be written: the disk is full or fails",
+                    hint="make room, then tunesmith train --resume --out {folder}",
+                    path=self.path / name,
+                    folder=self.path,
                 )
 
     def forget_after(self, step: int, *, but: tuple[str, ...] = ()) -> None:

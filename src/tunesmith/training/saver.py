@@ -14,6 +14,8 @@ from typing import Self
 
 from safetensors import SafetensorError
 
+from tunesmith.messages.catalogue import Phrase
+from tunesmith.messages.system_errors import said_by_system
 from tunesmith.training.checkpoint import NotFiniteError
 from tunesmith.training.events import Saved, SaveFailed
 
@@ -105,8 +107,9 @@ class Saver:
         self._failed = False
 
 
-def _reason(error: OSError | SafetensorError | NotFiniteError) -> str:
+def _reason(error: OSError | SafetensorError | NotFiniteError) -> Phrase:
     """In the system's own words; safetensors wraps them in a sentence."""
-    if isinstance(error, OSError):
-        return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
-    return str(error)
+    reason = said_by_system(error)
+    if isinstance(error, OSError) and error.filename:
+        return Phrase("{path}: {reason}", {"path": str(error.filename), "reason": reason})
+    return reason

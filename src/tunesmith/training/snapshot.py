@@ -12,10 +12,11 @@ import psutil
 import torch
 from torch import Tensor
 
+from tunesmith.distributed.parts import own_part, whole
 from tunesmith.model.adapters import adapter_state
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.weights import state_for_huggingface
-from tunesmith.training.optimizer import optimizer_state, whole_weights
+from tunesmith.training.optimizer import optimizer_state, trainable, whole_weights
 from tunesmith.training.progress import Progress
 
 SHARE_OF_FREE_MEMORY = 0.8
@@ -68,16 +69,31 @@ def take_snapshot(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
     progress: Progress,
+    random: Tensors,
     model_copy: ModelCopy,
 ) -> Snapshot:
     """Everything else beside a copy of the model that was made at the same step."""
     return Snapshot(
         model_copy,
         _own(optimizer_state(model, optimizer), _live(model, optimizer)),
-        random_states(),
+        dict(random),
         copy.deepcopy(scaler.state_dict()),
         copy.deepcopy(progress),
     )
+
+
+def help_copying(model: GPT2, step: int) -> ModelCopy:
+    """What the other processes do while the first one copies a model of which all hold a part; they keep nothing."""
+    for _, parameter in trainable(model):
+        whole(parameter.detach())
+    return ModelCopy(step, {}, {})
+
+
+def help_taking_snapshot(model: GPT2, optimizer: torch.optim.Optimizer) -> None:
+    """Likewise while it takes a snapshot."""
+    for _, parameter in trainable(model):
+        for value in optimizer.state[parameter].values():
+            whole(value.detach())
 
 
 def state_bytes(model: GPT2, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
@@ -92,25 +108,6 @@ def fits_memory(n_bytes: int) -> bool:
     return n_bytes < SHARE_OF_FREE_MEMORY * psutil.virtual_memory().available
 
 
-def random_states() -> Tensors:
-    """Torch's generators, by device."""
-    states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_initialized():
-        states["cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def set_random_states(states: Tensors) -> None:
-    """Put back what `random_states` took.
-
-    Raises:
-        KeyError: if the CPU's is missing.
-    """
-    torch.set_rng_state(states["cpu"])
-    if "cuda" in states and torch.cuda.is_available():
-        torch.cuda.set_rng_state(states["cuda"])
-
-
 def _states(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
     return (value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor))
 
@@ -121,7 +118,7 @@ def _live(model: GPT2, optimizer: torch.optim.Optimizer) -> set[int]:
 
 
 def _storages(tensors: Any) -> set[int]:  # noqa: ANN401  parameters or plain tensors
-    return {tensor.untyped_storage().data_ptr() for tensor in tensors}
+    return {own_part(tensor).untyped_storage().data_ptr() for tensor in tensors}
 
 
 def _own(tensors: Tensors, live: set[int]) -> Tensors:

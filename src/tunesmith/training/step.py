@@ -4,13 +4,15 @@ The loss of a step is the sum of nats over all tokens it predicts divided by the
 forward pass: the update does not depend on how the tokens were dealt to micro-batches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from tunesmith.data.batches import Batch
+from tunesmith.distributed.engine import Engine
 from tunesmith.model.attention import DocumentLayout
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import sum_of_nats
@@ -44,23 +46,28 @@ def train_step(
     learning_rate: float,
     max_grad_norm: float,
     scaler: torch.amp.GradScaler,
+    engine: Engine | None = None,
+    step_tokens: int | None = None,
 ) -> StepResult:
     """Learn from a step's micro-batches.
 
     Args:
         model: in training mode, on its device.
         optimizer: of the model's parameters.
-        micro_batches: together the step.
+        micro_batches: together the step, or this process's share of it.
         learning_rate: of this step.
         max_grad_norm: the gradient is scaled down to this norm if it is longer.
         scaler: enabled for fp16 only; it skips the update when the gradient overflowed.
+        engine: how the model learns together with other processes; None where there are none.
+        step_tokens: how many the step predicts in all processes; None where the micro-batches are all of it.
     """
-    step_tokens = sum(len(batch.targets) for batch in micro_batches)
+    engine = engine or Engine(model)
+    step_tokens = sum(len(batch.targets) for batch in micro_batches) if step_tokens is None else step_tokens
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
 
     def backward(batch: Batch) -> Tensor:
-        return backward_pass(model, batch, step_tokens, scaler)
+        return backward_pass(model, batch, step_tokens, scaler, engine)
 
     if isinstance(optimizer, InBackwardAdamW) and len(micro_batches) == 1:
         if optimizer.norm_before is None:
@@ -71,31 +78,33 @@ def train_step(
         grad_norm = optimizer.finished()  # too late to skip: where this is bad, weights are, and the run goes back
         return StepResult(nats, step_tokens, grad_norm, ~(nats.isfinite() & grad_norm.isfinite()))
     step_nats = torch.zeros((), device=model.head_VC.device)
-    for batch in micro_batches:
-        step_nats += backward(batch)
+    for number, batch in enumerate(micro_batches, 1):
+        with engine.micro_batch(is_last=number == len(micro_batches)):
+            step_nats += backward(batch)
+    step_nats = engine.summed(step_nats)
     scaler.unscale_(optimizer)
     if isinstance(optimizer, HostAdamW):
         grad_norm = optimizer.clip(model.parameters(), max_grad_norm)
     else:
-        grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm)
+        grad_norm = engine.clip(max_grad_norm)
     is_bad = ~step_nats.isfinite()
     if scaler.is_enabled():  # it looks at the gradient itself, and lowers its scale
         scaler.step(optimizer)
         scaler.update()
     else:
         is_bad = is_bad.to(grad_norm.device) | ~grad_norm.isfinite()
-        _update_unless(is_bad, optimizer)
+        _update_unless(is_bad, optimizer, is_sharded=engine.is_sharded)
     optimizer.zero_grad(set_to_none=True)
     return StepResult(step_nats, step_tokens, grad_norm, is_bad)
 
 
-def _update_unless(is_bad: Tensor, optimizer: torch.optim.Optimizer) -> None:
+def _update_unless(is_bad: Tensor, optimizer: torch.optim.Optimizer, *, is_sharded: bool) -> None:
     """Update, or change nothing.
 
     Decided on the device, by the way that `GradScaler` has into fused optimizers; the others, which are there for large
     models and their long steps, wait for the verdict.
     """
-    if not isinstance(optimizer, torch.optim.AdamW):
+    if is_sharded or not isinstance(optimizer, torch.optim.AdamW):
         if not bool(is_bad):  # host sync
             optimizer.step()
         return
@@ -119,17 +128,29 @@ def fresh_scaler(scaler: torch.amp.GradScaler, device: torch.device) -> torch.am
     return fresh
 
 
-def backward_pass(model: GPT2, batch: Batch, step_tokens: int, scaler: torch.amp.GradScaler) -> Tensor:
+def backward_pass(
+    model: GPT2, batch: Batch, step_tokens: int, scaler: torch.amp.GradScaler, engine: Engine | None = None
+) -> Tensor:
     """Add a micro-batch's part to the gradients of a step of so many predicted tokens; its nats, a fp32 scalar."""
-    nats = sum_of_batch_nats(model, batch)
-    scaler.scale(nats / step_tokens).backward()
+    nats = sum_of_batch_nats(model, batch, call=engine.call if engine else None)
+    loss = nats / step_tokens
+    if engine and engine.loss_factor != 1:
+        loss = loss * engine.loss_factor  # gradients are averaged over processes, and are to be summed
+    scaler.scale(loss).backward()
     return nats.detach()
 
 
-def sum_of_batch_nats(model: GPT2, batch: Batch) -> Tensor:
-    """Summed cross-entropy of what a batch predicts, fp32 scalar with a graph behind it."""
+def sum_of_batch_nats(model: GPT2, batch: Batch, *, call: Callable[..., Tensor] | None = None) -> Tensor:
+    """Summed cross-entropy of what a batch predicts, fp32 scalar with a graph behind it.
+
+    Args:
+        model: on its device.
+        batch: to compute.
+        call: what computes, where that is wrapped around the model.
+    """
     layout = DocumentLayout(batch.offsets, batch.longest)
-    hidden_NC = hidden_states(model, batch.tokens, batch.positions, layout)
+    compute = hidden_states if call is None else partial(hidden_states, call=call)
+    hidden_NC = compute(model, batch.tokens, batch.positions, layout)
     targets_M, rows_M = on_device_of(model, batch.targets), on_device_of(model, batch.rows)
     is_all = len(rows_M) == batch.n_tokens
     asked_M = None if is_all else rows_M
