@@ -9,9 +9,11 @@ from pathlib import Path
 
 import cyclopts
 import pytest
+import torch
 from rich.cells import cell_len
 
 from tunesmith.cli import app, main
+from tunesmith.machine import device_name
 
 NIGHTS = "".join(f"Night {number}. Wind {number % 7}, lamp steady.\n" for number in range(40))
 UNITS = {"GiB", "MiB", "nats", "UTF", "utf"}
@@ -122,7 +124,7 @@ def test_prepare_plan_and_evaluate(
     """Tables, reasons and warnings; also those of a text that was prepared in English before."""
     monkeypatch.setenv("COLUMNS", "250")  # no path is cut in the middle of a word
     model = str(make_model_folder())
-    paths = f"{text} {model} {Path(text).parent} {NIGHTS}"
+    paths = f"{text} {model} {Path(text).parent} {NIGHTS} {device_name(torch.device('cpu'))}"
     assert main(["prepare", text, "--tokenizer", model, "--json"]) == 0
     assert "short lines" in capsys.readouterr().out
     commands = (

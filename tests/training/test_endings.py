@@ -174,12 +174,12 @@ def test_a_checkpoint_waits_for_the_best_model_it_speaks_of(tmp_path: Path) -> N
         saver.publish(2, publish)
         saver.save(2, tmp_path / "2", lambda: done.append("saved 2"))
         saver.wait()
-        assert saver.failed
+        assert saver.failure
         assert done == []
         is_full.clear()
         saver.save(4, tmp_path / "4", lambda: done.append("saved 4"))
         saver.wait()
-        assert not saver.failed
+        assert saver.failure is None
         assert done == ["published", "saved 4"]
         reason = "model.safetensors: No space left on device"
         *failed, saved = saver.outcomes()

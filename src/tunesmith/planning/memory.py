@@ -233,7 +233,7 @@ def moments_of(demand: Demand, activation_factor: float) -> list[Memory]:
         host += shape.n_layer * stream
     elif demand.recompute == "offload":
         kept += shape.n_layer * stream
-    casts_of_block = 0 if half or number == FP32_BYTES else learned.in_block * number
+    casts_of_block = 0 if number == matrix_bytes else learned.in_block * number
     kept_casts = (
         shape.n_layer * casts_of_block * {"nothing": 1.0, "light": _share_of_c_proj(shape)}.get(demand.recompute, 0.0)
     )

@@ -45,7 +45,6 @@ from tunesmith.training.events import (
     Event,
     LossSpiked,
     Sampled,
-    SaveFailed,
     Shrunk,
     Stepped,
     TrainResult,
@@ -487,17 +486,14 @@ class TrainingLoop:
         """
         self._saver.wait()
         self._copied = None
-        reasons = []
-        for outcome in self._saver.outcomes():
-            reasons += [outcome.reason] if isinstance(outcome, SaveFailed) else []
-            yield outcome
-        if self._saver.failed:
+        yield from self._saver.outcomes()
+        if reason := self._saver.failure:
             kept = self.run.checkpoints()
             raise UserError(
                 "step {step:,} could not be saved: {reason}",
                 hint="make room, then continue from {start}: tunesmith train --resume --out {path}",
                 step=self.progress.step,
-                reason=reasons[-1] if reasons else say("the disk is full"),
+                reason=reason,
                 start=kept[-1].name if kept else say("the beginning"),
                 path=self.run.path,
             )

@@ -39,7 +39,7 @@ class Saver:
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._outcomes: queue.SimpleQueue[Saved | SaveFailed | BaseException] = queue.SimpleQueue()
         self._unpublished: _Job | None = None
-        self._failed = False
+        self._failure: Phrase | None = None
         self._thread = threading.Thread(target=self._work, name="saver", daemon=True)
 
     def __enter__(self) -> Self:
@@ -54,9 +54,9 @@ class Saver:
             self._thread.join()
 
     @property
-    def failed(self) -> bool:
-        """Whether the newest write did not succeed; true only after `wait`."""
-        return self._failed
+    def failure(self) -> Phrase | None:
+        """Why the newest write did not get on disk; None if it did. Right only after `wait`."""
+        return self._failure
 
     def publish(self, step: int, write: Write) -> None:
         """Put a new best model into the run folder, instead of any that could not be written yet."""
@@ -87,10 +87,9 @@ class Saver:
             try:
                 self._do(job)
             except (OSError, SafetensorError, NotFiniteError) as error:
-                self._failed = True
-                self._outcomes.put(SaveFailed(job.step, _reason(error)))
+                self._failure = _reason(error)
+                self._outcomes.put(SaveFailed(job.step, self._failure))
             except BaseException as error:  # noqa: BLE001  raised in the main thread
-                self._failed = True
                 self._outcomes.put(error)
             finally:
                 self._jobs.task_done()
@@ -104,7 +103,7 @@ class Saver:
         if job.folder is not None:
             job.write()
             self._outcomes.put(Saved(job.step, job.folder))
-        self._failed = False
+        self._failure = None
 
 
 def _reason(error: OSError | SafetensorError | NotFiniteError) -> Phrase:
