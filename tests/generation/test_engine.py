@@ -10,7 +10,8 @@ from transformers import GPT2LMHeadModel
 
 from tunesmith.errors import UserError
 from tunesmith.generation.engine import Continuation, Engine, Request, continue_texts
-from tunesmith.generation.inference_weights import Int8Linear, Quantize, can_pack, ready_for_writing
+from tunesmith.generation.inference_weights import Quantize, ready_for_writing
+from tunesmith.generation.packed_linears import Int8Linear, can_hold_half, can_pack
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.weights import load_gpt2
@@ -133,17 +134,17 @@ def test_greedy_equals_transformers_in_gpt2s_shape(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("quantize", ["none", "int8"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_same_seed_alone_and_among_sixty_four(dtype: torch.dtype, quantize: Quantize, model: GPT2) -> None:
-    """Seed 7 writes one text, whoever else is written beside it: in packed products to the last bit.
+@pytest.mark.parametrize("precision", ["fp32", "fp16 weights", "bf16"])
+def test_the_same_seed_alone_and_among_sixty_four(precision: str, quantize: Quantize, model: GPT2) -> None:
+    """Seed 7 writes one text, whoever else is written beside it: in products of rounded weights to the last bit.
 
     fp32 products of several threads may differ in the last bit with the number of rows.
     """
-    if not can_pack(dtype):
-        pytest.skip("this processor does not compute in it")
-    model.to(dtype)
-    model.compute_dtype = dtype
-    logits = ready_for_writing(model, quantize)
+    if precision != "fp32" and not can_hold_half():
+        pytest.skip("no kernel for 16-bit weights here")
+    model.compute_dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    model.to(model.compute_dtype)
+    logits = ready_for_writing(model, quantize, may_round=precision == "fp16 weights")
     results = []
     for others in (0, 63):
         engine = Engine(model, end_of_text_id=NEVER, texts_at_once=64, positions=10_000, logits=logits)
@@ -153,15 +154,21 @@ def test_the_same_seed_alone_and_among_sixty_four(dtype: torch.dtype, quantize: 
         results.append(dict(engine.run())[number])
     assert results[0].tokens == results[1].tokens
     torch.testing.assert_close(*(torch.tensor(result.logprobs) for result in results), rtol=0, atol=1e-4)
-    if (dtype, quantize) != (torch.float32, "none"):
+    if (precision, quantize) != ("fp32", "none"):
         assert results[0] == results[1]
     assert len(results[0].tokens) == 150
 
 
-def test_bf16_keeps_differences_between_large_logits(make_model_folder: Callable[..., Path]) -> None:
+@pytest.mark.parametrize("by_fbgemm", [True, False])
+def test_bf16_keeps_differences_between_large_logits(
+    by_fbgemm: bool,  # noqa: FBT001  parametrized
+    make_model_folder: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Logits around -100, as GPT-2 has them: log-probabilities are off by hundredths of a nat, not by quarters."""
-    if not can_pack(torch.bfloat16):
+    if not (can_hold_half() if by_fbgemm else can_pack(torch.bfloat16)):
         pytest.skip("this processor does not compute in it")
+    monkeypatch.setattr("tunesmith.generation.inference_weights.can_hold_half", lambda: by_fbgemm)
     model = load_gpt2(make_model_folder())
     with torch.no_grad():
         model.head_VC[:300, 0] -= 30
@@ -169,8 +176,9 @@ def test_bf16_keeps_differences_between_large_logits(make_model_folder: Callable
         hidden_NC[:, 0] = 3.5
         expected_NV = model.to(torch.bfloat16).float().logits(hidden_NC.bfloat16().float()).log_softmax(-1)
         model.to(torch.bfloat16).compute_dtype = torch.bfloat16
-        given_NV = ready_for_writing(model, "none")(hidden_NC.bfloat16()).log_softmax(-1)
-    assert (given_NV - expected_NV).abs().mean() < 0.05
+        logits = ready_for_writing(model, "none")
+        given_NV = logits(hidden_NC.bfloat16().to(model.compute_dtype)).log_softmax(-1)
+    assert (given_NV - expected_NV).abs().mean() < (0.001 if by_fbgemm else 0.05)
 
 
 def test_int8_is_nearly_the_same(make_model_folder: Callable[..., Path]) -> None:

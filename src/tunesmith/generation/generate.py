@@ -21,6 +21,7 @@ from tunesmith.files import refuse_existing
 from tunesmith.generation.cache import cache_bytes
 from tunesmith.generation.engine import Continuation, Engine, Request
 from tunesmith.generation.inference_weights import ready_for_writing
+from tunesmith.generation.packed_linears import can_hold_half
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.generation.text_stream import StopWatch, TextStream
 from tunesmith.machine import choose_device, choose_dtype
@@ -197,16 +198,19 @@ def write_uncopied(
 def load_for_writing(config: GenerateConfig) -> TextModel:
     """The model that was asked for, with its weights arranged for writing.
 
+    On a CPU that is fp16 weights and fp32 arithmetic, unless another precision is asked for.
+
     Raises:
         UserError: if it cannot be used.
     """
     device = choose_device(config.device).value
-    dtype = choose_dtype(config.precision, device).value
+    may_round = config.precision == "auto" and device.type == "cpu" and can_hold_half()
+    dtype = torch.float32 if may_round else choose_dtype(config.precision, device).value
     folder = local_folder(config.model)
     tokenizer = load_tokenizer(folder, read_hf_config(folder))
     model = load_gpt2(folder).to(device, dtype)
     model.compute_dtype = dtype
-    return TextModel(model, tokenizer, ready_for_writing(model, config.quantize))
+    return TextModel(model, tokenizer, ready_for_writing(model, config.quantize, may_round=may_round))
 
 
 def text_requests(config: GenerateConfig) -> list[TextRequest]:
