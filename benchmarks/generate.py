@@ -5,8 +5,8 @@
 Every side runs in a process of its own, one after the other, greedily, a fixed number of new tokens for each text.
 Three questions:
 
-- New tokens per second with 1, 8 and 64 texts side by side, with bf16 weights and with int8 ones. Where a processor does
-  not multiply bf16 by itself, transformers is faster in fp32: both are measured, and ratios are to the faster.
+- New tokens per second with 1, 8 and 64 texts side by side, with bf16 weights and with int8 ones. Where a processor
+  does not multiply bf16 by itself, transformers is faster in fp32: both are measured, and ratios are to the faster.
 - At 1 text: which share is that of the bound, the measured reading speed of memory over the bytes of all matrices?
 - 1,000 different prompts from a file: `tunesmith generate --prompts-file` from start to end, model loading included,
   against a loop over `pipeline`, which is timed on the first prompts only and without loading its model.

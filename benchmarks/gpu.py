@@ -10,7 +10,8 @@ Random weights in GPT-2's shapes, random tokens: speed and memory do not depend 
 - every size inside 11.2 GiB, the memory a 12 GB card leaves (`torch.cuda.set_per_process_memory_fraction`), as planned:
   predicted and measured bytes, 50 steps of falling loss;
 - what the compiler did: graphs made while warming up and while measuring (there must be none);
-- generation: tokens per second for one text and for 64 at once.
+- generation: tokens per second for 1, 64 and 256 texts at once, tokens chosen on the card and on the host, and of
+  `pipeline`.
 
 Without a card `--device cpu --quick` runs the same code on a tiny shape, to show that it runs.
 """
@@ -35,7 +36,8 @@ from tunesmith.data.dealing import shape_of_micro_batches
 from tunesmith.data.read_ahead import read_ahead
 from tunesmith.data.stretches import Stretches
 from tunesmith.data.windows import windows_of
-from tunesmith.generation.engine import continue_texts
+from tunesmith.generation.engine import Engine
+from tunesmith.generation.request import Request
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.machine import Choice
 from tunesmith.model.attention import DocumentLayout
@@ -50,7 +52,8 @@ from tunesmith.planning.cards import known_card
 from tunesmith.planning.experience import Experience
 from tunesmith.planning.hardware import hardware_named
 from tunesmith.planning.memory import Demand, memory_of
-from tunesmith.planning.search import Request, best_way
+from tunesmith.planning.search import Request as PlanRequest
+from tunesmith.planning.search import best_way
 from tunesmith.training.calibration import calibrate
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.step import train_step
@@ -274,7 +277,7 @@ def in_12_gb(shape: str, states: str, device: torch.device, *, quick: bool) -> d
     named = hardware_named("RTX 4070 Ti", None)
     hardware = replace(named, kind=device.type, budget=Choice(int(CARD_GIB * 2**30), "of a 12 GB card"))
     experience = Experience({})
-    request = Request(
+    request = PlanRequest(
         demand=Demand(config, STATE_PLANS[states], "nothing", 0, 0, 2, hardware.kind),
         states="auto",
         recompute="auto",
@@ -325,36 +328,55 @@ def in_12_gb(shape: str, states: str, device: torch.device, *, quick: bool) -> d
             torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def generation(shape: str, device: torch.device, *, quick: bool) -> dict[str, float]:
-    """New tokens per second."""
+def generation(shape: str, device: torch.device, *, quick: bool) -> dict[str, Any]:
+    """New tokens per second: ours with so many texts side by side, ahead of the host and not, and `pipeline`'s."""
     clear(device)
     model = new_model(shape, device).eval()
     model.compute_dtype = torch.bfloat16
-    rules = SamplingRules(0.8, 0, 0.95)
-    n_new = 8 if quick else 128
-    rates = {}
-    for n_texts in (1, 4 if quick else 64):
-        write = writer(model, n_texts, rules, n_new)
-        write()
-        wait(device)
-        started_s = time.perf_counter()
-        n_tokens = write()
-        wait(device)
-        rates[f"{n_texts} at once"] = n_tokens / (time.perf_counter() - started_s)
-    return rates
+    n_new = 8 if quick else 256
+    rates: dict[str, float] = {}
+    for n_texts in (1, 4) if quick else (1, 64, 256):
+        for way, ahead in (("", True), (", without going ahead", False)):
+            write = writer(model, n_texts, n_new, ahead=ahead)
+            write()
+            wait(device)
+            started_s = time.perf_counter()
+            n_tokens = write()
+            wait(device)
+            rates[f"{n_texts} at once{way}"] = n_tokens / (time.perf_counter() - started_s)
+    del model
+    rates["pipeline, 1 at once"] = pipeline_rate(SHAPES[shape], n_new, device)
+    return {"tokens_per_s": rates, "against_pipeline": rates["1 at once"] / rates["pipeline, 1 at once"]}
 
 
-def writer(model: GPT2, n_texts: int, rules: SamplingRules, n_new: int) -> Callable[[], int]:
-    """Writes texts and returns how many tokens they have."""
+def writer(model: GPT2, n_texts: int, n_new: int, *, ahead: bool) -> Callable[[], int]:
+    """Writes texts and returns how many tokens they have; steps that were recorded once are kept, as in a server."""
+    vocab_size = model.config.vocab_size
+    engine = Engine(model, end_of_text_id=vocab_size, texts_at_once=n_texts, positions=n_new + 1, ahead=ahead)
 
     def write() -> int:
-        prompts, seeds = [[0]] * n_texts, list(range(n_texts))
-        texts = continue_texts(
-            model, prompts, seeds=seeds, rules=rules, max_new_tokens=n_new, end_of_text_id=model.config.vocab_size
-        )
-        return sum(len(text.tokens) for text in texts)
+        for seed in range(n_texts):
+            engine.submit(Request([0], seed, SamplingRules(0.8, 0, 0.95), n_new))
+        return sum(len(text.tokens) for _, text in engine.run())
 
     return write
+
+
+def pipeline_rate(layers_width_heads: tuple[int, int, int], n_new: int, device: torch.device) -> float:
+    """As most scripts write: one prompt after the other through `pipeline`, in bf16."""
+    from transformers import GPT2Config as HFConfig  # noqa: PLC0415
+    from transformers import GPT2LMHeadModel, pipeline  # noqa: PLC0415
+
+    layers, width, heads = layers_width_heads
+    network = GPT2LMHeadModel(HFConfig(n_layer=layers, n_embd=width, n_head=heads)).to(device, torch.bfloat16).eval()
+    write = pipeline("text-generation", model=network, tokenizer=byte_tokenizer(), device=device)
+    exactly = {"max_new_tokens": n_new, "min_new_tokens": n_new, "do_sample": True, "top_p": 0.95, "top_k": 0}
+    write("night", **exactly)
+    wait(device)
+    started_s = time.perf_counter()
+    write("night", **exactly)
+    wait(device)
+    return n_new / (time.perf_counter() - started_s)
 
 
 def share_of_peak(tokens_per_s: float, shape: GPT2Config, mean_context: float, device: torch.device) -> float | None:

@@ -9,9 +9,10 @@ from transformers import GPT2Config as HFConfig
 from transformers import GPT2LMHeadModel
 
 from tunesmith.errors import UserError
-from tunesmith.generation.engine import Continuation, Engine, Request, continue_texts
+from tunesmith.generation.engine import Engine, continue_texts
 from tunesmith.generation.inference_weights import Quantize, ready_for_writing
 from tunesmith.generation.packed_linears import Int8Linear, can_hold_half, can_pack
+from tunesmith.generation.request import Continuation, Request
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.weights import load_gpt2
@@ -20,6 +21,7 @@ GREEDY = SamplingRules(0.0, 0, 1.0)
 SAMPLED = SamplingRules(1.0, 50, 0.95)
 PROMPTS = [[0], [0, 5, 9, 14], [0, *range(100, 130)], [0, 7]]
 NEVER = 300
+GreedyByTransformers = Callable[[GPT2LMHeadModel, list[int], int], list[int]]
 
 
 @pytest.fixture
@@ -76,20 +78,6 @@ def test_logprobs_are_the_models_own(model: GPT2, tmp_path: Path) -> None:
         assert text.logprobs == pytest.approx(expected_T[:, 0].tolist(), abs=1e-4)
 
 
-def greedy_by_transformers(oracle: GPT2LMHeadModel, prompt: list[int], n: int) -> list[int]:
-    """The likeliest token, again and again; where the positions end, the last half of them is kept."""
-    n_positions = oracle.config.n_positions
-    window, written = list(prompt), []
-    for _ in range(n):
-        if len(window) > n_positions:
-            window = window[-(n_positions // 2) :]
-        with torch.no_grad():
-            token = int(oracle(torch.tensor([window])).logits[0, -1].argmax())
-        window.append(token)
-        written.append(token)
-    return written
-
-
 SHAPES = [
     {"n_layer": 1 + seed % 3, "n_head": heads, "n_embd": 8 * heads * (1 + seed % 2), "n_positions": 16 + 8 * (seed % 4)}
     for seed, heads in enumerate([1, 2, 3, 4] * 5)
@@ -97,7 +85,9 @@ SHAPES = [
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_greedy_equals_transformers(seed: int, make_model_folder: Callable[..., Path]) -> None:
+def test_greedy_equals_transformers(
+    seed: int, make_model_folder: Callable[..., Path], greedy_by_transformers: GreedyByTransformers
+) -> None:
     """Twenty random models: alone, among unequal prompts, in fewer places, packed or not, beyond the positions."""
     shape = SHAPES[seed]
     folder = make_model_folder(seed=seed, **shape)
@@ -119,7 +109,9 @@ def test_greedy_equals_transformers(seed: int, make_model_folder: Callable[..., 
 
 
 @pytest.mark.slow
-def test_greedy_equals_transformers_in_gpt2s_shape(tmp_path: Path) -> None:
+def test_greedy_equals_transformers_in_gpt2s_shape(
+    tmp_path: Path, greedy_by_transformers: GreedyByTransformers
+) -> None:
     """The 124M shape, two unequal prompts side by side, with packed weights."""
     torch.manual_seed(1)
     oracle = GPT2LMHeadModel(HFConfig(attn_pdrop=0.0)).eval()

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from tunesmith.generation.engine import continue_texts
+from tunesmith.generation.engine import Engine, continue_texts
+from tunesmith.generation.request import Request
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.model.attention import DocumentLayout
 from tunesmith.model.loss import sum_of_nats
@@ -73,3 +74,18 @@ def test_greedy_text_in_fp32_is_the_cpus(make_model_folder: Callable[..., Path])
     on_cpu = continue_texts(model, [[0], [0, 5, 9]], **settings)
     on_card = continue_texts(model.cuda(), [[0], [0, 5, 9]], **settings)
     assert [text.tokens for text in on_card] == [text.tokens for text in on_cpu]
+
+
+@pytest.mark.parametrize("rules", [SamplingRules(0.0, 0, 1.0), SamplingRules(0.9, 40, 0.9, 0.01, 1.2)])
+def test_recorded_steps_write_what_the_host_chooses(
+    rules: SamplingRules, make_model_folder: Callable[..., Path]
+) -> None:
+    """Graphs on the card, ahead of their results: the same texts as with a look at every token, of unequal lengths."""
+    model = load_gpt2(make_model_folder(n_positions=600)).cuda()
+    texts = []
+    for ahead in (False, True):
+        engine = Engine(model, end_of_text_id=300, texts_at_once=3, positions=600, ahead=ahead)
+        for seed in range(8):
+            engine.submit(Request([0, *range(1, 2 + seed)], seed, rules, 20 + 70 * seed))
+        texts.append([text.tokens for _, text in sorted(engine.run(), key=lambda finished: finished[0])])
+    assert texts[0] == texts[1]

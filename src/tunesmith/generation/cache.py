@@ -29,12 +29,14 @@ class KeyValueCache:
     """Room for B texts of at most P tokens, allocated once.
 
     Attributes:
+        positions: of each text, P.
         lengths: tokens of each text that stand in it; known on the host, so that nobody waits for a card.
     """
 
     def __init__(self, model: GPT2, *, texts: int, positions: int) -> None:
         config = model.config
-        shape = (config.n_layer, texts, config.n_head, _rounded_up(positions), config.n_embd // config.n_head)
+        self.positions = _rounded_up(positions)
+        shape = (config.n_layer, texts, config.n_head, self.positions, config.n_embd // config.n_head)
         device = model.head_VC.device
         dtype = cache_dtype(model)
         self.k_LBHPD, self.v_LBHPD = (_zeros(shape, dtype, device) for _ in range(2))
@@ -97,21 +99,34 @@ class PrefillAttention:
 
 
 class DecodeAttention:
-    """One new token of each of the first N texts of the cache sees that text's whole past and itself."""
+    """One new token of each of the first N texts of the cache sees that text's whole past and itself.
 
-    def __init__(self, cache: KeyValueCache, n_texts: int) -> None:
+    Args:
+        cache: holds the past, and is given the new token's keys and values.
+        lengths_N: int64, tokens of each text so far, where the cache is.
+        reach: positions that are looked at, more than any text's length.
+        only_length: of a single text, where the host knows it: its keys are copied instead of written by index.
+    """
+
+    def __init__(self, cache: KeyValueCache, lengths_N: Tensor, reach: int, *, only_length: int | None = None) -> None:
         self._cache = cache
         device, dtype = cache.k_LBHPD.device, cache.k_LBHPD.dtype
-        lengths = cache.lengths[:n_texts]
-        self._length_of_the_first = lengths[0]
-        self._longest = _rounded_up(max(lengths) + 1)
-        self._lengths_N = torch.tensor(lengths).to(device, non_blocking=True)
-        self._texts_N = torch.arange(n_texts, device=device)
-        unseen_NP = torch.arange(self._longest, device=device) > self._lengths_N[:, None]
+        self._only_length = only_length
+        self._reach = reach
+        self._lengths_N = lengths_N
+        self._texts_N = torch.arange(len(lengths_N), device=device)
+        unseen_NP = torch.arange(reach, device=device) > lengths_N[:, None]
         mask_NP = torch.zeros(unseen_NP.shape, dtype=dtype, device=device).masked_fill_(unseen_NP, -torch.inf)
         self._mask_N11P = mask_NP[:, None, None]
         n_head = cache.k_LBHPD.shape[2]
         self._mask_M1P = mask_NP.repeat_interleave(n_head, dim=0)[:, None] if device.type == "cpu" else None
+
+    @classmethod
+    def of_first(cls, cache: KeyValueCache, n_texts: int) -> "DecodeAttention":
+        """For so many texts, by the lengths that the host knows."""
+        lengths = cache.lengths[:n_texts]
+        lengths_N = torch.tensor(lengths).to(cache.k_LBHPD.device, non_blocking=True)
+        return cls(cache, lengths_N, _rounded_up(max(lengths) + 1), only_length=lengths[0] if n_texts == 1 else None)
 
     def of_layer(self, layer: int) -> Attend:
         """What the model calls in a layer."""
@@ -120,9 +135,9 @@ class DecodeAttention:
     def _attend(self, layer: int, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
         n_texts = len(q_NHD)
         k_NHPD, v_NHPD = self._cache.k_LBHPD[layer, :n_texts], self._cache.v_LBHPD[layer, :n_texts]
-        if n_texts == 1:  # a plain copy is several times faster than writing by index
-            k_NHPD[0, :, self._length_of_the_first] = k_NHD[0]
-            v_NHPD[0, :, self._length_of_the_first] = v_NHD[0]
+        if self._only_length is not None:  # a plain copy is several times faster than writing by index
+            k_NHPD[0, :, self._only_length] = k_NHD[0]
+            v_NHPD[0, :, self._only_length] = v_NHD[0]
         else:
             k_NHPD[self._texts_N, :, self._lengths_N] = k_NHD.to(k_NHPD.dtype)
             v_NHPD[self._texts_N, :, self._lengths_N] = v_NHD.to(v_NHPD.dtype)
@@ -130,8 +145,8 @@ class DecodeAttention:
             return self._products(self._mask_M1P, q_NHD, k_NHPD, v_NHPD, scale)
         y_NH1D = F.scaled_dot_product_attention(
             q_NHD[:, :, None].to(k_NHPD.dtype),
-            k_NHPD[:, :, : self._longest],
-            v_NHPD[:, :, : self._longest],
+            k_NHPD[:, :, : self._reach],
+            v_NHPD[:, :, : self._reach],
             attn_mask=self._mask_N11P,
             scale=scale,
         )
@@ -139,7 +154,7 @@ class DecodeAttention:
 
     def _products(self, mask_M1P: Tensor, q_NHD: Tensor, k_NHPD: Tensor, v_NHPD: Tensor, scale: float) -> Tensor:
         """Attention as a product, a softmax and a product, for every head of every text (M = N * H)."""
-        k_MPD, v_MPD = (t_NHPD[:, :, : self._longest].flatten(0, 1) for t_NHPD in (k_NHPD, v_NHPD))
+        k_MPD, v_MPD = (t_NHPD[:, :, : self._reach].flatten(0, 1) for t_NHPD in (k_NHPD, v_NHPD))
         q_M1D = q_NHD.to(k_MPD.dtype).reshape(len(k_MPD), 1, -1)
         scores_M1P = torch.baddbmm(mask_M1P, q_M1D, k_MPD.transpose(1, 2), alpha=scale)
         return torch.bmm(scores_M1P.softmax(dim=-1), v_MPD).view(q_NHD.shape)

@@ -25,14 +25,13 @@ class Decoder:
     Args:
         model: on its device.
         logits: hidden states [N, C] to logits [N, V] in fp32; the model's own, or those of a packed head.
-        texts: most that are written side by side.
-        positions: longest text.
+        cache: where the texts stand.
     """
 
-    def __init__(self, model: GPT2, logits: Callable[[Tensor], Tensor], *, texts: int, positions: int) -> None:
+    def __init__(self, model: GPT2, logits: Callable[[Tensor], Tensor], cache: KeyValueCache) -> None:
         self._model = model
         self._logits = logits
-        self._cache = KeyValueCache(model, texts=texts, positions=positions)
+        self._cache = cache
 
     def read(self, prompts: dict[int, list[int]]) -> Tensor:
         """Read texts from their beginning into places of the cache; logits behind each, [N, V] on the CPU."""
@@ -59,16 +58,8 @@ class Decoder:
         """Read one more token of the text in each of the first places; logits behind them, [N, V] on the CPU."""
         device = self._model.head_VC.device
         positions_N = torch.tensor(self._cache.lengths[: len(tokens)]).to(device)
-        attend = DecodeAttention(self._cache, len(tokens))
+        attend = DecodeAttention.of_first(self._cache, len(tokens))
         hidden_NC = self._model(torch.tensor(tokens).to(device), positions_N, attend.of_layer)
         for place in range(len(tokens)):
             self._cache.lengths[place] += 1
         return self._logits(hidden_NC).cpu()
-
-    def length(self, place: int) -> int:
-        """How many tokens of a text have been read."""
-        return self._cache.lengths[place]
-
-    def move(self, source: int, target: int) -> None:
-        """Put a text in another one's place, which is given up."""
-        self._cache.move(source, target)

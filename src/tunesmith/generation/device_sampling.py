@@ -8,7 +8,7 @@ Shapes: N texts, V vocabulary.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,6 +57,15 @@ class DeviceRules:
             sorts=any(one.temperature > 0 and (0 < one.top_k < vocab_size or one.top_p < 1) for one in rules),
             penalises=any(one.repetition_penalty != 1 for one in rules),
         )
+
+    def with_switches(self, *, sorts: bool, penalises: bool) -> "DeviceRules":
+        """Prepared for rules that need these, whether the ones held now do or not."""
+        return replace(self, sorts=sorts, penalises=penalises)
+
+    def become(self, other: "DeviceRules") -> None:
+        """Take another's values into these tensors."""
+        for name in ("temperature_N1", "is_greedy_N", "top_k_N1", "top_p_N1", "log_min_p_N1", "penalty_N1"):
+            getattr(self, name).copy_(getattr(other, name))
 
 
 def choose_tokens(logits_NV: Tensor, rules: DeviceRules, uniform_N: Tensor) -> Tensor:

@@ -8,80 +8,21 @@ on.
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
 
-import numpy as np
 from torch import Tensor
 
 from tunesmith.errors import UserError
+from tunesmith.generation.ahead import Ahead, Going
+from tunesmith.generation.cache import KeyValueCache
 from tunesmith.generation.decoder import Decoder
-from tunesmith.generation.history import History
-from tunesmith.generation.sampling import Floats, SamplingRules, choose_token, likeliest_tokens, logprob_of
+from tunesmith.generation.request import Continuation, Request
+from tunesmith.generation.sampling import Floats, SamplingRules
+from tunesmith.generation.unfinished_text import UnfinishedText
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.packed import inference
 
-Watch = Callable[[int], bool]
-"""Told every token of a text as it is written; says whether the text ends with it."""
-
-
-@dataclass(frozen=True)
-class WrittenToken:
-    """What the model thought when it wrote a token.
-
-    Attributes:
-        token: its id.
-        logprob: its log-probability in nats, under the model before temperature, filters and penalties.
-        likeliest: ids and log-probabilities of the likeliest tokens there, the likeliest first.
-    """
-
-    token: int
-    logprob: float
-    likeliest: list[tuple[int, float]]
-
-
-Report = Callable[[WrittenToken], object]
-"""Told every token of a text before its watch is."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """A text to write.
-
-    Attributes:
-        prompt: token ids, none empty (begin with end-of-text to start a text from nothing).
-        seed: of its chance.
-        rules: how to choose tokens.
-        max_new_tokens: longest continuation, at least 1.
-        min_new_tokens: end-of-text cannot come before.
-        watch: sees the tokens, and may end the text.
-        report: told what the model thought at each token.
-        n_likeliest: how many of the likeliest tokens it is told.
-    """
-
-    prompt: list[int]
-    seed: int
-    rules: SamplingRules
-    max_new_tokens: int
-    min_new_tokens: int = 0
-    watch: Watch | None = None
-    report: Report | None = None
-    n_likeliest: int = 0
-
-
-@dataclass(frozen=True)
-class Continuation:
-    """What was written behind one prompt.
-
-    Attributes:
-        tokens: ids, without end-of-text.
-        logprobs: log-probability of each in nats, under the model before temperature, filters and penalties.
-        finish_reason: "stop" at end-of-text or where the watch said so, "length" at the limit.
-    """
-
-    tokens: list[int]
-    logprobs: list[float]
-    finish_reason: Literal["stop", "length"]
+STEPS_AHEAD = 2
+"""Launched before the oldest one's results are looked at."""
 
 
 class Engine:
@@ -93,6 +34,7 @@ class Engine:
         texts_at_once: most that are written side by side.
         positions: longest text with its prompt; beyond the model's own, texts slide.
         logits: hidden states to logits; the model's own unless its head is packed.
+        ahead: whether tokens are chosen where the model is and steps launched ahead of results; by itself on a card.
     """
 
     def __init__(
@@ -103,14 +45,19 @@ class Engine:
         texts_at_once: int,
         positions: int,
         logits: Callable[[Tensor], Tensor] | None = None,
+        ahead: bool | None = None,
     ) -> None:
         self._model = model
         self._end_of_text_id = end_of_text_id
         self._n_positions = min(positions, model.config.n_positions)
         self._texts_at_once = texts_at_once
-        self._decoder = Decoder(model, logits or model.logits, texts=texts_at_once, positions=self._n_positions)
+        self._cache = KeyValueCache(model, texts=texts_at_once, positions=self._n_positions)
+        logits = logits or model.logits
+        self._decoder = Decoder(model, logits, self._cache)
+        goes_ahead = model.head_VC.is_cuda if ahead is None else ahead
+        self._ahead = Ahead(model, logits, self._cache, end_of_text_id) if goes_ahead else None
         self._waiting: deque[tuple[int, Request]] = deque()
-        self._writing: list[_Text] = []
+        self._writing: list[UnfinishedText] = []
         self._submitted = 0
 
     def submit(self, request: Request) -> int:
@@ -144,15 +91,14 @@ class Engine:
         return not self._waiting and not self._writing
 
     def step(self) -> list[tuple[int, Continuation]]:
-        """One more token of every text; the texts that end with it, by their numbers."""
+        """One more token of every text, or the first one of those that begin; the texts that end with it, by number."""
         with inference(self._model):
-            logits_of_texts = self._logits()
+            self._read_full_ones_again()
+            ended = self._step_on_host() if self._host_is_needed() else self._step_ahead()
         finished = []
-        for place, logits_V in reversed(list(enumerate(logits_of_texts))):  # the last first: it may take a place
-            text = self._writing[place]
-            if text.write(logits_V, self._end_of_text_id):
-                finished.append((text.number, text.continuation()))
-                self._give_up(place)
+        for place in sorted(ended, reverse=True):  # the last first: it may take a place
+            finished.append((self._writing[place].number, self._writing[place].continuation()))
+            self._give_up(place)
         return finished[::-1]
 
     def run(self) -> Iterator[tuple[int, Continuation]]:
@@ -160,65 +106,73 @@ class Engine:
         while not self.is_idle:
             yield from self.step()
 
-    def _logits(self) -> list[Floats]:
-        """Behind every text, [V]: texts that go on read their newest token, new ones their prompt."""
-        rows: list[Floats] = []
-        full = [place for place in range(len(self._writing)) if self._decoder.length(place) == self._n_positions]
+    def _read_full_ones_again(self) -> None:
+        """Where a text fills the positions, its last half takes their place."""
+        full = [place for place in range(len(self._writing)) if self._cache.lengths[place] == self._n_positions]
         if full:
+            self._stop_going_ahead()
             kept = max(self._n_positions // 2, 2)
             self._decoder.read({place: self._writing[place].history.tokens[-kept:-1] for place in full})
-        if self._writing:
-            rows += list(self._decoder.step([text.history.tokens[-1] for text in self._writing]).numpy())
+
+    def _host_is_needed(self) -> bool:
+        """To begin texts, or where somebody looks at all logits."""
+        begins = bool(self._waiting) and len(self._writing) < self._texts_at_once
+        return self._ahead is None or begins or any(text.needs_all_logits for text in self._writing)
+
+    def _step_on_host(self) -> list[int]:
+        """Choose tokens by logits that are brought here: of texts that begin and, unless they go on ahead, of others.
+
+        Returns:
+            The places where texts end.
+        """
+        self._stop_going_ahead()
+        logits_of_places: dict[int, Floats] = {}
+        if self._writing and (self._ahead is None or any(text.needs_all_logits for text in self._writing)):
+            logits_NV = self._decoder.step([text.history.tokens[-1] for text in self._writing]).numpy()
+            logits_of_places |= enumerate(logits_NV)
         new: dict[int, list[int]] = {}
         while self._waiting and len(self._writing) < self._texts_at_once:
             number, request = self._waiting.popleft()
             new[len(self._writing)] = request.prompt
-            self._writing.append(_Text(number, request))
+            self._writing.append(UnfinishedText(number, request, self._end_of_text_id))
         if new:
-            rows += list(self._decoder.read(new).numpy())
-        return rows
+            logits_of_places |= zip(new, self._decoder.read(new).numpy(), strict=True)
+        return [place for place, logits_V in logits_of_places.items() if self._writing[place].choose(logits_V)]
+
+    def _step_ahead(self) -> list[int]:
+        """Take the oldest results, with further steps under way; the places where texts end."""
+        assert self._ahead is not None
+        if not self._ahead.is_going:
+            self._ahead.begin(
+                [Going(text.history.tokens, text.request.rules, text.tokens_before_end) for text in self._writing]
+            )
+        while self._ahead.steps_under_way < STEPS_AHEAD and self._can_launch(self._ahead.steps_under_way):
+            self._ahead.launch([text.chance(self._ahead.steps_under_way) for text in self._writing])
+        ended = [
+            place
+            for place, (token, logprob) in enumerate(self._ahead.take())
+            if self._writing[place].take(token, logprob)
+        ]
+        if ended:
+            self._ahead.stop()
+        return ended
+
+    def _can_launch(self, under_way: int) -> bool:
+        """Whether there is a position for one more token of each text, and somebody who wants it."""
+        longest = max(self._cache.lengths[: len(self._writing)]) + under_way
+        return longest < self._n_positions and any(text.tokens_left > under_way for text in self._writing)
+
+    def _stop_going_ahead(self) -> None:
+        if self._ahead is not None:
+            self._ahead.stop()
 
     def _give_up(self, place: int) -> None:
         """The last text takes the place, so that texts stand side by side."""
+        self._stop_going_ahead()
         last = self._writing.pop()
         if place < len(self._writing):
             self._writing[place] = last
-            self._decoder.move(len(self._writing), place)
-
-
-class _Text:
-    """One text while it is written."""
-
-    def __init__(self, number: int, request: Request) -> None:
-        self.number = number
-        self.request = request
-        self.history = History(request.prompt, request.rules)
-        self.tokens: list[int] = []
-        self.logprobs: list[float] = []
-        self.stopped = False
-        self._random = np.random.default_rng(request.seed)
-
-    def write(self, logits_V: Floats, end_of_text_id: int) -> bool:
-        """Choose the next token; whether the text ends here."""
-        request = self.request
-        _refuse_no_numbers(logits_V)
-        too_early = len(self.tokens) < request.min_new_tokens
-        weighed_V = self.history.weigh(logits_V, end_of_text_id if too_early else None)
-        token = choose_token(weighed_V, request.rules, self._random.random())
-        if token == end_of_text_id:
-            self.stopped = True
-            return True
-        self.tokens.append(token)
-        self.logprobs.append(logprob_of(logits_V, token))
-        self.history.append(token)
-        if request.report is not None:
-            likeliest = likeliest_tokens(logits_V, request.n_likeliest)
-            request.report(WrittenToken(token, self.logprobs[-1], likeliest))
-        self.stopped = request.watch is not None and request.watch(token)
-        return self.stopped or len(self.tokens) == request.max_new_tokens
-
-    def continuation(self) -> Continuation:
-        return Continuation(self.tokens, self.logprobs, "stop" if self.stopped else "length")
+            self._cache.move(len(self._writing), place)
 
 
 def continue_texts(
@@ -252,11 +206,3 @@ def continue_texts(
     for prompt, seed in zip(prompts, seeds, strict=True):
         engine.submit(Request(prompt, seed, rules, max_new_tokens))
     return [continuation for _, continuation in sorted(engine.run(), key=lambda finished: finished[0])]
-
-
-def _refuse_no_numbers(logits_V: Floats) -> None:
-    if not np.isfinite(logits_V.max()):  # NaN is the largest of all
-        raise UserError(
-            "the model computes no numbers (NaN or infinity): its weights are damaged or the precision is too low",
-            hint="try --precision fp32; if that does not help, get or train the model again",
-        )

@@ -19,9 +19,10 @@ from tunesmith.data.trained_text import trained_text
 from tunesmith.errors import UserError
 from tunesmith.files import refuse_existing
 from tunesmith.generation.cache import cache_bytes
-from tunesmith.generation.engine import Continuation, Engine, Request
+from tunesmith.generation.engine import Engine
 from tunesmith.generation.inference_weights import ready_for_writing
 from tunesmith.generation.packed_linears import can_hold_half
+from tunesmith.generation.request import Continuation, Request
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.generation.text_stream import StopWatch, TextStream
 from tunesmith.machine import choose_device, choose_dtype

@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunesmith.generation.engine import WrittenToken
+from tunesmith.generation.request import WrittenToken
 from tunesmith.generation.text_stream import TextStream
 from tunesmith.serving.completion_request import CompletionRequest, Prompt
 from tunesmith.serving.live_text import Ended, LiveText, Piece, PlacedToken, TextEvent, TextOrder

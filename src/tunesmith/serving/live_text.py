@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tunesmith.data.tokenizer import TextTokenizer
-from tunesmith.generation.engine import Request, WrittenToken
+from tunesmith.generation.request import Request, WrittenToken
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.generation.text_stream import StopWatch, TextStream
 from tunesmith.serving.refusal import Refusal

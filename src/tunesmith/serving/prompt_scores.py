@@ -5,8 +5,8 @@ Shapes: N tokens of the prompt with the end-of-text before it, C channels, K row
 
 import numpy as np
 
-from tunesmith.generation.engine import WrittenToken
 from tunesmith.generation.generate import TextModel
+from tunesmith.generation.request import WrittenToken
 from tunesmith.generation.sampling import likeliest_tokens, logprob_of
 from tunesmith.model.attention import DocumentLayout
 from tunesmith.model.packed import hidden_states, inference

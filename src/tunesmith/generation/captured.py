@@ -1,0 +1,31 @@
+"""Work that is always the same, recorded once on a card and played again without Python between its kernels."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+WARM_UPS = 2
+"""Kernels are chosen and workspaces made before anything is recorded."""
+
+
+def captured(work: Callable[[], None], changes: Sequence[Tensor]) -> Callable[[], None]:
+    """The same work as a CUDA graph (torch.cuda.CUDAGraph); it has not been done when this returns.
+
+    Args:
+        work: reads and writes tensors that stay where they are, all on one card.
+        changes: what it writes and reads again; they are given back as they were.
+    """
+    before = [tensor.clone() for tensor in changes]
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):
+        for _ in range(WARM_UPS):
+            work()
+            for tensor, kept in zip(changes, before, strict=True):
+                tensor.copy_(kept)
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use the card meanwhile
+        work()
+    return graph.replay
