@@ -32,6 +32,7 @@ def main() -> None:
         *memory_section(),
         *writing_section(),
         *besides_section(),
+        *processes_section(),
         *data_section(data),
     ]
     PAGE.write_text("\n".join([HEAD, *sections]), encoding="utf-8")
@@ -275,6 +276,41 @@ def besides_section() -> list[str]:
         "| | model | steps x tokens | with, s | without, s | cost | measured by |",
         "|---|---|---|---|---|---|---|",
         *lines,
+        "",
+    ]
+
+
+def processes_section() -> list[str]:
+    """Several processes against one."""
+    path = RESULTS / "distributed.json"
+    if not path.exists():
+        return []
+    result = json.loads(path.read_text("utf-8"))
+    alone_s, n = result["seconds_per_step_alone"], result["processes"]
+    rows = [
+        f"| {name} | {way['seconds_per_step']:.2f} | {way['of_one_process']:.2f} | "
+        f"{way['bytes_per_step'] / 1e6:,.0f} | "
+        f"{way['computed_bytes_per_step'] / 1e6:,.0f} | {way['measured_over_computed']:.2f} |"
+        for name, way in ((name, result[name]) for name in ("replicated", "parts"))
+    ]
+    return [
+        "## Several processes",
+        "",
+        (
+            f"`{result['command']}` on {result['date']}: {n} processes of one thread on as many cores, each with "
+            f"{result['tokens_per_process']:,} tokens a step of `{result['model']}` in fp32, joined by Gloo over the "
+            f"loopback interface; one process alone takes {alone_s:.2f} s for a step. The ratio of times says "
+            "how much of it is lost to joining (1 is nothing); on processors that share memory and two cores it is an "
+            "upper bound, and says nothing about cards. Bytes are those of all processes together, beside what "
+            "[the model on paper](scaling.md) says."
+        ),
+        "",
+        "| each process has | s a step | times one process | MB a step, measured | computed | ratio |",
+        "|---|---|---|---|---|---|",
+        *rows,
+        "",
+        *([result["note"], ""] if "note" in result else []),
+        _environment(result["environment"]),
         "",
     ]
 
