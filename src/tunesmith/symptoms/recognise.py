@@ -8,6 +8,8 @@ from tunesmith.symptoms.symptom import Says, Symptom
 from tunesmith.symptoms.table import SYMPTOMS
 
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+ONE_QUOTE = str.maketrans(dict.fromkeys('"`´‘’‚“”„«»‹›「」『』＂＇', "'"))  # noqa: RUF001
+"""Programs, languages and web pages differ in their quotation marks."""
 SHOWN_CHARACTERS = 240
 """Of the line that tells it."""
 
@@ -39,13 +41,14 @@ def recognise(text: str) -> Recognised | None:
 def recognise_all(text: str) -> list[Recognised]:
     """Every symptom of a text, the one that tells most first."""
     plain = COLOURS.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
-    found = []
-    for symptom, pattern in _compiled():
-        matches = list(pattern.finditer(plain))
-        if matches:
-            found.append((symptom.says, matches[-1].start(), symptom))
-    found.sort(key=lambda item: (-item[0], -item[1]))
-    return [_shown(symptom, plain, at) for _, at, symptom in found]
+    read = plain.translate(ONE_QUOTE)
+    found: dict[str, tuple[Says, int, Symptom]] = {}
+    for symptom, says, pattern in _compiled():
+        matches = list(pattern.finditer(read))
+        if matches and (symptom.name not in found or says > found[symptom.name][0]):
+            found[symptom.name] = (says, matches[-1].start(), symptom)
+    ordered = sorted(found.values(), key=lambda item: (-item[0], -item[1]))
+    return [_shown(symptom, plain, at) for _, at, symptom in ordered]
 
 
 def means_trouble(recognised: Recognised | None) -> bool:
@@ -63,19 +66,21 @@ def _shown(symptom: Symptom, text: str, at: int) -> Recognised:
 
 
 @cache
-def _compiled() -> tuple[tuple[Symptom, re.Pattern[str]], ...]:
-    """A space in a pattern is any white space: messages are wrapped."""
+def _compiled() -> tuple[tuple[Symptom, Says, re.Pattern[str]], ...]:
+    """Every row's patterns, one regular expression for each degree of what they tell."""
     return tuple(
         (
             symptom,
+            says,
             re.compile(
-                "|".join(f"(?:{_spaced(pattern)})" for pattern in symptom.patterns),
-                re.IGNORECASE | re.MULTILINE | re.DOTALL,
+                "|".join(f"(?:{_tolerant(pattern)})" for pattern in patterns), re.IGNORECASE | re.MULTILINE | re.DOTALL
             ),
         )
         for symptom in SYMPTOMS
+        for says, patterns in symptom.told()
     )
 
 
-def _spaced(pattern: str) -> str:
-    return re.sub(r"(?<![\[\\]) (?!\?|\+|\*|\])", r"\\s+", pattern)
+def _tolerant(pattern: str) -> str:
+    """A space in a pattern is any white space, because messages are wrapped; a quotation mark is any one."""
+    return re.sub(r"(?<![\[\\]) (?!\?|\+|\*|\])", r"\\s+", pattern.translate(ONE_QUOTE))
