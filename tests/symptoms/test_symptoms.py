@@ -84,7 +84,7 @@ def test_the_cause_goes_before_what_follows_from_it() -> None:
     ("text", "cause"),
     [
         ("Der Befehl „pip“ ist entweder falsch geschrieben oder konnte nicht gefunden werden.", "python-not-found"),
-        ("无法将“pip”项识别为 cmdlet、函数、脚本文件或可运行程序的名称。", "python-not-found"),  # noqa: RUF001
+        ("无法将“pip”项识别为 cmdlet、函数、脚本文件或可运行程序的名称。", "python-not-found"),
         ("Le jeton « && » n’est pas un séparateur d’instruction valide dans cette version.", "old-powershell"),  # noqa: RUF001
         ("OSError: [WinError 1455] Файл подкачки слишком мал для завершения операции.", "paging-file-too-small"),
         ("Speicherzugriffsfehler (Speicherabzug geschrieben)", "crashed"),

@@ -63,7 +63,7 @@ SYMPTOMS = (
             r"authorization failed|(?<!failed:.)\b(401|403) (unauthorized|forbidden)|status(_| )code:? ?40[13]|token .{0,40}(is invalid|has expired|not (found|valid))|access to (the )?(model|repo).{0,60}(restricted|denied)(?!.{0,400}not a valid model identifier)",
             r"invalid (username or password|user token)",
             r"invalid credentials",
-            r"LocalTokenNotFoundError|token is required|you (must|need to) (be authenticated|provide a token|log ?in|pass a token)|not logged in",
+            r"LocalTokenNotFoundError|token (is required|must be specified)|you (must|need to) (be authenticated|provide a token|log ?in|pass a token)|not logged in",
             r"HTTP(Status)?Error.{0,40}40[13]\b",
         ),
         cause="the model asks for consent or a login, or the stored token is no longer valid",
@@ -85,7 +85,7 @@ SYMPTOMS = (
         (
             r"(rights?|not authorized|forbidden|permission).{0,30}(create a model|to push|to upload|to write to (the|this) (repo|model|namespace)|namespace)",
             r"token .{0,40}(read-only|read only|write access|write permission)",
-            r"403 .{0,160}(repos/create|/preupload|/commit/|/lfs|create_pr)",
+            r"403 .{0,160}(repos/create|/preupload|/commit/|/lfs|lfs\.hugging|hub-lfs|write-token|create_pr)",
             r"don't have (the )?(rights?|permissions?|write access)",
             r"(not authorized|forbidden|permission) .{0,20}to (push|upload|create)",
             r"token .{0,60}(role|scope|permission).{0,30}(read|insufficient|write)|pass 'create_pr=1'|cannot (push|upload) .{0,40}(403|forbidden)",
