@@ -46,9 +46,9 @@ def recognise_all(text: str) -> list[Recognised]:
     )
     found: dict[str, tuple[Says, int, Symptom]] = {}
     for symptom, says, pattern in _compiled():
-        matches = list(pattern.finditer(read))
-        if matches and (symptom.name not in found or says > found[symptom.name][0]):
-            found[symptom.name] = (says, matches[-1].start(), symptom)
+        starts = [match.start() for match in pattern.finditer(read)]
+        if starts and (symptom.name not in found or (says, starts[-1]) > found[symptom.name][:2]):
+            found[symptom.name] = (says, starts[-1], symptom)
     ordered = sorted(found.values(), key=lambda item: (-item[0], -item[1]))
     return [_shown(symptom, plain, at) for _, at, symptom in ordered]
 
@@ -69,15 +69,12 @@ def _shown(symptom: Symptom, text: str, at: int) -> Recognised:
 
 @cache
 def _compiled() -> tuple[tuple[Symptom, Says, re.Pattern[str]], ...]:
-    """Every row's patterns, one regular expression for each degree of what they tell."""
+    """Every pattern by itself: Python finds each faster than all of them joined."""
     return tuple(
-        (
-            symptom,
-            says,
-            re.compile("|".join(f"(?:{_tolerant(pattern)})" for pattern in patterns), re.MULTILINE | re.DOTALL),
-        )
+        (symptom, says, re.compile(_tolerant(pattern), re.MULTILINE | re.DOTALL))
         for symptom in SYMPTOMS
         for says, patterns in symptom.told()
+        for pattern in patterns
     )
 
 
