@@ -186,11 +186,11 @@ SYMPTOMS = (
         "sentencepiece-missing",
         (
             r"requires the sentencepiece library",
-            r"sentencepiece.{0,40}(not found|is required|install)",
+            r"sentencepiece[^\n,]{0,40}(not found|is required|install)",
             r"cannot instantiate this tokenizer from a slow version",
             r"No module named 'sentencepiece'",
             r"requires? the protobuf library",
-            r"sentencepiece.{0,60}(installed|not found|required|missing|installation)",
+            r"sentencepiece[^\n,]{0,60}(installed|not found|required|missing|installation)",
             r"(need|requires?|install) .{0,20}sentencepiece",
             r"converting from (tiktoken|sentencepiece)|if a converter for sentencepiece",
             r"'?tiktoken'? is required",
