@@ -24,7 +24,9 @@ MECHANISM = {"messages/catalogue.py", "errors.py", "serving/refusal.py"}
 """Where texts are taken from callers."""
 
 ENGLISH_ONLY = {"training/model_card.py", "serving/metrics.py", "exporting/verification.py", "symptoms/table.py"}
-"""What the hub's visitors and Prometheus read, what models are tried with, headings of a page that exists twice."""
+ENGLISH_ONLY |= {"symptoms/wordings.py"}
+"""What the hub's visitors and Prometheus read, what models are tried with, headings of a page that exists twice, and
+what other programs say."""
 SAYS_DOCSTRINGS = {"interfaces/help.py"}
 """Says what `help_texts` collects."""
 NO_SENTENCES = {

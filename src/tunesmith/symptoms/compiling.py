@@ -1,6 +1,7 @@
 """torch.compile, Triton, compilers, extensions that are built."""
 
 from tunesmith.symptoms.symptom import Says, Symptom
+from tunesmith.symptoms.wordings import unknown_command
 
 SYMPTOMS = (
     Symptom(
@@ -12,6 +13,11 @@ SYMPTOMS = (
             r"no matching distribution found for triton",
             r"windows not yet supported for torch\.compile",
             r"dynamo is not supported on windows",
+            r"triton .{0,20}(is )?not (installed|available|found|supported|importable)|matching triton is not available",
+            r"(unable|failed|cannot|could not) (to )?(import|find) .{0,12}triton",
+            r"cannot import name '\w+' from '?triton|module 'triton\S*' has no attribute",
+            r"satisfies the requirement triton",
+            r"torch\.compile .{0,40}(not supported|unsupported|not available) on windows",
         ),
         cause="compiled training needs Triton, which is not here (pip brings it on Linux only)",
         fix="--compile no; or install it: pip install triton (Linux), pip install triton-windows (Windows)",
@@ -31,13 +37,21 @@ SYMPTOMS = (
             r"no working c\+\+ compiler",
             r"compiler: cl is not found",
             r"Python\.h'?:? (no such file|not found)|file 'python\.h'",
-            r"cannot find -lcuda",
             r"visual c\+\+ 14\.0 or greater is required",
             r"unable to find vcvarsall",
             r"(gcc|g\+\+|cc1plus|x86_64-linux-gnu-gcc)'? ?(failed|: (command )?not found|: no such file)",
             r"command '?\S*(gcc|cl\.exe|cc)'? failed",
             r"check whether you have properly installed gcc",
             r"no such file or directory: '(gcc|g\+\+|cc|c\+\+|cl)'",
+            r"C1083\b",
+            r"python\.h'?\W{1,4}(no such|not found|datei|aucun|没有|нет такого|そのような)",
+            r"'cl' is not|where cl\b|checking compiler version for \S+: ",
+            r"(command|program) '?\S*(gcc|g\+\+|clang|clang\+\+|cl\.exe|cc|c\+\+)'? failed|exec(ute)? 'cc1plus'",
+            r"CMAKE_C(XX)?_COMPILER (not set|could be found)|no CMAKE_C(XX)?_COMPILER",
+            r"ninja is required|can't find rust compiler|rust package manager, is not installed|rust compiler .{0,20}(not found|required)",
+            r"invalid active developer path|'?omp\.h'? file not found|option '-fopenmp'",
+            r"(compatible )?visual studio .{0,30}(not found|could not be found|required|installation)|microsoft c\+\+ build tools",
+            *unknown_command(r"gcc|g\+\+|cc|clang|clang\+\+|cl|cl\.exe"),
         ),
         cause="something is to be compiled, and there is no C++ compiler, or Python's header files are missing",
         fix='Linux: sudo apt install build-essential python3-dev; Windows: Visual Studio Build Tools, "Desktop development with C++"; '
@@ -60,6 +74,12 @@ SYMPTOMS = (
             r"cuda_home does not exist",
             r"No such file or directory: '\S*nvcc'",
             r"could not find cuda toolkit|specify CUDA_TOOLKIT_ROOT",
+            r"(could not|cannot|can't|unable to) find (a |the )?cuda\b|no cuda toolset found|cuda toolkit .{0,20}(not found|not installed|missing|could not)",
+            r"(cuda_runtime(_api)?|cuda|cublas_v2|cuda_fp16|cusparse|cusolverDn)\.h'?\W{1,3}(no such|not found)",
+            r"CMAKE_CUDA_COMPILER|cuda compiler identification is unknown",
+            r"(cannot|could not|failed to) find (ptxas|nvcc)|nvcc (was|is) not found|cannot find -lcudart\b",
+            r"which: no nvcc|MissingCUDAException",
+            *unknown_command(r"nvcc|ptxas"),
         ),
         cause="an extension is to be compiled for the card, which needs the CUDA toolkit; training with torch does not",
         fix="tunesmith needs none; for the extension install the toolkit of torch's CUDA version, or take a ready-made wheel",
@@ -76,6 +96,10 @@ SYMPTOMS = (
             r"unsupported gnu version",
             r"unsupported microsoft visual studio version",
             r"nvcc fatal",
+            r"installed cuda version .{0,40}(does not|doesn't) match|CUDAMismatch|cuda version mismatch",
+            r"unexpected compiler version, expected cuda|unsupported (gnu|clang|microsoft visual studio|msvc) version",
+            r"host compiler .{0,60}(not supported|unsupported)",
+            r"version of (g\+\+|gcc|c\+\+) .{0,40}(greater|less) than",
         ),
         cause="an extension is compiled with another CUDA or compiler than torch was",
         fix='install the toolkit of torch\'s CUDA version (python -c "import torch; print(torch.version.cuda)"), or take a '
@@ -89,7 +113,11 @@ SYMPTOMS = (
     ),
     Symptom(
         "libcuda-link-missing",
-        (r"libcuda\.so cannot found|possible files are located at .{0,120}libcuda",),
+        (
+            r"libcuda\.so cannot found|possible files are located at .{0,120}libcuda",
+            r"cannot find -lcuda\b(?!rt)|library (not found for|for) -lcuda\b|cannot open input file 'cuda\.lib'|library 'cuda' not found",
+            r"libcuda\.so'?: cannot open|error: libcuda\.so\b(?!\.)|libcuda\.so (was |is )?(cannot|not|could not be) found",
+        ),
         cause="Triton looks for libcuda.so, and only libcuda.so.1 is there (in WSL, for example)",
         fix="export TRITON_LIBCUDA_PATH=/usr/lib/wsl/lib (WSL), or the folder that the message names; or --compile no",
         examples=("AssertionError: libcuda.so cannot found!",),
@@ -97,7 +125,12 @@ SYMPTOMS = (
     ),
     Symptom(
         "card-too-old-for-triton",
-        (r"too old to be supported by the triton", r"triton .{0,60}(only supports|requires) .{0,40}capability"),
+        (
+            r"too old to be supported by the triton",
+            r"triton .{0,60}(only supports|requires) .{0,40}capability",
+            r"GPUTooOldForTriton|supported by the triton",
+            r"cuda capability >= ?7",
+        ),
         cause="Triton makes code for cards of compute capability 7.0 and newer (GTX 16, RTX 20); this one is older",
         fix="--compile no; everything else works on such a card",
         examples=(
@@ -116,6 +149,10 @@ SYMPTOMS = (
             r"Internal Triton PTX codegen error",
             r"LLVM ERROR",
             r"PassManager::run failed",
+            r"too many resources requested for launch|exceeds? .{0,20}shared memory",
+            r"mlir pass pipeline|failed to translate module|no valid triton config",
+            r"fp8\w+ .{0,30}not supported in this architecture|unsupported (ptx|target) ",
+            r"ptx assembly aborted",
         ),
         cause="Triton made code that this card cannot run",
         fix="--compile no; update Triton together with torch",
@@ -136,6 +173,11 @@ SYMPTOMS = (
             r"InductorError|LoweringException|torch\.compile.{0,60}(fail|error)|(triton|inductor|dynamo).{0,40}(compilation|compile).{0,20}(failed|error)|TorchRuntimeError|CompilationError",
             r"recompile_limit|cache_size_limit",
             r"CppCompileError",
+            r"(backend|compiler)='\w+' raised|InternalTorchDynamoError|SubprocException|NoValidChoicesError|ConstraintViolation",
+            r"(torchdynamo|dynamo|torch\.compile) .{0,60}not (yet )?supported",
+            r"failed running call_(function|method|module)|torch\._?dynamo\.\S+(error|unsupported)|Unsupported: (call|generator|builtin|dynamic)",
+            r"torch/_(inductor|dynamo)/.{0,600}(Error|Exception)\b",
+            r"aot_?autograd.{0,60}(error|failed)",
         ),
         cause="torch could not compile the model",
         fix="--compile no computes the same, more slowly; delete the folder torchinductor_USER in the folder for temporary files",

@@ -8,6 +8,8 @@ from tunesmith.symptoms.symptom import Says, Symptom
 from tunesmith.symptoms.table import SYMPTOMS
 
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+ONE_QUOTE = str.maketrans(dict.fromkeys('"`´‘’‚“”„«»‹›「」『』＂＇', "'"))  # noqa: RUF001
+"""Programs, languages and web pages differ in their quotation marks."""
 SHOWN_CHARACTERS = 240
 """Of the line that tells it."""
 
@@ -39,13 +41,16 @@ def recognise(text: str) -> Recognised | None:
 def recognise_all(text: str) -> list[Recognised]:
     """Every symptom of a text, the one that tells most first."""
     plain = COLOURS.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
-    found = []
-    for symptom, pattern in _compiled():
-        matches = list(pattern.finditer(plain))
-        if matches:
-            found.append((symptom.says, matches[-1].start(), symptom))
-    found.sort(key=lambda item: (-item[0], -item[1]))
-    return [_shown(symptom, plain, at) for _, at, symptom in found]
+    read = (
+        "".join(map(_lower, plain.translate(ONE_QUOTE))) if not plain.isascii() else plain.translate(ONE_QUOTE).lower()
+    )
+    found: dict[str, tuple[Says, int, Symptom]] = {}
+    for symptom, says, pattern in _compiled():
+        starts = [match.start() for match in pattern.finditer(read)]
+        if starts and (symptom.name not in found or (says, starts[-1]) > found[symptom.name][:2]):
+            found[symptom.name] = (says, starts[-1], symptom)
+    ordered = sorted(found.values(), key=lambda item: (-item[0], -item[1]))
+    return [_shown(symptom, plain, at) for _, at, symptom in ordered]
 
 
 def means_trouble(recognised: Recognised | None) -> bool:
@@ -63,19 +68,26 @@ def _shown(symptom: Symptom, text: str, at: int) -> Recognised:
 
 
 @cache
-def _compiled() -> tuple[tuple[Symptom, re.Pattern[str]], ...]:
-    """A space in a pattern is any white space: messages are wrapped."""
+def _compiled() -> tuple[tuple[Symptom, Says, re.Pattern[str]], ...]:
+    """Every pattern by itself: Python finds each faster than all of them joined."""
     return tuple(
-        (
-            symptom,
-            re.compile(
-                "|".join(f"(?:{_spaced(pattern)})" for pattern in symptom.patterns),
-                re.IGNORECASE | re.MULTILINE | re.DOTALL,
-            ),
-        )
+        (symptom, says, re.compile(_tolerant(pattern), re.MULTILINE | re.DOTALL))
         for symptom in SYMPTOMS
+        for says, patterns in symptom.told()
+        for pattern in patterns
     )
 
 
-def _spaced(pattern: str) -> str:
-    return re.sub(r"(?<![\[\\]) (?!\?|\+|\*|\])", r"\\s+", pattern)
+def _lower(character: str) -> str:
+    """In lower case where that is one character too: places in the text stay what they are."""
+    lower = character.lower()
+    return lower if len(lower) == 1 else character
+
+
+def _tolerant(pattern: str) -> str:
+    """A space in a pattern is any white space, because messages are wrapped; a quotation mark is any one.
+
+    Both sides are in lower case, which Python finds several times faster than it compares without case.
+    """
+    spaced = re.sub(r"(?<![\[\\]) (?!\?|\+|\*|\])", r"\\s+", pattern.translate(ONE_QUOTE))
+    return re.sub(r"\\.|[^\\]+", lambda part: part[0] if part[0].startswith("\\") else part[0].lower(), spaced)

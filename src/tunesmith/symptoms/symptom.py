@@ -21,13 +21,17 @@ class Says(IntEnum):
 class Symptom:
     """A message that people meet, with its cause and what mends it.
 
+    In the regular expressions case does not count, a space is any white space, and ' is any quotation mark.
+
     Attributes:
         name: for tables and tests.
-        patterns: regular expressions, any of which is the message; case does not count, a space is any white space.
+        patterns: regular expressions, any of which is the message.
         cause: in a sentence, a text of the catalogue.
         fix: what to do, with the command where there is one; a text of the catalogue.
         examples: messages as they were met in the field.
         says: how much it tells.
+        surely: further patterns, which tell it exactly.
+        perhaps: further patterns, which tell something only.
     """
 
     name: str
@@ -36,3 +40,10 @@ class Symptom:
     fix: str
     examples: tuple[str, ...]
     says: Says = Says.CAUSE
+    surely: tuple[str, ...] = ()
+    perhaps: tuple[str, ...] = ()
+
+    def told(self) -> tuple[tuple[Says, tuple[str, ...]], ...]:
+        """Its patterns by how much they tell."""
+        groups = ((self.says, self.patterns), (Says.EXACTLY, self.surely), (Says.SOMETHING, self.perhaps))
+        return tuple((says, patterns) for says, patterns in groups if patterns)

@@ -1,10 +1,22 @@
 """The whole table: the one source of `explain`, of what `doctor` and our own errors advise, and of the troubleshooting page."""
 
-from tunesmith.symptoms import cards, compiling, disk, hub, memory, numbers, packages, systems, text, training
+from tunesmith.symptoms import (
+    card_faults,
+    cards,
+    compiling,
+    disk,
+    hub,
+    memory,
+    numbers,
+    packages,
+    systems,
+    text,
+    training,
+)
 from tunesmith.symptoms.symptom import Symptom
 
 CHAPTERS: dict[str, tuple[Symptom, ...]] = {
-    "Cards, drivers, CUDA": cards.SYMPTOMS,
+    "Cards, drivers, CUDA": cards.SYMPTOMS + card_faults.SYMPTOMS,
     "Memory": memory.SYMPTOMS,
     "NaN and precision": numbers.SYMPTOMS,
     "Text, tables, tokenizers": text.SYMPTOMS,
