@@ -209,7 +209,7 @@ SYMPTOMS = (
             r"version https://git-lfs",
             r"unexpected (eof|end of file)\b(?=,|.{0,60}(corrupt|archive|checkpoint|safetensors|\bzip|\btar))",
             r"SafetensorError.{0,80}(deserializing|header|offset|InvalidOffset)|invalid header|incomplete metadata",
-            r"(PytorchStreamReader|ZipFile|BadZipFile|(?<!from_parent\)\n)EOFError: Ran out of input|pickle data was truncated)",
+            r"(PytorchStreamReader|ZipFile|BadZipFile|(?<!from_parent\)\n)EOFError: Ran out of input(?!.{0,200}torch\.distributed)|pickle data was truncated)",
             r"unable to load weights from pytorch checkpoint|(invalid|bad|wrong|unknown) magic(?! number in ')|file signature",
             r"corrupted file|file (is|may be) corrupt",
             r"failed reading zip archive",

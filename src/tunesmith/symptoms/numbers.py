@@ -17,6 +17,7 @@ SYMPTOMS = (
             r"loss scale already at minimum|minimum loss scale reached|reducing loss scale to [0-9.e-]+e-",
             r"overflow.{0,60}loss scale(:| to:?) (0\.0\d+|[0-9.]+e-\d+)|loss scale from 1(\.0)? to [01]\b|attempted loss scale: [01](\.0)?,",
             r"assert not torch\.isnan",
+            r"^ ?(step |iter\w* )?\d+[,:\t ] ?(loss\W{0,3})?nan$",  # a log of steps and losses
             r"(loss|ppl|perplexity|grad.?norm|gnorm|gradients?|logits)['\s]*(is|are|=|:|was|became|becomes|turns|turned|goes|went|to)?\W{0,3}(to )?(tensor\()?\W{0,2}-?(nan|inf|infinity)\b",
             r"\b(nan|inf|infinite) (loss|gradients?|logits|grad.?norm)\b",
             r"'(train_)?loss': 0\.0,",
@@ -55,7 +56,7 @@ SYMPTOMS = (
     Symptom(
         "no-fp16-on-processor",
         (
-            r"not implemented for 'Half'",
+            r"not implemented for 'Half",
             r"fp16 mixed precision .{0,160}can only be used on cuda",
             r"--precision fp16 needs a cuda device",
             r"slow_conv2d_cpu.{0,30}half",

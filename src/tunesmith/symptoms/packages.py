@@ -26,7 +26,7 @@ SYMPTOMS = (
             r"torch\S* is not a supported wheel on this platform",
             r"torch.{0,40}requires.{0,10}python",
             r"requires a different python|require a different python version|Requires-Python",
-            r"no wheels with a matching|source distribution or wheel for the current platform|unable to find installation candidates for torch",
+            r"no compatible version found for: torch|no wheels with a matching|source distribution or wheel for the current platform|unable to find installation candidates for torch",
             r"unsupported python version|python (version )?3\.1\d .{0,20}not (yet )?supported",
         ),
         cause="there is no torch for this Python: it is too new, too old, or has 32 bits",

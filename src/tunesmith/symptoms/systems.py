@@ -124,6 +124,7 @@ SYMPTOMS = (
             r"long path support",
             r"errno 36\b",
             r"filename too long|path (name )?(is )?too long|MAX_PATH|LongPathsEnabled|PathTooLong|os error (36|206)\b|\[Errno 63\]",
+            r"errno 2\].{0,40}: '[a-z]:\\[^'\n]{200,}",  # pip, where long paths are switched off
             r"ファイル名または拡張子が長すぎ|文件名或扩展名太长|檔案名稱或副檔名太長|dateiname oder die erweiterung ist zu lang|dateiname ist zu lang|extension (est )?trop long|la extensión es demasiado|имя файла .{0,40}(длин|слишком)|확장명이 너무|ファイル名が長すぎ|文件名(过|太)长",
         ),
         cause="a path is longer than the system allows (Windows: 260 characters)",

@@ -117,6 +117,7 @@ SYMPTOMS = (
         "no-samples",
         (
             r"num_samples should be a positive integer value",
+            r"SchemaInferenceError|at least one example when writing data",
             r"max_steps was given and .{0,80}length of .{0,20}0|there seems not to be a single sample",
             r"dataset .{0,40}(has|with|contains) (no|0|zero) (samples?|rows?|examples?|tokens?)|dataset is too small",
             r"holds 0 samples",
