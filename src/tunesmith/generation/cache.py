@@ -1,7 +1,7 @@
 """Keys and values of the tokens read so far, and attention over them.
 
 Shapes: B texts that are written side by side, P positions of the cache, H heads, D channels of a head, L layers,
-N tokens in the stream of one call.
+N tokens in the stream of one call, M = N * H.
 
 The cache fits the model's `attend_of` seam twice: `PrefillAttention` reads packed prompts of any lengths in one
 flat stream and leaves their keys and values behind; `DecodeAttention` adds one token to every text.
@@ -109,17 +109,26 @@ class DecodeAttention:
     """
 
     def __init__(self, cache: KeyValueCache, lengths_N: Tensor, reach: int, *, only_length: int | None = None) -> None:
-        self._cache = cache
         device, dtype = cache.k_LBHPD.device, cache.k_LBHPD.dtype
-        self._only_length = only_length
-        self._reach = reach
+        n_texts = len(lengths_N)
+        k_LNHPD, v_LNHPD = cache.k_LBHPD[:, :n_texts], cache.v_LBHPD[:, :n_texts]
+        # views for all layers at once: made one by one they would take as long as the arithmetic of a single text
+        self._k_of_layers, self._v_of_layers = (t_LNHPD[:, :, :, :reach].unbind() for t_LNHPD in (k_LNHPD, v_LNHPD))
+        self._new_of_layers: list[tuple[Tensor, Tensor]] | None = None
+        if only_length is not None:
+            news = (t_LNHPD[:, 0, :, only_length].unbind() for t_LNHPD in (k_LNHPD, v_LNHPD))
+            self._new_of_layers = list(zip(*news, strict=True))
         self._lengths_N = lengths_N
-        self._texts_N = torch.arange(len(lengths_N), device=device)
+        self._texts_N = torch.arange(n_texts, device=device)
         unseen_NP = torch.arange(reach, device=device) > lengths_N[:, None]
         mask_NP = torch.zeros(unseen_NP.shape, dtype=dtype, device=device).masked_fill_(unseen_NP, -torch.inf)
         self._mask_N11P = mask_NP[:, None, None]
-        n_head = cache.k_LBHPD.shape[2]
-        self._mask_M1P = mask_NP.repeat_interleave(n_head, dim=0)[:, None] if device.type == "cpu" else None
+        self._mask_M1P: Tensor | None = None
+        if device.type == "cpu":
+            self._mask_M1P = mask_NP.repeat_interleave(cache.k_LBHPD.shape[2], dim=0)[:, None]
+            k_LMPD, v_LMPD = (t_LNHPD[:, :, :, :reach].flatten(1, 2) for t_LNHPD in (k_LNHPD, v_LNHPD))
+            self._k_MDP_of_layers = k_LMPD.transpose(2, 3).unbind()
+            self._v_MPD_of_layers = v_LMPD.unbind()
 
     @classmethod
     def of_first(cls, cache: KeyValueCache, n_texts: int) -> "DecodeAttention":
@@ -133,28 +142,24 @@ class DecodeAttention:
         return partial(self._attend, layer)
 
     def _attend(self, layer: int, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
-        n_texts = len(q_NHD)
-        k_NHPD, v_NHPD = self._cache.k_LBHPD[layer, :n_texts], self._cache.v_LBHPD[layer, :n_texts]
-        if self._only_length is not None:  # a plain copy is several times faster than writing by index
-            k_NHPD[0, :, self._only_length] = k_NHD[0]
-            v_NHPD[0, :, self._only_length] = v_NHD[0]
+        k_NHPD, v_NHPD = self._k_of_layers[layer], self._v_of_layers[layer]
+        if self._new_of_layers is not None:  # a plain copy is several times faster than writing by index
+            k_new_HD, v_new_HD = self._new_of_layers[layer]
+            k_new_HD.copy_(k_NHD[0])
+            v_new_HD.copy_(v_NHD[0])
         else:
             k_NHPD[self._texts_N, :, self._lengths_N] = k_NHD.to(k_NHPD.dtype)
             v_NHPD[self._texts_N, :, self._lengths_N] = v_NHD.to(v_NHPD.dtype)
         if self._mask_M1P is not None:
-            return self._products(self._mask_M1P, q_NHD, k_NHPD, v_NHPD, scale)
+            return self._products(self._mask_M1P, layer, q_NHD, scale)
         y_NH1D = F.scaled_dot_product_attention(
-            q_NHD[:, :, None].to(k_NHPD.dtype),
-            k_NHPD[:, :, : self._reach],
-            v_NHPD[:, :, : self._reach],
-            attn_mask=self._mask_N11P,
-            scale=scale,
+            q_NHD[:, :, None].to(k_NHPD.dtype), k_NHPD, v_NHPD, attn_mask=self._mask_N11P, scale=scale
         )
         return y_NH1D[:, :, 0]
 
-    def _products(self, mask_M1P: Tensor, q_NHD: Tensor, k_NHPD: Tensor, v_NHPD: Tensor, scale: float) -> Tensor:
-        """Attention as a product, a softmax and a product, for every head of every text (M = N * H)."""
-        k_MPD, v_MPD = (t_NHPD[:, :, : self._reach].flatten(0, 1) for t_NHPD in (k_NHPD, v_NHPD))
-        q_M1D = q_NHD.to(k_MPD.dtype).reshape(len(k_MPD), 1, -1)
-        scores_M1P = torch.baddbmm(mask_M1P, q_M1D, k_MPD.transpose(1, 2), alpha=scale)
+    def _products(self, mask_M1P: Tensor, layer: int, q_NHD: Tensor, scale: float) -> Tensor:
+        """Attention as a product, a softmax and a product, for every head of every text."""
+        k_MDP, v_MPD = self._k_MDP_of_layers[layer], self._v_MPD_of_layers[layer]
+        q_M1D = q_NHD.to(k_MDP.dtype).reshape(len(k_MDP), 1, -1)
+        scores_M1P = torch.baddbmm(mask_M1P, q_M1D, k_MDP, alpha=scale)
         return torch.bmm(scores_M1P.softmax(dim=-1), v_MPD).view(q_NHD.shape)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.generation.cache import DecodeAttention, KeyValueCache, PrefillAttention
+from tunesmith.generation.unrolled import can_unroll, unrolled
 from tunesmith.model.attention import DocumentLayout, attention_over
 from tunesmith.model.gpt2 import GPT2
 
@@ -30,6 +31,7 @@ class Decoder:
 
     def __init__(self, model: GPT2, logits: Callable[[Tensor], Tensor], cache: KeyValueCache) -> None:
         self._model = model
+        self._forward = unrolled(model) if can_unroll(model) else model
         self._logits = logits
         self._cache = cache
 
@@ -51,7 +53,7 @@ class Decoder:
         device = self._model.head_VC.device
         within = attention_over(layout, device, self._model.attention_dtype)
         attend = PrefillAttention(self._cache, places, layout, within)
-        hidden_NC = self._model(tokens_N.to(device), positions_N.to(device), attend.of_layer)
+        hidden_NC = self._forward(tokens_N.to(device), positions_N.to(device), attend.of_layer)
         return self._logits(hidden_NC[torch.tensor(layout.offsets[1:]) - 1]).cpu()
 
     def step(self, tokens: list[int]) -> Tensor:
@@ -59,7 +61,7 @@ class Decoder:
         device = self._model.head_VC.device
         positions_N = torch.tensor(self._cache.lengths[: len(tokens)]).to(device)
         attend = DecodeAttention.of_first(self._cache, len(tokens))
-        hidden_NC = self._model(torch.tensor(tokens).to(device), positions_N, attend.of_layer)
+        hidden_NC = self._forward(torch.tensor(tokens).to(device), positions_N, attend.of_layer)
         for place in range(len(tokens)):
             self._cache.lengths[place] += 1
         return self._logits(hidden_NC).cpu()
