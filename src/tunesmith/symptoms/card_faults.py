@@ -41,7 +41,7 @@ SYMPTOMS = (
         (
             r"device-side assert triggered",
             r"cudaErrorAssert",
-            r"device-side assert(?!ions)",
+            r"(?<!enable[ ])device-side assert",
             r"CUDA_ERROR_ASSERT|hipErrorAssert",
             r"cuda runtime error \((59|710)\)",
         ),

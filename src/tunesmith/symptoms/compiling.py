@@ -40,7 +40,7 @@ SYMPTOMS = (
             r"visual c\+\+ 14\.0 or greater is required",
             r"unable to find vcvarsall",
             r"(gcc|g\+\+|cc1plus|x86_64-linux-gnu-gcc)'? ?(failed|: (command )?not found|: no such file)",
-            r"command '?\S*(gcc|cl\.exe|cc)'? failed",
+            r"command '?\S*(gcc|cl\.exe|(?<!nv)cc)'? failed",
             r"check whether you have properly installed gcc",
             r"no such file or directory: '(gcc|g\+\+|cc|c\+\+|cl)'",
             r"C1083\b",
@@ -92,6 +92,8 @@ SYMPTOMS = (
     Symptom(
         "cuda-toolkit-differs",
         (
+            r"\.cuh?\(\d+\): (fatal )?error",
+            r"nvcc'? (failed|returned)",
             r"detected cuda version .{1,80} mismatches the version that was used to compile pytorch",
             r"unsupported gnu version",
             r"unsupported microsoft visual studio version",
@@ -116,7 +118,7 @@ SYMPTOMS = (
         (
             r"libcuda\.so cannot found|possible files are located at .{0,120}libcuda",
             r"cannot find -lcuda\b(?!rt)|library (not found for|for) -lcuda\b|cannot open input file 'cuda\.lib'|library 'cuda' not found",
-            r"libcuda\.so'?: cannot open|error: libcuda\.so\b(?!\.)|libcuda\.so (was |is )?(cannot|not|could not be) found",
+            r"libcuda\.so'?: cannot open|error: libcuda\.so\b(?!\.)|libcuda\.so (was |is )?(cannot|not|could not be) found(?!! do you have)",
         ),
         cause="Triton looks for libcuda.so, and only libcuda.so.1 is there (in WSL, for example)",
         fix="export TRITON_LIBCUDA_PATH=/usr/lib/wsl/lib (WSL), or the folder that the message names; or --compile no",

@@ -202,6 +202,7 @@ SYMPTOMS = (
     Symptom(
         "file-came-damaged",
         (
+            r"smudge (error|filter)|expected OID .{0,100} got",
             r"HeaderTooLarge|HeaderTooSmall|InvalidHeader|MetadataIncompleteBuffer|InvalidHeaderDeserialization",
             r"failed finding central directory",
             r"invalid load key",

@@ -112,6 +112,7 @@ SYMPTOMS = (
     Symptom(
         "dtypes-differ",
         (
+            r"'tensor<\S*f(16|32)>' .{0,40}not broadcast compatible",
             r"expected (scalar type|m1 and m2 to have the same dtype)",
             r"mat1 and mat2 must have the same dtype",
             r"(query|input) .{0,30}same dtype",

@@ -19,6 +19,7 @@ SYMPTOMS = (
     Symptom(
         "torch-not-for-this-python",
         (
+            r"pip-install-\S{0,20}[\\/]torch[\\/]|setup\(name='torch', version='0\.1\.2",
             r"no matching distribution found for torch",
             r"building wheel for torch|failed (to build|building wheel for) torch|torch-0\.1\.2",
             r"none of the wheel's tags match|not a supported wheel on this platform",
@@ -40,6 +41,7 @@ SYMPTOMS = (
     Symptom(
         "file-named-like-package",
         (
+            r"cannot import name '\w+' from '(torch|transformers|datasets|tokenizers)' \(unknown location\)",
             r"partially initialized module '\w+' has no attribute",
             r"most likely due to a circular import",
             r"partially initialized module",
@@ -129,6 +131,7 @@ SYMPTOMS = (
     Symptom(
         "packages-do-not-agree",
         (
+            r"not supported between instances of '(Torch)?Version'",
             r"ResolutionImpossible|VersionConflict|DistributionNotFound|requires \S+[<>=]=?[\d.]+\S*, (but|which)|is incompatible with",
             r"conflicting dependencies|the conflict is caused by",
             r"is required for a normal functioning of this module, but found",
@@ -175,7 +178,7 @@ SYMPTOMS = (
     Symptom(
         "script-for-older-transformers",
         (
-            r"unexpected keyword argument '(evaluation_strategy|tokenizer|no_cuda|overwrite_output_dir|per_gpu_train_batch_size|"
+            r"unexpected keyword argument '(prediction_loss_only|evaluation_strategy|tokenizer|no_cuda|overwrite_output_dir|per_gpu_train_batch_size|"
             r"logging_dir|save_safetensors|gpus|weights_summary|fp16_opt_level|progress_bar_refresh_rate)'",
             r"cannot import name '(AdamW|TextDataset|LineByLineTextDataset|AutoModelWithLMHead|TFGPT2LMHeadModel|pipeline|cached_download|"
             r"HfFolder|load_metric|ProgressBarBase)' from",
@@ -202,6 +205,8 @@ SYMPTOMS = (
     Symptom(
         "library-of-another-version",
         (
+            r"can't convert \S{1,80} to \w+$",
+            r"keyword arguments? .{1,80} not recogni[sz]ed",
             r"AttributeError: can't set attribute|AttributeError: '\w+' object has no attribute '\w+'",
             r"got an unexpected keyword argument '\w+'",
             r"cannot import name '\w+' from",

@@ -45,6 +45,7 @@ SYMPTOMS = (
             "phase.",
             "AttributeError: Can't pickle local object 'main.<locals>.collate'",
         ),
+        perhaps=(r"_fixup_main_from_(path|name)|_check_not_importing_main",),
         says=Says.EXACTLY,
     ),
     Symptom(
@@ -191,7 +192,7 @@ SYMPTOMS = (
             r"python was not found; run without arguments",
             r"'?(python3?|pip3?|py|tunesmith)'? ?(:|is) ?(command )?not (found|recognized)",
             r"'(python3?|pip3?|tunesmith)' is not recognized",
-            r"the term '(python3?|pip3?|tunesmith)' is not recognized",
+            r"the term '(python3?|pip3?|tunesmith|\S*activate\S*)' (is|was) not recognized",
             r"no module named pip\b",
             r"(python3?|pip3?|tunesmith): command not found",
             r"unable to create process using|fatal error in launcher|(locate|no) pyvenv\.cfg|no suitable python runtime|ensurepip is not available|no python at '",

@@ -73,6 +73,7 @@ SYMPTOMS = (
     Symptom(
         "bad-table",
         (
+            r"(does not|doesn't|must|should) (contain|have|include) (the |a )?(required )?columns?|(missing|required|expected) columns?\b.{0,40}(:|not)",
             r"error tokenizing data",
             r"field larger than field limit",
             r"line contains NUL",

@@ -83,6 +83,7 @@ SYMPTOMS = (
     Symptom(
         "out-is-taken",
         (
+            r"refus\w+ to overwrite|already present in the directory|require_empty=",
             r"already exists and is not empty",
             r"already holds (a|an|something)",
             r"use --overwrite_output_dir",
