@@ -10,7 +10,7 @@ SYMPTOMS = (
             r"cannot find a working triton installation",
             r"No module named 'triton",
             r"TritonMissing|triton (is )?(not (available|installed|found|supported)|unavailable)|(requires|install|needs?) triton\b|no module named triton",
-            r"no matching distribution found for triton",
+            r"no matching distribution found for (torch)?triton|satisfies the requirement (torch)?triton",
             r"windows not yet supported for torch\.compile",
             r"dynamo is not supported on windows",
             r"triton .{0,20}(is )?not (installed|available|found|supported|importable)|matching triton is not available",

@@ -175,7 +175,7 @@ SYMPTOMS = (
             r"failed to establish a new connection|remote end closed connection|IncompleteRead|ChunkedEncodingError",
             r"(MaxRetryError|NewConnectionError|URLError|(?<!redis[.]exceptions[.])ConnectionError|RemoteDisconnected|ConnectionResetError)\b",
             r"urlopen error|could not resolve host|internet connection is (on|off)|check your (internet|network) connection",
-            r"can't load (the configuration|the model|config|feature extractor|image processor).{0,30}for '",
+            r"can't load (weights|the weights|the configuration|the model|config|feature extractor|image processor).{0,30}for '",
             r"(?<!socket[ ]has[ ])failed to connect(?! to the host via ssh)|unable to connect",
             r"bad handshake.{0,80}ECONNRESET|SSLEOFError|UNEXPECTED_EOF|EOF occurred in violation of protocol",
             r"winerror 1006[01]",

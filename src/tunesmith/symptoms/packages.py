@@ -6,7 +6,7 @@ SYMPTOMS = (
     Symptom(
         "torch-missing",
         (
-            r"No module named 'torch'",
+            r"No module named 'torch'|(unable|failed|could not) (to )?import torch\b",
             r"no module named '?torch'?(?![\w.'])",
             r"none of pytorch, tensorflow",
             r"requires? (the )?pytorch( library)?( but| \.|\.|$)|(py)?torch (is )?not (installed|found|available)|pytorch (must|needs to|should|has to) be installed|tensorflow 2\.0 or pytorch should be installed|method '\w+' requires pytorch",
@@ -20,10 +20,10 @@ SYMPTOMS = (
         "torch-not-for-this-python",
         (
             r"pip-install-\S{0,20}[\\/]torch[\\/]|setup\(name='torch', version='0\.1\.2",
-            r"no matching distribution found for torch",
+            r"no matching distribution found for torch(?!triton)",
             r"building wheel for torch|failed (to build|building wheel for) torch|torch-0\.1\.2",
             r"none of the wheel's tags match|not a supported wheel on this platform",
-            r"could not find a version that satisfies the requirement torch",
+            r"could not find a version that satisfies the requirement torch(?!triton)",
             r"torch\S* is not a supported wheel on this platform",
             r"torch.{0,40}requires.{0,10}python",
             r"requires a different python|require a different python version|Requires-Python",

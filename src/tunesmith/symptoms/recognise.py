@@ -85,9 +85,11 @@ def _lower(character: str) -> str:
 
 
 def _tolerant(pattern: str) -> str:
-    """A space in a pattern is any white space, because messages are wrapped; a quotation mark is any one.
+    """A space in a pattern is any white space, because messages are wrapped; a quotation mark is any one; colons may
+    stand free.
 
     Both sides are in lower case, which Python finds several times faster than it compares without case.
     """
-    spaced = re.sub(r"(?<![\[\\]) (?!\?|\+|\*|\])", r"\\s+", pattern.translate(ONE_QUOTE))
+    free = re.sub(r"(?<=\w): (?!\?|\+|\*|\])", r"\\s?:\\s*", pattern)
+    spaced = re.sub(r"(?<![\[\\]) (?!\?|\+|\*|\])", r"\\s+", free.translate(ONE_QUOTE))
     return re.sub(r"\\.|[^\\]+", lambda part: part[0] if part[0].startswith("\\") else part[0].lower(), spaced)

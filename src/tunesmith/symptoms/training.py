@@ -102,7 +102,7 @@ SYMPTOMS = (
     Symptom(
         "nccl-not-in-build",
         (
-            r"doesn't have nccl built in",
+            r"(doesn't|not|n't) \w+ nccl built.?in|distributed package .{0,20}\bnccl",
             r"nccl .{0,40}(is not available|not built|not compiled|not supported on windows)",
             r"distributed package doesn't have",
             r"nccl .{0,40}not (available|built|compiled|supported)|built without nccl",
