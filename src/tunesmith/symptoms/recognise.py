@@ -85,10 +85,9 @@ def _lower(character: str) -> str:
 
 
 def _tolerant(pattern: str) -> str:
-    """A space in a pattern is any white space, because messages are wrapped; a quotation mark is any one; colons may
-    stand free.
+    """A pattern as it is looked for: a space is any white space, because messages are wrapped; colons may stand free.
 
-    Both sides are in lower case, which Python finds several times faster than it compares without case.
+    A quotation mark is any one. Both sides are in lower case, which Python finds several times faster than it compares without case.
     """
     free = re.sub(r"(?<=\w): (?!\?|\+|\*|\])", r"\\s?:\\s*", pattern)
     spaced = re.sub(r"(?<![\[\\]) (?!\?|\+|\*|\])", r"\\s+", free.translate(ONE_QUOTE))
