@@ -142,6 +142,7 @@ SYMPTOMS = (
     Symptom(
         "card-not-seen",
         (
+            r"error\W{0,3}no (cuda )?device\b",
             r"no cuda gpus are available",
             r"no cuda-capable device is detected",
             r"cudaErrorNoDevice",

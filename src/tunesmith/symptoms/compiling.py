@@ -32,6 +32,8 @@ SYMPTOMS = (
     Symptom(
         "compiler-missing",
         (
+            r"calledprocesserror: command '?\[?'\S*(gcc|clang|g\+\+|\bcc|\bcl)(\.exe)?'",
+            r"can't find rust compiler|rust(c)? .{0,30}(is )?(not found|required)",
             r"failed to find c compiler|(could not|cannot|unable to) find (a |the |any )?(c\+\+ |c )?compiler|compiler .{0,20}(not found|is required)|\bcl\.exe\b",
             r"InvalidCxxCompiler",
             r"no working c\+\+ compiler",
@@ -64,6 +66,7 @@ SYMPTOMS = (
             'error: Microsoft Visual C++ 14.0 or greater is required. Get it with "Microsoft C++ Build Tools"',
         ),
         says=Says.EXACTLY,
+        perhaps=(r"could not build wheels for|failed building wheel for",),
     ),
     Symptom(
         "cuda-toolkit-missing",

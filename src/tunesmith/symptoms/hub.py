@@ -150,6 +150,7 @@ SYMPTOMS = (
     Symptom(
         "hub-unreachable",
         (
+            r"couldn't reach server",
             r"couldn't connect to 'https://huggingface\.co'",
             r"name resolution",
             r"NameResolutionError",
@@ -287,6 +288,7 @@ SYMPTOMS = (
     Symptom(
         "weights-of-another-shape",
         (
+            r"assert .{0,40}\.shape == .{0,40}\.shape",
             r"size mismatch for",
             r"error\(s\) in loading state_dict",
             r"(missing|unexpected) key\(s\) in state_dict|(missing|unexpected) keys? .{0,30}(state_?dict|checkpoint)",

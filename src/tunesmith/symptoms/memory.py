@@ -132,7 +132,7 @@ SYMPTOMS = (
         "shared-memory-too-small",
         (
             r"out of shared memory",
-            r"(?<!zsh:[ ])bus error.{0,60}",
+            r"(?<!zsh:[ ])(?<!\d[ ])(?<![ ][ ])bus error.{0,60}",
             r"/dev/shm",
             r"unable to open shared memory object",
             r"shm_open",
@@ -152,6 +152,7 @@ SYMPTOMS = (
     Symptom(
         "crashed",
         (
+            r"\[\d+\] +\d+ (bus error|abort|segmentation|illegal)",
             r"malloc_\w+\(\)|unaligned \w+ chunk|corrupted (size|top|double|chunk)|stack smashing detected|abort trap|zsh: bus error",
             r"(?<!signal[ ]11:[ ])(?<!compiler[ ]error:[ ])segmentation fault",
             r"access violation",

@@ -205,6 +205,7 @@ SYMPTOMS = (
     Symptom(
         "library-of-another-version",
         (
+            r"scripts are no longer supported|cached in a LocalFileSystem is not supported|argument (sub)?command: invalid choice",
             r"can't convert \S{1,80} to \w+$",
             r"keyword arguments? .{1,80} not recogni[sz]ed",
             r"AttributeError: can't set attribute|AttributeError: '\w+' object has no attribute '\w+'",

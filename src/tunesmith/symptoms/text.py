@@ -73,6 +73,7 @@ SYMPTOMS = (
     Symptom(
         "bad-table",
         (
+            r"IndexError.{0,400}\brow\[\d\]|\brow\[\d\].{0,400}IndexError",
             r"(does not|doesn't|must|should) (contain|have|include) (the |a )?(required )?columns?|(missing|required|expected) columns?\b.{0,40}(:|not)",
             r"error tokenizing data",
             r"field larger than field limit",
@@ -104,6 +105,7 @@ SYMPTOMS = (
     Symptom(
         "dataset-not-made",
         (
+            r"_prepare_split_single",
             r"DatasetGenerationError",
             r"An error occurred while generating the dataset",
             r"failed to read file '.{1,200}' with error",

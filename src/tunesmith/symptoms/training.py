@@ -6,6 +6,7 @@ SYMPTOMS = (
     Symptom(
         "adapters-not-for-gpt2",
         (
+            r"not supported for merging lora",
             r"target modules .{0,200}not found in the base model|target module .{0,120}is not supported|no target modules",
             r"only (the following modules|nn\.Linear|instances of).{0,80}(are )?supported.{0,80}(lora|peft)?|Conv1D.{0,60}(not supported|fan_in_fan_out)",
             r"please specify `?target_modules`?",
@@ -61,6 +62,7 @@ SYMPTOMS = (
     Symptom(
         "nothing-to-resume",
         (
+            r"KeyError: '(optimizer|optimizer_state\w*|scheduler|lr_scheduler)'",
             r"can't find a valid checkpoint at",
             r"no valid checkpoint found",
             r"there is no run to resume",
@@ -152,7 +154,10 @@ SYMPTOMS = (
         ),
         says=Says.CAUSE,
         surely=(r"client socket has (failed|timed out)",),
-        perhaps=(r"ChildFailedError",),
+        perhaps=(
+            r"multiprocessing\.api:failed|ChildFailedError|worker group failed",
+            r"ChildFailedError",
+        ),
     ),
     Symptom(
         "texts-padded-on-the-wrong-side",
