@@ -90,7 +90,8 @@ class TrainingOrder:
         size = rounded_up(max(self._shape.tokens // pieces, self._longest))
         chosen = self.windows(step, left_out)
         if self._share is not None and chosen:
-            return self._shared(np.concatenate(chosen), replace(self._share, tokens=self._share.tokens // pieces))
+            share = replace(self._share, tokens=max(self._share.tokens // pieces, 1))
+            return self._shared(np.concatenate(chosen), share)
         parts = [part for windows in chosen for part in self._dealt_into(windows, pieces)]
         return [self._batch(windows, size) for windows in parts]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tunesmith.distributed.cards import refuse_too_few_cards
 from tunesmith.distributed.lost import LostError, ToldError, is_loss, lost
 from tunesmith.distributed.place import Place
+from tunesmith.distributed.pulse import Pulse, leave_group
 from tunesmith.distributed.team import PATIENCE, ManyProcesses
 from tunesmith.errors import UsageError, UserError
 
@@ -42,28 +43,33 @@ def joined(place: Place, *, device: str) -> Iterator[ManyProcesses]:
 
     on_cards = device != "cpu" and torch.cuda.is_available()
     try:
-        store = _grouped(place, device=device, on_cards=on_cards)
+        store, pulse = _grouped(place, device=device, on_cards=on_cards)
     except UserError:
         if place.local_rank:
             raise ToldError from None  # the first one of this host says the same
         raise
-    team = ManyProcesses(place, store)
+    team = ManyProcesses(place, store, pulse)
+    pulse.start()
     try:
         yield team
+        team.wait_for_first()  # it may host the store
     except (Exception, KeyboardInterrupt) as error:
         told = _as_told(error, place, team)
         with suppress(Exception):  # NCCL would wait for those who are gone
-            if not on_cards:
+            if pulse.is_lost:
+                leave_group()
+            elif not on_cards:
                 dist.destroy_process_group()
         if told is error:
             raise
         raise told from None
-    team.wait_for_first()  # it may host the store
+    finally:
+        pulse.stop()
     dist.destroy_process_group()
 
 
-def _grouped(place: Place, *, device: str, on_cards: bool) -> "Store":
-    """Bring the process into the group; what all of them reach."""
+def _grouped(place: Place, *, device: str, on_cards: bool) -> "tuple[Store, Pulse]":
+    """Bring the process into the group; what all of them reach, and how they know that the others live."""
     import torch  # noqa: PLC0415
     import torch.distributed as dist  # noqa: PLC0415
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # noqa: PLC0415
@@ -78,6 +84,7 @@ def _grouped(place: Place, *, device: str, on_cards: bool) -> "Store":
             "this build of torch cannot train on several processes", hint="leave out --devices, and torchrun"
         )
     store = _met(place)
+    pulse = Pulse(place, store)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_cards else "gloo",
         store=PrefixStore("group", store),
@@ -86,7 +93,7 @@ def _grouped(place: Place, *, device: str, on_cards: bool) -> "Store":
         timeout=PATIENCE,
         device_id=torch.device("cuda", place.local_rank) if on_cards else None,
     )
-    return store
+    return store, pulse
 
 
 def _met(place: Place) -> "Store":

@@ -1,8 +1,8 @@
 """The processes of one training as one object; a run of a single process has the trivial one.
 
-What is rare and small (plans, fingerprints, "I am done") goes through the store that all of them meet at, as JSON and
-without a limit of time: somebody may be reading a long text. What every step needs goes through the process group,
-where nobody may be silent for longer than `PATIENCE`.
+What is rare and small (plans, fingerprints, "I am done") goes through the store that all of them meet at, as JSON;
+what every step needs through the process group. Both wait for those who are slow, and not for those who are gone
+(`tunesmith.distributed.pulse`).
 """
 
 import json
@@ -16,17 +16,16 @@ import numpy.typing as npt
 
 from tunesmith.distributed.lost import lost
 from tunesmith.distributed.place import Place
+from tunesmith.distributed.pulse import FAILED, Pulse
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch._C._distributed_c10d import Store
+    from torch._C._distributed_c10d import Store, Work
 
-PATIENCE = timedelta(minutes=2)
-"""With a process that says nothing in the middle of a step: a cable may be cut without a word."""
+PATIENCE = timedelta(minutes=30)
+"""With a process that lives, and does not come to a reduction: its host may be much slower."""
 GLANCE = timedelta(seconds=2)
 """Between two looks whether waiting still makes sense."""
-FAILED = "failed"
-"""Under this key the process stands that told the user why the training ended."""
 
 
 class Team:
@@ -90,13 +89,15 @@ class ManyProcesses(Team):
     Args:
         place: which one.
         store: that all of them reach.
+        pulse: by which they know of each other that they live.
     """
 
-    def __init__(self, place: Place, store: "Store") -> None:
+    def __init__(self, place: Place, store: "Store", pulse: Pulse) -> None:
         self.rank, self.size = place.rank, place.size
         self.local_rank, self.local_size = place.local_rank, place.local_size
         self._node = place.node
         self._store = store
+        self._pulse = pulse
         self._said = 0
 
     def share(self, make: Callable[[], Any]) -> Any:  # noqa: ANN401
@@ -127,7 +128,7 @@ class ManyProcesses(Team):
         import torch.distributed as dist  # noqa: PLC0415
 
         tensor = torch.tensor(number)
-        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        self.wait_for(dist.all_reduce(tensor, dist.ReduceOp.MAX, async_op=True), tensor)
         return int(tensor)
 
     def sum_on_host(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -138,7 +139,7 @@ class ManyProcesses(Team):
     def sum_on_device(self, tensor: "Tensor") -> "Tensor":
         import torch.distributed as dist  # noqa: PLC0415
 
-        dist.all_reduce(tensor)
+        self.wait_for(dist.all_reduce(tensor, async_op=True), tensor)
         return tensor
 
     def receive(self, tensor: "Tensor") -> None:
@@ -146,9 +147,18 @@ class ManyProcesses(Team):
         import torch.distributed as dist  # noqa: PLC0415
 
         sent = tensor.detach().contiguous()
-        dist.broadcast(sent.reshape(-1).view(torch.uint8), 0)  # bytes: not every backend knows every dtype
+        sent_bytes = sent.reshape(-1).view(torch.uint8)  # not every backend knows every dtype
+        self.wait_for(dist.broadcast(sent_bytes, 0, async_op=True), sent)
         if sent.data_ptr() != tensor.data_ptr():
             tensor.detach().copy_(sent)
+
+    def wait_for(self, work: "Work | None", tensor: "Tensor") -> None:
+        """Until a reduction of a tensor is done; on a card its stream waits instead.
+
+        Raises:
+            LostError: if one of the processes has ended, or says nothing any more.
+        """
+        self._pulse.wait_for(work, tensor)
 
     def claim_failure(self) -> bool:
         """Whether this process is the first to fail, and so the one to tell the user."""
@@ -160,6 +170,9 @@ class ManyProcesses(Team):
         return f"{what}/{self._said}"
 
     def _read(self, key: str) -> Any:  # noqa: ANN401
+        return self._pulse.asked(lambda: self._read_from_store(key))
+
+    def _read_from_store(self, key: str) -> Any:  # noqa: ANN401
         import torch.distributed as dist  # noqa: PLC0415
 
         while True:

@@ -13,7 +13,7 @@ from tunesmith.distributed.agreement import refuse_different
 from tunesmith.distributed.engine import Engine
 from tunesmith.distributed.parts import dealt_like, is_part
 from tunesmith.distributed.start import send_states, send_weights
-from tunesmith.distributed.team import Team
+from tunesmith.distributed.team import ManyProcesses, Team
 from tunesmith.errors import UserError
 from tunesmith.machine import environment
 from tunesmith.messages.catalogue import say
@@ -125,6 +125,7 @@ def make_engine(team: Team, model: GPT2) -> Engine:
         return ShardedEngine(model, team)
     from tunesmith.distributed.replication import ReplicatedEngine  # noqa: PLC0415
 
+    assert isinstance(team, ManyProcesses)
     return ReplicatedEngine(model, team)
 
 
