@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MEETING_PATIENCE = timedelta(seconds=30)
 """With others that are to be there already, as whoever starts them all has made sure."""
+ARRIVAL_PATIENCE = timedelta(minutes=2)
+"""With others that have found the meeting point, and are to connect to each other."""
 CLAIM_S = 5.0
 """For the store to say who tells the user; one that says nothing cannot be reached."""
 GRACE_S = 1.0
@@ -68,7 +70,7 @@ def joined(place: Place, *, device: str) -> Iterator[ManyProcesses]:
     dist.destroy_process_group()
 
 
-def _grouped(place: Place, *, device: str, on_cards: bool) -> "tuple[Store, Pulse]":
+def _grouped(place: Place, *, device: str, on_cards: bool) -> tuple["Store", Pulse]:
     """Bring the process into the group; what all of them reach, and how they know that the others live."""
     import torch  # noqa: PLC0415
     import torch.distributed as dist  # noqa: PLC0415
@@ -90,9 +92,10 @@ def _grouped(place: Place, *, device: str, on_cards: bool) -> "tuple[Store, Puls
         store=PrefixStore("group", store),
         rank=place.rank,
         world_size=place.size,
-        timeout=PATIENCE,
+        timeout=ARRIVAL_PATIENCE,
         device_id=torch.device("cuda", place.local_rank) if on_cards else None,
     )
+    dist.distributed_c10d._set_pg_timeout(PATIENCE)  # noqa: SLF001  of what is reduced from here on
     return store, pulse
 
 

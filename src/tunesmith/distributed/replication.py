@@ -84,7 +84,7 @@ class ReplicatedEngine(Engine):
         if result is not None:
             return result[0]
         self._take_part_in_the_rest()
-        raise torch.OutOfMemoryError("memory ran out in one of the processes")
+        raise torch.OutOfMemoryError
 
     def begin(self) -> None:
         self._sent, self._is_last, self._behind = [], False, "nothing"
@@ -108,7 +108,7 @@ class ReplicatedEngine(Engine):
         self._behind = "agreement"
         if self._team.largest(int(not sufficed)):
             self._behind = "refusal"
-            raise torch.OutOfMemoryError("memory ran out in one of the processes")
+            raise torch.OutOfMemoryError
 
     def _take_part_in_the_rest(self) -> None:
         """Of a step of which nobody will use anything."""
