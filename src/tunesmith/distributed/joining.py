@@ -1,6 +1,8 @@
 """How a process that `torchrun` started finds the others."""
 
+import itertools
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +26,8 @@ ARRIVAL_PATIENCE = timedelta(minutes=2)
 """With others that have found the meeting point, and are to connect to each other."""
 CLAIM_S = 5.0
 """For the store to say who tells the user; one that says nothing cannot be reached."""
+JOINED = itertools.count()
+"""How often this process has joined the others: a script may train and then measure, and each begins anew."""
 GRACE_S = 1.0
 """Left to the first process to say what went wrong for all of them."""
 
@@ -56,7 +60,8 @@ def joined(place: Place, *, device: str) -> Iterator[ManyProcesses]:
         yield team
         team.wait_for_first()  # it may host the store
     except (Exception, KeyboardInterrupt) as error:
-        told = _as_told(error, place, team)
+        with _deaf_to_launcher():
+            told = _as_told(error, place, team)
         with suppress(Exception):  # NCCL would wait for those who are gone
             if pulse.is_lost:
                 leave_group()
@@ -132,7 +137,20 @@ def _met(place: Place) -> "Store":
             address=place.address,
             seconds=time.monotonic() - started_s,
         ) from None
-    return PrefixStore(f"tunesmith/{place.attempt}", store)
+    return PrefixStore(f"tunesmith/{place.attempt}/{next(JOINED)}", store)
+
+
+@contextmanager
+def _deaf_to_launcher() -> Iterator[None]:
+    """While this lasts SIGTERM is nothing new: a launcher that learns of the same loss sends it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _as_told(error: BaseException, place: Place, team: ManyProcesses) -> BaseException:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 PATIENCE = timedelta(minutes=30)
 """With a process that lives, and does not come to a reduction: its host may be much slower."""
+PIECE = 1 << 20
+"""Characters of a long text that the store takes at once."""
 GLANCE = timedelta(seconds=2)
 """Between two looks whether waiting still makes sense."""
 
@@ -54,6 +56,10 @@ class Team:
 
     def gather(self, value: Any) -> list[Any]:  # noqa: ANN401
         """What every process says, by rank."""
+        return [value]
+
+    def collect(self, value: Any) -> list[Any]:  # noqa: ANN401
+        """What every process says, by rank, for the first one; it may be much. The others get nothing."""
         return [value]
 
     @contextmanager
@@ -110,6 +116,17 @@ class ManyProcesses(Team):
         key = self._next_key("gather")
         self._store.set(f"{key}/{self.rank}", json.dumps(value))
         return [self._read(f"{key}/{rank}") for rank in range(self.size)]
+
+    def collect(self, value: Any) -> list[Any]:  # noqa: ANN401
+        key = self._next_key("collect")
+        if self.leads:
+            return [value, *(json.loads(self._taken(f"{key}/{rank}")) for rank in range(1, self.size))]
+        text = json.dumps(value)
+        pieces = [text[first : first + PIECE] for first in range(0, len(text), PIECE)]
+        for number, piece in enumerate(pieces):
+            self._store.set(f"{key}/{self.rank}/{number}", piece)
+        self._store.set(f"{key}/{self.rank}", json.dumps(len(pieces)))
+        return []
 
     @contextmanager
     def one_after_the_other(self, what: str) -> Iterator[None]:
@@ -168,6 +185,18 @@ class ManyProcesses(Team):
         """All processes say the same things in the same order, so that a number names each of them."""
         self._said += 1
         return f"{what}/{self._said}"
+
+    def _taken(self, key: str) -> str:
+        """A long text that another process left in pieces."""
+        pieces = [f"{key}/{number}" for number in range(self._read(key))]
+
+        def take() -> str:
+            text = "".join(self._store.get(piece).decode() for piece in pieces)
+            for piece in pieces:
+                self._store.delete_key(piece)
+            return text
+
+        return self._pulse.asked(take)
 
     def _read(self, key: str) -> Any:  # noqa: ANN401
         return self._pulse.asked(lambda: self._read_from_store(key))

@@ -9,7 +9,7 @@ import torch
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.standard_input import STANDARD_INPUT
-from tunesmith.distributed.agreement import refuse_different
+from tunesmith.distributed.agreement import refuse_different, weights_sha256
 from tunesmith.distributed.engine import Engine
 from tunesmith.distributed.parts import dealt_like, is_part
 from tunesmith.distributed.start import send_states, send_weights
@@ -24,7 +24,6 @@ from tunesmith.training.checkpoint import load_checkpoint
 from tunesmith.training.optimizer import trainable
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.progress import Progress
-from tunesmith.training.resuming import weights_sha256
 from tunesmith.training.run import as_json
 
 
