@@ -61,7 +61,7 @@ def joined(place: Place, *, device: str) -> Iterator[ManyProcesses]:
         team.wait_for_first()  # it may host the store
     except (Exception, KeyboardInterrupt) as error:
         with _deaf_to_launcher():
-            told = _as_told(error, place, team)
+            told = _as_told(error, place, team, launcher_knows=place.is_ours and not pulse.is_silent)
         with suppress(Exception):  # NCCL would wait for those who are gone
             if pulse.is_lost:
                 leave_group()
@@ -153,7 +153,7 @@ def _deaf_to_launcher() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _as_told(error: BaseException, place: Place, team: ManyProcesses) -> BaseException:
+def _as_told(error: BaseException, place: Place, team: ManyProcesses, *, launcher_knows: bool) -> BaseException:
     """The same error where this process is to tell it, else `ToldError`."""
     is_lost = isinstance(error, LostError) or (not isinstance(error, UserError) and is_loss(error))
     if is_lost or place.rank:
@@ -168,7 +168,7 @@ def _as_told(error: BaseException, place: Place, team: ManyProcesses) -> BaseExc
     asking.start()
     asking.join(CLAIM_S)
     is_first = claimed[0] if claimed else place.local_rank == 0
-    if not is_first or (is_lost and place.is_ours):  # our launcher knows which one it was
+    if not is_first or (is_lost and launcher_knows):  # that one names the process that was killed
         return ToldError()
     if is_lost:
         return lost()

@@ -54,7 +54,7 @@ class Pulse:
 
     def __init__(self, place: Place, store: "Store") -> None:
         self._rank, self._size = place.rank, place.size
-        self._tells = place.local_rank == 0 and not place.is_ours
+        self._speaks, self._launcher_tells = place.local_rank == 0, place.is_ours
         self._store: Store = store.clone()  # type: ignore[attr-defined]
         self._stopped, self._noticed = threading.Event(), threading.Event()
         self._has_ended = False
@@ -74,10 +74,11 @@ class Pulse:
     @property
     def is_lost(self) -> bool:
         """Whether another process has ended, or is silent."""
-        return self._has_ended or self._is_silent
+        return self._has_ended or self.is_silent
 
     @property
-    def _is_silent(self) -> bool:
+    def is_silent(self) -> bool:
+        """Whether another process says nothing, as far as this one can hear."""
         return time.monotonic() - self._heard_s > SILENCE_S
 
     def refuse_loss(self) -> None:
@@ -155,7 +156,7 @@ class Pulse:
             now_s = time.monotonic()
             heard_s = [now_s if new != old else s for new, old, s in zip(now, before, heard_s, strict=True)]
             before, self._heard_s = now, min(heard_s)
-            if self._rank == 0 and self._is_silent and not self._is_told:
+            if self._rank == 0 and self.is_silent and not self._is_told:
                 with suppress(Exception):
                     self._store.compare_set(FAILED, "", "0")  # those who hear only the first learn of it
 
@@ -165,14 +166,15 @@ class Pulse:
             if not self.is_lost:
                 continue
             _abort_on_cards()
-            if self._noticed.wait(DEAF_S if self._is_silent else ENDING_S):
+            if self._noticed.wait(DEAF_S if self.is_silent else ENDING_S):
                 self._stopped.wait(ENDING_S)
             if not self._stopped.is_set():
                 self._end()
             return
 
     def _end(self) -> None:
-        if self._tells and not self._is_told and not self._noticed.is_set():
+        is_told = self._is_told or self._noticed.is_set() or (self._launcher_tells and not self.is_silent)
+        if self._speaks and not is_told:
             error = lost()
             show_cursor = "\x1b[?25h" if sys.stderr.isatty() else ""
             sys.stderr.write(f"{show_cursor}{say('error:')} {error.message}\n{say('hint:')} {error.hint}\n")
