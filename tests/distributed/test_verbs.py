@@ -75,6 +75,22 @@ def test_writing_together_is_writing_alone(
     assert [one["logprobs"] for one in together] == [pytest.approx(one.logprobs, abs=1e-5) for one in alone]
 
 
+def test_texts_that_copy_are_written_anew_together(
+    module_model_folder: Path,
+    text: Path,
+    tmp_path: Path,
+    own_caches: None,  # noqa: ARG001
+) -> None:
+    """With the seeds of one process; here there are more processes than texts."""
+    options: dict[str, Any] = {"reject_copied": 8, "trained_on": str(text), "max_new_tokens": 12, "device": "cpu"}
+    alone = tunesmith.generate(module_model_folder, prompt=("Night 3", "wind wind"), **options)
+    flags = ["--reject-copied", 8, "--trained-on", text, "--max-new-tokens", 12, "--device", "cpu"]
+    prompts = ["--prompt", "Night 3", "wind wind", "--out", tmp_path / "texts.jsonl"]
+    said_by("generate", module_model_folder, *flags, *prompts, "--devices", 3)
+    together = [json.loads(line) for line in (tmp_path / "texts.jsonl").read_text("utf-8").splitlines()]
+    assert [(one["text"], one["seed"]) for one in together] == [(one.text, one.seed) for one in alone]
+
+
 def test_functions_start_no_other_processes(text: Path) -> None:
     """They could not return what those say; the error says what can be done."""
     for act in (lambda: tunesmith.generate("tiny", devices=2), lambda: tunesmith.evaluate("tiny", text, devices=2)):

@@ -169,10 +169,17 @@ def _written(
             show=show_it,
         )
 
+    def accepted(some: Sequence[TextRequest]) -> list[GeneratedText]:
+        if index is None:
+            return write(some)
+        shortest = config.reject_copied
+        return write_uncopied(write, some, index, shortest, n_texts=len(requests), is_all=team.size == 1)
+
+    index = _index_of_copies(config, model.tokenizer, team)
     own, is_whole = requests[team.rank :: team.size], True
     try:
         with _ended_as_interrupted(team):
-            texts = _accepted(config, model.tokenizer, write, own, len(requests), team) if own else []
+            texts = accepted(own) if own else []
     except Interrupted as interruption:
         texts, is_whole = interruption.texts, False
     if team.size == 1:
@@ -187,21 +194,12 @@ def _written(
     return texts, is_whole
 
 
-def _accepted(
-    config: GenerateConfig,
-    tokenizer: TextTokenizer,
-    write: Callable[[Sequence[TextRequest]], list[GeneratedText]],
-    requests: Sequence[TextRequest],
-    n_texts: int,
-    team: Team,
-) -> list[GeneratedText]:
-    """What is written, or what of it holds no copy."""
+def _index_of_copies(config: GenerateConfig, tokenizer: TextTokenizer, team: Team) -> CopyIndex | None:
+    """Of the text that nothing is to be copied from; None where everything is taken."""
     if not config.reject_copied:
-        return write(requests)
+        return None
     with team.one_after_the_other("text"):
-        corpus = trained_text(local_folder(config.model), tokenizer, config.trained_on)
-    index = CopyIndex(corpus.train)
-    return write_uncopied(write, requests, index, config.reject_copied, n_texts=n_texts, is_all=team.size == 1)
+        return CopyIndex(trained_text(local_folder(config.model), tokenizer, config.trained_on).train)
 
 
 @contextmanager
