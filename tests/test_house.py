@@ -147,12 +147,12 @@ FLAGS = {
     EvaluateConfig: COMMON
     | COMPUTING
     | READING
-    | {"model", "base", "context_tokens", "stride_tokens", "novelty", "trained_on", "worst", "out"},
+    | {"model", "base", "context_tokens", "stride_tokens", "novelty", "trained_on", "worst", "out", "devices"},
     GenerateConfig: COMMON
     | COMPUTING
     | {"model", "prompt", "prompts_file", "prompt_field", "num_samples", "max_new_tokens", "min_new_tokens"}
     | {"temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size", "stop", "truncate"}
-    | {"include_prompt", "sample_delim", "reject_copied", "trained_on", "batch_size", "quantize", "out"},
+    | {"include_prompt", "sample_delim", "reject_copied", "trained_on", "batch_size", "quantize", "out", "devices"},
     ServeConfig: COMMON
     | COMPUTING
     | {

@@ -291,7 +291,7 @@ def _run_here(config: TrainConfig, *, on_event: "Callable[[Event], None]", team:
     events = _all_events(config, stop, team)
     on_event(next(events))  # until here there is nothing to save, and Ctrl-C ends at once
     result = None
-    with closing(events), stop_on_signals(stop, on_request=lambda: on_event(StopAsked())):
+    with stop_on_signals(stop, on_request=lambda: on_event(StopAsked())), closing(events):
         for event in events:
             on_event(event)
             if isinstance(event, Ended):

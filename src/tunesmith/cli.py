@@ -46,7 +46,9 @@ from tunesmith.messages.system_errors import said_by_system
 
 if TYPE_CHECKING:
     from tunesmith.distributed.place import Place
+    from tunesmith.generation.generate import GeneratedText
     from tunesmith.interfaces.progress import Progress
+    from tunesmith.interfaces.texts import TextProgress
     from tunesmith.training.events import TrainResult
 
 DONE, USER_ERROR, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -205,11 +207,7 @@ def plan(config: PlanConfig = NOTHING_PLANNED) -> int:
 @app.command
 def train(config: TrainConfig) -> int:
     """Fine-tune a GPT-2 model on your text."""
-    from tunesmith.distributed.place import place_here  # noqa: PLC0415
-
-    place = place_here()
-    if place is not None:
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # torch's network says in many lines what we say in one
+    place = _place_here()
     if place is None and config.devices > 1:
         from tunesmith.training.in_processes import train_in_processes  # noqa: PLC0415
 
@@ -260,15 +258,41 @@ def _told_result(config: TrainConfig, result: "TrainResult", progress: "Progress
     return interrupted
 
 
+def _place_here() -> "Place | None":
+    """This process among those that share a verb's work; None where it is the only one."""
+    from tunesmith.distributed.place import place_here  # noqa: PLC0415
+
+    place = place_here()
+    if place is not None:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # torch's network says in many lines what we say in one
+    return place
+
+
+def _in_processes(config: EvaluateConfig | GenerateConfig) -> int:
+    """Start others, who do what was asked."""
+    from tunesmith.distributed.verbs import do_in_processes  # noqa: PLC0415
+
+    return do_in_processes(config)
+
+
 @app.command
 def evaluate(config: EvaluateConfig) -> int:
     """Measure perplexity on text, over every token once."""
     if not config.sources:
         raise UsageError("no source was named", hint="name the text to measure on: tunesmith evaluate MODEL FILE")
+    place = _place_here()
+    if place is None and config.devices > 1:
+        return _in_processes(config)
     set_up_allocators()
+    from tunesmith.distributed.lost import ToldError  # noqa: PLC0415
     from tunesmith.evaluation.evaluate import evaluate_model  # noqa: PLC0415
 
-    result = evaluate_model(config)
+    try:
+        result = evaluate_model(config)
+    except ToldError:
+        return USER_ERROR
+    if place is not None and place.rank:
+        return DONE
     if config.json:
         print_json(result)
     else:
@@ -281,16 +305,17 @@ def evaluate(config: EvaluateConfig) -> int:
 @app.command
 def generate(config: GenerateConfig) -> int:
     """Write text with a model."""
+    place = _place_here()
+    if place is None and config.devices > 1:
+        return _in_processes(config)
     set_up_allocators()
-    from tunesmith.generation.generate import Interrupted, generate_texts  # noqa: PLC0415
     from tunesmith.interfaces.texts import TextProgress, keep_texts, texts_block  # noqa: PLC0415
 
-    code = DONE
-    with TextProgress(quiet=config.quiet, streams=not (config.json or config.out)) as progress:
-        try:
-            texts = generate_texts(config, on_text=progress.count, show=progress.show)
-        except Interrupted as interruption:
-            texts, code = interruption.texts, INTERRUPTED
+    speaks = place is None or place.rank == 0
+    with TextProgress(quiet=config.quiet or not speaks, streams=speaks and not (config.json or config.out)) as progress:
+        texts, code = _texts(config, progress)
+    if not speaks or code == USER_ERROR:
+        return code
     if config.out and texts:
         keep_texts(texts, config)
     if config.json:
@@ -305,6 +330,19 @@ def generate(config: GenerateConfig) -> int:
         left_out = progress.asked - len(texts)
         notice(say("left out:"), say("{count:,} texts that copied in every attempt (--reject-copied)", count=left_out))
     return code
+
+
+def _texts(config: GenerateConfig, progress: "TextProgress") -> "tuple[list[GeneratedText], int]":
+    """What was written, and the exit code."""
+    from tunesmith.distributed.lost import ToldError  # noqa: PLC0415
+    from tunesmith.generation.generate import Interrupted, generate_texts  # noqa: PLC0415
+
+    try:
+        return generate_texts(config, on_text=progress.count, show=progress.show), DONE
+    except Interrupted as interruption:
+        return interruption.texts, INTERRUPTED
+    except ToldError:
+        return [], USER_ERROR
 
 
 @app.command

@@ -431,6 +431,9 @@ class EvaluateConfig(ComputingConfig, ReadingConfig, _ModelArgument):
     worst: int = _flag(default=3)
     """How many of the samples that the model knows worst to show."""
 
+    devices: int = _flag(default=1)
+    """How many processes measure together here, one per card; on a CPU they share its cores."""
+
     out: str | None = _flag(default=None)
     """File (.jsonl) for the figures of every sample; it must not exist yet."""
 
@@ -503,6 +506,9 @@ class GenerateConfig(ComputingConfig, _ModelArgument):
 
     quantize: Literal["none", "int8"] = _flag(default="none")
     """Round the weights to 8-bit integers: faster on a CPU, a little less exact."""
+
+    devices: int = _flag(default=1)
+    """How many processes write together here, one per card; on a CPU they share its cores; changes no text."""
 
     out: str | None = _flag(default=None)
     """File for the texts, .jsonl or .txt; it must not exist yet."""

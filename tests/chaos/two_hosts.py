@@ -1,12 +1,16 @@
 """Two hosts on one machine: network namespaces with addresses of their own train together, and lose each other.
 
-    sudo python tests/chaos/two_hosts.py [--only NAME ...]
+    sudo python tests/chaos/two_hosts.py [--only NAME ...] [--rendezvous static|c10d]
 
 Each namespace has one end of a virtual cable and its own loopback, and torchrun starts one process in each, which meet
 by the address of the first. Then the cable is cut, a process is killed, a host is killed (all that runs in it), and
-once nothing happens. What is promised: a loss is noticed within seconds (a cable that says nothing, after the patience
-with a silent process), everybody ends, nothing half-written stays, and `--resume` leads to the result of the unbroken
-run by a single process. Prints what happened, and counts. Needs root and `ip`; Linux only.
+once nothing happens. What is promised: a loss is noticed within seconds, a cable that says nothing within a minute;
+every process that trains ends with one line, nothing half-written stays, and `--resume` leads to the result of the
+unbroken run by a single process. Prints what happened, and counts. Needs root and `ip`; Linux only.
+
+With `--rendezvous c10d` torchrun asks its meeting point all the time, and behind a cut cable waits for the answer until
+the system gives the connection up: 15 minutes as Linux comes, here `RETRIES` (net.ipv4.tcp_retries2 of the namespaces).
+The static one asks nothing after the start.
 """
 
 import argparse
@@ -19,7 +23,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 HOSTS = ("tunesmith-a", "tunesmith-b")
@@ -28,6 +33,10 @@ CABLE = ("tsm-a", "tsm-b")
 STEPS = 60
 RELATIVE = 1e-4
 START_S, END_S = 120, 300
+SILENCE_S = 65
+"""Behind a cut cable everybody who trains has ended by then: a minute, and some start and end."""
+RETRIES = 6
+"""Of a packet that nobody confirms, about half a minute."""
 LOSE_AFTER_STEP = 5
 
 
@@ -37,7 +46,7 @@ def run(*command: str) -> None:
 
 
 @contextlib.contextmanager
-def two_hosts() -> Iterator[None]:
+def two_hosts(rendezvous: str) -> Iterator[None]:
     """Two namespaces and a cable between them, gone afterwards."""
     for host in HOSTS:
         run("ip", "netns", "add", host)
@@ -48,6 +57,8 @@ def two_hosts() -> Iterator[None]:
             run("ip", "-n", host, "addr", "add", f"{address}/24", "dev", end)
             run("ip", "-n", host, "link", "set", end, "up")
             run("ip", "-n", host, "link", "set", "lo", "up")
+            if rendezvous == "c10d":
+                run("ip", "netns", "exec", host, "sysctl", "-w", f"net.ipv4.tcp_retries2={RETRIES}")
         yield
     finally:
         for host in HOSTS:
@@ -64,11 +75,23 @@ def train(folder: Path, out: Path, *, resume: bool) -> list[str]:
     return ["train", *asked]
 
 
-def start(folder: Path, host: int, name: str, *, resume: bool = False) -> subprocess.Popen[bytes]:
+def meeting(rendezvous: str, host: int, name: str) -> list[str]:
+    """How the hosts meet, in torchrun's flags."""
+    if rendezvous == "static":
+        return [f"--node-rank={host}", f"--master-addr={ADDRESSES[0]}", "--master-port=29400"]
+    return [
+        f"--rdzv-id={name}",
+        "--rdzv-backend=c10d",
+        f"--rdzv-conf=is_host={int(host == 0)}",
+        f"--rdzv-endpoint={ADDRESSES[0]}:29400",
+        f"--local-addr={ADDRESSES[host]}",
+    ]
+
+
+def start(folder: Path, host: int, name: str, rendezvous: str, *, resume: bool = False) -> subprocess.Popen[bytes]:
     """Start torchrun on a host."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
-    launcher += [f"--rdzv-id={name}{resume}", "--rdzv-backend=c10d", f"--rdzv-conf=is_host={int(host == 0)}"]
-    launcher += [f"--rdzv-endpoint={ADDRESSES[0]}:29400", f"--local-addr={ADDRESSES[host]}"]
+    launcher += meeting(rendezvous, host, f"{name}{resume}")
     out = folder / f"{name}-{HOSTS[host]}"
     environment = {
         **os.environ,
@@ -135,12 +158,20 @@ def mend_cable() -> None:
     run("ip", "-n", HOSTS[1], "link", "set", CABLE[1], "up")
 
 
+@dataclass(frozen=True)
+class Loss:
+    """What is lost, and the hosts whose process cannot say anything any more."""
+
+    lose: Callable[[], None] | None
+    silenced: tuple[int, ...]
+
+
 LOSSES = {
-    "nothing": None,
-    "killed rank": kill_rank,
-    "killed host": kill_host,
-    "killed first host": kill_first_host,
-    "cut cable": cut_cable,
+    "nothing": Loss(None, ()),
+    "killed rank": Loss(kill_rank, (1,)),
+    "killed host": Loss(kill_host, (1,)),
+    "killed first host": Loss(kill_first_host, (0,)),
+    "cut cable": Loss(cut_cable, ()),
 }
 
 
@@ -157,18 +188,32 @@ def wait(processes: list[subprocess.Popen[bytes]], until_s: float) -> list[int |
     return codes
 
 
+def tell_once(folder: Path, slug: str, silenced: Collection[int]) -> bool:
+    """Whether each host that could still speak said what happened in one line."""
+    said = [(folder / f"{slug}-{host}.log").read_text("utf-8").splitlines() for host in HOSTS]
+    errors = [sum(line.startswith("error:") for line in lines) for lines in said]
+    return all(errors[host] == (host not in silenced) for host in (0, 1))
+
+
 def curve(out: Path) -> dict[int, float]:
     """Loss of every step."""
     lines = map(json.loads, (out / "metrics.jsonl").read_text("utf-8").splitlines())
     return {line["step"]: line["loss_nats_per_token"] for line in lines if line["kind"] == "step"}
 
 
-def try_loss(folder: Path, name: str, reference: dict[int, float]) -> bool:
+def trains(host: int) -> bool:
+    """Whether a process that trains is there."""
+    with contextlib.suppress(SystemExit, OSError):
+        return worker_of(host) > 0
+    return False
+
+
+def try_loss(folder: Path, name: str, reference: dict[int, float], rendezvous: str) -> bool:
     """Train on two hosts, lose something, resume; whether everything was as promised."""
     first = folder / f"{name.replace(' ', '-')}-{HOSTS[0]}"
     slug = name.replace(" ", "-")
-    processes = [start(folder, host, slug) for host in (0, 1)]
-    lose = LOSSES[name]
+    processes = [start(folder, host, slug, rendezvous) for host in (0, 1)]
+    lose = LOSSES[name].lose
     codes: list[int | None]
     if lose is None:
         codes, lost_s = wait(processes, END_S), 0.0
@@ -181,10 +226,14 @@ def try_loss(folder: Path, name: str, reference: dict[int, float]) -> bool:
                 return False
             time.sleep(0.1)
         lose()
-        lost_s = time.monotonic()
+        began_s = time.monotonic()
+        while (trains(0) or trains(1)) and time.monotonic() - began_s < SILENCE_S:
+            time.sleep(0.1)
+        trained_s = time.monotonic() - began_s
         codes = wait(processes, END_S)
-        lost_s = time.monotonic() - lost_s
-        is_ended = None not in codes and all(code != 0 for code in codes)
+        lost_s = time.monotonic() - began_s
+        is_ended = None not in codes and all(code != 0 for code in codes) and trained_s < SILENCE_S
+        is_ended = is_ended and tell_once(folder, slug, LOSSES[name].silenced)
         if lose is cut_cable:
             mend_cable()
         for host in (0, 1):
@@ -192,8 +241,9 @@ def try_loss(folder: Path, name: str, reference: dict[int, float]) -> bool:
                 os.kill(pid, signal.SIGKILL)
                 is_ended = False  # something outlived its launcher
         before = steps_made(first)
-        codes_again = wait([start(folder, host, slug, resume=True) for host in (0, 1)], END_S)
-        print(f"{name}: ended after {lost_s:.1f} s with {codes}, behind step {before}; resumed with {codes_again}")
+        codes_again = wait([start(folder, host, slug, rendezvous, resume=True) for host in (0, 1)], END_S)
+        print(f"{name}: nobody trained any more after {trained_s:.1f} s, torchrun had ended after {lost_s:.1f} s with ")
+        print(f"    {codes}, behind step {before}; resumed with {codes_again}")
     ours = curve(first)
     worst = (
         max(abs(ours[step] - loss) / loss for step, loss in reference.items()) if len(ours) == STEPS else float("inf")
@@ -209,7 +259,8 @@ def main() -> None:
     """Try each loss, and count those that went as promised."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=LOSSES, default=list(LOSSES))
-    names = parser.parse_args().only
+    parser.add_argument("--rendezvous", choices=("static", "c10d"), default="static")
+    asked = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="two-hosts-"))
     lines = (f"Night {number}. Wind {number % 7}, lamp {'steady ' * (number % 9)}.\n" for number in range(120))
     (folder / "log.txt").write_text("".join(lines), "utf-8")
@@ -221,8 +272,8 @@ def main() -> None:
         stdout=subprocess.DEVNULL,
     )
     reference = curve(folder / "one")
-    with two_hosts():
-        good = [try_loss(folder, name, reference) for name in names]
+    with two_hosts(asked.rendezvous):
+        good = [try_loss(folder, name, reference, asked.rendezvous) for name in asked.only]
     print(f"{sum(good)} of {len(good)} as promised")
     if not all(good):
         raise SystemExit(f"not as promised: see {folder}")

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from tunesmith.cli import app
-from tunesmith.config import TrainConfig
+from tunesmith.config import EvaluateConfig, GenerateConfig, TrainConfig
 from tunesmith.distributed.place import place_here
-from tunesmith.distributed.typed_command import train_arguments
+from tunesmith.distributed.typed_command import typed_arguments
 
 TORCHRUN = {
     "RANK": "5",
@@ -51,5 +51,18 @@ def test_the_command_is_passed_on() -> None:
         track=("tensorboard",),
     )
 
-    _, bound, _ = app.parse_args(train_arguments(config), exit_on_error=False, print_error=False)
-    assert bound.arguments["config"] == replace(config, devices=1)
+    assert parsed(config) == replace(config, devices=1)
+
+
+def parsed(config: TrainConfig | EvaluateConfig | GenerateConfig) -> object:
+    """What the command line makes of the arguments that stand for a configuration."""
+    _, bound, _ = app.parse_args(typed_arguments(config), exit_on_error=False, print_error=False)
+    return bound.arguments["config"]
+
+
+def test_the_commands_of_other_verbs_are_passed_on() -> None:
+    """Those whose work is shared, too."""
+    evaluate = EvaluateConfig("-odd model", ("-odd name.txt", "b.txt"), base="tiny", weights=(2.0, 0.5), devices=3)
+    generate = GenerateConfig("a", prompt=("-x", "y"), temperature=(0.0, 0.5), include_prompt=False, top_k=3, devices=2)
+    for config in (evaluate, generate):
+        assert parsed(config) == replace(config, devices=1)

@@ -114,6 +114,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory, module_model_folder: Path, own
         {"config": config("four then one"), "options": {"stop_rank": 2, "stop_after": 2}},
         {"config": config("parts then one", shard="yes"), "options": {"stop_rank": 0, "stop_after": 4}},
         {"config": config("bad"), "options": {"bad_step": 3}},
+        {"config": config("full forward"), "options": {"full_rank": 1, "full_in": "forward"}},
+        {"config": config("full backward"), "options": {"full_rank": 3, "full_in": "backward"}},
+        {"config": config("full clip"), "options": {"full_rank": 0, "full_in": "clip", "times": 2}},
+        {"config": config("never fits"), "options": {"full_rank": 2, "full_in": "backward", "times": 10**6}},
     ]
     (folder / "scenarios.json").write_text(json.dumps(scenarios), "utf-8")
     launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={PROCESSES}"]
@@ -125,7 +129,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, module_model_folder: Path, own
         timeout=RUN_TIMEOUT_S,
     )
     assert done.returncode == 0, done.stderr
-    for name in ("four then one", "parts then one"):
+    for name in ("four then one", "parts then one", "never fits"):
         alone({**config(name), **resumed})
     return Ran(folder, [json.loads((folder / f"rank{rank}.json").read_text("utf-8")) for rank in range(PROCESSES)])
 
@@ -151,6 +155,25 @@ def test_a_bad_gradient_of_one_is_seen_by_all(ran: Ran) -> None:
     """All skip the step that one process spoils, and make it once more."""
     assert [said[6]["bad"] for said in ran.said] == [["gradient"]] * PROCESSES
     assert_same_run(ran.folder / "bad", ran.folder / "one")
+
+
+@pytest.mark.parametrize("where", ["forward", "backward", "clip"])
+def test_memory_that_runs_out_in_one_makes_all_take_smaller_pieces(ran: Ran, where: str) -> None:
+    """Wherever in the step it does: all make it again, the curve is that of one process, and it is told once."""
+    number = 7 + ["forward", "backward", "clip"].index(where)
+    assert [said[number]["shrunk"] for said in ran.said] == [[3]] * PROCESSES
+    assert_same_run(ran.folder / f"full {where}", ran.folder / "one")
+    lines = [
+        json.loads(line) for line in (ran.folder / f"full {where}" / "metrics.jsonl").read_text("utf-8").splitlines()
+    ]
+    assert [line["step"] for line in lines if line["kind"] == "out_of_memory"] == [3]
+
+
+def test_when_nothing_fits_all_end_and_it_can_be_resumed(ran: Ran) -> None:
+    """The same error everywhere behind a last save; with memory again the run equals the unbroken one."""
+    (error,) = {said[10]["error"] for said in ran.said}
+    assert error.startswith("memory ran out with a window of ")
+    assert_same_run(ran.folder / "never fits", ran.folder / "one")
 
 
 def test_a_different_text_is_named(ran: Ran) -> None:

@@ -5,39 +5,54 @@ Started by torch's launcher in `test_processes.py`; several runs share a start, 
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from tunesmith.config import TrainConfig
+from tunesmith.distributed import replication
 from tunesmith.distributed.agreement import refuse_different
 from tunesmith.distributed.joining import joined
 from tunesmith.distributed.place import place_here
 from tunesmith.distributed.team import Team
 from tunesmith.errors import UserError
 from tunesmith.training import loop
-from tunesmith.training.events import BadNumbers, Stepped
+from tunesmith.training.events import BadNumbers, Shrunk, Stepped
 from tunesmith.training.job import train_model
 
+NO_MEMORY = "CUDA out of memory. Tried to allocate 1.00 GiB."
 
-def run(team: Team, config: dict[str, Any], *, stop_rank: int, stop_after: int, bad_step: int) -> dict[str, Any]:
-    """One training, stopped by one process only, or with a gradient that goes bad in the last one."""
+
+def run(team: Team, config: dict[str, Any], **disturbed: Any) -> dict[str, Any]:
+    """One training, stopped by one process only, with a gradient that goes bad in the last, or short of memory."""
     seen = [0]
     bad: list[str] = []
+    shrunk: list[int] = []
+    error = ""
     honest = loop.train_step
-    if bad_step and team.rank == team.size - 1:
-        spoil(bad_step)
+    if disturbed.get("bad_step") and team.rank == team.size - 1:
+        spoil(disturbed["bad_step"])
+    if disturbed.get("full_rank") == team.rank:
+        run_out_of_memory(disturbed["full_in"], disturbed.get("times", 1))
 
     def stop() -> bool:
-        return team.rank == stop_rank and seen[-1] >= stop_after
+        return team.rank == disturbed.get("stop_rank") and seen[-1] >= disturbed["stop_after"]
 
-    for event in train_model(TrainConfig(**config), stop=stop, team=team):
-        if isinstance(event, Stepped):
-            seen.append(event.step)
-        if isinstance(event, BadNumbers):
-            bad.append(event.what)
+    try:
+        for event in train_model(TrainConfig(**config), stop=stop, team=team):
+            if isinstance(event, Stepped):
+                seen.append(event.step)
+            if isinstance(event, BadNumbers):
+                bad.append(event.what)
+            if isinstance(event, Shrunk):
+                shrunk.append(event.step)
+    except UserError as refused:
+        error = refused.message
     loop.train_step = honest
     team.wait_for_first()
-    return {"steps": seen[-1], "bad": bad}
+    return {"steps": seen[-1], "bad": bad, "shrunk": shrunk, "error": error}
 
 
 def spoil(bad_step: int) -> None:
@@ -57,6 +72,35 @@ def spoil(bad_step: int) -> None:
     loop.train_step = train_step
 
 
+def run_out_of_memory(where: str, times: int) -> None:
+    """Let memory run out in the third step, and in its repetitions."""
+    honest, calls = loop.train_step, 0
+
+    def refuse(*_arguments: Any) -> None:
+        raise torch.OutOfMemoryError(NO_MEMORY)
+
+    def train_step(model: Any, optimizer: Any, batches: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if not 3 <= calls < 3 + times:
+            return honest(model, optimizer, batches, **options)
+        undo: list[Callable[[], None]] = []
+        if where == "forward":
+            undo.append(model.transformer.h[1].register_forward_pre_hook(refuse).remove)
+        elif where == "backward":  # the gradients of the layers behind it are on their way
+            undo.append(model.transformer.h[1].ln_1.weight.register_hook(refuse).remove)
+        else:
+            clip = options["engine"].clip
+            options["engine"].clip = refuse
+            undo.append(lambda: setattr(options["engine"], "clip", clip))
+        try:
+            return honest(model, optimizer, batches, **options)
+        finally:
+            undo[0]()
+
+    loop.train_step = train_step
+
+
 def differing(team: Team) -> dict[str, Any]:
     """What every process says when one of them read another text."""
     try:
@@ -71,13 +115,13 @@ def main() -> None:
     place = place_here()
     assert place is not None
     results = []
+    replication.BUCKET_BYTES = 20_000  # so that even this small model's gradients travel in several
     with joined(place, device="cpu") as team:
         for scenario in scenarios:
             config = {
                 name: tuple(value) if isinstance(value, list) else value for name, value in scenario["config"].items()
             }
-            options = {"stop_rank": -1, "stop_after": 0, "bad_step": 0, **scenario.get("options", {})}
-            results.append(run(team, config, **options))
+            results.append(run(team, config, **scenario.get("options", {})))
         results.append(differing(team))
     Path(sys.argv[2], f"rank{place.rank}.json").write_text(json.dumps(results), "utf-8")
 

@@ -90,7 +90,8 @@ class TrainingOrder:
         size = rounded_up(max(self._shape.tokens // pieces, self._longest))
         chosen = self.windows(step, left_out)
         if self._share is not None and chosen:
-            return self._shared(np.concatenate(chosen), replace(self._share, tokens=self._share.tokens // pieces))
+            share = replace(self._share, tokens=max(self._share.tokens // pieces, 1))
+            return self._shared(np.concatenate(chosen), share)
         parts = [part for windows in chosen for part in self._dealt_into(windows, pieces)]
         return [self._batch(windows, size) for windows in parts]
 
@@ -160,9 +161,16 @@ def nothing_to_learn(batch: Batch) -> Batch:
     return replace(batch, rows=batch.rows[:0], targets=batch.targets[:0])
 
 
-def packed(split: Split, windows: Windows, tokens_per_batch: int) -> Iterator[Batch]:
-    """Pack windows into as few batches as hold them, equal lengths next to each other."""
-    longest = int(windows.lengths.max(initial=0))
+def packed(split: Split, windows: Windows, tokens_per_batch: int, longest: int | None = None) -> Iterator[Batch]:
+    """Pack windows into as few batches as hold them, equal lengths next to each other.
+
+    Args:
+        split: they are of.
+        windows: to be packed.
+        tokens_per_batch: at most, unless one window exceeds it.
+        longest: none is longer, where these are some of more windows.
+    """
+    longest = int(windows.lengths.max(initial=0)) if longest is None else longest
     for chosen in packed_indices(windows.lengths, tokens_per_batch):
         some = windows[chosen]
         yield _batch(split.tokens, some, rounded_up(int(some.lengths.sum())), longest)

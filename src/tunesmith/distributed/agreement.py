@@ -1,8 +1,13 @@
 """Whether all processes begin with the same: a run of different texts or versions would go wrong without a word."""
 
+import hashlib
+from pathlib import Path
+
+from tunesmith.data.content_hash import content_hash
 from tunesmith.distributed.team import Team
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import Phrase, say
+from tunesmith.model.weights import weight_files
 
 NAMES = {
     "versions": Phrase("the versions of tunesmith and torch"),
@@ -37,6 +42,14 @@ def refuse_different(team: Team, facts: dict[str, str]) -> None:
                     here=value[:SHOWN],
                     advice=_advice(name),
                 )
+
+
+def weights_sha256(folder: Path) -> str:
+    """Of a model folder's weights; with --from-scratch there may be none."""
+    together = hashlib.sha256()
+    for path in weight_files(folder):
+        together.update(content_hash(path).encode())
+    return together.hexdigest()
 
 
 def _advice(name: str) -> str:

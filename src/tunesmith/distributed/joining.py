@@ -1,6 +1,8 @@
 """How a process that `torchrun` started finds the others."""
 
+import itertools
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING
 from tunesmith.distributed.cards import refuse_too_few_cards
 from tunesmith.distributed.lost import LostError, ToldError, is_loss, lost
 from tunesmith.distributed.place import Place
+from tunesmith.distributed.pulse import Pulse, leave_group
 from tunesmith.distributed.team import PATIENCE, ManyProcesses
 from tunesmith.errors import UsageError, UserError
 
@@ -19,8 +22,12 @@ if TYPE_CHECKING:
 
 MEETING_PATIENCE = timedelta(seconds=30)
 """With others that are to be there already, as whoever starts them all has made sure."""
+ARRIVAL_PATIENCE = timedelta(minutes=2)
+"""With others that have found the meeting point, and are to connect to each other."""
 CLAIM_S = 5.0
 """For the store to say who tells the user; one that says nothing cannot be reached."""
+JOINED = itertools.count()
+"""How often this process has joined the others: a script may train and then measure, and each begins anew."""
 GRACE_S = 1.0
 """Left to the first process to say what went wrong for all of them."""
 
@@ -42,28 +49,34 @@ def joined(place: Place, *, device: str) -> Iterator[ManyProcesses]:
 
     on_cards = device != "cpu" and torch.cuda.is_available()
     try:
-        store = _grouped(place, device=device, on_cards=on_cards)
+        store, pulse = _grouped(place, device=device, on_cards=on_cards)
     except UserError:
         if place.local_rank:
             raise ToldError from None  # the first one of this host says the same
         raise
-    team = ManyProcesses(place, store)
+    team = ManyProcesses(place, store, pulse)
+    pulse.start()
     try:
         yield team
+        team.wait_for_first()  # it may host the store
     except (Exception, KeyboardInterrupt) as error:
-        told = _as_told(error, place, team)
+        with _deaf_to_launcher():
+            told = _as_told(error, place, team, launcher_knows=place.is_ours and not pulse.is_silent)
         with suppress(Exception):  # NCCL would wait for those who are gone
-            if not on_cards:
+            if pulse.is_lost:
+                leave_group()
+            elif not on_cards:
                 dist.destroy_process_group()
         if told is error:
             raise
         raise told from None
-    team.wait_for_first()  # it may host the store
+    finally:
+        pulse.stop()
     dist.destroy_process_group()
 
 
-def _grouped(place: Place, *, device: str, on_cards: bool) -> "Store":
-    """Bring the process into the group; what all of them reach."""
+def _grouped(place: Place, *, device: str, on_cards: bool) -> tuple["Store", Pulse]:
+    """Bring the process into the group; what all of them reach, and how they know that the others live."""
     import torch  # noqa: PLC0415
     import torch.distributed as dist  # noqa: PLC0415
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # noqa: PLC0415
@@ -78,15 +91,17 @@ def _grouped(place: Place, *, device: str, on_cards: bool) -> "Store":
             "this build of torch cannot train on several processes", hint="leave out --devices, and torchrun"
         )
     store = _met(place)
+    pulse = Pulse(place, store)
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_cards else "gloo",
         store=PrefixStore("group", store),
         rank=place.rank,
         world_size=place.size,
-        timeout=PATIENCE,
+        timeout=ARRIVAL_PATIENCE,
         device_id=torch.device("cuda", place.local_rank) if on_cards else None,
     )
-    return store
+    dist.distributed_c10d._set_pg_timeout(PATIENCE)  # noqa: SLF001  of what is reduced from here on
+    return store, pulse
 
 
 def _met(place: Place) -> "Store":
@@ -122,10 +137,23 @@ def _met(place: Place) -> "Store":
             address=place.address,
             seconds=time.monotonic() - started_s,
         ) from None
-    return PrefixStore(f"tunesmith/{place.attempt}", store)
+    return PrefixStore(f"tunesmith/{place.attempt}/{next(JOINED)}", store)
 
 
-def _as_told(error: BaseException, place: Place, team: ManyProcesses) -> BaseException:
+@contextmanager
+def _deaf_to_launcher() -> Iterator[None]:
+    """While this lasts SIGTERM is nothing new: a launcher that learns of the same loss sends it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _as_told(error: BaseException, place: Place, team: ManyProcesses, *, launcher_knows: bool) -> BaseException:
     """The same error where this process is to tell it, else `ToldError`."""
     is_lost = isinstance(error, LostError) or (not isinstance(error, UserError) and is_loss(error))
     if is_lost or place.rank:
@@ -140,7 +168,7 @@ def _as_told(error: BaseException, place: Place, team: ManyProcesses) -> BaseExc
     asking.start()
     asking.join(CLAIM_S)
     is_first = claimed[0] if claimed else place.local_rank == 0
-    if not is_first or (is_lost and place.is_ours):  # our launcher knows which one it was
+    if not is_first or (is_lost and launcher_knows):  # that one names the process that was killed
         return ToldError()
     if is_lost:
         return lost()

@@ -3,12 +3,14 @@
 import logging
 import os
 import secrets
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tunesmith.distributed.place import LAUNCHED_BY_US
 from tunesmith.errors import UserError
+from tunesmith.messages.catalogue import say
 
 SAVING_PATIENCE_S = 600
 """Left to processes that were asked to end, before they are killed: a large model is written to a slow disk."""
@@ -72,6 +74,14 @@ class ProcessFailedError(Exception):
         super().__init__(f"rank {rank}: exit code {exit_code}")
         self.rank = rank
         self.exit_code = exit_code
+
+
+def name_of_signal(number: int) -> str:
+    """As people know it."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return say("signal {number}", number=number)
 
 
 @contextmanager

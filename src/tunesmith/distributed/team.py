@@ -1,8 +1,8 @@
 """The processes of one training as one object; a run of a single process has the trivial one.
 
-What is rare and small (plans, fingerprints, "I am done") goes through the store that all of them meet at, as JSON and
-without a limit of time: somebody may be reading a long text. What every step needs goes through the process group,
-where nobody may be silent for longer than `PATIENCE`.
+What is rare and small (plans, fingerprints, "I am done") goes through the store that all of them meet at, as JSON;
+what every step needs through the process group. Both wait for those who are slow, and not for those who are gone
+(`tunesmith.distributed.pulse`).
 """
 
 import json
@@ -16,17 +16,18 @@ import numpy.typing as npt
 
 from tunesmith.distributed.lost import lost
 from tunesmith.distributed.place import Place
+from tunesmith.distributed.pulse import FAILED, Pulse
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch._C._distributed_c10d import Store
+    from torch._C._distributed_c10d import Store, Work
 
-PATIENCE = timedelta(minutes=2)
-"""With a process that says nothing in the middle of a step: a cable may be cut without a word."""
+PATIENCE = timedelta(minutes=30)
+"""With a process that lives, and does not come to a reduction: its host may be much slower."""
+PIECE = 1 << 20
+"""Characters of a long text that the store takes at once."""
 GLANCE = timedelta(seconds=2)
 """Between two looks whether waiting still makes sense."""
-FAILED = "failed"
-"""Under this key the process stands that told the user why the training ended."""
 
 
 class Team:
@@ -55,6 +56,10 @@ class Team:
 
     def gather(self, value: Any) -> list[Any]:  # noqa: ANN401
         """What every process says, by rank."""
+        return [value]
+
+    def collect(self, value: Any) -> list[Any]:  # noqa: ANN401
+        """What every process says, by rank, for the first one; it may be much. The others get nothing."""
         return [value]
 
     @contextmanager
@@ -90,13 +95,15 @@ class ManyProcesses(Team):
     Args:
         place: which one.
         store: that all of them reach.
+        pulse: by which they know of each other that they live.
     """
 
-    def __init__(self, place: Place, store: "Store") -> None:
+    def __init__(self, place: Place, store: "Store", pulse: Pulse) -> None:
         self.rank, self.size = place.rank, place.size
         self.local_rank, self.local_size = place.local_rank, place.local_size
         self._node = place.node
         self._store = store
+        self._pulse = pulse
         self._said = 0
 
     def share(self, make: Callable[[], Any]) -> Any:  # noqa: ANN401
@@ -109,6 +116,17 @@ class ManyProcesses(Team):
         key = self._next_key("gather")
         self._store.set(f"{key}/{self.rank}", json.dumps(value))
         return [self._read(f"{key}/{rank}") for rank in range(self.size)]
+
+    def collect(self, value: Any) -> list[Any]:  # noqa: ANN401
+        key = self._next_key("collect")
+        if self.leads:
+            return [value, *(json.loads(self._taken(f"{key}/{rank}")) for rank in range(1, self.size))]
+        text = json.dumps(value)
+        pieces = [text[first : first + PIECE] for first in range(0, len(text), PIECE)]
+        for number, piece in enumerate(pieces):
+            self._store.set(f"{key}/{self.rank}/{number}", piece)
+        self._store.set(f"{key}/{self.rank}", json.dumps(len(pieces)))
+        return []
 
     @contextmanager
     def one_after_the_other(self, what: str) -> Iterator[None]:
@@ -127,7 +145,7 @@ class ManyProcesses(Team):
         import torch.distributed as dist  # noqa: PLC0415
 
         tensor = torch.tensor(number)
-        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        self.wait_for(dist.all_reduce(tensor, dist.ReduceOp.MAX, async_op=True), tensor)
         return int(tensor)
 
     def sum_on_host(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -138,7 +156,7 @@ class ManyProcesses(Team):
     def sum_on_device(self, tensor: "Tensor") -> "Tensor":
         import torch.distributed as dist  # noqa: PLC0415
 
-        dist.all_reduce(tensor)
+        self.wait_for(dist.all_reduce(tensor, async_op=True), tensor)
         return tensor
 
     def receive(self, tensor: "Tensor") -> None:
@@ -146,9 +164,18 @@ class ManyProcesses(Team):
         import torch.distributed as dist  # noqa: PLC0415
 
         sent = tensor.detach().contiguous()
-        dist.broadcast(sent.reshape(-1).view(torch.uint8), 0)  # bytes: not every backend knows every dtype
+        sent_bytes = sent.reshape(-1).view(torch.uint8)  # not every backend knows every dtype
+        self.wait_for(dist.broadcast(sent_bytes, 0, async_op=True), sent)
         if sent.data_ptr() != tensor.data_ptr():
             tensor.detach().copy_(sent)
+
+    def wait_for(self, work: "Work | None", tensor: "Tensor") -> None:
+        """Until a reduction of a tensor is done; on a card its stream waits instead.
+
+        Raises:
+            LostError: if one of the processes has ended, or says nothing any more.
+        """
+        self._pulse.wait_for(work, tensor)
 
     def claim_failure(self) -> bool:
         """Whether this process is the first to fail, and so the one to tell the user."""
@@ -159,7 +186,22 @@ class ManyProcesses(Team):
         self._said += 1
         return f"{what}/{self._said}"
 
+    def _taken(self, key: str) -> str:
+        """A long text that another process left in pieces."""
+        pieces = [f"{key}/{number}" for number in range(self._read(key))]
+
+        def take() -> str:
+            text = "".join(self._store.get(piece).decode() for piece in pieces)
+            for piece in pieces:
+                self._store.delete_key(piece)
+            return text
+
+        return self._pulse.asked(take)
+
     def _read(self, key: str) -> Any:  # noqa: ANN401
+        return self._pulse.asked(lambda: self._read_from_store(key))
+
+    def _read_from_store(self, key: str) -> Any:  # noqa: ANN401
         import torch.distributed as dist  # noqa: PLC0415
 
         while True:

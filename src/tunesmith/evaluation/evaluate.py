@@ -12,9 +12,12 @@ from tunesmith.config import EvaluateConfig, GenerateConfig
 from tunesmith.data.corpus import Corpus, prepare_corpus
 from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import reading_options
+from tunesmith.data.standard_input import STANDARD_INPUT
 from tunesmith.data.text_size import TextSizes, text_sizes
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.data.trained_text import trained_text
+from tunesmith.distributed.team import Team
+from tunesmith.distributed.verbs import device_of, refuse_different_models, team_of
 from tunesmith.errors import UserError
 from tunesmith.evaluation.comparison import compare
 from tunesmith.evaluation.novelty import novelty
@@ -22,7 +25,7 @@ from tunesmith.evaluation.perplexity import Evaluation, confidence_interval, eva
 from tunesmith.files import parse_json, refuse_existing, write_text
 from tunesmith.generation.generate import load_for_writing
 from tunesmith.generation.sampling import SamplingRules
-from tunesmith.machine import choose_device, choose_dtype
+from tunesmith.machine import choose_dtype
 from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.context import chosen_context_tokens, chosen_stride_tokens
 from tunesmith.model.hf_config import gpt2_config
@@ -49,22 +52,37 @@ class _Measured:
 def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     """Measure perplexity; the keys of the result carry their units.
 
+    Of several processes each measures its part of the text, and only the first one gets a result; the others an empty
+    one.
+
     Raises:
         UserError: if model, text or device cannot be used.
     """
+    with team_of(config) as team:
+        return _evaluated(config, team)
+
+
+def _evaluated(config: EvaluateConfig, team: Team) -> dict[str, Any]:
     out = Path(config.out) if config.out else None
-    if out:
+    if team.size > 1 and set(STANDARD_INPUT) & set(config.sources):
+        raise UserError(
+            "standard input goes to one process only",
+            hint="save the text as a file, or leave out --devices and torchrun",
+        )
+    if out and team.leads:
         refuse_existing(out)
     for flag, value in (("--worst", config.worst), ("--novelty", config.novelty)):
         if value < 0:
             raise UserError("{flag} {value} makes no sense", hint="write 0 or more", flag=flag, value=value)
     with found_sources(config.sources) as found:  # before a model is fetched
-        device = choose_device(config.device).value
+        device = device_of(team, config.device)
         # Figures are compared with other programs' figures: on a CPU nothing is gained by rounding them.
         exactly = config.precision == "auto" and device.type == "cpu"
         dtype = choose_dtype("fp32" if exactly else config.precision, device).value
-        tuned = _measure(config.model, config, found, device, dtype)
-        base = _measure(config.base, config, found, device, dtype) if config.base else None
+        tuned = _measure(config.model, config, found, device, dtype, team)
+        base = _measure(config.base, config, found, device, dtype, team) if config.base else None
+    if not team.leads:
+        return {}
     split = tuned.corpus.validation
     sizes = text_sizes(split, tuned.tokenizer)
     samples = _figures_of_samples(tuned.evaluation, sizes)
@@ -93,23 +111,27 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
 
 
 def _measure(
-    name: str, config: EvaluateConfig, found: FoundSources, device: torch.device, dtype: torch.dtype
+    name: str, config: EvaluateConfig, found: FoundSources, device: torch.device, dtype: torch.dtype, team: Team
 ) -> _Measured:
-    folder = local_folder(name)
+    with team.one_after_the_other("model"):
+        folder = local_folder(name)
     hf_config = read_hf_config(folder)
     n_positions = gpt2_config(hf_config, origin=str(folder)).n_positions
     context_tokens = chosen_context_tokens(config.context_tokens, n_positions).value
     stride_tokens = chosen_stride_tokens(config.stride_tokens, context_tokens).value
     tokenizer = load_tokenizer(folder, hf_config)
-    corpus = prepare_corpus(found, tokenizer, reading_options(config), val_fraction=1, seed=config.seed)
+    with team.one_after_the_other("text"):
+        corpus = prepare_corpus(found, tokenizer, reading_options(config), val_fraction=1, seed=config.seed)
+    refuse_different_models(team, folder, corpus.fingerprint)
     model = load_gpt2(folder).to(device)
     model.compute_dtype = dtype
     evaluation = evaluate_split(
         model,
         corpus.validation,
         context_tokens=context_tokens,
-        tokens_per_batch=max(TOKENS_PER_BATCH, context_tokens),
+        tokens_per_batch=max(TOKENS_PER_BATCH, context_tokens) * team.size,  # each batch is that of one process
         stride_tokens=stride_tokens,
+        team=team,
     )
     return _Measured(folder, tokenizer, corpus, evaluation, context_tokens, stride_tokens)
 

@@ -9,6 +9,7 @@ weighs more than its tokens do.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -116,13 +117,17 @@ def evaluate_split(
         windows = windows_of(split.stretches, context_tokens)
     else:
         windows = sliding_windows(split.stretches, context_tokens, stride_tokens)
+    groups = list(packed_indices(windows.lengths, tokens_per_batch))
+    own = groups[team.rank :: team.size]
     sample_nats, _ = in_pieces(
-        lambda pieces: _sample_nats(model, split, windows, max(tokens_per_batch // pieces, 1), team, in_step=in_step),
+        lambda pieces: _sample_nats(model, split, windows, own, max(tokens_per_batch // pieces, 1)),
         pieces=1,
         most=tokens_per_batch,
         what=say("a single window to measure"),
         hint=say("free memory, or take a shorter --context-tokens or a smaller model"),
     )
+    if in_step and len(own) < len(groups[:: team.size]):  # the others gather weights once more than this process
+        _sample_nats(model, split, windows, groups[-1:], tokens_per_batch)
     return Evaluation(
         team.sum_on_host(sample_nats),
         split.stretches.lengths.astype(np.int64) - split.stretches.prompt_tokens,
@@ -131,22 +136,18 @@ def evaluate_split(
 
 
 def _sample_nats(
-    model: GPT2, split: Split, windows: Windows, tokens_per_batch: int, team: Team, *, in_step: bool
+    model: GPT2, split: Split, windows: Windows, groups: Sequence[Int64s], tokens_per_batch: int
 ) -> npt.NDArray[np.float64]:
-    """Summed cross-entropy of each sample, as far as this process measures it."""
-    groups = packed_indices(windows.lengths, tokens_per_batch)
-    batches = packed(split, windows, tokens_per_batch)
-    sample_nats = np.zeros(split.n_samples)
-    left_over = -1
+    """Summed cross-entropy of each sample, as far as it is in some groups of windows."""
+    sample_nats, longest = np.zeros(split.n_samples), int(windows.lengths.max(initial=0))
     with inference(model):
-        for number, (chosen, batch) in enumerate(zip(groups, batches, strict=True)):
-            left_over = number % team.size
-            if left_over == team.rank:
+        for group in groups:
+            some = windows[group]
+            parts = packed_indices(some.lengths, tokens_per_batch)
+            for part, batch in zip(parts, packed(split, some, tokens_per_batch, longest), strict=True):
                 nats_M = _nats_of(model, batch).double().cpu().numpy()
-                sample_M = np.repeat(windows.samples[chosen], windows.lengths[chosen])[batch.rows]
+                sample_M = np.repeat(some.samples[part], some.lengths[part])[batch.rows]
                 np.add.at(sample_nats, sample_M, nats_M)
-        if in_step and left_over < team.rank:
-            _nats_of(model, batch)  # the others gather weights once more than this process needs them
     return sample_nats
 
 

@@ -1,8 +1,11 @@
 """The verb `generate`: a model and prompts in, texts out."""
 
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -16,6 +19,8 @@ from tunesmith.data.prompt_file import read_prompts
 from tunesmith.data.sources import escapes
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.data.trained_text import trained_text
+from tunesmith.distributed.team import ALONE, Team
+from tunesmith.distributed.verbs import device_of, refuse_different_models, team_of
 from tunesmith.errors import UserError
 from tunesmith.files import refuse_existing
 from tunesmith.generation.cache import cache_bytes
@@ -25,7 +30,7 @@ from tunesmith.generation.packed_linears import can_hold_half
 from tunesmith.generation.request import Continuation, Request
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.generation.text_stream import StopWatch, TextStream
-from tunesmith.machine import choose_device, choose_dtype
+from tunesmith.machine import choose_dtype
 from tunesmith.messages.catalogue import say
 from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.gpt2 import GPT2
@@ -128,11 +133,29 @@ def generate_texts(
         UserError: if the model cannot be used or a setting is impossible.
         Interrupted: at Ctrl-C, with the texts that were done.
     """
-    requests = text_requests(config)
-    if config.out:
+    with team_of(config) as team:
+        texts, is_whole = _written(config, team, on_text, show)
+    if not is_whole:
+        raise Interrupted(texts)
+    return texts
+
+
+def _written(
+    config: GenerateConfig, team: Team, on_text: Callable[[int, int], object], show: Callable[[str], object] | None
+) -> tuple[list[GeneratedText], bool]:
+    """The texts, in order, and whether they are all that was asked for; of several processes only the first has them.
+
+    Raises:
+        UserError: as above.
+    """
+    requests = text_requests(config, team.share(lambda: _prompts(config)))
+    if config.out and team.leads:
         refuse_existing(Path(config.out))
-    model = load_for_writing(config)
-    show_it = show if len(requests) == 1 and not config.reject_copied else None
+    with team.one_after_the_other("model"):
+        folder = local_folder(config.model)
+    refuse_different_models(team, folder)
+    model = load_for_writing(config, team)
+    show_it = show if len(requests) == 1 and not config.reject_copied and team.size == 1 else None
     if show_it and config.include_prompt:
         show_it(requests[0].prompt)
 
@@ -146,10 +169,52 @@ def generate_texts(
             show=show_it,
         )
 
+    def accepted(some: Sequence[TextRequest]) -> list[GeneratedText]:
+        if index is None:
+            return write(some)
+        shortest = config.reject_copied
+        return write_uncopied(write, some, index, shortest, n_texts=len(requests), is_all=team.size == 1)
+
+    index = _index_of_copies(config, model.tokenizer, team)
+    own, is_whole = requests[team.rank :: team.size], True
+    try:
+        with _ended_as_interrupted(team):
+            texts = accepted(own) if own else []
+    except Interrupted as interruption:
+        texts, is_whole = interruption.texts, False
+    if team.size == 1:
+        return texts, is_whole
+    told = team.collect({"texts": [asdict(text) for text in texts], "is_whole": is_whole})
+    texts = [GeneratedText(**text) for one in told for text in one["texts"]]
+    texts.sort(key=lambda text: ((text.seed - config.seed) % len(requests), config.temperature.index(text.temperature)))
+    is_whole = all(one["is_whole"] for one in told)
+    on_text(len(texts), len(requests))
+    if team.leads and is_whole and not texts:
+        raise _all_copy(config.reject_copied)
+    return texts, is_whole
+
+
+def _index_of_copies(config: GenerateConfig, tokenizer: TextTokenizer, team: Team) -> CopyIndex | None:
+    """Of the text that nothing is to be copied from; None where everything is taken."""
     if not config.reject_copied:
-        return write(requests)
-    corpus = trained_text(local_folder(config.model), model.tokenizer, config.trained_on)
-    return write_uncopied(write, requests, CopyIndex(corpus.train), config.reject_copied)
+        return None
+    with team.one_after_the_other("text"):
+        return CopyIndex(trained_text(local_folder(config.model), tokenizer, config.trained_on).train)
+
+
+@contextmanager
+def _ended_as_interrupted(team: Team) -> Iterator[None]:
+    """With several processes SIGTERM is what Ctrl-C becomes on its way; the second time neither does anything."""
+    if team.size == 1 or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except Interrupted:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        raise
 
 
 def write_uncopied(
@@ -157,6 +222,9 @@ def write_uncopied(
     requests: Sequence[TextRequest],
     index: CopyIndex,
     shortest_copy_tokens: int,
+    *,
+    n_texts: int | None = None,
+    is_all: bool = True,
 ) -> list[GeneratedText]:
     """Write texts, those anew with another seed that hold a copy; in order, without those that copy in every attempt.
 
@@ -165,6 +233,8 @@ def write_uncopied(
         requests: to be written.
         index: of the training text.
         shortest_copy_tokens: so many tokens in a row are a copy.
+        n_texts: asked for in all, where these are some of them.
+        is_all: whether it is an error when all of them copy.
 
     Raises:
         UserError: if all of them copy in every attempt.
@@ -173,7 +243,8 @@ def write_uncopied(
     numbers = list(range(len(requests)))
     for attempt in range(ATTEMPTS):
         # seeds beyond those of all other texts, so that no two texts ever share one
-        again = [replace(requests[n], seed=requests[n].seed + attempt * len(requests)) for n in numbers]
+        apart = attempt * (n_texts or len(requests))
+        again = [replace(requests[n], seed=requests[n].seed + apart) for n in numbers]
         try:
             texts = write(again)
         except Interrupted:
@@ -186,17 +257,21 @@ def write_uncopied(
         numbers = [n for n in numbers if n not in accepted and requests[n].rules.temperature > 0]
         if not numbers:
             break
-    if not accepted:
-        raise UserError(
-            "every text holds {n_tokens} tokens in a row of the training text, in {attempts} attempts",
-            hint="raise --temperature or --reject-copied; the model may be overfitted: train it for fewer epochs",
-            n_tokens=shortest_copy_tokens,
-            attempts=ATTEMPTS,
-        )
+    if not accepted and is_all:
+        raise _all_copy(shortest_copy_tokens)
     return [accepted[number] for number in sorted(accepted)]
 
 
-def load_for_writing(config: GenerateConfig) -> TextModel:
+def _all_copy(shortest_copy_tokens: int) -> UserError:
+    return UserError(
+        "every text holds {n_tokens} tokens in a row of the training text, in {attempts} attempts",
+        hint="raise --temperature or --reject-copied; the model may be overfitted: train it for fewer epochs",
+        n_tokens=shortest_copy_tokens,
+        attempts=ATTEMPTS,
+    )
+
+
+def load_for_writing(config: GenerateConfig, team: Team = ALONE) -> TextModel:
     """The model that was asked for, with its weights arranged for writing.
 
     On a CPU that is fp16 weights and fp32 arithmetic, unless another precision is asked for.
@@ -204,7 +279,7 @@ def load_for_writing(config: GenerateConfig) -> TextModel:
     Raises:
         UserError: if it cannot be used.
     """
-    device = choose_device(config.device).value
+    device = device_of(team, config.device)
     may_round = config.precision == "auto" and device.type == "cpu" and can_hold_half()
     dtype = torch.float32 if may_round else choose_dtype(config.precision, device).value
     folder = local_folder(config.model)
@@ -214,15 +289,20 @@ def load_for_writing(config: GenerateConfig) -> TextModel:
     return TextModel(model, tokenizer, ready_for_writing(model, config.quantize, may_round=may_round))
 
 
-def text_requests(config: GenerateConfig) -> list[TextRequest]:
+def text_requests(config: GenerateConfig, prompts: Sequence[str] | None = None) -> list[TextRequest]:
     """One for every text; seeds count on from the one that was given.
+
+    Args:
+        config: what to write.
+        prompts: behind which, where they were read already.
 
     Raises:
         UserError: if a setting is impossible or prompts cannot be read.
     """
     _refuse_impossible(config)
     stops = tuple(escapes(stop) for stop in (*config.stop, *([config.truncate] if config.truncate else [])))
-    numbered = enumerate(product(_prompts(config), range(config.num_samples)))
+    prompts = _prompts(config) if prompts is None else prompts
+    numbered = enumerate(product(prompts, range(config.num_samples)))
     return [
         TextRequest(
             prompt=prompt,

@@ -1,12 +1,11 @@
 """`train --devices N`: started here, told by its first process."""
 
-import signal
 from pathlib import Path
 
 from tunesmith.config import TrainConfig
 from tunesmith.distributed.cards import refuse_too_few_cards
-from tunesmith.distributed.launching import InterruptedBySignal, ProcessFailedError, run_processes
-from tunesmith.distributed.typed_command import train_arguments
+from tunesmith.distributed.launching import InterruptedBySignal, ProcessFailedError, name_of_signal, run_processes
+from tunesmith.distributed.typed_command import typed_arguments
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
 from tunesmith.training.run import RunFolder
@@ -25,7 +24,7 @@ def train_in_processes(config: TrainConfig) -> int:
     """
     refuse_too_few_cards(config.devices, device=config.device)
     try:
-        run_processes(train_arguments(config), config.devices)
+        run_processes(typed_arguments(config), config.devices)
     except ProcessFailedError as error:
         if error.exit_code >= 0:
             return error.exit_code  # it has said why
@@ -33,19 +32,12 @@ def train_in_processes(config: TrainConfig) -> int:
             "rank {rank} was ended by {signal}, and the others with it",
             hint="{advice}",
             rank=error.rank,
-            signal=_name_of(-error.exit_code),
+            signal=name_of_signal(-error.exit_code),
             advice=_advice(config),
         ) from None
     except InterruptedBySignal:
         return INTERRUPTED if _outcome(config) != "finished" else DONE
     return DONE
-
-
-def _name_of(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return say("signal {number}", number=number)
 
 
 def _advice(config: TrainConfig) -> str:

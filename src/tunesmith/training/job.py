@@ -20,6 +20,7 @@ from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import reading_options
 from tunesmith.data.standard_input import STANDARD_INPUT
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
+from tunesmith.distributed.agreement import weights_sha256
 from tunesmith.distributed.start import send_weights
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.errors import UsageError, UserError
@@ -53,7 +54,6 @@ from tunesmith.training.resuming import (
     plan_before,
     refuse_changed_model,
     refuse_changed_text,
-    weights_sha256,
     with_absolute_paths,
 )
 from tunesmith.training.run import BEFORE_THE_BEGINNING, RunFolder, as_json

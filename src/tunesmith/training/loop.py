@@ -270,48 +270,42 @@ class TrainingLoop:
     def _step(
         self, order: TrainingOrder, micro_batches: list[Batch], made_in: int
     ) -> Generator[Event, None, StepResult]:
-        """One update; in smaller pieces where memory runs out, and in as small ones from then on."""
+        """One update; in smaller pieces where memory runs out, and in as small ones from then on.
+
+        Raises:
+            DoesNotFitError: in all processes, behind a last save, where the smallest are too large; where each holds a
+                part of the model, at once and in this process only.
+        """
         if not micro_batches:
             return no_step(self.model)
-        if self.team.size > 1:
-            return self._step_together(order, micro_batches)
-        progress, first_in = self.progress, self.progress.pieces
-        first_recompute, most = progress.recompute, made_in * max(len(batch.offsets) - 1 for batch in micro_batches)
+        progress, first_in, in_parts = self.progress, self.progress.pieces, self.engine.is_sharded
+        first_recompute, most = progress.recompute, self._most_pieces(micro_batches, made_in)
 
         def attempt(pieces: int) -> StepResult:
             if (pieces, progress.recompute) != (first_in, first_recompute):  # nothing is left of the attempt before
                 self.optimizer.zero_grad(set_to_none=True)
                 self.scaler = fresh_scaler(self.scaler, self.model.head_VC.device)
-            with self.chance.drawing():
-                return train_step(
-                    self.model,
-                    self.optimizer,
-                    micro_batches if pieces == made_in else order.batches(progress.step, pieces, progress.left_out),
-                    learning_rate=self._learning_rate(),
-                    max_grad_norm=self.plan.max_grad_norm,
-                    scaler=self.scaler,
-                )
+            asked = pieces == made_in
+            batches = micro_batches if asked else order.batches(progress.step, pieces, progress.left_out)
+            return self.engine.attempt(lambda: self._update(order, batches))
 
         while True:
             try:
                 result, progress.pieces = in_pieces(
                     attempt,
                     pieces=progress.pieces,
-                    most=max(most, progress.pieces),
+                    most=progress.pieces if in_parts else max(most, progress.pieces),
                     what=say("a window of {n_tokens:,} tokens", n_tokens=micro_batches[0].longest),
-                    hint=say(
-                        "everything up to step {step:,} is saved: free memory and continue with tunesmith train "
-                        "--resume --out {path}; or train anew with a shorter --context-tokens or a smaller --model",
-                        step=progress.step,
-                        path=self.run.path,
-                    ),
+                    hint=self._if_nothing_fits(),
                 )
                 break
             except DoesNotFitError:
-                more = next_recomputation(progress.recompute)
-                if more is None:
+                more = None if in_parts else next_recomputation(progress.recompute)
+                if more is None and not in_parts:
                     self._save()
                     yield from self._wait_for_saver()
+                    self.team.wait_for_first()
+                if more is None:
                     raise
             progress.pieces, progress.recompute = max(most, progress.pieces), more
             recompute(self.model, more)
@@ -319,40 +313,43 @@ class TrainingLoop:
             yield self._shrunk(order, progress.step, was_slow=False)
         return result
 
-    def _step_together(self, order: TrainingOrder, micro_batches: list[Batch]) -> StepResult:
-        """One update by several processes; memory that runs out in one of them ends all.
+    def _update(self, order: TrainingOrder, micro_batches: list[Batch]) -> StepResult:
+        """From these micro-batches, or from all processes' ones."""
+        step, tokens = self.progress.step, None
+        if self.team.size > 1:
+            tokens = order.targets(step, self.progress.left_out)
+            self.chance.begin(_dropout_seed(self.plan.seed, step, self.team.rank))  # the same after a resume
+        with self.chance.drawing():
+            return train_step(
+                self.model,
+                self.optimizer,
+                micro_batches,
+                learning_rate=self._learning_rate(),
+                max_grad_norm=self.plan.max_grad_norm,
+                scaler=self.scaler,
+                engine=self.engine,
+                step_tokens=tokens,
+            )
 
-        Raises:
-            DoesNotFitError: in the process where it ran out.
-        """
-        step = self.progress.step
-        self.chance.begin(_dropout_seed(self.plan.seed, step, self.team.rank))  # the same after a resume
+    def _most_pieces(self, micro_batches: list[Batch], made_in: int) -> int:
+        """Into which micro-batches can be dealt so that each gets smaller; the same in all processes."""
+        if self.team.size > 1:
+            return -(-self.plan.tokens_per_micro_batch // micro_batches[0].longest)
+        return made_in * max(len(batch.offsets) - 1 for batch in micro_batches)
 
-        def attempt(_pieces: int) -> StepResult:
-            with self.chance.drawing():
-                return train_step(
-                    self.model,
-                    self.optimizer,
-                    micro_batches,
-                    learning_rate=self._learning_rate(),
-                    max_grad_norm=self.plan.max_grad_norm,
-                    scaler=self.scaler,
-                    engine=self.engine,
-                    step_tokens=order.targets(step, self.progress.left_out),
-                )
-
-        most_tokens = max(batch.n_tokens for batch in micro_batches)
-        result, _ = in_pieces(
-            attempt,
-            pieces=1,
-            most=1,
-            what=say("{n_tokens:,} tokens", n_tokens=most_tokens),
-            hint=say(
-                "close what else uses the memory and continue with --resume; or start anew with --shard yes, "
+    def _if_nothing_fits(self) -> str:
+        """What a person can do then."""
+        if self.engine.is_sharded:
+            return say(
+                "close what else uses the memory and continue with --resume; or start anew with "
                 "--recompute blocks or a shorter --context-tokens"
-            ),
+            )
+        return say(
+            "everything up to step {step:,} is saved: free memory and continue with tunesmith train "
+            "--resume --out {path}; or train anew with a shorter --context-tokens or a smaller --model",
+            step=self.progress.step,
+            path=self.run.path,
         )
-        return result
 
     def _shrunk(self, order: TrainingOrder, step: int, *, was_slow: bool) -> Shrunk:
         smaller = order.batches(step, self.progress.pieces, self.progress.left_out)

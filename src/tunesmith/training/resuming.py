@@ -1,19 +1,17 @@
 """What a resumed run was asked before, what may be asked now, and whether text and model are still the same."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from tunesmith.config import TrainConfig
-from tunesmith.data.content_hash import content_hash
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.hub_datasets import HUB_PREFIX
 from tunesmith.data.standard_input import STANDARD_INPUT
+from tunesmith.distributed.agreement import weights_sha256
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
-from tunesmith.model.weights import weight_files
 from tunesmith.training.changed_plan import LENGTH, MAY_CHANGE, ONE_SITTING
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.run import RunFolder
@@ -120,14 +118,6 @@ def refuse_changed_model(run: RunFolder, folder: Path) -> None:
             folder=folder,
             path=run.path,
         )
-
-
-def weights_sha256(folder: Path) -> str:
-    """Of a model folder's weights; with --from-scratch there may be none."""
-    together = hashlib.sha256()
-    for path in weight_files(folder):
-        together.update(content_hash(path).encode())
-    return together.hexdigest()
 
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:

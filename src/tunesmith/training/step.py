@@ -4,9 +4,8 @@ The loss of a step is the sum of nats over all tokens it predicts divided by the
 forward pass: the update does not depend on how the tokens were dealt to micro-batches.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -78,6 +77,7 @@ def train_step(
         grad_norm = optimizer.finished()  # too late to skip: where this is bad, weights are, and the run goes back
         return StepResult(nats, step_tokens, grad_norm, ~(nats.isfinite() & grad_norm.isfinite()))
     step_nats = torch.zeros((), device=model.head_VC.device)
+    engine.begin()
     for number, batch in enumerate(micro_batches, 1):
         with engine.micro_batch(is_last=number == len(micro_batches)):
             step_nats += backward(batch)
@@ -87,6 +87,7 @@ def train_step(
         grad_norm = optimizer.clip(model.parameters(), max_grad_norm)
     else:
         grad_norm = engine.clip(max_grad_norm)
+    engine.agree()
     is_bad = ~step_nats.isfinite()
     if scaler.is_enabled():  # it looks at the gradient itself, and lowers its scale
         scaler.step(optimizer)
@@ -132,7 +133,7 @@ def backward_pass(
     model: GPT2, batch: Batch, step_tokens: int, scaler: torch.amp.GradScaler, engine: Engine | None = None
 ) -> Tensor:
     """Add a micro-batch's part to the gradients of a step of so many predicted tokens; its nats, a fp32 scalar."""
-    nats = sum_of_batch_nats(model, batch, call=engine.call if engine else None)
+    nats = sum_of_batch_nats(model, batch)
     loss = nats / step_tokens
     if engine and engine.loss_factor != 1:
         loss = loss * engine.loss_factor  # gradients are averaged over processes, and are to be summed
@@ -140,17 +141,10 @@ def backward_pass(
     return nats.detach()
 
 
-def sum_of_batch_nats(model: GPT2, batch: Batch, *, call: Callable[..., Tensor] | None = None) -> Tensor:
-    """Summed cross-entropy of what a batch predicts, fp32 scalar with a graph behind it.
-
-    Args:
-        model: on its device.
-        batch: to compute.
-        call: what computes, where that is wrapped around the model.
-    """
+def sum_of_batch_nats(model: GPT2, batch: Batch) -> Tensor:
+    """Summed cross-entropy of what a batch predicts, fp32 scalar with a graph behind it."""
     layout = DocumentLayout(batch.offsets, batch.longest)
-    compute = hidden_states if call is None else partial(hidden_states, call=call)
-    hidden_NC = compute(model, batch.tokens, batch.positions, layout)
+    hidden_NC = hidden_states(model, batch.tokens, batch.positions, layout)
     targets_M, rows_M = on_device_of(model, batch.targets), on_device_of(model, batch.rows)
     is_all = len(rows_M) == batch.n_tokens
     asked_M = None if is_all else rows_M

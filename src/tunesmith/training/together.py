@@ -9,11 +9,11 @@ import torch
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.standard_input import STANDARD_INPUT
-from tunesmith.distributed.agreement import refuse_different
+from tunesmith.distributed.agreement import refuse_different, weights_sha256
 from tunesmith.distributed.engine import Engine
 from tunesmith.distributed.parts import dealt_like, is_part
 from tunesmith.distributed.start import send_states, send_weights
-from tunesmith.distributed.team import Team
+from tunesmith.distributed.team import ManyProcesses, Team
 from tunesmith.errors import UserError
 from tunesmith.machine import environment
 from tunesmith.messages.catalogue import say
@@ -24,7 +24,6 @@ from tunesmith.training.checkpoint import load_checkpoint
 from tunesmith.training.optimizer import trainable
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.progress import Progress
-from tunesmith.training.resuming import weights_sha256
 from tunesmith.training.run import as_json
 
 
@@ -125,6 +124,7 @@ def make_engine(team: Team, model: GPT2) -> Engine:
         return ShardedEngine(model, team)
     from tunesmith.distributed.replication import ReplicatedEngine  # noqa: PLC0415
 
+    assert isinstance(team, ManyProcesses)
     return ReplicatedEngine(model, team)
 
 
