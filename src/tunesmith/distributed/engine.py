@@ -17,6 +17,7 @@ class Engine:
 
     Attributes:
         model: that learns.
+        call: what computes hidden states while training, where that is wrapped around the model.
         loss_factor: by which a loss is multiplied before its backward pass, because gradients will be averaged.
         is_sharded: whether this process holds a part of each weight only.
     """
@@ -26,6 +27,7 @@ class Engine:
 
     def __init__(self, model: GPT2) -> None:
         self.model = model
+        self.call: Callable[..., Tensor] | None = None
 
     def attempt(self, step: Callable[[], T]) -> T:
         """Make a step.
@@ -38,9 +40,6 @@ class Engine:
                 in this one only, where `is_sharded`.
         """
         return step()
-
-    def begin(self) -> None:
-        """Have gradients summed up from 0."""
 
     @contextmanager
     def micro_batch(self, *, is_last: bool) -> Iterator[None]:  # noqa: ARG002  others have to know

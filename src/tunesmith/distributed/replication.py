@@ -1,65 +1,78 @@
-"""Every process holds the whole model; gradients are summed while the last micro-batch's backward pass runs.
+"""Every process holds the whole model; gradients are summed while the last micro-batch's backward pass runs (DDP).
 
-What torch's `DistributedDataParallel` does, but for one thing: a process whose memory runs out in the middle of a step
-still takes part in all that is left of it, so that nobody waits in vain, and then all of them make the step again.
+torch's `DistributedDataParallel` waits for ever for a process whose memory ran out in the middle of a step. So it is
+told here how a bucket of gradients travels (`register_comm_hook`): such a process knows which buckets it still owes the
+others, lets zeros travel in their place, and then all of them agree to make the step again.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
+from torch.futures import Future
+from torch.nn.parallel import DistributedDataParallel
 
 from tunesmith.distributed.engine import Engine
 from tunesmith.distributed.team import ManyProcesses
 from tunesmith.errors import UserError
+from tunesmith.model.attention import DocumentLayout, attention_over
+from tunesmith.model.compiled import uncompiled
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.out_of_memory import is_out_of_memory
 
 T = TypeVar("T")
 
-BUCKET_BYTES = 25 * 2**20
-"""Of gradients that travel together: what torch takes."""
+REHEARSALS = 2
+"""Behind the first backward pass torch puts gradients into other buckets, in the order in which they came."""
 
 
-class _Bucket:
-    """Gradients that lie side by side, and travel when the last of them is there."""
+class _Travel:
+    """How buckets travel: summed over all processes, in the same order everywhere."""
 
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        self.parameters, first = parameters, parameters[0]
-        self.flat = torch.zeros(sum(p.numel() for p in parameters), dtype=first.dtype, device=first.device)
-        parts = self.flat.split([parameter.numel() for parameter in parameters])
-        self._places = {p: part.view(p.shape) for p, part in zip(parameters, parts, strict=True)}
-        self._missing: set[nn.Parameter] = set()
+    def __init__(self) -> None:
+        self.is_rehearsal = True
+        self._buckets: list[Tensor] = []
+        self._sent = 0
 
     def begin(self) -> None:
-        """Have all gradients summed up here, from 0."""
-        self.flat.zero_()
-        self._missing = set(self._places)
-        for parameter, place in self._places.items():
-            parameter.grad = place
+        """Nothing of a step has travelled."""
+        self._sent = 0
+        if self.is_rehearsal:
+            self._buckets = []
 
-    def take(self, parameter: nn.Parameter) -> None:
-        """A gradient is complete; what made it may have put it elsewhere."""
-        place = self._places[parameter]
-        assert parameter.grad is not None
-        if parameter.grad.data_ptr() != place.data_ptr():
-            place.copy_(parameter.grad)
-            parameter.grad = place
-        self._missing.discard(parameter)
+    def send(self, bucket: dist.GradBucket) -> Future[Tensor]:  # type: ignore[name-defined]
+        """Let a bucket travel; in a rehearsal only note what it is like."""
+        if self.is_rehearsal:
+            self._buckets.append(bucket.buffer())
+            stays: Future[Tensor] = Future()
+            stays.set_result(bucket.buffer())
+            return stays
+        self._sent += 1
+        work = dist.all_reduce(bucket.buffer(), async_op=True)
+        assert work is not None
+        summed: Future[Tensor] = work.get_future().then(lambda future: future.value()[0])
+        return summed
 
-    @property
-    def is_complete(self) -> bool:
-        return not self._missing
+    def owed(self) -> Iterator[Tensor]:
+        """Zeros for each bucket that has not travelled."""
+        while self._sent < len(self._buckets):
+            self._sent += 1
+            yield torch.zeros_like(self._buckets[self._sent - 1])
+
+
+def _send(travel: _Travel, bucket: dist.GradBucket) -> Future[Tensor]:  # type: ignore[name-defined]
+    return travel.send(bucket)
 
 
 class ReplicatedEngine(Engine):
     """One of several processes that hold the same model.
 
-    Gradients lie in buckets for good, in the order in which a backward pass makes them, and travel in this order
-    everywhere. A step is: the buckets, the sum of the nats, and the agreement that memory sufficed.
+    Its parameters stay where they are and keep their names: torch's wrapper is called while training, and nothing else
+    knows of it. Gradients lie in its buckets, so that they take no memory twice. A step is: the buckets, the sum of the
+    nats, and the agreement that memory sufficed.
 
     Args:
         model: with the same weights everywhere, in the form in which they are kept.
@@ -69,38 +82,57 @@ class ReplicatedEngine(Engine):
     def __init__(self, model: GPT2, team: ManyProcesses) -> None:
         super().__init__(model)
         self._team = team
-        learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._buckets = [_Bucket(parameters) for parameters in _in_buckets(learned[::-1])]
-        self._bucket_of = {parameter: bucket for bucket in self._buckets for parameter in bucket.parameters}
-        self._sent: list[tuple[dist.Work | None, Tensor]] = []
-        self._is_last = False
         self._behind: Literal["nothing", "sum", "agreement", "refusal"] = "nothing"
-        for parameter in learned:
-            parameter.register_post_accumulate_grad_hook(self._made)
+        self._wrap()
+
+    def _wrap(self) -> None:
+        """Begin with new buckets, all processes together."""
+        self.call = None  # the hooks of a wrapper before go with it
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        self._travel = _Travel()
+        self._wrapped = DistributedDataParallel(
+            self.model,
+            init_sync=False,  # weights are spread together with the optimizer's state
+            gradient_as_bucket_view=True,
+        )
+        self._wrapped.register_comm_hook(self._travel, _send)
+        self._rehearse()
+        self.call = self._wrapped
+
+    def _rehearse(self) -> None:
+        """Backward passes of one token, until gradients lie in the buckets in which they will stay."""
+        device = self.model.head_VC.device
+        attend = attention_over(DocumentLayout.of((0, 1)), device, self.model.attention_dtype)
+        was_training = self.model.training
+        self.model.eval()
+        with uncompiled(self.model):
+            for _ in range(REHEARSALS):
+                self._travel.begin()
+                zero_N = torch.zeros(1, dtype=torch.int64, device=device)
+                hidden_NC = self._wrapped(zero_N, zero_N, lambda _layer: attend)
+                self.model.logits(hidden_NC).sum().backward()
+        self.model.train(was_training)
+        for parameter in self.model.parameters():
+            parameter.grad = None
+        self._travel.is_rehearsal = False
 
     def attempt(self, step: Callable[[], T]) -> T:
-        self._sent, self._behind = [], "nothing"
+        self._behind = "nothing"
+        self._travel.begin()
         result = _unless_out_of_memory(step)
         if result is not None:
             return result[0]
         self._take_part_in_the_rest()
+        self._wrap()
         raise torch.OutOfMemoryError
-
-    def begin(self) -> None:
-        self._sent, self._is_last, self._behind = [], False, "nothing"
-        for bucket in self._buckets:
-            bucket.begin()
 
     @contextmanager
     def micro_batch(self, *, is_last: bool) -> Iterator[None]:
-        self._is_last = is_last
-        yield
+        with nullcontext() if is_last else self._wrapped.no_sync():
+            yield
 
     def summed(self, nats: Tensor) -> Tensor:
-        self._is_last = False
-        self._send(len(self._buckets))
-        for work, flat in self._sent:
-            self._team.wait_for(work, flat)
         self._behind = "sum"
         return self._team.sum_on_device(nats)
 
@@ -118,37 +150,11 @@ class ReplicatedEngine(Engine):
                 hint="free memory and continue from the last checkpoint with --resume",
             )
         if self._behind == "nothing":
+            for zeros in self._travel.owed():
+                self._team.sum_on_device(zeros)
             self.summed(torch.zeros((), device=self.model.head_VC.device))
         if self._behind == "sum":
             _unless_out_of_memory(lambda: self.agree(sufficed=False))
-
-    def _made(self, parameter: nn.Parameter) -> None:
-        """A parameter's gradient of a micro-batch is there."""
-        if not self._is_last:
-            return
-        self._bucket_of[parameter].take(parameter)
-        complete = len(self._sent)
-        while complete < len(self._buckets) and self._buckets[complete].is_complete:
-            complete += 1
-        self._send(complete)
-
-    def _send(self, until: int) -> None:
-        """Let the next buckets travel, in their order."""
-        for bucket in self._buckets[len(self._sent) : until]:
-            self._sent.append((dist.all_reduce(bucket.flat, async_op=True), bucket.flat))
-
-
-def _in_buckets(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Neighbours of one kind that are not too much together."""
-    together: list[nn.Parameter] = []
-    for parameter in parameters:
-        size = sum(one.nbytes for one in together) + parameter.nbytes
-        if together and (size > BUCKET_BYTES or parameter.dtype != together[0].dtype):
-            yield together
-            together = []
-        together.append(parameter)
-    if together:
-        yield together
 
 
 def _unless_out_of_memory(work: Callable[[], T]) -> tuple[T] | None:

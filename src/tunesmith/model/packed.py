@@ -3,7 +3,7 @@
 Shapes: N tokens in the stream, C channels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -21,6 +21,8 @@ def hidden_states(
     tokens_N: npt.NDArray[np.int64],
     positions_N: npt.NDArray[np.int64],
     layout: DocumentLayout,
+    *,
+    call: Callable[..., Tensor] | None = None,
 ) -> Tensor:
     """Hidden states of documents that stand side by side, [N, C] on the model's device.
 
@@ -29,9 +31,11 @@ def hidden_states(
         tokens_N: int64 ids.
         positions_N: int64, from 0 in each document.
         layout: where documents begin and end.
+        call: what computes, where that is wrapped around the model.
     """
     attend = attention_over(layout, model.head_VC.device, model.attention_dtype)
-    hidden_NC: Tensor = model(on_device_of(model, tokens_N), on_device_of(model, positions_N), lambda _layer: attend)
+    compute = model if call is None else call
+    hidden_NC: Tensor = compute(on_device_of(model, tokens_N), on_device_of(model, positions_N), lambda _layer: attend)
     return hidden_NC
 
 

@@ -4,8 +4,9 @@ The loss of a step is the sum of nats over all tokens it predicts divided by the
 forward pass: the update does not depend on how the tokens were dealt to micro-batches.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -77,7 +78,6 @@ def train_step(
         grad_norm = optimizer.finished()  # too late to skip: where this is bad, weights are, and the run goes back
         return StepResult(nats, step_tokens, grad_norm, ~(nats.isfinite() & grad_norm.isfinite()))
     step_nats = torch.zeros((), device=model.head_VC.device)
-    engine.begin()
     for number, batch in enumerate(micro_batches, 1):
         with engine.micro_batch(is_last=number == len(micro_batches)):
             step_nats += backward(batch)
@@ -133,7 +133,7 @@ def backward_pass(
     model: GPT2, batch: Batch, step_tokens: int, scaler: torch.amp.GradScaler, engine: Engine | None = None
 ) -> Tensor:
     """Add a micro-batch's part to the gradients of a step of so many predicted tokens; its nats, a fp32 scalar."""
-    nats = sum_of_batch_nats(model, batch)
+    nats = sum_of_batch_nats(model, batch, call=engine.call if engine else None)
     loss = nats / step_tokens
     if engine and engine.loss_factor != 1:
         loss = loss * engine.loss_factor  # gradients are averaged over processes, and are to be summed
@@ -141,10 +141,17 @@ def backward_pass(
     return nats.detach()
 
 
-def sum_of_batch_nats(model: GPT2, batch: Batch) -> Tensor:
-    """Summed cross-entropy of what a batch predicts, fp32 scalar with a graph behind it."""
+def sum_of_batch_nats(model: GPT2, batch: Batch, *, call: Callable[..., Tensor] | None = None) -> Tensor:
+    """Summed cross-entropy of what a batch predicts, fp32 scalar with a graph behind it.
+
+    Args:
+        model: on its device.
+        batch: to compute.
+        call: what computes, where that is wrapped around the model.
+    """
     layout = DocumentLayout(batch.offsets, batch.longest)
-    hidden_NC = hidden_states(model, batch.tokens, batch.positions, layout)
+    compute = hidden_states if call is None else partial(hidden_states, call=call)
+    hidden_NC = compute(model, batch.tokens, batch.positions, layout)
     targets_M, rows_M = on_device_of(model, batch.targets), on_device_of(model, batch.rows)
     is_all = len(rows_M) == batch.n_tokens
     asked_M = None if is_all else rows_M
