@@ -32,7 +32,6 @@ SYMPTOMS = (
     Symptom(
         "compiler-missing",
         (
-            r"calledprocesserror: command '?\[?'\S*(gcc|clang|g\+\+|\bcc|\bcl)(\.exe)?'",
             r"can't find rust compiler|rust(c)? .{0,30}(is )?(not found|required)",
             r"failed to find c compiler|(could not|cannot|unable to) find (a |the |any )?(c\+\+ |c )?compiler|compiler .{0,20}(not found|is required)|\bcl\.exe\b",
             r"InvalidCxxCompiler",
@@ -171,6 +170,7 @@ SYMPTOMS = (
     Symptom(
         "compiling-failed",
         (
+            r"calledprocesserror: command '?\[?'\S*(gcc|clang|g\+\+|\bcc|\bcl)(\.exe)?'",
             r"BackendCompilerFailed",
             r"backend='inductor' raised",
             r"torch\._dynamo\.exc\.",
