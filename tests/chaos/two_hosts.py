@@ -9,7 +9,7 @@ every process that trains ends with one line, nothing half-written stays, and `-
 unbroken run by a single process. Prints what happened, and counts. Needs root and `ip`; Linux only.
 
 With `--rendezvous c10d` torchrun asks its meeting point all the time, and behind a cut cable waits for the answer until
-the system gives the connection up: 15 minutes as Linux comes, here `RETRIES` (net.ipv4.tcp_retries2 of the namespaces).
+the system gives the connection up: 16 minutes as Linux comes, here `RETRIES` (net.ipv4.tcp_retries2 of the namespaces).
 The static one asks nothing after the start.
 """
 
