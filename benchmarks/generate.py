@@ -24,7 +24,8 @@ from typing import Any
 
 from record import keep
 
-SIDE_BY_SIDE = (1, 8, 64)
+SIDE_BY_SIDE = {1: 5, 8: 3, 64: 1}
+"""How many texts, and how often that is measured: a machine that others use, too, is not always as fast."""
 PROMPT = "The keeper climbed the stairs and"
 NEW_TOKENS = 128
 PROMPTS = 1000
@@ -77,14 +78,17 @@ def in_own_process(side: str, model: Path, *, quick: bool) -> dict[str, Any]:
 
 
 def rates(write: Callable[[int, int], int], *, quick: bool) -> dict[str, Any]:
-    """Tokens per second; `write` is given how many texts and how many tokens each, and says how many it wrote."""
+    """Tokens per second at best; `write` is told how many texts of how many tokens, and says how many it wrote."""
     measured = {}
-    for n_texts in SIDE_BY_SIDE:
+    for n_texts, times in SIDE_BY_SIDE.items():
         n_new = NEW_TOKENS // (8 if quick else 1)
         write(n_texts, 4)  # kernels are prepared and pages are touched
-        started_s = time.perf_counter()
-        n_tokens = write(n_texts, n_new)
-        measured[str(n_texts)] = n_tokens / (time.perf_counter() - started_s)
+        fastest = 0.0
+        for _ in range(times):
+            started_s = time.perf_counter()
+            n_tokens = write(n_texts, n_new)
+            fastest = max(fastest, n_tokens / (time.perf_counter() - started_s))
+        measured[str(n_texts)] = fastest
     return {"tokens_per_s": measured}
 
 
@@ -130,7 +134,7 @@ def memory_bound(model: Path, quick: bool) -> dict[str, Any]:  # noqa: FBT001
 
     numbers = torch.ones(READ_BYTES // 4 // (4 if quick else 1), dtype=torch.float32)
     fastest_s = float("inf")
-    for _ in range(5):
+    for _ in range(20):
         started_s = time.perf_counter()
         numbers.sum()
         fastest_s = min(fastest_s, time.perf_counter() - started_s)
