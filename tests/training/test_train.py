@@ -88,7 +88,7 @@ def test_the_best_model_is_kept(make_model_folder: Callable[..., Path], text: Pa
 
     result = tunesmith.train(
         text, model=make_model_folder(), out=tmp_path / "out", epochs=50, max_steps=24, eval_every_steps=2,
-        learning_rate=0.5, warmup_fraction=0.9, max_grad_norm=1e9, precision="fp32", on_event=collect,
+        learning_rate=0.9, warmup_fraction=0.9, max_grad_norm=1e9, precision="fp32", on_event=collect,
         val_fraction=0.3,
     )  # fmt: skip
     tuned = {event.step: event.perplexity for event in evaluations if event.step}
