@@ -173,7 +173,8 @@ def test_work_is_recorded_without_having_been_done(monkeypatch: pytest.MonkeyPat
             """Nothing runs beside."""
 
     @contextlib.contextmanager
-    def recording(_graph: Graph, *, capture_error_mode: str) -> Iterator[None]:
+    def recording(_graph: Graph, *, pool: tuple[int, int], capture_error_mode: str) -> Iterator[None]:
+        assert pool == (0, 1)
         assert capture_error_mode == "thread_local"
         assert counter.item() == 0
         yield
@@ -190,7 +191,7 @@ def test_work_is_recorded_without_having_been_done(monkeypatch: pytest.MonkeyPat
         calls.append(counter.item())
         counter.add_(1)
 
-    play = captured(work, [counter])
+    play = captured(work, [counter], (0, 1))
     assert calls == [0] * (WARM_UPS + 1)
     assert counter.item() == 0
     play()

@@ -1,12 +1,12 @@
 """Verbs whose work several processes share: started by `--devices` or by `torchrun`, told by the first of them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
-from tunesmith.config import EvaluateConfig, GenerateConfig
+from tunesmith.config import EvaluateConfig, GenerateConfig, TrainConfig
 from tunesmith.distributed.agreement import refuse_different, weights_sha256
 from tunesmith.distributed.cards import refuse_too_few_cards
 from tunesmith.distributed.joining import joined
@@ -16,12 +16,19 @@ from tunesmith.distributed.team import ALONE, Team
 from tunesmith.distributed.typed_command import typed_arguments
 from tunesmith.errors import UsageError, UserError
 from tunesmith.machine import choose_device, environment
+from tunesmith.messages.catalogue import say
 
 DONE, INTERRUPTED = 0, 130
 
 
-def do_in_processes(config: EvaluateConfig | GenerateConfig) -> int:
+def do_in_processes(
+    config: TrainConfig | EvaluateConfig | GenerateConfig, *, advice: Callable[[], str] | None = None
+) -> int:
     """Start as many processes as asked for; they say and write everything themselves.
+
+    Args:
+        config: of the verb.
+        advice: what to do if one of them was killed, where there is more to say than the usual.
 
     Returns:
         The exit code of the command.
@@ -35,11 +42,13 @@ def do_in_processes(config: EvaluateConfig | GenerateConfig) -> int:
     except ProcessFailedError as error:
         if error.exit_code >= 0:
             return error.exit_code  # it has said why
+        usual = say("SIGKILL is often the system's answer when memory runs out: take fewer --devices")
         raise UserError(
             "rank {rank} was ended by {signal}, and the others with it",
-            hint="SIGKILL is often the system's answer when memory runs out: take fewer --devices",
+            hint="{advice}",
             rank=error.rank,
             signal=name_of_signal(-error.exit_code),
+            advice=usual if advice is None else advice(),
         ) from None
     except InterruptedBySignal:
         return INTERRUPTED

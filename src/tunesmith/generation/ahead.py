@@ -9,13 +9,14 @@ Shapes: B texts for which a step is made, the ones that are written and idle pla
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tunesmith.generation.cache import DecodeAttention, KeyValueCache
-from tunesmith.generation.captured import captured
+from tunesmith.generation.captured import Pool, captured
 from tunesmith.generation.device_sampling import DeviceRules, choose_tokens, logprobs_of, penalised
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.model.gpt2 import GPT2
@@ -65,6 +66,8 @@ class Ahead:
         self._logits = logits
         self._cache = cache
         self._end_of_text_id = end_of_text_id
+        self._device = model.head_VC.device
+        self._pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
         self._steps: dict[tuple[int, int, bool, bool], _Step] = {}
         self._step: _Step | None = None
         self._n_texts = 0
@@ -91,14 +94,15 @@ class Ahead:
         longest = max(self._cache.lengths[: self._n_texts]) + len(self._under_way) + 1
         reach = min(-(-longest // REACH_AT_A_TIME) * REACH_AT_A_TIME, self._cache.positions)
         before = self._step
-        if before is None or before.reach != reach:
-            self._step = self._step_for(reach)
-            if before is None:
-                self._step.load(self._texts, self._cache.lengths)
-            else:
-                self._step.go_on_from(before)
-        assert self._step is not None
-        self._under_way.append(self._step.run(chances))
+        with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
+            if before is None or before.reach != reach:
+                self._step = self._step_for(reach)
+                if before is None:
+                    self._step.load(self._texts, self._cache.lengths)
+                else:
+                    self._step.go_on_from(before)
+            assert self._step is not None
+            self._under_way.append(self._step.run(chances, self._pool))
 
     def take(self) -> list[tuple[int, float]]:
         """The oldest results: of each text its token, and the log-probability of that in nats under the bare model."""
@@ -182,13 +186,13 @@ class _Step:
             mine.copy_(its)
         self.rules.become(other.rules)
 
-    def run(self, chances: Sequence[float]) -> _Results:
-        """Launch the step; its results are on their way when this returns."""
+    def run(self, chances: Sequence[float], pool: Pool | None) -> _Results:
+        """Launch the step, on a card as a graph with its memory in a pool; its results are on their way then."""
         self._fill(self._uniform_B, [*chances, *[0.0] * (self._slots - len(chances))])
         if self._work is None:
-            self._work = captured(self._compute, self.state) if self._device.type == "cuda" else self._compute
+            self._work = self._compute if pool is None else captured(self._compute, self.state, pool)
         self._work()
-        if self._device.type != "cuda":
+        if pool is None:
             return _Results(self._tokens_B.clone(), self._logprobs_B.clone(), None)
         tokens_B, logprobs_B = (
             torch.empty(t_B.shape, dtype=t_B.dtype, pin_memory=True).copy_(t_B, non_blocking=True)

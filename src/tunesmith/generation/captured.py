@@ -5,16 +5,20 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+Pool = tuple[int, int]
+"""Memory that several recordings share which are never played at once."""
+
 WARM_UPS = 2
 """Kernels are chosen and workspaces made before anything is recorded."""
 
 
-def captured(work: Callable[[], None], changes: Sequence[Tensor]) -> Callable[[], None]:
-    """The same work as a CUDA graph (torch.cuda.CUDAGraph); it has not been done when this returns.
+def captured(work: Callable[[], None], changes: Sequence[Tensor], pool: Pool) -> Callable[[], None]:
+    """The same work as a CUDA graph (torch.cuda.CUDAGraph) on the current card; it has not been done when this returns.
 
     Args:
-        work: reads and writes tensors that stay where they are, all on one card.
+        work: reads and writes tensors that stay where they are, all on that card.
         changes: what it writes and reads again; they are given back as they were.
+        pool: where what it computes in between lies (torch.cuda.graph_pool_handle).
     """
     before = [tensor.clone() for tensor in changes]
     beside = torch.cuda.Stream()
@@ -26,6 +30,8 @@ def captured(work: Callable[[], None], changes: Sequence[Tensor]) -> Callable[[]
                 tensor.copy_(kept)
     torch.cuda.current_stream().wait_stream(beside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may use the card meanwhile
+    with torch.cuda.graph(
+        graph, pool=pool, capture_error_mode="thread_local"
+    ):  # other threads may use the card meanwhile
         work()
     return graph.replay

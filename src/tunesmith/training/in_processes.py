@@ -3,14 +3,10 @@
 from pathlib import Path
 
 from tunesmith.config import TrainConfig
-from tunesmith.distributed.cards import refuse_too_few_cards
-from tunesmith.distributed.launching import InterruptedBySignal, ProcessFailedError, name_of_signal, run_processes
-from tunesmith.distributed.typed_command import typed_arguments
+from tunesmith.distributed.verbs import DONE, INTERRUPTED, do_in_processes
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
 from tunesmith.training.run import RunFolder
-
-DONE, INTERRUPTED = 0, 130
 
 
 def train_in_processes(config: TrainConfig) -> int:
@@ -22,22 +18,8 @@ def train_in_processes(config: TrainConfig) -> int:
     Raises:
         UserError: if they cannot be started, or one of them was killed.
     """
-    refuse_too_few_cards(config.devices, device=config.device)
-    try:
-        run_processes(typed_arguments(config), config.devices)
-    except ProcessFailedError as error:
-        if error.exit_code >= 0:
-            return error.exit_code  # it has said why
-        raise UserError(
-            "rank {rank} was ended by {signal}, and the others with it",
-            hint="{advice}",
-            rank=error.rank,
-            signal=name_of_signal(-error.exit_code),
-            advice=_advice(config),
-        ) from None
-    except InterruptedBySignal:
-        return INTERRUPTED if _outcome(config) != "finished" else DONE
-    return DONE
+    code = do_in_processes(config, advice=lambda: _advice(config))
+    return DONE if code == INTERRUPTED and _outcome(config) == "finished" else code
 
 
 def _advice(config: TrainConfig) -> str:
