@@ -30,8 +30,11 @@ def captured(work: Callable[[], None], changes: Sequence[Tensor], pool: Pool) ->
                 tensor.copy_(kept)
     torch.cuda.current_stream().wait_stream(beside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(
-        graph, pool=pool, capture_error_mode="thread_local"
-    ):  # other threads may use the card meanwhile
+    recording = torch.cuda.graph(
+        graph,
+        pool=pool,  # type: ignore[arg-type]  its type has no public name
+        capture_error_mode="thread_local",  # other threads may use the card meanwhile
+    )
+    with recording:
         work()
     return graph.replay
