@@ -32,7 +32,7 @@ def captured(work: Callable[[], None], changes: Sequence[Tensor], pool: Pool) ->
     graph = torch.cuda.CUDAGraph()
     recording = torch.cuda.graph(
         graph,
-        pool=pool,  # type: ignore[arg-type]  its type has no public name
+        pool=pool,  # type: ignore[arg-type]  # of a private type
         capture_error_mode="thread_local",  # other threads may use the card meanwhile
     )
     with recording:
