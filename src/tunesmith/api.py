@@ -29,7 +29,7 @@ from tunesmith.config import (
     TrackerName,
     TrainConfig,
 )
-from tunesmith.errors import UsageError, UserError
+from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import speak
 from tunesmith.messages.language import chosen_language
 
@@ -251,13 +251,7 @@ def run_training(config: TrainConfig, *, on_event: "Callable[[Event], None]") ->
         return _run_here(config, on_event=on_event, team=ALONE)
     from tunesmith.distributed.joining import joined  # noqa: PLC0415
 
-    if config.devices not in {1, place.local_size}:
-        raise UsageError(
-            "--devices {devices}, and {n} processes were started here",
-            hint="leave --devices out: torchrun says how many there are",
-            devices=config.devices,
-            n=place.local_size,
-        )
+    place.refuse_other_devices(config.devices)
     with joined(place, device=config.device) as team:
         if place.attempt and team.leads and (Path(config.out) / RUN_FILE).is_file():
             config = replace(config, resume=True)  # whoever started us does so again after a failure

@@ -7,7 +7,7 @@ import pytest
 
 from tunesmith.generation.generate import GeneratedText
 from tunesmith.interfaces.progress import Progress
-from tunesmith.interfaces.tables import duration, mebibytes
+from tunesmith.quantities import duration, memory
 from tunesmith.training.events import Evaluated, Planned, Sampled, Stepped, TrainResult
 from tunesmith.training.plan import TrainPlan
 
@@ -112,4 +112,4 @@ def test_units() -> None:
         "59 min 59 s",
         "3 h 20 min",
     ]
-    assert [mebibytes(n) for n in (1 << 20, 1023 << 20, 1 << 30)] == ["1 MiB", "1023 MiB", "1.0 GiB"]
+    assert [memory(n) for n in (1 << 20, 1023 << 20, 1 << 30)] == ["1 MiB", "1023 MiB", "1.0 GiB"]

@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tunesmith.errors import UsageError
+
 LAUNCHED_BY_US = "TUNESMITH_LAUNCHED"
 """Set for the processes that `--devices` starts: their launcher tells of a process that was killed."""
 
@@ -33,6 +35,20 @@ class Place:
     attempt: int
     is_ours: bool
     will_restart: bool
+
+    def refuse_other_devices(self, devices: int) -> None:
+        """Go on only if `--devices` does not contradict whoever started the processes.
+
+        Raises:
+            UsageError: if it does.
+        """
+        if devices not in {1, self.local_size}:
+            raise UsageError(
+                "--devices {devices}, and {n} processes were started here",
+                hint="leave --devices out: torchrun says how many there are",
+                devices=devices,
+                n=self.local_size,
+            )
 
 
 def place_here(environment: Mapping[str, str] = os.environ) -> Place | None:

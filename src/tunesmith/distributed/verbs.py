@@ -14,7 +14,7 @@ from tunesmith.distributed.launching import InterruptedBySignal, ProcessFailedEr
 from tunesmith.distributed.place import place_here
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.distributed.typed_command import typed_arguments
-from tunesmith.errors import UsageError, UserError
+from tunesmith.errors import UserError
 from tunesmith.machine import choose_device, environment
 from tunesmith.messages.catalogue import say
 
@@ -72,13 +72,7 @@ def team_of(config: EvaluateConfig | GenerateConfig) -> Iterator[Team]:
             )
         yield ALONE
         return
-    if config.devices not in {1, place.local_size}:
-        raise UsageError(
-            "--devices {devices}, and {n} processes were started here",
-            hint="leave --devices out: torchrun says how many there are",
-            devices=config.devices,
-            n=place.local_size,
-        )
+    place.refuse_other_devices(config.devices)
     if config.device.startswith("cuda:"):
         raise UserError(
             "--device {device} names one card, and several processes take one each",

@@ -70,13 +70,13 @@ class Ahead:
         self._pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
         self._steps: dict[tuple[int, int, bool, bool], _Step] = {}
         self._step: _Step | None = None
-        self._n_texts = 0
+        self._texts: Sequence[Going] = ()
         self._under_way: deque[_Results] = deque()
 
     @property
     def is_going(self) -> bool:
         """Whether texts have begun."""
-        return self._n_texts > 0
+        return bool(self._texts)
 
     @property
     def steps_under_way(self) -> int:
@@ -85,13 +85,12 @@ class Ahead:
 
     def begin(self, texts: Sequence[Going]) -> None:
         """Let the texts in the first places of the cache go on from what the host knows of them."""
-        self._n_texts = len(texts)
         self._texts = texts
         self._step = None
 
     def launch(self, chances: Sequence[float]) -> None:
         """One more token of every text, each by its chance; there must be a position left for it."""
-        longest = max(self._cache.lengths[: self._n_texts]) + len(self._under_way) + 1
+        longest = max(self._cache.lengths[: len(self._texts)]) + len(self._under_way) + 1
         reach = min(-(-longest // REACH_AT_A_TIME) * REACH_AT_A_TIME, self._cache.positions)
         before = self._step
         with torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext():
@@ -109,19 +108,19 @@ class Ahead:
         results = self._under_way.popleft()
         if results.arrived is not None:
             results.arrived.synchronize()
-        for place in range(self._n_texts):
+        for place in range(len(self._texts)):
             self._cache.lengths[place] += 1
         pairs = zip(results.tokens.tolist(), results.logprobs.tolist(), strict=True)
-        return list(pairs)[: self._n_texts]
+        return list(pairs)[: len(self._texts)]
 
     def stop(self) -> None:
         """Forget what is under way: the host's lengths hold again, and what stands behind them is never looked at."""
         self._under_way.clear()
-        self._n_texts = 0
+        self._texts = ()
 
     def _step_for(self, reach: int) -> "_Step":
         rules = DeviceRules.of([text.rules for text in self._texts], self._model.config.vocab_size, torch.device("cpu"))
-        slots = min(1 << (self._n_texts - 1).bit_length(), len(self._cache.lengths))
+        slots = min(1 << (len(self._texts) - 1).bit_length(), len(self._cache.lengths))
         key = (slots, reach, rules.sorts, rules.penalises)
         if key not in self._steps:
             self._steps[key] = _Step(

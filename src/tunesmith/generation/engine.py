@@ -117,7 +117,11 @@ class Engine:
     def _host_is_needed(self) -> bool:
         """To begin texts, or where somebody looks at all logits."""
         begins = bool(self._waiting) and len(self._writing) < self._texts_at_once
-        return self._ahead is None or begins or any(text.needs_all_logits for text in self._writing)
+        return begins or self._others_need_the_host()
+
+    def _others_need_the_host(self) -> bool:
+        """Whether texts that were begun cannot go on ahead."""
+        return self._ahead is None or any(text.needs_all_logits for text in self._writing)
 
     def _step_on_host(self) -> list[int]:
         """Choose tokens by logits that are brought here: of texts that begin and, unless they go on ahead, of others.
@@ -127,7 +131,7 @@ class Engine:
         """
         self._stop_going_ahead()
         logits_of_places: dict[int, Floats] = {}
-        if self._writing and (self._ahead is None or any(text.needs_all_logits for text in self._writing)):
+        if self._writing and self._others_need_the_host():
             logits_NV = self._decoder.step([text.history.tokens[-1] for text in self._writing]).numpy()
             logits_of_places |= enumerate(logits_NV)
         new: dict[int, list[int]] = {}
@@ -148,14 +152,11 @@ class Engine:
             )
         while self._ahead.steps_under_way < STEPS_AHEAD and self._can_launch(self._ahead.steps_under_way):
             self._ahead.launch([text.chance(self._ahead.steps_under_way) for text in self._writing])
-        ended = [
+        return [
             place
             for place, (token, logprob) in enumerate(self._ahead.take())
             if self._writing[place].take(token, logprob)
         ]
-        if ended:
-            self._ahead.stop()
-        return ended
 
     def _can_launch(self, under_way: int) -> bool:
         """Whether there is a position for one more token of each text, and somebody who wants it."""

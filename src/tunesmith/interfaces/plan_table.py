@@ -5,9 +5,10 @@ from rich.console import Console
 from rich.table import Table
 
 from tunesmith.interfaces.process_rows import process_rows
-from tunesmith.interfaces.tables import aligned, duration, mebibytes
+from tunesmith.interfaces.tables import aligned
 from tunesmith.interfaces.wrapping import padded, wrapped
 from tunesmith.messages.catalogue import Phrase, say
+from tunesmith.quantities import duration, memory
 from tunesmith.training.forecast import Forecast, Method, duration_s
 from tunesmith.training.plan import TrainPlan
 
@@ -37,7 +38,7 @@ def forecast_report(forecast: Forecast, *, width: int) -> str:
     head = [
         (say("model"), forecast.model),
         (say("for"), f"{forecast.hardware.name}: {forecast.hardware.reasons['device']}"),
-        (say("memory to take"), f"{mebibytes(budget.value)}: {budget.reason}"),
+        (say("memory to take"), f"{memory(budget.value)}: {budget.reason}"),
     ]
     if plan is None:
         head.append((say("does not fit"), forecast.refusal))
@@ -89,8 +90,8 @@ def _memory_bars(plan: TrainPlan, budget_bytes: int) -> str:
     lines = [
         say(
             "peak memory {peak} of {budget}" if plan.devices == 1 else "peak memory of each process {peak} of {budget}",
-            peak=mebibytes(plan.peak_memory_bytes),
-            budget=mebibytes(budget_bytes),
+            peak=memory(plan.peak_memory_bytes),
+            budget=memory(budget_bytes),
         )
     ]
     names = {name: str(MEMORY_PARTS[name]) for name in plan.peak_memory_parts}
@@ -98,9 +99,9 @@ def _memory_bars(plan: TrainPlan, budget_bytes: int) -> str:
     largest = max(plan.peak_memory_parts.values())
     for name, size in plan.peak_memory_parts.items():
         bar = "█" * round(size / largest * BAR_CELLS)
-        lines.append(f"  {padded(names[name], name_cells)}  {mebibytes(size):>9}  {bar}".rstrip())
+        lines.append(f"  {padded(names[name], name_cells)}  {memory(size):>9}  {bar}".rstrip())
     if plan.host_memory_bytes:
-        lines.append(say("  and {memory} on the host", memory=mebibytes(plan.host_memory_bytes)))
+        lines.append(say("  and {memory} on the host", memory=memory(plan.host_memory_bytes)))
     return "\n".join(lines)
 
 
@@ -123,7 +124,7 @@ def _methods(methods: tuple[Method, ...], width: int) -> str:
         table.add_row(
             name,
             mark + method.method,
-            mebibytes(method.peak_memory_bytes),
+            memory(method.peak_memory_bytes),
             say("yes") if method.fits else say("no"),
             "" if method.recompute == "nothing" else method.recompute,
             f"{method.tokens_per_s:,.0f}" if method.fits else "",

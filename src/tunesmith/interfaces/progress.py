@@ -19,7 +19,6 @@ from tunesmith.interfaces.notices import notices_of
 from tunesmith.interfaces.process_rows import process_rows
 from tunesmith.interfaces.resized_live import ResizedLive
 from tunesmith.interfaces.run_summary import summary
-from tunesmith.interfaces.tables import mebibytes
 from tunesmith.interfaces.wrapping import WrappedText
 from tunesmith.messages.catalogue import say
 from tunesmith.training.events import (
@@ -199,7 +198,7 @@ def plan_rows(planned: Planned) -> list[tuple[str, str, str]]:
         (say("precision"), plan.precision, reasons["precision"]),
         (
             say("memory"),
-            say("{memory} at the peak", memory=mebibytes(plan.peak_memory_bytes)),
+            say("{memory} at the peak", memory=quantities.memory(plan.peak_memory_bytes)),
             reasons["peak_memory_bytes"],
         ),
         (say("states"), plan.states, reasons["states"]),
@@ -245,7 +244,7 @@ def _adapters(plan: TrainPlan) -> tuple[str, str]:
         "rank {rank}, alpha {alpha:g}; Adam's moments {memory}",
         rank=plan.lora_rank,
         alpha=plan.lora_alpha,
-        memory=mebibytes(plan.peak_memory_parts["moments"]),
+        memory=quantities.memory(plan.peak_memory_parts["moments"]),
     )
     return size, say("on {projections}; all else stays", projections=", ".join(plan.lora_targets))
 

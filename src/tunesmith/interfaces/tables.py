@@ -170,18 +170,3 @@ def printable(text: str) -> str:
         "\ufffd" if unicodedata.category(character) == "Cc" and character not in "\n\t" else character
         for character in text
     )
-
-
-def duration(seconds: float) -> str:
-    """For example 48 s, 12 min 5 s, 3 h 20 min."""
-    whole = round(seconds)
-    if whole < 60:
-        return say("{seconds} s", seconds=whole)
-    if whole < 3600:
-        return say("{minutes} min {seconds} s", minutes=whole // 60, seconds=whole % 60)
-    return say("{hours} h {minutes} min", hours=whole // 3600, minutes=whole % 3600 // 60)
-
-
-def mebibytes(count: int) -> str:
-    """For example 512 MiB, 11.2 GiB (1 GiB = 1024 MiB)."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
