@@ -133,7 +133,7 @@ class ComputingConfig(CommonConfig):
     """Where to compute: auto, cpu, cuda or cuda:N."""
 
     precision: Precision = _flag(default="auto")
-    """Arithmetic; auto takes bf16 where the hardware computes it natively."""
+    """Arithmetic; auto takes bf16 where the hardware computes it natively, fp16 weights in fp32 to write on a CPU."""
 
 
 @Parameter(name="*")
