@@ -13,11 +13,12 @@ from tunesmith.errors import DoesNotFitError, UserError
 from tunesmith.interfaces.plan_table import forecast_report
 from tunesmith.optimizers.state_plan import STATE_PLANS
 from tunesmith.planning.experience import Experience
-from tunesmith.planning.hardware import GIB, hardware_named
-from tunesmith.planning.memory import Correction
+from tunesmith.planning.hardware import GIB, hardware_here, hardware_named
+from tunesmith.planning.memory import Correction, memory_of, snapshot_bytes
 from tunesmith.planning.search import best_way, choose_way, fits, ways
 from tunesmith.training.epoch import request_of
 from tunesmith.training.forecast import forecast
+from tunesmith.training.memory_lesson import MemoryLesson
 
 CARD = {"gpu": "RTX 4070 Ti"}
 SHAKESPEARE = Path(__file__).parents[3] / "shared" / "data" / "tinyshakespeare"
@@ -100,7 +101,26 @@ def test_what_was_measured_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert same[0].memory.peak_bytes > first.memory.peak_bytes + 2 * GIB
     assert fits(second, hardware)
     (tmp_path / "cache" / "memory.json").write_text("[", encoding="utf-8")
-    assert Experience.kept() == Experience({})
+    assert Experience.kept().corrections == {}
+
+
+def test_what_a_process_held_before_is_no_lesson(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A run beside a notebook's tables needs no more than one beside nothing; where it is planned, they count."""
+    monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
+    config, hardware = PlanConfig(model="gpt2"), hardware_here("cpu", "fp32")
+    shape, corpus = _parts(config)
+    request, _ = request_of(config, shape, corpus, hardware, Experience({}))
+    demand = best_way(request, hardware, STATE_PLANS["fp32"]).demand
+    computed = memory_of(demand, Correction()).peak_bytes + snapshot_bytes(demand)
+    beside_tables = Experience({}, held_bytes=4 * GIB)
+    assert beside_tables.correction(demand, hardware).workspace_bytes > 4 * GIB
+    MemoryLesson(demand, hardware, beside_tables, 4 * GIB).after(computed + 4 * GIB + GIB)
+    learned = Experience.kept().corrections
+    assert Experience(learned).correction(demand, hardware).workspace_bytes == GIB
+    assert Experience(learned, 2 * GIB).correction(demand, hardware).workspace_bytes == 3 * GIB
+    # a peak of an earlier run in the same process says nothing of this one
+    MemoryLesson(demand, hardware, Experience.kept(), 99 * GIB).after(99 * GIB)
+    assert Experience.kept().corrections == learned
 
 
 def test_too_small_a_card_is_told(text: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,7 @@ torch and tunesmith: where any of them is new, the closed form stands alone.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,42 +29,59 @@ LOADED_LATER_BYTES = 150 << 20
 
 @dataclass(frozen=True)
 class Experience:
-    """Corrections of the closed form, by the name of a kind of run."""
+    """What is known, and what it has to be seen beside.
+
+    Attributes:
+        corrections: of the closed form, by the name of a kind of run.
+        held_bytes: what this process held before, beyond Python and torch: a notebook's tables, an earlier run. It
+            counts where a run takes the same memory, on a CPU; a later run in another process does not need it.
+    """
 
     corrections: dict[str, Correction]
+    held_bytes: int = 0
 
     @classmethod
     def kept(cls) -> "Experience":
-        """From the cache; none where there is none, or it cannot be read."""
+        """From the cache, in this process as it is now; nothing known where there is none, or it cannot be read."""
+        held_bytes = max(psutil.Process().memory_info().rss - PROCESS_BYTES, 0)
         try:
             content = json.loads(_path().read_text("utf-8"))
-            return cls({name: Correction(**correction) for name, correction in content.items()})
+            return cls({name: Correction(**correction) for name, correction in content.items()}, held_bytes)
         except (OSError, ValueError, TypeError, AttributeError):
-            return cls({})
+            return cls({}, held_bytes)
 
     def knows(self, demand: Demand, hardware: Hardware) -> bool:
         """Whether such a run was made here before."""
         return kind_of(demand, hardware) in self.corrections
 
     def correction(self, demand: Demand, hardware: Hardware) -> Correction:
-        """What is known, or what is usual."""
-        known = self.corrections.get(kind_of(demand, hardware))
-        if known is not None:
-            return known
-        if hardware.kind == "cuda":
-            return Correction(workspace_bytes=CARD_WORKSPACE_BYTES)
-        process = max(PROCESS_BYTES, psutil.Process().memory_info().rss)
-        return Correction(workspace_bytes=process + LOADED_LATER_BYTES)
+        """What is known, or what is usual, with what this process holds already."""
+        usual_bytes = CARD_WORKSPACE_BYTES if hardware.kind == "cuda" else PROCESS_BYTES + LOADED_LATER_BYTES
+        known = self.corrections.get(kind_of(demand, hardware), Correction(workspace_bytes=usual_bytes))
+        return replace(known, workspace_bytes=known.workspace_bytes + self._held_bytes(hardware))
 
     def learn(self, demand: Demand, hardware: Hardware, correction: Correction) -> "Experience":
-        """With one more kind of run, in the cache too where that can be written."""
-        corrections = {**self.corrections, kind_of(demand, hardware): correction}
+        """With one more kind of run, in the cache too where that can be written.
+
+        Args:
+            demand: what was run.
+            hardware: where.
+            correction: as it was measured in this process, with all that it holds.
+        """
+        workspace_bytes = max(correction.workspace_bytes - self._held_bytes(hardware), 0)
+        corrections = {
+            **self.corrections,
+            kind_of(demand, hardware): replace(correction, workspace_bytes=workspace_bytes),
+        }
         try:
             _path().parent.mkdir(parents=True, exist_ok=True)
             write_json(_path(), {name: asdict(known) for name, known in corrections.items()})
         except OSError:
             pass  # a cache: the next run learns again
-        return Experience(corrections)
+        return replace(self, corrections=corrections)
+
+    def _held_bytes(self, hardware: Hardware) -> int:
+        return self.held_bytes if hardware.kind == "cpu" else 0
 
 
 def kind_of(demand: Demand, hardware: Hardware) -> str:

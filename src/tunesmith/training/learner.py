@@ -8,7 +8,7 @@ import torch
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.distributed.team import ALONE, Team
-from tunesmith.machine import Choice
+from tunesmith.machine import Choice, peak_memory_bytes, reset_peak_memory
 from tunesmith.messages.catalogue import say
 from tunesmith.model.adapters import attach, load_adapter
 from tunesmith.model.compiled import can_compile, compile_in_place
@@ -48,8 +48,10 @@ def planned_learner(
     """A plan and what it needs; where memory is tight, planned again after two short real steps."""
     hardware, experience = hardware_here(config.device, config.precision), Experience.kept()
     plan, demand = make_plan(config, shape, corpus, hardware, experience)
+    device = torch.device(plan.device)
+    reset_peak_memory(device)
+    lesson = MemoryLesson(demand, hardware, experience, peak_memory_bytes(device))
     model, optimizer = make_learner(config, plan, start)
-    lesson = MemoryLesson(demand, hardware, experience)
     learned = lesson.before(model, optimizer, plan.peak_memory_bytes)
     if learned is experience:
         return plan, model, optimizer, lesson
@@ -59,7 +61,7 @@ def planned_learner(
         del model, optimizer
         free_memory()
         model, optimizer = make_learner(config, plan, start)
-    return plan, model, optimizer, MemoryLesson(demand, hardware, learned)
+    return plan, model, optimizer, replace(lesson, demand=demand, experience=learned)
 
 
 def plan_of_team(config: TrainConfig, shape: GPT2Config, corpus: Corpus, team: Team) -> TrainPlan | None:

@@ -22,11 +22,13 @@ class MemoryLesson:
         demand: what it does.
         hardware: where.
         experience: of runs before.
+        peak_before_bytes: the most that this process, or its card, ever took before the run.
     """
 
     demand: Demand
     hardware: Hardware
     experience: Experience
+    peak_before_bytes: int
 
     def before(self, model: GPT2, optimizer: torch.optim.Optimizer, predicted_bytes: int) -> Experience:
         """Measure two short steps if the prediction is near the limit and rests on nothing measured."""
@@ -35,11 +37,13 @@ class MemoryLesson:
         return self.experience.learn(self.demand, self.hardware, calibrate(model, optimizer, self.demand))
 
     def after(self, measured_bytes: int) -> None:
-        """Keep what a whole run took at its peak."""
+        """Keep what a whole run took at its peak, unless that peak is of something earlier in the same process."""
+        if measured_bytes <= self.peak_before_bytes:
+            return
         known = self.experience.correction(self.demand, self.hardware)
         memory = memory_of(self.demand, Correction(activations=known.activations))
         computed = memory.peak_bytes
         if self.hardware.kind == "cpu":
             computed += memory.host + snapshot_bytes(self.demand)
-        correction = Correction(known.activations, max(measured_bytes - computed, 0))
+        correction = Correction(known.activations, measured_bytes - computed)
         self.experience.learn(self.demand, self.hardware, correction)
