@@ -113,7 +113,9 @@ def transformers_side(model: Path, quick: bool, dtype: str = "bfloat16") -> dict
 def our_side(model: Path, quick: bool, quantize: str = "none") -> dict[str, Any]:  # noqa: FBT001
     """The engine of `tunesmith generate`."""
     from tunesmith.config import GenerateConfig  # noqa: PLC0415
-    from tunesmith.generation.generate import load_for_writing, text_requests, write_requests  # noqa: PLC0415
+    from tunesmith.generation.text_model import load_for_writing  # noqa: PLC0415
+    from tunesmith.generation.text_requests import text_requests  # noqa: PLC0415
+    from tunesmith.generation.write_texts import write_requests  # noqa: PLC0415
 
     config = {"precision": "bf16", "device": "cpu", "quantize": quantize, "temperature": 0.0, "prompt": PROMPT}
     writer = load_for_writing(GenerateConfig(str(model), **config))

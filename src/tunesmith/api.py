@@ -35,7 +35,7 @@ from tunesmith.messages.language import chosen_language
 
 if TYPE_CHECKING:
     from tunesmith.distributed.team import Team
-    from tunesmith.generation.generate import GeneratedText
+    from tunesmith.generation.write_texts import GeneratedText
     from tunesmith.serving.events import Serving
     from tunesmith.training.events import Event, TrainResult
 

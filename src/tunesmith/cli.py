@@ -46,7 +46,7 @@ from tunesmith.messages.system_errors import said_by_system
 
 if TYPE_CHECKING:
     from tunesmith.distributed.place import Place
-    from tunesmith.generation.generate import GeneratedText
+    from tunesmith.generation.write_texts import GeneratedText
     from tunesmith.interfaces.progress import Progress
     from tunesmith.interfaces.texts import TextProgress
     from tunesmith.training.events import TrainResult
@@ -335,7 +335,8 @@ def generate(config: GenerateConfig) -> int:
 def _texts(config: GenerateConfig, progress: "TextProgress") -> "tuple[list[GeneratedText], int]":
     """What was written, and the exit code."""
     from tunesmith.distributed.lost import ToldError  # noqa: PLC0415
-    from tunesmith.generation.generate import Interrupted, generate_texts  # noqa: PLC0415
+    from tunesmith.generation.generate import generate_texts  # noqa: PLC0415
+    from tunesmith.generation.write_texts import Interrupted  # noqa: PLC0415
 
     try:
         return generate_texts(config, on_text=progress.count, show=progress.show), DONE

@@ -8,8 +8,8 @@ import pytest
 
 from tunesmith.config import GenerateConfig
 from tunesmith.generation.engine import Engine
-from tunesmith.generation.generate import load_for_writing
 from tunesmith.generation.sampling import SamplingRules
+from tunesmith.generation.text_model import load_for_writing
 from tunesmith.serving.live_text import Ended, Piece, TextEvent, TextOrder
 from tunesmith.serving.refusal import Refusal
 from tunesmith.serving.worker import Worker

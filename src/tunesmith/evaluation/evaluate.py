@@ -23,8 +23,8 @@ from tunesmith.evaluation.comparison import compare
 from tunesmith.evaluation.novelty import novelty
 from tunesmith.evaluation.perplexity import Evaluation, confidence_interval, evaluate_split, sliding_method
 from tunesmith.files import parse_json, refuse_existing, write_text
-from tunesmith.generation.generate import load_for_writing
 from tunesmith.generation.sampling import SamplingRules
+from tunesmith.generation.text_model import load_for_writing
 from tunesmith.machine import choose_dtype
 from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.context import chosen_context_tokens, chosen_stride_tokens

@@ -15,8 +15,9 @@ from tunesmith.data.corpus import Corpus, Split
 from tunesmith.data.stretches import Int64s
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.data.trained_text import name_of_sample
-from tunesmith.generation.generate import TextModel, TextRequest, write_requests
 from tunesmith.generation.sampling import SamplingRules
+from tunesmith.generation.text_model import TextModel
+from tunesmith.generation.write_texts import TextRequest, write_requests
 
 COPY_TOKENS = (8, 16, 32)
 YARDSTICK_TOKENS = 100_000

@@ -15,8 +15,8 @@ import torch
 
 from tunesmith.errors import UserError
 from tunesmith.exporting.exported import Exported
-from tunesmith.generation.generate import write_texts
 from tunesmith.generation.sampling import SamplingRules
+from tunesmith.generation.write_texts import write_texts
 from tunesmith.model.attention import DocumentLayout, RunAttention
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.packed import inference

@@ -11,8 +11,8 @@ from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.data.trained_text import trained_text
 from tunesmith.evaluation.novelty import novelty
 from tunesmith.files import write_json
-from tunesmith.generation.generate import load_for_writing
 from tunesmith.generation.sampling import SamplingRules
+from tunesmith.generation.text_model import load_for_writing
 from tunesmith.training.resuming import asked_before, refuse_changed_text
 from tunesmith.training.run import RunFolder
 from tunesmith.training.run_files import NOVELTY

@@ -5,9 +5,9 @@ Shapes: N tokens of the prompt with the end-of-text before it, C channels, K row
 
 import numpy as np
 
-from tunesmith.generation.generate import TextModel
 from tunesmith.generation.request import WrittenToken
 from tunesmith.generation.sampling import likeliest_tokens, logprob_of
+from tunesmith.generation.text_model import TextModel
 from tunesmith.model.attention import DocumentLayout
 from tunesmith.model.packed import hidden_states, inference
 

@@ -8,7 +8,7 @@ from typing import Any
 from tunesmith.config import GenerateConfig, ServeConfig
 from tunesmith.data.trained_text import trained_text
 from tunesmith.errors import UserError
-from tunesmith.generation.generate import TextModel, load_for_writing, texts_that_fit
+from tunesmith.generation.text_model import TextModel, load_for_writing, texts_that_fit
 from tunesmith.model.hub import local_folder
 from tunesmith.serving.refusal import Refusal
 from tunesmith.serving.token_names import TokenNames

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from tunesmith.errors import UserError
 from tunesmith.generation.engine import Engine
-from tunesmith.generation.generate import TextModel
+from tunesmith.generation.text_model import TextModel
 from tunesmith.out_of_memory import free_memory, is_out_of_memory
 from tunesmith.serving.live_text import LiveText, Tell, TextEvent, TextOrder
 from tunesmith.serving.refusal import Refusal

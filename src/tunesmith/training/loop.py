@@ -25,8 +25,8 @@ from tunesmith.distributed.engine import Engine
 from tunesmith.distributed.team import Team
 from tunesmith.errors import DoesNotFitError, UserError
 from tunesmith.evaluation.perplexity import Evaluation, evaluate_split
-from tunesmith.generation.generate import GeneratedText, write_texts
 from tunesmith.generation.sampling import SamplingRules
+from tunesmith.generation.write_texts import GeneratedText, write_texts
 from tunesmith.machine import peak_memory_bytes
 from tunesmith.messages.catalogue import say
 from tunesmith.model.adapters import load_adapter
