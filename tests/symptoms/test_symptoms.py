@@ -12,6 +12,20 @@ from tunesmith.symptoms.table import SYMPTOMS
 
 HERE = Path(__file__).parent
 MET = tomllib.loads((HERE / "met_before.toml").read_text("utf-8"))["message"]
+PASTED_WHOLE = """(venv) user@host:~/gpt2$ python finetune.py --epochs 3
+/home/user/venv/lib/python3.11/site-packages/some/module.py:12: FutureWarning: `old` is deprecated, use `new`
+Loading text: 100%|##########| 12/12 [00:03<00:00,  3.91it/s]
+step 40  loss 3.412  lr 2.1e-05  812 tokens/s
+Traceback (most recent call last):
+  File "/home/user/gpt2/finetune.py", line 88, in <module>
+    main(arguments)
+  File "/home/user/gpt2/finetune.py", line 61, in main
+    learn(batches)
+    ^^^^^^^^^^^^^^
+{line}
+(venv) user@host:~/gpt2$
+"""
+"""Our own; a message as people paste it."""
 UNRELATED = (
     "the lamp burns and the wind is in the north",
     "def main() -> None:\n    for step in range(10):\n        print(step)\n",
@@ -50,11 +64,12 @@ def test_every_row_knows_its_own_examples(symptom) -> None:
         assert found.symptom.name == symptom.name, example
 
 
-def test_messages_from_the_field() -> None:
+@pytest.mark.parametrize("pasted", ["{line}", PASTED_WHOLE], ids=["alone", "whole"])
+def test_messages_from_the_field(pasted: str) -> None:
     """At least 95 % of the messages that are no examples of the table get the right cause, none a wrong one."""
     wrong = []
     for message in MET:
-        found = recognise(message["text"])
+        found = recognise(pasted.replace("{line}", message["text"]))
         if found is None or found.symptom.name != message["cause"]:
             wrong.append((message["from"], found and found.symptom.name))
     assert len(MET) >= 450
