@@ -9,6 +9,7 @@ Nguyen et al. 2024 (min-p, "Turning Up the Heat"). The order, temperature, top-k
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +17,10 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.floating]
 Int64s = npt.NDArray[np.int64]
 
-DEPTHS = (8.0, 16.0, np.inf)
-"""How far below the likeliest token, in nats, the others are looked for; deeper where that was not enough."""
+LOOKED_FOR_FROM = (3e-4, 1e-7, 0.0)
+"""Of the likeliest token's probability: how likely others are that are looked for, less where that was not enough."""
+BLOCK = 256
+"""Of weights that are summed at once."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,12 @@ def choose_token(logits_V: Floats, rules: SamplingRules, uniform: float) -> int:
     """
     if rules.temperature == 0:
         return int(logits_V.argmax())
-    ids_K, probabilities_K = allowed_tokens(logits_V, rules)
-    reached_K = np.cumsum(probabilities_K)
-    place = np.searchsorted(reached_K, uniform * reached_K[-1], side="right")
-    return int(ids_K[min(place, len(ids_K) - 1)])
+    weights_V = _weights(logits_V, rules)
+    least = _least_kept(weights_V, rules)
+    if least == 0:
+        return _place(weights_V, uniform, side="right")
+    ids_K = np.flatnonzero(weights_V >= least)
+    return int(ids_K[_place(weights_V[ids_K], uniform, side="right")])
 
 
 def allowed_tokens(logits_V: Floats, rules: SamplingRules) -> tuple[Int64s, npt.NDArray[np.float64]]:
@@ -62,35 +67,54 @@ def allowed_tokens(logits_V: Floats, rules: SamplingRules) -> tuple[Int64s, npt.
 
     Tokens that are equally likely stay or go together.
     """
-    below_V = (logits_V - logits_V.max()) / np.float32(rules.temperature)  # 0 for the likeliest
-    ids_K = np.flatnonzero(below_V >= _lowest_kept(below_V, rules))
-    probabilities_K = np.exp(below_V[ids_K].astype(np.float64))
-    return ids_K, probabilities_K / probabilities_K.sum()
+    weights_V = _weights(logits_V, rules)
+    least = _least_kept(weights_V, rules)
+    ids_K = np.flatnonzero(weights_V >= least if least > 0 else weights_V > 0)
+    weights_K = weights_V[ids_K].astype(np.float64)
+    return ids_K, weights_K / weights_K.sum()
 
 
-def _lowest_kept(below_V: Floats, rules: SamplingRules) -> float:
-    """How far below the likeliest token the last one lies that the rules keep, in nats."""
-    lowest = float(np.log(rules.min_p)) if rules.min_p > 0 else -np.inf
-    by_rank = 0 < rules.top_k < len(below_V)
+def _weights(logits_V: Floats, rules: SamplingRules) -> Floats:
+    """Probabilities over that of the likeliest token, fp32 [V]."""
+    return np.exp((logits_V - logits_V.max()) / np.float32(rules.temperature))
+
+
+def _least_kept(weights_V: Floats, rules: SamplingRules) -> float:
+    """The weight of the least likely token that the rules keep; 0 where they keep all."""
+    by_rank = 0 < rules.top_k < len(weights_V)
     if not by_rank and rules.top_p == 1:
-        return lowest
-    total = float(np.exp(below_V).sum(dtype=np.float64))
-    for depth in DEPTHS:
-        found_K = -np.sort(-below_V[below_V >= -depth])  # the likeliest first
-        is_deepest = depth == np.inf
+        return rules.min_p
+    total = float(weights_V.sum(dtype=np.float64))
+    for limit in LOOKED_FOR_FROM:
+        is_deepest = limit == 0
+        found_K = -np.sort(-(weights_V if is_deepest else weights_V[weights_V >= limit]))  # the likeliest first
         if by_rank:
             if len(found_K) < rules.top_k and not is_deepest:
                 continue
             found_K = found_K[found_K >= found_K[rules.top_k - 1]]
-            total = float(np.exp(found_K).sum(dtype=np.float64))
-        reached_K = np.cumsum(np.exp(found_K), dtype=np.float64) / total
-        if rules.top_p < 1:
-            if reached_K[-1] < rules.top_p and not by_rank and not is_deepest:
-                continue
-            # a token stays if those above it fall short of top_p
-            found_K = found_K[: 1 + int(np.searchsorted(reached_K[:-1], rules.top_p, side="left"))]
-        return max(lowest, float(found_K[-1]))
+        if rules.top_p == 1:
+            return max(rules.min_p, float(found_K[-1]))
+        found = float(found_K.sum(dtype=np.float64))
+        reached = rules.top_p if by_rank else rules.top_p * total / found
+        if reached > 1 and not is_deepest:
+            continue
+        # a token stays if those above it fall short of top_p
+        return max(rules.min_p, float(found_K[_place(found_K, reached, side="left")]))
     raise AssertionError("the deepest look holds everything")
+
+
+def _place(weights_K: Floats, share: float, *, side: Literal["left", "right"]) -> int:
+    """Where the running sum of weights reaches this share of all ("left"), or goes beyond it ("right").
+
+    Sums of whole blocks come first: a running sum of 50,257 numbers takes longer than all the rest.
+    """
+    reached_B = np.add.reduceat(weights_K, np.arange(0, len(weights_K), BLOCK), dtype=np.float64).cumsum()
+    mass = share * reached_B[-1]
+    block = min(int(reached_B.searchsorted(mass, side)), int(reached_B.searchsorted(reached_B[-1])))
+    inside = weights_K[block * BLOCK : (block + 1) * BLOCK].cumsum(dtype=np.float64)
+    inside += reached_B[block - 1] if block else 0.0
+    # rounding cannot carry it behind the last token that has any weight
+    return block * BLOCK + min(int(inside.searchsorted(mass, side)), int(inside.searchsorted(inside[-1])))
 
 
 def logprob_of(logits_V: Floats, token: int) -> float:
