@@ -76,7 +76,8 @@ def allowed_tokens(logits_V: Floats, rules: SamplingRules) -> tuple[Int64s, npt.
 
 def _weights(logits_V: Floats, rules: SamplingRules) -> Floats:
     """Probabilities over that of the likeliest token, fp32 [V]."""
-    return np.exp((logits_V - logits_V.max()) / np.float32(rules.temperature))
+    weights_V: Floats = np.exp((logits_V - logits_V.max()) / np.float32(rules.temperature))
+    return weights_V
 
 
 def _least_kept(weights_V: Floats, rules: SamplingRules) -> float:
