@@ -201,8 +201,8 @@ def timed(trainer: Any, tokens_per_batch: int) -> tuple[float, int]:
 def ours_side(text: Path, model: Path, *, compiled: bool = False) -> dict[str, Any]:
     """`tunesmith train` at its defaults."""
     from tunesmith.allocator import keep_freed_memory  # noqa: PLC0415
-    from tunesmith.api import run_training  # noqa: PLC0415
     from tunesmith.config import TrainConfig  # noqa: PLC0415
+    from tunesmith.run_training import run_training  # noqa: PLC0415
     from tunesmith.training.events import Event, Planned, Stepped  # noqa: PLC0415
 
     keep_freed_memory()  # as the command line does

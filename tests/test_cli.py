@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.cli import main, with_plain_dashes
+from tunesmith.cli import main
+from tunesmith.interfaces.typed_words import with_plain_dashes
 
 LINES = [f"Night {number}. Wind from the north, lamp steady." for number in range(60)]
 

@@ -44,6 +44,7 @@ FLOORS = [
     {"doctor", "explaining", "reporting", "tracking"},
     {"dashboard"},
     {"interfaces"},
+    {"run_training"},
     {"api"},
     {"cli"},
     {"__main__"},

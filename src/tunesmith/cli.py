@@ -7,17 +7,15 @@ Imports nothing heavy before a verb really runs: `--help` and a mistyped flag an
 """
 
 import io
-import json
 import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cyclopts
-from cyclopts.config import Dict
 
 from tunesmith import __version__
 from tunesmith.allocator import set_up_allocators
@@ -39,9 +37,19 @@ from tunesmith.config import (
     TrainConfig,
 )
 from tunesmith.errors import UsageError, UserError
+from tunesmith.interfaces.console import (
+    DONE,
+    INTERRUPTED,
+    USAGE_ERROR,
+    USER_ERROR,
+    fail,
+    fail_by_the_machine,
+    notice,
+    print_json,
+)
 from tunesmith.interfaces.help import SpokenHelp
-from tunesmith.messages.catalogue import LANGUAGES, say, speak
-from tunesmith.messages.language import chosen_language
+from tunesmith.interfaces.typed_words import settings_of, with_plain_dashes
+from tunesmith.messages.catalogue import say
 from tunesmith.messages.system_errors import said_by_system
 
 if TYPE_CHECKING:
@@ -51,7 +59,6 @@ if TYPE_CHECKING:
     from tunesmith.interfaces.texts import TextProgress
     from tunesmith.training.events import TrainResult
 
-DONE, USER_ERROR, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 app = cyclopts.App(
     name="tunesmith",
@@ -63,32 +70,6 @@ app = cyclopts.App(
     suppress_keyboard_interrupt=False,
 )
 
-
-CONFIGS = (
-    DoctorConfig,
-    PrepareConfig,
-    TokenizerTrainConfig,
-    TokenizerExtendConfig,
-    PlanConfig,
-    TrainConfig,
-    EvaluateConfig,
-    GenerateConfig,
-    ExportConfig,
-    ExplainConfig,
-    ImportConfig,
-    PushConfig,
-    ServeConfig,
-    ReportConfig,
-    RunsConfig,
-)
-SWITCHES = {
-    f"--{sign}{flag.name.replace('_', '-')}"
-    for config in CONFIGS
-    for flag in fields(config)
-    if isinstance(flag.default, bool)
-    for sign in ("", "no-")
-}
-"""Flags that take no value."""
 
 NOTHING_ASKED = PrepareConfig()
 WHOLE_MACHINE = DoctorConfig()
@@ -213,9 +194,9 @@ def train(config: TrainConfig) -> int:
 
         return train_in_processes(config)
     set_up_allocators()
-    from tunesmith.api import run_training  # noqa: PLC0415  torch is imported late
     from tunesmith.distributed.lost import ToldError  # noqa: PLC0415
     from tunesmith.interfaces.progress import Progress  # noqa: PLC0415
+    from tunesmith.run_training import run_training  # noqa: PLC0415  torch is imported late
 
     speaks = place is None or place.rank == 0
     try:
@@ -496,57 +477,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
-def with_plain_dashes(typed: Sequence[str]) -> list[str]:
-    """A lone - is the value of the flag before it, else standard input; the parser would take it for a flag."""
-    tokens: list[str] = []
-    for word in typed:
-        before = tokens[-1] if tokens else ""
-        if word == "-" and before.startswith("--") and "=" not in before and before not in SWITCHES:
-            tokens[-1] = f"{before}=-"
-        else:
-            tokens.append("stdin:" if word == "-" else word)
-    return tokens
-
-
-def settings_of(tokens: list[str]) -> tuple[Dict, ...]:
-    """Take `--lang` and `--config FILE` out of the tokens: the parser itself is to be understood, and flags win.
-
-    Raises:
-        UserError: for a language that nobody speaks here, or a file that cannot be read.
-    """
-    language = taken_out(tokens, "--lang")
-    speak(chosen_language(language if language in LANGUAGES else "auto"))
-    if language is not None and language not in {"auto", *LANGUAGES}:
-        raise UsageError(
-            "--lang {language} is no language I speak", hint="write --lang en or --lang ja", language=language
-        )
-    asked = {} if language is None else {"lang": language}
-    path = taken_out(tokens, "--config")
-    if path is None:
-        return (Dict(asked, source="--lang", use_commands_as_keys=False),)
-    if not path:
-        raise UsageError("--config needs a file", hint="write --config FILE.toml or --config FILE.yaml")
-    from tunesmith.interfaces.config_file import read_config_file  # noqa: PLC0415
-
-    settings = {**read_config_file(path), **asked}
-    if settings.get("lang") in LANGUAGES:
-        speak(settings["lang"])
-    return (Dict(settings, source=path, use_commands_as_keys=False),)
-
-
-def taken_out(tokens: list[str], flag: str) -> str | None:
-    """Remove a flag with its value from the tokens: "" if the value is missing, None if the flag is."""
-    for position, token in enumerate(tokens):
-        name, equals, value = token.partition("=")
-        if token == "--":  # noqa: S105  behind it nothing is a flag
-            break
-        if name == flag:
-            value = value if equals else next(iter(tokens[position + 1 :]), "")
-            del tokens[position : position + (1 if equals else 2)]
-            return value
-    return None
-
-
 def usage_hint(tokens: list[str]) -> str:
     """The help that fits what was typed."""
     verb = next((token for token in tokens if token in app and not token.startswith("-")), "")
@@ -560,40 +490,9 @@ def use_utf8() -> None:
             stream.reconfigure(encoding="utf-8", newline="\n", errors="replace")
 
 
-def print_json(value: Any) -> None:  # noqa: ANN401
-    """One JSON value on stdout."""
-    print(json.dumps(value, ensure_ascii=False))
-
-
-def fail(message: str, hint: str, code: int) -> int:
-    """Say what is wrong and what to do, on stderr."""
-    notice(say("error:"), " ".join(message.split()))
-    notice(say("hint:"), hint)
-    return code
-
-
 def run_verb(tokens: list[str]) -> int:
     """Run what was typed."""
     try:
         return int(app(tokens, exit_on_error=False, print_error=False) or DONE)
     except (RuntimeError, ImportError) as error:  # torch's, of the card, its driver or a library, is not our bug
         return fail_by_the_machine(error)
-
-
-def fail_by_the_machine(error: Exception) -> int:
-    """Say what the table of symptoms knows of an error that is the machine's; any other one is raised again."""
-    from tunesmith.messages.catalogue import say  # noqa: PLC0415  for errors only
-    from tunesmith.symptoms.recognise import recognise  # noqa: PLC0415
-    from tunesmith.symptoms.table import is_of_the_machine  # noqa: PLC0415
-
-    known = recognise(str(error))
-    if known is None or not is_of_the_machine(known.symptom):
-        raise error
-    return fail(f"{say(known.symptom.cause)} ({known.line})", say(known.symptom.fix), USER_ERROR)
-
-
-def notice(label: str, text: str) -> None:
-    """One line on stderr; text from files and names cannot drive the terminal."""
-    from tunesmith.interfaces.tables import printable  # noqa: PLC0415  for errors only
-
-    print(label, printable(text), file=sys.stderr)

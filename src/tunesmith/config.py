@@ -599,3 +599,23 @@ class RunsConfig(CommonConfig, _FolderArgument):
     def __post_init__(self) -> None:
         """One run may be given as it is, to be told that it needs another."""
         _tuples_of_one(self, "compare")
+
+
+CONFIGS = (
+    DoctorConfig,
+    PrepareConfig,
+    TokenizerTrainConfig,
+    TokenizerExtendConfig,
+    PlanConfig,
+    TrainConfig,
+    EvaluateConfig,
+    GenerateConfig,
+    ExportConfig,
+    ExplainConfig,
+    ImportConfig,
+    PushConfig,
+    ServeConfig,
+    ReportConfig,
+    RunsConfig,
+)
+"""Of every verb, in the order in which they are used."""

@@ -10,7 +10,8 @@ import pytest
 from huggingface_hub import constants
 
 import tunesmith
-from tunesmith.cli import app, main, with_plain_dashes
+from tunesmith.cli import app, main
+from tunesmith.interfaces.typed_words import with_plain_dashes
 
 from .kitchen import Kitchen, hub_cache
 from .pages import (

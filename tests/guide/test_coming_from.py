@@ -5,7 +5,8 @@ from dataclasses import fields
 
 import pytest
 
-from tunesmith.cli import CONFIGS, app
+from tunesmith.cli import app
+from tunesmith.config import CONFIGS
 
 from .pages import CODE, DOCS
 

@@ -30,7 +30,7 @@ what other programs say."""
 SAYS_DOCSTRINGS = {"interfaces/help.py"}
 """Says what `help_texts` collects."""
 NO_SENTENCES = {
-    "api.py": {"--track {}"},
+    "run_training.py": {"--track {}"},
     "distributed/joining.py": {"already in use"},
     "distributed/launching.py": {"rank {}: exit code {}"},
     "distributed/lost.py": {"Connection closed by peer", "Connection reset by peer", "Broken pipe"},

@@ -16,7 +16,8 @@ from tunesmith.machine import Choice, choose_device, choose_dtype
 from tunesmith.model.shape import GPT2Config
 from tunesmith.planning.experience import Experience
 from tunesmith.planning.hardware import hardware_here, hardware_named
-from tunesmith.training.plan import TrainPlan, _compiled, make_plan, refuse_impossible
+from tunesmith.training.plan import TrainPlan, _compiled, make_plan
+from tunesmith.training.refuse_impossible import refuse_impossible
 
 GPT2_SMALL = GPT2Config(50257, 1024, 768, 12, 12, 3072)
 TINY = GPT2Config(4096, 512, 128, 6, 4, 512)

@@ -30,8 +30,9 @@ from tunesmith.planning.hardware import Hardware, hardware_here, hardware_named,
 from tunesmith.planning.search import Way, best_way, candidates, fits
 from tunesmith.training.blueprint import blueprint_shape, is_described, shown_model, with_blueprint
 from tunesmith.training.epoch import lora_of, request_of
-from tunesmith.training.plan import TrainPlan, make_plan, prospect_of, refuse_impossible
+from tunesmith.training.plan import TrainPlan, make_plan, prospect_of
 from tunesmith.training.prospect import beyond_the_hours
+from tunesmith.training.refuse_impossible import refuse_impossible
 from tunesmith.training.sharding_choice import Processes, choose_sharding, share_of_hardware
 
 SHOWN_SIZES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")

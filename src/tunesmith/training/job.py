@@ -44,10 +44,11 @@ from tunesmith.training.disk_space import refuse_too_little
 from tunesmith.training.events import Ended, Event, MachineRead, Planned, ResumeVerified, Sampled, Stepped, metrics_of
 from tunesmith.training.learner import Start, load_model, make_learner, plan_of_team, planned_learner, put_back
 from tunesmith.training.loop import TrainingLoop
-from tunesmith.training.plan import TrainPlan, prospect_of, refuse_impossible
+from tunesmith.training.plan import TrainPlan, prospect_of
 from tunesmith.training.progress import Progress
 from tunesmith.training.prospect import beyond_the_hours
 from tunesmith.training.publish import Publisher
+from tunesmith.training.refuse_impossible import refuse_impossible
 from tunesmith.training.resuming import (
     asked_before,
     asked_now,

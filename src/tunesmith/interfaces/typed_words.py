@@ -1,0 +1,71 @@
+"""What was typed, before the parser reads it: a lone dash, `--lang` and `--config FILE`."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+
+from cyclopts.config import Dict
+
+from tunesmith.config import CONFIGS
+from tunesmith.errors import UsageError
+from tunesmith.messages.catalogue import LANGUAGES, speak
+from tunesmith.messages.language import chosen_language
+
+SWITCHES = {
+    f"--{sign}{flag.name.replace('_', '-')}"
+    for config in CONFIGS
+    for flag in fields(config)
+    if isinstance(flag.default, bool)
+    for sign in ("", "no-")
+}
+"""Flags that take no value."""
+
+
+def with_plain_dashes(typed: Sequence[str]) -> list[str]:
+    """A lone - is the value of the flag before it, else standard input; the parser would take it for a flag."""
+    tokens: list[str] = []
+    for word in typed:
+        before = tokens[-1] if tokens else ""
+        if word == "-" and before.startswith("--") and "=" not in before and before not in SWITCHES:
+            tokens[-1] = f"{before}=-"
+        else:
+            tokens.append("stdin:" if word == "-" else word)
+    return tokens
+
+
+def settings_of(tokens: list[str]) -> tuple[Dict, ...]:
+    """Take `--lang` and `--config FILE` out of the tokens: the parser itself is to be understood, and flags win.
+
+    Raises:
+        UserError: for a language that nobody speaks here, or a file that cannot be read.
+    """
+    language = taken_out(tokens, "--lang")
+    speak(chosen_language(language if language in LANGUAGES else "auto"))
+    if language is not None and language not in {"auto", *LANGUAGES}:
+        raise UsageError(
+            "--lang {language} is no language I speak", hint="write --lang en or --lang ja", language=language
+        )
+    asked = {} if language is None else {"lang": language}
+    path = taken_out(tokens, "--config")
+    if path is None:
+        return (Dict(asked, source="--lang", use_commands_as_keys=False),)
+    if not path:
+        raise UsageError("--config needs a file", hint="write --config FILE.toml or --config FILE.yaml")
+    from tunesmith.interfaces.config_file import read_config_file  # noqa: PLC0415
+
+    settings = {**read_config_file(path), **asked}
+    if settings.get("lang") in LANGUAGES:
+        speak(settings["lang"])
+    return (Dict(settings, source=path, use_commands_as_keys=False),)
+
+
+def taken_out(tokens: list[str], flag: str) -> str | None:
+    """Remove a flag with its value from the tokens: "" if the value is missing, None if the flag is."""
+    for position, token in enumerate(tokens):
+        name, equals, value = token.partition("=")
+        if token == "--":  # noqa: S105  behind it nothing is a flag
+            break
+        if name == flag:
+            value = value if equals else next(iter(tokens[position + 1 :]), "")
+            del tokens[position : position + (1 if equals else 2)]
+            return value
+    return None

@@ -1,0 +1,155 @@
+"""A training with all that stands beside it: other processes, trackers, the live page, and the report at its end.
+
+Each function imports what it needs when it is called: a command line that only prints help waits for nothing.
+"""
+
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, closing
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tunesmith.config import ReportConfig, TrackerName, TrainConfig
+from tunesmith.errors import UserError
+
+if TYPE_CHECKING:
+    from tunesmith.distributed.team import Team
+    from tunesmith.training.events import Event, TrainResult
+
+    Events = Generator[Event, None, None]
+
+RUN_FILE = "run.json"
+
+
+def run_training(config: TrainConfig, *, on_event: "Callable[[Event], None]") -> "TrainResult":
+    """Train as configured; Ctrl-C and SIGTERM save and end the run.
+
+    With `devices` above 1 other processes train, and `on_event` hears nothing; started by `torchrun`, the first of them
+    hears everything.
+
+    Raises:
+        UserError: if it cannot be done.
+    """
+    from tunesmith.distributed.place import place_here  # noqa: PLC0415  as the module's docstring says
+    from tunesmith.distributed.team import ALONE  # noqa: PLC0415
+
+    place = place_here()
+    if place is None and config.devices > 1:
+        return _trained_by_others(config)
+    if place is None:
+        return _run_here(config, on_event=on_event, team=ALONE)
+    from tunesmith.distributed.joining import joined  # noqa: PLC0415
+
+    place.refuse_other_devices(config.devices)
+    with joined(place, device=config.device) as team:
+        if place.attempt and team.leads and (Path(config.out) / RUN_FILE).is_file():
+            config = replace(config, resume=True)  # whoever started us does so again after a failure
+        return _run_here(config, on_event=on_event if team.leads else (lambda _event: None), team=team)
+
+
+def _trained_by_others(config: TrainConfig) -> "TrainResult":
+    """Start the processes that train; what happens there is heard by nobody here."""
+    from tunesmith.reporting.run_record import describe_run  # noqa: PLC0415
+    from tunesmith.training.events import TrainResult  # noqa: PLC0415
+    from tunesmith.training.in_processes import train_in_processes  # noqa: PLC0415
+
+    code = train_in_processes(config)
+    outcome = describe_run(Path(config.out))["outcome"] if code in {0, 130} else {}
+    known = {field.name for field in fields(TrainResult)}
+    if not known <= set(outcome):
+        raise UserError(
+            "the processes of --devices {devices} ended with exit code {code}",
+            hint="they said why above",
+            devices=config.devices,
+            code=code,
+        )
+    return TrainResult(**{name: outcome[name] for name in known})
+
+
+def _run_here(config: TrainConfig, *, on_event: "Callable[[Event], None]", team: "Team") -> "TrainResult":
+    from tunesmith.training.events import Ended, StopAsked  # noqa: PLC0415
+    from tunesmith.training.interrupt import StopRequest, stop_on_signals  # noqa: PLC0415
+
+    stop = StopRequest()
+    events = all_events(config, stop, team)
+    on_event(next(events))  # until here there is nothing to save, and Ctrl-C ends at once
+    result = None
+    with stop_on_signals(stop, on_request=lambda: on_event(StopAsked())), closing(events):
+        for event in events:
+            on_event(event)
+            if isinstance(event, Ended):
+                result = event.result
+    assert result is not None, "the loop ends with Ended"
+    return result
+
+
+def all_events(config: TrainConfig, stop: Callable[[], bool], team: "Team") -> "Events":
+    """Those of the run, of the trackers beside it, and of the report behind it."""
+    from tunesmith.doctor.guard import refuse_processor_by_surprise  # noqa: PLC0415
+    from tunesmith.tracking.registry import make_trackers  # noqa: PLC0415
+    from tunesmith.tracking.tracking import Tracking  # noqa: PLC0415
+    from tunesmith.training.events import Ended, WatchFailed  # noqa: PLC0415
+    from tunesmith.training.job import train_model  # noqa: PLC0415
+
+    def failures() -> "Events":
+        for failure in tracking.failures():
+            yield WatchFailed(f"--track {failure.tracker}", failure.reason)
+
+    if config.dashboard and team.leads:
+        from tunesmith.serving.hosting import refuse_without_extra  # noqa: PLC0415
+
+        refuse_without_extra("tunesmith train --dashboard")
+    refuse_processor_by_surprise(config)
+    trackers = make_trackers(config.track or _tracked_before(config)) if team.leads else {}
+    events = train_model(config, stop=stop, team=team)
+    yield next(events)
+    tracking = Tracking(trackers, Path(config.out), is_resumed=config.resume)
+    ended: Ended | None = None
+    with closing(events), tracking, ExitStack() as beside:
+        if config.dashboard and team.leads:
+            yield _page(config.out, beside)
+        for event in events:
+            if isinstance(event, Ended):
+                ended = event
+                if team.leads:
+                    yield _report(config.out)
+                continue
+            yield event
+            yield from failures()
+    yield from failures()
+    if ended:
+        yield ended
+
+
+def _page(out: str, beside: ExitStack) -> "Event":
+    """Start the live page, which ends with what is beside the run; a run goes on without."""
+    from tunesmith.dashboard.beside import NoPageError, page_beside  # noqa: PLC0415
+    from tunesmith.training.events import PageOpened, WatchFailed  # noqa: PLC0415
+
+    try:
+        return PageOpened(beside.enter_context(page_beside(Path(out))))
+    except NoPageError as error:
+        return WatchFailed("--dashboard", str(error))
+
+
+def _tracked_before(config: TrainConfig) -> tuple[TrackerName, ...]:
+    """The trackers of a run that is resumed; an unreadable one is refused later, with better words."""
+    from tunesmith.reporting.run_record import describe_run  # noqa: PLC0415
+
+    if not config.resume:
+        return ()
+    try:
+        return tuple(describe_run(Path(config.out))["asked"].get("track", ()))
+    except UserError:
+        return ()
+
+
+def _report(out: str) -> "Event":
+    """Write the report that every run ends with; a run is whole without one."""
+    from tunesmith.reporting.write_report import write_report  # noqa: PLC0415
+    from tunesmith.training.events import ReportWritten, WatchFailed  # noqa: PLC0415
+
+    try:
+        return ReportWritten(Path(write_report(ReportConfig(out))["report"]))
+    except Exception as error:  # noqa: BLE001  whatever it is, the model is learned and saved
+        return WatchFailed("report.html", f"{type(error).__name__}: {error}")
