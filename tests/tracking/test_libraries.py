@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -78,21 +79,28 @@ def log_records(content: bytes) -> Iterator[bytes]:
             parts = b""
 
 
+def whole_wandb_log(path: Path) -> list[Any]:
+    """Its records, once the last one is there: the process that writes them may come a little later."""
+    from wandb.proto.wandb_internal_pb2 import Record  # noqa: PLC0415
+
+    deadline_s = time.monotonic() + 30
+    while True:
+        records = [Record.FromString(data) for data in log_records(path.read_bytes())]
+        if records and records[-1].HasField("exit"):
+            return records
+        assert time.monotonic() < deadline_s, [record.WhichOneof("record_type") for record in records]
+        time.sleep(0.1)
+
+
 def test_wandb(tracked: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Offline, read back from the file that `wandb sync` would send."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = tracked("wandb")
-    from wandb.proto import wandb_internal_pb2  # noqa: PLC0415
-
-    logged: list[dict[str, Any]] = []
-    for data in log_records(next(folder.glob("wandb/offline-run-*/*.wandb")).read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.HasField("history"):
-            items = {
-                (item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in record.history.item
-            }
-            logged.append(items)
+    logged = [
+        {(item.key or "/".join(item.nested_key)): json.loads(item.value_json) for item in record.history.item}
+        for record in whole_wandb_log(next(folder.glob("wandb/offline-run-*/*.wandb")))
+        if record.HasField("history")
+    ]
     losses = [(one["step"], one["train/loss_nats_per_token"]) for one in logged if "train/loss_nats_per_token" in one]
     assert losses == [(line["step"], line["loss_nats_per_token"]) for line in STEPS]
     assert any(one.get("evaluation/validation_perplexity") == 12.5 for one in logged)
