@@ -84,7 +84,7 @@ def test_a_full_disk_ends_nothing(
     """Without room training goes on, the last good checkpoint stays, and saving works again when there is room."""
     events: list[Event] = []
     full = threading.Event()
-    monkeypatch.setattr("tunesmith.training.loop.has_room", lambda *_: not full.is_set())
+    monkeypatch.setattr("tunesmith.training.saving.has_room", lambda *_: not full.is_set())
     kept_while_full: list[list[str]] = []
 
     def note(event: Event) -> None:
@@ -117,7 +117,7 @@ def test_a_disk_that_stays_full_is_an_error_in_the_end(
     out = tmp_path / "out"
     options: dict[str, Any] = {"epochs": 3, "max_steps": 6, "tokens_per_step": 200, "device": "cpu"}
     with monkeypatch.context() as full:
-        full.setattr("tunesmith.training.loop.has_room", lambda *_: False)
+        full.setattr("tunesmith.training.saving.has_room", lambda *_: False)
         with pytest.raises(UserError, match=r"step 6 could not be saved: .*No space left") as error:
             tunesmith.train(text, model=make_model_folder(), out=out, **options)
     assert f"tunesmith train --resume --out {out}" in error.value.hint

@@ -59,6 +59,8 @@ from tunesmith.training.resuming import (
 )
 from tunesmith.training.run import BEFORE_THE_BEGINNING, RunFolder, as_json
 from tunesmith.training.run_files import CHECKPOINTS, METRICS, SAMPLES
+from tunesmith.training.samples import Samples
+from tunesmith.training.saving import Saving
 from tunesmith.training.snapshot import state_bytes
 from tunesmith.training.together import (
     for_processes,
@@ -279,6 +281,18 @@ def _set_up(
         scaler = torch.amp.GradScaler(device.type, enabled=False)
     _refuse_too_few_steps(run, plan, progress)
     version = str(environment()["tunesmith"])
+    engine = make_engine(team, model)
+    saving = Saving(
+        run=run,
+        publisher=Publisher(run, config, plan, corpus, tokenizer, hf_config, version),
+        checkpoints=CheckpointWriter(hf_config, tokenizer, plan.lora, config.model),
+        keep_bytes=None if config.keep_gb is None else config.keep_gb * 1e9,
+        model=model,
+        optimizer=optimizer,
+        chance=chance,
+        team=team,
+        engine=engine,
+    )
     loop = TrainingLoop(
         model=model,
         optimizer=optimizer,
@@ -286,20 +300,17 @@ def _set_up(
         chance=chance,
         plan=plan,
         corpus=corpus,
-        tokenizer=tokenizer,
         run=run,
-        publisher=Publisher(run, config, plan, corpus, tokenizer, hf_config, version),
-        checkpoints=CheckpointWriter(hf_config, tokenizer, plan.lora, config.model),
+        saving=saving,
         progress=progress,
-        prompts=prompts,
+        samples=Samples(prompts, tokenizer, plan.seed),
         origins=Origins(corpus, tokenizer, found),
         reload=partial(_reloaded, config, plan, run, team, chance),
-        keep_bytes=None if config.keep_gb is None else config.keep_gb * 1e9,
         stop=why_stop,
         save_asked=agreed.saves,
         lesson=lesson,
         team=team,
-        engine=make_engine(team, model),
+        engine=engine,
     )
     if not config.resume and team.leads:
         weights_bytes, optimizer_bytes = state_bytes(model, optimizer)

@@ -8,36 +8,31 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from tunesmith.config import GenerateConfig
 from tunesmith.data.batches import Batch, TrainingOrder
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.dealing import MicroBatchShape
 from tunesmith.data.origins import Origins
 from tunesmith.data.read_ahead import read_ahead
 from tunesmith.data.sharing import Share
-from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.distributed.engine import Engine
 from tunesmith.distributed.team import Team
 from tunesmith.errors import DoesNotFitError, UserError
 from tunesmith.evaluation.perplexity import Evaluation, evaluate_split
-from tunesmith.generation.sampling import SamplingRules
-from tunesmith.generation.write_texts import GeneratedText, write_texts
 from tunesmith.machine import peak_memory_bytes
 from tunesmith.messages.catalogue import say
 from tunesmith.model.adapters import load_adapter
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.recomputation import next_recomputation, recompute
-from tunesmith.model.weights import from_huggingface, gpt2_of, load_gpt2, read_into
+from tunesmith.model.weights import read_into
 from tunesmith.out_of_memory import in_pieces
 from tunesmith.training.bad_numbers import BadStepWatch
 from tunesmith.training.chance import Chance
-from tunesmith.training.checkpoint import ADAPTER, CheckpointWriter
-from tunesmith.training.disk_space import has_room, no_room
+from tunesmith.training.checkpoint import ADAPTER
 from tunesmith.training.events import (
     Began,
     Ended,
@@ -52,31 +47,17 @@ from tunesmith.training.events import (
 from tunesmith.training.memory_lesson import MemoryLesson
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.progress import Progress
-from tunesmith.training.publish import Publisher
 from tunesmith.training.recovery import Recovery
 from tunesmith.training.run import RunFolder
-from tunesmith.training.saver import Saver
+from tunesmith.training.samples import Samples, whole
+from tunesmith.training.saving import Saving
 from tunesmith.training.schedule import learning_rate_at
-from tunesmith.training.snapshot import (
-    ModelCopy,
-    copy_model,
-    fits_memory,
-    help_copying,
-    help_taking_snapshot,
-    state_bytes,
-    take_snapshot,
-)
 from tunesmith.training.spikes import usual_loss_if_spike
 from tunesmith.training.spill import SpillWatch, swaps_silently
 from tunesmith.training.step import StepResult, fresh_scaler, no_step, train_step
 
 SMALLEST_SCALE = 1.0
 """Of the loss in fp16; gradients that overflow below it need another arithmetic."""
-SAMPLE_TOKENS = 64
-"""Longest text of the samples."""
-SAMPLE_RULES = SamplingRules(
-    temperature=GenerateConfig.temperature[0], top_k=GenerateConfig.top_k, top_p=GenerateConfig.top_p
-)
 
 
 @dataclass
@@ -90,13 +71,10 @@ class TrainingLoop:
         chance: what dropout draws from.
         plan: what to do.
         corpus: to learn from and to measure on.
-        tokenizer: the model's own.
         run: where everything is written.
-        publisher: puts the best model into the run folder.
-        checkpoints: writes them.
+        saving: writes checkpoints and the best model.
         progress: how far the run is.
-        prompts: continued before, at every evaluation, and after.
-        keep_bytes: for checkpoints on disk; None keeps what a resume can need.
+        samples: written before, at every evaluation, and after.
         origins: to name samples by file and line.
         reload: brings everything back to the last good checkpoint, or to the beginning.
         stop: asked after every step; ends the run by saying why.
@@ -112,13 +90,10 @@ class TrainingLoop:
     chance: Chance
     plan: TrainPlan
     corpus: Corpus
-    tokenizer: TextTokenizer
     run: RunFolder
-    publisher: Publisher
-    checkpoints: CheckpointWriter
+    saving: Saving
     progress: Progress
-    prompts: list[str]
-    keep_bytes: float | None
+    samples: Samples
     origins: Origins
     reload: Callable[[GPT2, torch.optim.Optimizer, torch.amp.GradScaler], Progress]
     stop: Callable[[], str]
@@ -128,8 +103,6 @@ class TrainingLoop:
     engine: Engine
 
     def __post_init__(self) -> None:
-        self._saver = Saver()
-        self._copied: ModelCopy | None = None
         self._watch = BadStepWatch()
         self._spill = SpillWatch(self.team.size == 1 and swaps_silently(self.model.head_VC.device))
         self._stopped_by = ""
@@ -172,9 +145,9 @@ class TrainingLoop:
             self.team,
             searches=not self.engine.is_sharded,
         )
-        with self._saver:
+        with self.saving:
             if progress.step == 0:
-                self._save()  # something to come back to from the first step on
+                self.saving.save(self.progress, self.scaler)  # something to come back to from the first step on
             self.team.wait_for_first()
             going_on = True
             while going_on:
@@ -229,8 +202,8 @@ class TrainingLoop:
                     yield from self._sampled(progress.step)
             progress.elapsed_s = time.perf_counter() - started_s
             if progress.step % plan.save_every_steps == 0 or finished or save_now:
-                self._save()
-            yield from self._saver.outcomes()
+                self.saving.save(self.progress, self.scaler)
+            yield from self.saving.outcomes()
             self._wait_for_first(finished=finished or save_now)
             waiting_since_s = time.perf_counter()
         return False
@@ -252,7 +225,7 @@ class TrainingLoop:
             self.run.forget_after(self.progress.step, but=("bad_numbers",))
 
     def _back_to_last_good(self) -> Progress:
-        self._saver.wait()
+        self.saving.wait()
         self.team.wait_for_first()
         return self.reload(self.model, self.optimizer, self.scaler)
 
@@ -302,8 +275,8 @@ class TrainingLoop:
             except DoesNotFitError:
                 more = None if in_parts else next_recomputation(progress.recompute)
                 if more is None and not in_parts:
-                    self._save()
-                    yield from self._wait_for_saver()
+                    self.saving.save(self.progress, self.scaler)
+                    yield from self.saving.finish(self.progress.step)
                     self.team.wait_for_first()
                 if more is None:
                     raise
@@ -360,8 +333,8 @@ class TrainingLoop:
         progress = self.progress
         interrupted = progress.step < self.plan.steps
         if interrupted:
-            self._save()
-        yield from self._wait_for_saver()
+            self.saving.save(self.progress, self.scaler)
+        yield from self.saving.finish(self.progress.step)
         if not interrupted:
             if progress.best_step != progress.step:
                 self._take_published()  # nothing is learned any more, and there may be no room for a second model
@@ -434,82 +407,18 @@ class TrainingLoop:
         is_best = evaluation.perplexity < progress.best_perplexity
         if is_best:
             progress.best_perplexity, progress.best_step = evaluation.perplexity, progress.step
-            copied, then = self._copy_of_model(), replace(progress)
-            if self.team.leads:
-                self._saver.publish(progress.step, lambda: self.publisher.publish(copied, then))
+            self.saving.publish(progress)
         epoch = progress.step / self.plan.steps_per_epoch
         return Evaluated(progress.step, epoch, evaluation.nats_per_token, evaluation.perplexity, is_best)
 
-    def _save(self) -> None:
-        """Have a checkpoint written; training waits for the copy only, unless memory is too short for one."""
-        folder = self.run.checkpoint(self.progress.step)
-        copied = self._copy_of_model()
-        if not self.team.leads:
-            if self.engine.is_sharded:
-                help_taking_snapshot(self.model, self.optimizer)
-            return
-        snapshot = take_snapshot(self.model, self.optimizer, self.scaler, self.progress, self.chance.states, copied)
-
-        def write() -> None:
-            if not has_room(self.run.path, snapshot.nbytes):
-                self.run.drop_old_checkpoints(keep_bytes=0)  # all but the newest
-                if not has_room(self.run.path, snapshot.nbytes):
-                    raise no_room(folder)
-            self.checkpoints.write(snapshot, folder)
-            self.run.drop_old_checkpoints(self.keep_bytes)
-
-        self._saver.save(self.progress.step, folder, write)
-        if not fits_memory(sum(state_bytes(self.model, self.optimizer))):
-            self._saver.wait()
-
-    def _copy_of_model(self) -> ModelCopy:
-        """One for all that is written of a step; what was written of earlier ones has to be done by then."""
-        if self._copied is None or self._copied.step != self.progress.step:
-            self._copied = None
-            self._saver.wait()
-            if self.team.leads:
-                self._copied = copy_model(self.model, self.optimizer, self.progress.step)
-            elif self.engine.is_sharded:
-                self._copied = help_copying(self.model, self.progress.step)
-            else:
-                self._copied = ModelCopy(self.progress.step, {}, {})
-        return self._copied
-
-    def _wait_for_saver(self) -> Iterator[Event]:
-        """Until everything is on disk.
-
-        Raises:
-            UserError: if it cannot be.
-        """
-        self._saver.wait()
-        self._copied = None
-        yield from self._saver.outcomes()
-        if reason := self._saver.failure:
-            kept = self.run.checkpoints()
-            raise UserError(
-                "step {step:,} could not be saved: {reason}",
-                hint="make room, then continue from {start}: tunesmith train --resume --out {path}",
-                step=self.progress.step,
-                reason=reason,
-                start=kept[-1].name if kept else say("the beginning"),
-                path=self.run.path,
-            )
-        self.run.flush()
-
     def _sampled(self, step: int, *, is_final: bool = False) -> Iterator[Event]:
         """Texts by the model; final ones by the best, which is in the model or in the run folder by then."""
-        copied = self._copy_of_model() if self.engine.is_sharded and not is_final else None
+        copied = self.saving.copy_of_model(self.progress.step) if self.engine.is_sharded and not is_final else None
         if not self.team.leads:
             return
         yield Began("writing")
-        model = self.model
-        if self.engine.is_sharded:
-            model = (
-                load_gpt2(self.run.path) if copied is None else gpt2_of(model.config, from_huggingface(copied.weights))
-            )
-            model = model.to(self.model.head_VC.device)
-            model.compute_dtype = self.model.compute_dtype
-        yield Sampled(step, self._write_samples(model), is_final=is_final)
+        model = whole(self.model, copied, self.run.path) if self.engine.is_sharded else self.model
+        yield Sampled(step, self.samples.by(model), is_final=is_final)
 
     def _take_published(self) -> None:
         if not self.team.leads or self.engine.is_sharded:
@@ -518,17 +427,6 @@ class TrainingLoop:
             read_into(self.model, self.run.path)
         else:
             load_adapter(self.model, self.run.path / ADAPTER)
-
-    def _write_samples(self, model: GPT2) -> list[GeneratedText]:
-        seeds = [self.plan.seed + number for number in range(len(self.prompts))]
-        return write_texts(
-            model,
-            self.tokenizer,
-            self.prompts,
-            seeds=seeds,
-            rules=SAMPLE_RULES,
-            max_new_tokens=SAMPLE_TOKENS,
-        )
 
 
 def share_of(team: Team, plan: TrainPlan) -> Share | None:

@@ -1,0 +1,146 @@
+"""What a run keeps of its model: checkpoints, and the best one in the run folder.
+
+Training waits for a copy in memory only; files are written beside it. One copy serves all that is written of a step.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from tunesmith.distributed.engine import Engine
+from tunesmith.distributed.team import Team
+from tunesmith.errors import UserError
+from tunesmith.messages.catalogue import say
+from tunesmith.model.gpt2 import GPT2
+from tunesmith.training.chance import Chance
+from tunesmith.training.checkpoint import CheckpointWriter
+from tunesmith.training.disk_space import has_room, no_room
+from tunesmith.training.events import Saved, SaveFailed
+from tunesmith.training.progress import Progress
+from tunesmith.training.publish import Publisher
+from tunesmith.training.run import RunFolder
+from tunesmith.training.saver import Saver
+from tunesmith.training.snapshot import (
+    ModelCopy,
+    copy_model,
+    fits_memory,
+    help_copying,
+    help_taking_snapshot,
+    state_bytes,
+    take_snapshot,
+)
+
+
+@dataclass
+class Saving:
+    """Writes for the first process; the others help it where each holds a part of the model.
+
+    Used as a context manager: leaving it waits for what is being written.
+
+    Attributes:
+        run: where everything is written.
+        publisher: puts the best model into the run folder.
+        checkpoints: writes them.
+        keep_bytes: for checkpoints on disk; None keeps what a resume can need.
+        model: on its device.
+        optimizer: of its parameters.
+        chance: what dropout draws from.
+        team: the processes that learn together.
+        engine: how their gradients become one.
+    """
+
+    run: RunFolder
+    publisher: Publisher
+    checkpoints: CheckpointWriter
+    keep_bytes: float | None
+    model: GPT2
+    optimizer: torch.optim.Optimizer
+    chance: Chance
+    team: Team
+    engine: Engine
+
+    def __post_init__(self) -> None:
+        self._saver = Saver()
+        self._copied: ModelCopy | None = None
+
+    def __enter__(self) -> Self:
+        self._saver.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._saver.__exit__(kind, error, traceback)
+
+    def publish(self, progress: Progress) -> None:
+        """Have the model as it is now put into the run folder, as the best one."""
+        copied, then = self.copy_of_model(progress.step), replace(progress)
+        if self.team.leads:
+            self._saver.publish(progress.step, lambda: self.publisher.publish(copied, then))
+
+    def save(self, progress: Progress, scaler: torch.amp.GradScaler) -> None:
+        """Have a checkpoint written; training waits for the copy only, unless memory is too short for one."""
+        folder = self.run.checkpoint(progress.step)
+        copied = self.copy_of_model(progress.step)
+        if not self.team.leads:
+            if self.engine.is_sharded:
+                help_taking_snapshot(self.model, self.optimizer)
+            return
+        snapshot = take_snapshot(self.model, self.optimizer, scaler, progress, self.chance.states, copied)
+
+        def write() -> None:
+            if not has_room(self.run.path, snapshot.nbytes):
+                self.run.drop_old_checkpoints(keep_bytes=0)  # all but the newest
+                if not has_room(self.run.path, snapshot.nbytes):
+                    raise no_room(folder)
+            self.checkpoints.write(snapshot, folder)
+            self.run.drop_old_checkpoints(self.keep_bytes)
+
+        self._saver.save(progress.step, folder, write)
+        if not fits_memory(sum(state_bytes(self.model, self.optimizer))):
+            self._saver.wait()
+
+    def copy_of_model(self, step: int) -> ModelCopy:
+        """One for all that is written of a step; what was written of earlier ones has to be done by then."""
+        if self._copied is None or self._copied.step != step:
+            self._copied = None
+            self._saver.wait()
+            if self.team.leads:
+                self._copied = copy_model(self.model, self.optimizer, step)
+            elif self.engine.is_sharded:
+                self._copied = help_copying(self.model, step)
+            else:
+                self._copied = ModelCopy(step, {}, {})
+        return self._copied
+
+    def outcomes(self) -> Iterator[Saved | SaveFailed]:
+        """What was written and what failed since the last time."""
+        return self._saver.outcomes()
+
+    def wait(self) -> None:
+        """Until all that was asked for is written or has failed."""
+        self._saver.wait()
+
+    def finish(self, step: int) -> Iterator[Saved | SaveFailed]:
+        """Wait until everything is on disk.
+
+        Raises:
+            UserError: if it cannot be.
+        """
+        self._saver.wait()
+        self._copied = None
+        yield from self._saver.outcomes()
+        if reason := self._saver.failure:
+            kept = self.run.checkpoints()
+            raise UserError(
+                "step {step:,} could not be saved: {reason}",
+                hint="make room, then continue from {start}: tunesmith train --resume --out {path}",
+                step=step,
+                reason=reason,
+                start=kept[-1].name if kept else say("the beginning"),
+                path=self.run.path,
+            )
+        self.run.flush()
