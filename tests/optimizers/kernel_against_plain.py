@@ -6,8 +6,9 @@ import torch
 
 from tunesmith.optimizers import compressed_kernel
 from tunesmith.optimizers.codes import read, zeros
-from tunesmith.optimizers.compressed_adamw import Rates, update_in_stretches
+from tunesmith.optimizers.compressed_adamw import update_in_stretches
 from tunesmith.optimizers.randomness import generator_for
+from tunesmith.optimizers.rates import Rates
 from tunesmith.optimizers.rounding import join, split
 from tunesmith.optimizers.state_plan import BLOCK, STATE_PLANS
 

@@ -8,7 +8,6 @@ References: Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization"; D
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from tunesmith.errors import UserError
 from tunesmith.model.softmax import has_triton
 from tunesmith.optimizers.codes import read, write, zeros
 from tunesmith.optimizers.randomness import generator_for, random_31_bits
+from tunesmith.optimizers.rates import Rates
 from tunesmith.optimizers.rounding import join, split, stochastic_bf16
 from tunesmith.optimizers.state_plan import BLOCK, StatePlan
 
@@ -27,27 +27,6 @@ STRETCH_BLOCKS = {"cpu": 1 << 8, "cuda": 1 << 13}
 TEMPORARIES = 16
 """fp32 numbers that plain torch needs for each one updated."""
 WEIGHT_ROUNDING, GRADIENT_ROUNDING = 0, 1
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Numbers of one update.
-
-    Attributes:
-        learning_rate: of this step.
-        weight_decay: of this parameter's group.
-        beta1: decay of the first moment.
-        beta2: decay of the second.
-        epsilon: added to the root of the second.
-        step: counts from 1.
-    """
-
-    learning_rate: float
-    weight_decay: float
-    beta1: float
-    beta2: float
-    epsilon: float
-    step: int
 
 
 class CompressedAdamW(torch.optim.Optimizer):

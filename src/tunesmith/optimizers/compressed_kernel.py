@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tunesmith.optimizers.compressed_adamw import Rates
+from tunesmith.optimizers.rates import Rates
 from tunesmith.optimizers.state_plan import BLOCK, StatePlan
 
 BLOCKS_PER_PROGRAM = 8

@@ -1,7 +1,8 @@
 // One text while it is written and afterwards: its head, its tokens, what can be done with it.
 
 import { append, longest, TokenText } from "./tokens.js";
-import { icon, make, toast } from "./elements.js";
+import { copyText } from "./clipboard.js";
+import { icon, make } from "./elements.js";
 import { isKept, keep, letGo } from "./kept.js";
 import { knows, label, number, percent, say, whenSpoken, write } from "./speech.js";
 import { findCopies } from "./server.js";
@@ -162,18 +163,4 @@ export class Card {
   branch(group, name) {
     this.#onward(this.asked.prompt + this.tokens.before(group) + name, this.model);
   }
-}
-
-export async function copyText(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    const area = make("textarea");
-    area.value = text;
-    document.body.append(area);
-    area.select();
-    document.execCommand("copy");
-    area.remove();
-  }
-  toast(say("copied_now"));
 }

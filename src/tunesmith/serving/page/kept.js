@@ -2,7 +2,7 @@
 
 import { append } from "./tokens.js";
 import { byId, icon, make } from "./elements.js";
-import { copyText } from "./card.js";
+import { copyText } from "./clipboard.js";
 import { remember, remembered } from "./memory.js";
 import { label, say, whenSpoken } from "./speech.js";
 
