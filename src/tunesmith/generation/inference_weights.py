@@ -4,6 +4,7 @@ Shapes: N tokens, I channels in, O channels out, C channels, V vocabulary.
 """
 
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Literal
 
 import torch
@@ -40,13 +41,14 @@ def ready_for_writing(model: GPT2, quantize: Quantize, *, may_round: bool = Fals
     if kind is None:
         return model.logits
     vocab_size = model.config.vocab_size
-    with torch.no_grad():
-        head = kind(_centred(model.head_VC.detach(), vocab_size), None)
+    # arranging a matrix takes one thread, and is most of the time that it takes to begin
+    with torch.no_grad(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        arranged_head = pool.submit(kind, _centred(model.head_VC.detach(), vocab_size), None)
         if kind is PackedLinear and ACTIVATIONS[model.config.activation_function] is ACTIVATIONS["gelu_new"]:
             _fuse_activations(model)
-        for name, linear in [pair for pair in model.named_modules() if isinstance(pair[1], Linear)]:
-            assert isinstance(linear, Linear)
-            model.set_submodule(name, kind(linear.weight.detach(), linear.bias.detach()))
+        for block in model.transformer.h:
+            _arrange(block, kind, pool)
+        head = arranged_head.result()
     if kind is not PackedLinear:
         model.float().compute_dtype = torch.float32
     return lambda hidden_NC: head(hidden_NC)[:, :vocab_size].float()
@@ -62,6 +64,14 @@ def _kind_of_linear(
     if is_half and can_hold_half() and all(fits_fp16(parameter) for parameter in model.parameters()):
         return HalfLinear
     return PackedLinear if can_pack(model.compute_dtype) else None
+
+
+def _arrange(block: nn.Module, kind: Callable[[Tensor, Tensor | None], nn.Module], pool: Executor) -> None:
+    """Exchange a block's matrices, side by side; the old ones are gone before those of the next block are made."""
+    linears = {name: module for name, module in block.named_modules() if isinstance(module, Linear)}
+    arranged = [pool.submit(kind, one.weight.detach(), one.bias.detach()) for one in linears.values()]
+    for name, future in zip(linears, arranged, strict=True):
+        block.set_submodule(name, future.result())
 
 
 def _fuse_activations(model: GPT2) -> None:

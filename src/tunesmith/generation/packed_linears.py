@@ -76,7 +76,8 @@ class HalfLinear(nn.Module):
 
 def fits_fp16(weight_OI: Tensor) -> bool:
     """Whether none of the weights is too large for fp16."""
-    return bool(weight_OI.abs().amax() <= torch.finfo(torch.float16).max)
+    smallest, largest = torch.aminmax(weight_OI.detach())  # one pass and no copy
+    return bool(torch.maximum(-smallest, largest) <= torch.finfo(torch.float16).max)
 
 
 def can_hold_half() -> bool:
