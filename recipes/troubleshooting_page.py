@@ -20,6 +20,7 @@ CHAPTERS_JA = {
     "Text, tables, tokenizers": "テキスト、表、トークナイザー",
     "Models and the hub": "モデルとハブ",
     "Training and writing": "学習と生成",
+    "Scripts of your own": "自分のスクリプト",
     "Compiling": "コンパイル",
     "Disks and files": "ディスクとファイル",
     "Windows, WSL, shells": "Windows、WSL、シェル",

@@ -173,7 +173,7 @@ SYMPTOMS = (
             r"but found one of them on device",
             r"located on different gpus|device type different (than|from)",
             r"cannot be accessed from triton \(cpu tensor",
-            r"found at least two devices",
+            r"found at least two devices|tensor on device \S+ is not on the expected device",
         ),
         cause="a script moved the model to the card and not its input, or the other way round",
         fix="tunesmith does that itself; in a script of your own: inputs.to(model.device)",

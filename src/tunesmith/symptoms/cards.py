@@ -7,6 +7,7 @@ SYMPTOMS = (
     Symptom(
         "cpu-only-build",
         (
+            r"has no attribute '_cuda_\w+'|symbols from the cuda library",
             r"torch not compiled with cuda enabled",
             r"not linked with support for cuda devices",
             r"not linked with support for \w+ devices",
@@ -142,6 +143,7 @@ SYMPTOMS = (
     Symptom(
         "card-not-seen",
         (
+            r"0 active drivers \(\[\]\)",
             r"error\W{0,3}no (cuda )?device\b",
             r"no cuda gpus are available",
             r"no cuda-capable device is detected",

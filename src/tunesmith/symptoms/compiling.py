@@ -8,7 +8,7 @@ SYMPTOMS = (
         "triton-missing",
         (
             r"cannot find a working triton installation",
-            r"No module named 'triton",
+            r"No module named 'triton(?!\.ops)",
             r"TritonMissing|triton (is )?(not (available|installed|found|supported)|unavailable)|(requires|install|needs?) triton\b|no module named triton",
             r"no matching distribution found for (torch)?triton|satisfies the requirement (torch)?triton",
             r"windows not yet supported for torch\.compile",
@@ -171,7 +171,7 @@ SYMPTOMS = (
         "compiling-failed",
         (
             r"calledprocesserror: command '?\[?'\S*(gcc|clang|g\+\+|\bcc|\bcl)(\.exe)?'",
-            r"BackendCompilerFailed",
+            r"BackendCompilerFailed|set TORCHDYNAMO_VERBOSE=1 for the internal stack trace",
             r"backend='inductor' raised",
             r"torch\._dynamo\.exc\.",
             r"torch\._inductor\.exc\.",
@@ -191,5 +191,8 @@ SYMPTOMS = (
             "torch._dynamo hit config.cache_size_limit (8)",
         ),
         says=Says.SOMETHING,
+        surely=(
+            r"torch\._dynamo\.exc\.(Unsupported|UserError|InternalTorchDynamoError)|data-dependent (branching|control flow)",
+        ),
     ),
 )

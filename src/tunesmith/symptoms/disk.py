@@ -6,7 +6,8 @@ SYMPTOMS = (
     Symptom(
         "disk-full",
         (
-            r"no space left( on device)?|StorageFull|ENOSPC|磁盘空间不足|out of disk space|insufficient (disk )?space",
+            r"oserror: \d+ requested and \d+ written",
+            r"^(?![^\n]*(shared memory|</torch_\d))[^\n]*no space left( on device)?|StorageFull|ENOSPC|磁盘空间不足|out of disk space|insufficient (disk )?space",
             r"errno 28\b",
             r"disk quota exceeded",
             r"not enough (free )?(disk )?space",
@@ -36,6 +37,7 @@ SYMPTOMS = (
     Symptom(
         "disk-fails",
         (
+            r"通信端点が接続されていません",
             r"input/output error|\bI/O error\b|disk i/o error",
             r"errno 5\b",
             r"stale file handle",
@@ -43,7 +45,7 @@ SYMPTOMS = (
             r"cyclic redundancy check",
             r"winerror (23|1117|483)\b",
             r"transport endpoint is not connected",
-            r"errno (107|112|117|121)\b.{0,20}(transport|host|structure|remote)|remote i/o error|structure needs cleaning|host is down|stale nfs",
+            r"errno (107|112|117|121)\b.{0,20}(transport|host|structure|remote)|remote i/o error|structure needs cleaning|(cannot access|stat|open|mount).{0,80}host is down|stale nfs",
             r"winerror (21|53|55|59|64|1392|1393|433)\b",
             r"network name is no longer available|file or directory is corrupted and unreadable",
             r"ein-?/ausgabefehler|eingabe-/ausgabefehler|erreur d'entrée/sortie|error de entrada/salida|ошибка ввода/вывода|输入/输出错误|輸入/輸出錯誤|入力/出力エラー|입력/출력 오류|redondance cyclique|redundancia cíclica|循环冗余检查|巡回冗長検査|ошибка в данных|zyklische redundanz",
@@ -102,5 +104,6 @@ SYMPTOMS = (
         fix="check the spelling and the folder that you are in (pwd)",
         examples=("FileNotFoundError: [Errno 2] No such file or directory: 'train.txt'",),
         says=Says.SOMETHING,
+        surely=(r"python\S*: can't open file '",),
     ),
 )

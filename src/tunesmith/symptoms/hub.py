@@ -6,6 +6,7 @@ SYMPTOMS = (
     Symptom(
         "certificate",
         (
+            r"証明書は信用されません|証明書の発行者|zertifikat .{0,40}(nicht vertrau|aussteller)|certificat .{0,40}(n'est pas (de confiance|fiable))|证书.{0,12}(不可信|不受信任)",
             r"certificate_verify_failed",
             r"self[- ]signed certificate",
             r"unable to get local issuer certificate",
@@ -102,6 +103,7 @@ SYMPTOMS = (
     Symptom(
         "no-such-model",
         (
+            r"can't load the (configuration|config|model|weights|feature extractor) (of|for) '.{1,300}make sure",
             r"404 client error",
             r"is not a valid model identifier",
             r"there is no model ",
@@ -146,6 +148,9 @@ SYMPTOMS = (
             "huggingface_hub.errors.HfHubHTTPError: 429 Client Error: Too Many Requests for url: https://huggingface.co/api/models/gpt2",
             "requests.exceptions.HTTPError: 504 Server Error: Gateway Time-out for url: https://huggingface.co/gpt2/resolve/main/x",
         ),
+        surely=(
+            r"429 (client error|too many requests)|50[234] (server error|bad gateway|service unavailable|gateway time)",
+        ),
     ),
     Symptom(
         "hub-unreachable",
@@ -175,9 +180,9 @@ SYMPTOMS = (
             r"distant resource does not seem to be on",
             r"failed to establish a new connection|remote end closed connection|IncompleteRead|ChunkedEncodingError",
             r"(MaxRetryError|NewConnectionError|URLError|(?<!redis[.]exceptions[.])ConnectionError|RemoteDisconnected|ConnectionResetError)\b",
-            r"urlopen error|could not resolve host|internet connection is (on|off)|check your (internet|network) connection",
+            r"urlopen error|could not resolve host|internet connection is (on|off)",
             r"can't load (weights|the weights|the configuration|the model|config|feature extractor|image processor).{0,30}for '",
-            r"(?<!socket[ ]has[ ])failed to connect(?! to the host via ssh)|unable to connect",
+            r"(?<!socket[ ]has[ ])failed to connect(?! to (the host via ssh|bus))|unable to connect",
             r"bad handshake.{0,80}ECONNRESET|SSLEOFError|UNEXPECTED_EOF|EOF occurred in violation of protocol",
             r"winerror 1006[01]",
             r"outgoing traffic has been disabled",
@@ -199,10 +204,12 @@ SYMPTOMS = (
             "huggingface_hub.errors.LocalEntryNotFoundError: Cannot find the requested files in the disk cache and outgoing traffic "
             "has been disabled.",
         ),
+        perhaps=(r"check your (internet|network) connection",),
     ),
     Symptom(
         "file-came-damaged",
         (
+            r"wheel '.{1,80}' located at .{1,300} is invalid",
             r"smudge (error|filter)|expected OID .{0,100} got",
             r"HeaderTooLarge|HeaderTooSmall|InvalidHeader|MetadataIncompleteBuffer|InvalidHeaderDeserialization",
             r"failed finding central directory",

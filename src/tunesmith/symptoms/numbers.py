@@ -41,6 +41,7 @@ SYMPTOMS = (
     Symptom(
         "loss-scale-is-found",
         (
+            r"skipped, reducing loss scale",
             r"(gradient |scale )?overflow.{0,20}skipping step",
             r"overflow detected, setting loss scale",
             r"(reducing|reduced|decreasing) (the )?loss scale to [\d.]+$",
@@ -112,6 +113,7 @@ SYMPTOMS = (
     Symptom(
         "dtypes-differ",
         (
+            r"mixed dtype \(cpu\)|expect parameter to have scalar type",
             r"'tensor<\S*f(16|32)>' .{0,40}not broadcast compatible",
             r"expected (scalar type|m1 and m2 to have the same dtype)",
             r"mat1 and mat2 must have the same dtype",

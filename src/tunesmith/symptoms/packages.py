@@ -6,6 +6,7 @@ SYMPTOMS = (
     Symptom(
         "torch-missing",
         (
+            r"but pytorch was not found",
             r"No module named 'torch'|(unable|failed|could not) (to )?import torch\b",
             r"no module named '?torch'?(?![\w.'])",
             r"none of pytorch, tensorflow",
@@ -41,6 +42,7 @@ SYMPTOMS = (
     Symptom(
         "file-named-like-package",
         (
+            r"cannot import name '\w+' from '(\w+)' \((?![^\n]*(lib/python|site-packages|dist-packages|\\lib\\))[^\n]*[/\\]\1\.py\)",
             r"cannot import name '\w+' from '(torch|transformers|datasets|tokenizers)' \(unknown location\)",
             r"partially initialized module '\w+' has no attribute",
             r"most likely due to a circular import",
@@ -131,6 +133,8 @@ SYMPTOMS = (
     Symptom(
         "packages-do-not-agree",
         (
+            r"please (upgrade|downgrade|update) \w+ to (use|>|<|=|version)",
+            r"failed to import transformers\.\S+ because.{0,120}cannot import name",
             r"not supported between instances of '(Torch)?Version'",
             r"ResolutionImpossible|VersionConflict|DistributionNotFound|requires \S+[<>=]=?[\d.]+\S*, (but|which)|is incompatible with",
             r"conflicting dependencies|the conflict is caused by",
@@ -156,6 +160,7 @@ SYMPTOMS = (
     Symptom(
         "bitsandbytes-broken",
         (
+            r"no module named 'triton\.ops",
             r"bitsandbytes.{0,120}(cuda binary|native library|cuda setup|compiled without gpu|no gpu support|not installed|not found)",
             r"(could not|failed to) (find|load) .{0,20}bitsandbytes",
             r"cuda setup failed despite (gpu|cuda) being available|CUDA[_ ]SETUP: ",
@@ -190,6 +195,7 @@ SYMPTOMS = (
             r"unexpected keyword argument '(use_auth_token|dataset_text_field|max_seq_length|past|checkpoint_callback|load_in_[48]bit|push_to_hub_\w+|group_by_length|adam_\w+|num_train_epochs|per_device_\w+|warmup_ratio|resume_from_checkpoint)'",
             r"cannot import name '(cached_path|hf_bucket_url|OpenAIAdam|BertAdam|WarmupLinearSchedule|ConstantLRSchedule|top_k_top_p_filtering|TFTrainer|is_torch_tpu_available|\w+ForPreTraining|prune_linear_layer|apply_chunking_to_forward|find_pruneable_heads_and_indices)'",
             r"no module named '(pytorch_transformers|pytorch_pretrained_bert|torchtext\.legacy|transformers\.(modeling|tokenization|configuration|generation)_)",
+            r"has no attribute '?(batch_encode_plus|encode_plus|prepare_seq2seq_batch|prepare_for_model|build_inputs_with_special_tokens)\b",
             r"no attribute '(ConfigProto|get_default_graph|variable_scope|contrib|flags|global_variables_initializer|get_variable|app)'",
         ),
         cause="the script was written for an older version of the library",
@@ -228,6 +234,7 @@ SYMPTOMS = (
             "ImportError: cannot import name 'is_flash_attn_available' from 'transformers.utils'",
         ),
         says=Says.SOMETHING,
+        surely=(r"unrecognized arguments: --local.rank",),
     ),
     Symptom(
         "accelerate-missing",
@@ -237,7 +244,7 @@ SYMPTOMS = (
             r"using `?low_cpu_mem_usage.{0,60}accelerate",
             r"no module named '?accelerate|accelerate .{0,30}(is )?(not installed|not found|is required(?! for a normal))|package metadata was found for .{0,10}accelerate",
             r"(requires?|needs?|install) '?accelerate",
-            r"pip install 'transformers\[torch\]'|transformers\[torch\]",
+            r"pip install 'transformers\[torch\]'|(?<!found:[ ])transformers\[torch\]",
         ),
         cause="the Trainer of transformers needs the package accelerate",
         fix="pip install accelerate; tunesmith needs none",

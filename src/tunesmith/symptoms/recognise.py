@@ -1,6 +1,7 @@
 """Which symptoms a text shows: of several the one that tells most, and of those the last."""
 
 import re
+from bisect import bisect
 from dataclasses import dataclass
 from functools import cache
 
@@ -10,6 +11,8 @@ from tunesmith.symptoms.table import SYMPTOMS
 COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 ONE_QUOTE = str.maketrans(dict.fromkeys('"`´‘’‚“”„«»‹›「」『』＂＇', "'"))  # noqa: RUF001
 """Programs, languages and web pages differ in their quotation marks."""
+FRAME = re.compile(r"""^.{0,40}?File "[^"\n]+", line \d+(, in .*)?\n(.{0,40}?[ ]{4}.*\n){0,2}""", re.MULTILINE)
+"""Of a Python traceback: the place, the code and the marks under it; behind what a launcher may write before each line."""
 SHOWN_CHARACTERS = 240
 """Of the line that tells it."""
 
@@ -44,13 +47,21 @@ def recognise_all(text: str) -> list[Recognised]:
     read = (
         "".join(map(_lower, plain.translate(ONE_QUOTE))) if not plain.isascii() else plain.translate(ONE_QUOTE).lower()
     )
+    frames = [match.span() for match in FRAME.finditer(plain)]
     found: dict[str, tuple[Says, int, Symptom]] = {}
     for symptom, says, pattern in _compiled():
-        starts = [match.start() for match in pattern.finditer(read)]
-        if starts and (symptom.name not in found or (says, starts[-1]) > found[symptom.name][:2]):
-            found[symptom.name] = (says, starts[-1], symptom)
+        for match in pattern.finditer(read):
+            told = min(says, Says.SOMETHING) if _is_within(frames, match.start(), match.end()) else says
+            if symptom.name not in found or (told, match.start()) > found[symptom.name][:2]:
+                found[symptom.name] = (told, match.start(), symptom)
     ordered = sorted(found.values(), key=lambda item: (-item[0], -item[1]))
     return [_shown(symptom, plain, at) for _, at, symptom in ordered]
+
+
+def _is_within(frames: list[tuple[int, int]], start: int, end: int) -> bool:
+    """Whether a stretch of the text lies in the frames of a traceback: code and paths, and not what went wrong."""
+    behind = bisect(frames, start, key=lambda frame: frame[0])
+    return behind > 0 and end <= frames[behind - 1][1]
 
 
 def means_trouble(recognised: Recognised | None) -> bool:

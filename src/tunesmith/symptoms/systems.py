@@ -78,6 +78,7 @@ SYMPTOMS = (
     Symptom(
         "file-in-use",
         (
+            r"database is locked|could not get lock \S+|is another process using it|is held by process \d+|nicht ausgeführt oder verändert werden|text ?busy\)?$",
             r"winerror 32\b",
             r"being used by another process",
             r"device or resource busy",
@@ -98,6 +99,7 @@ SYMPTOMS = (
     Symptom(
         "no-permission",
         (
+            r"strerror: permission denied",
             r"(?<!EACCES:[ ])(?<!\(13:[ ])permission denied(?! ?\(publickey|, please try| for (table|relation|schema|database|sequence))",
             r"winerror 5\b",
             r"access is denied",
@@ -197,7 +199,10 @@ SYMPTOMS = (
             r"(python3?|pip3?|tunesmith): command not found",
             r"unable to create process using|fatal error in launcher|(locate|no) pyvenv\.cfg|no suitable python runtime|ensurepip is not available|no python at '",
             r"python wurde nicht gefunden|未找到 python|python が見つかりません|no se encontró python|python est introuvable|impossible de trouver python|python не найден|python을 찾을 수 없|pyenv: \S+: command not found|version '?\d[\d.]+'? is not installed \(set by",
-            *unknown_command(r"python3?(\.\d+)?|pip3?|py|tunesmith|conda|uv|hf|huggingface-cli|torchrun|accelerate"),
+            *unknown_command(
+                r"python3?(\.\d+)?|pip3?|py|tunesmith|conda|uv|hf|huggingface-cli|torchrun|accelerate|"
+                r"tensorboard|jupyter|jupyter-\w+|wandb|mlflow|ipython|gdown"
+            ),
         ),
         cause="the shell does not find the program: it is not installed, or the environment is not active",
         fix="activate the environment (source .venv/bin/activate, on Windows .venv\\Scripts\\activate), or install Python from "
@@ -228,6 +233,7 @@ SYMPTOMS = (
     Symptom(
         "port-taken",
         (
+            r"could not bind to port \d+",
             r"(?<!\(98:[ ])address already in use",
             r"winerror 10048",
             r"only one usage of each socket address",

@@ -9,6 +9,8 @@ from tunesmith.symptoms import (
     memory,
     numbers,
     packages,
+    scripts,
+    shells,
     systems,
     text,
     training,
@@ -22,9 +24,10 @@ CHAPTERS: dict[str, tuple[Symptom, ...]] = {
     "Text, tables, tokenizers": text.SYMPTOMS,
     "Models and the hub": hub.SYMPTOMS,
     "Training and writing": training.SYMPTOMS,
+    "Scripts of your own": scripts.SYMPTOMS,
     "Compiling": compiling.SYMPTOMS,
     "Disks and files": disk.SYMPTOMS,
-    "Windows, WSL, shells": systems.SYMPTOMS,
+    "Windows, WSL, shells": systems.SYMPTOMS + shells.SYMPTOMS,
     "Python packages": packages.SYMPTOMS,
 }
 SYMPTOMS: tuple[Symptom, ...] = tuple(symptom for chapter in CHAPTERS.values() for symptom in chapter)

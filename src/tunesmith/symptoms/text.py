@@ -47,6 +47,7 @@ SYMPTOMS = (
     Symptom(
         "bad-json",
         (
+            r"NotJSONError|does not appear to be json|trailing data at position",
             r"JSONDecodeError",
             r"unexpected utf-8 bom",
             r"json parse error|straddling object|ArrowInvalid.{0,80}json|json .{0,30}(is )?(invalid|malformed)|invalid json|not (a )?valid json",
@@ -73,6 +74,7 @@ SYMPTOMS = (
     Symptom(
         "bad-table",
         (
+            r"'DataFrame' object has no attribute '\w+'",
             r"IndexError.{0,400}\brow\[\d\]|\brow\[\d\].{0,400}IndexError",
             r"(does not|doesn't|must|should) (contain|have|include) (the |a )?(required )?columns?|(missing|required|expected) columns?\b.{0,40}(:|not)",
             r"error tokenizing data",
@@ -91,7 +93,7 @@ SYMPTOMS = (
             r"cannot mix list and non-list|conversion failed for column",
             r"KeyError: '(text|texts|content|prompt|sentence|instruction|input|output|question|answer|messages|completion|response|document|article|body|label|labels|target)'",
             r"TextEncodeInput must be|text input must (be )?of type",
-            r"features can't be aligned|schema at index \d+ was different|named \S+ expected length \d+ but got",
+            r"features can't be aligned|schema at index \d+ was different",
             r"parquet file size is|not an arrow file|couldn't deserialize thrift|excel file format cannot be determined",
         ),
         cause="a table does not have the columns, the quoting or the types that it was read with",
@@ -119,6 +121,7 @@ SYMPTOMS = (
     Symptom(
         "no-samples",
         (
+            r"_generate_tables.{0,800}StopIteration",
             r"num_samples should be a positive integer value",
             r"SchemaInferenceError|at least one example when writing data",
             r"max_steps was given and .{0,80}length of .{0,20}0|there seems not to be a single sample",
@@ -144,6 +147,7 @@ SYMPTOMS = (
     Symptom(
         "no-padding-token",
         (
+            r"without pad_token cannot do batching",
             r"tokenizer does not have a padding token",
             r"attempting to pad samples but the tokenizer",
             r"using pad_token, but it is not set yet",
@@ -211,6 +215,7 @@ SYMPTOMS = (
     Symptom(
         "tokenizer-missing",
         (
+            r"vocab_file.{0,300}expected str, bytes or os\.PathLike object, not NoneType",
             r"can't load tokenizer for",
             r"couldn't instantiate the backend tokenizer",
             r"data did not match any variant of untagged enum",

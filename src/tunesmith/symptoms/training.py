@@ -62,6 +62,7 @@ SYMPTOMS = (
     Symptom(
         "nothing-to-resume",
         (
+            r"tried to find \S+ but folder does not exist",
             r"KeyError: '(optimizer|optimizer_state\w*|scheduler|lr_scheduler)'",
             r"can't find a valid checkpoint at",
             r"no valid checkpoint found",
@@ -85,6 +86,7 @@ SYMPTOMS = (
     Symptom(
         "out-is-taken",
         (
+            r"destination path '.{1,200}' already exists and is not an empty",
             r"refus\w+ to overwrite|already present in the directory|require_empty=",
             r"already exists and is not empty",
             r"already holds (a|an|something)",
@@ -142,7 +144,6 @@ SYMPTOMS = (
             r"\bNCCL\b.{0,80}(error|fail|timeout|abort|unavailable)",
             r"wait timeout after \d+ ?ms|timed out after \d+ ?(ms|seconds|milliseconds).{0,40}(barrier|store|clients)|waiting for clients",
             r"connectFullMesh|gloo/transport|unsupported gloo device|makeDeviceFor\w+",
-            r"environment variable (RANK|WORLD_SIZE|MASTER_ADDR|MASTER_PORT|LOCAL_RANK) expected|KeyError: '(LOCAL_RANK|RANK|WORLD_SIZE|MASTER_ADDR)'",
             r"duplicate gpu detected|ncclInvalidUsage|ncclInvalidArgument|RendezvousConnectionError|RendezvousTimeout|stop_waiting response|^RuntimeError: socket timeout",
             r"mismatch between collectives",
         ),

@@ -2,7 +2,7 @@
 
 AFTER_THE_NAME = (
     r"command not found|(is|was) not recogni[sz]ed|not found|no such file or directory|"
-    r"befehl nicht gefunden|nicht gefunden|commande introuvable|n'est pas reconnu|(no|non) .{0,12}(se reconoce|riconosciuto)|"
+    r"(befehl|kommando) nicht gefunden|nicht gefunden|commande introuvable|n'est pas reconnu|(no|non) .{0,12}(se reconoce|riconosciuto)|"
     r"orden no encontrada|no se encontró la orden|não é reconhecido|не является|не распознан|не найден|команда не найдена|"
     r"未找到命令|不是内部或外部命令|不是內部或外部命令|项识别为|は、?(内部コマンド|コマンドレット)|コマンドが見つかりません|"
     r"은\(는\) 내부|용어가 cmdlet|명령어를 찾을 수 없|nie jest rozpoznawan|iç ya da d.ş komut|wordt niet herkend|"
