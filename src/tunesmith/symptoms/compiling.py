@@ -192,6 +192,7 @@ SYMPTOMS = (
         ),
         says=Says.SOMETHING,
         surely=(
+            r"torch/_(dynamo|inductor)/\S+\.py:\d+\] \w+(Error|Exception)\b",
             r"torch\._dynamo\.exc\.(Unsupported|UserError|InternalTorchDynamoError)|data-dependent (branching|control flow)",
         ),
     ),

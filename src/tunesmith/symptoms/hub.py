@@ -84,6 +84,7 @@ SYMPTOMS = (
     Symptom(
         "no-right-on-the-hub",
         (
+            r"password authentication in git is no longer supported|could not read username for 'https://(hf|huggingface)",
             r"(rights?|not authorized|forbidden|permission).{0,30}(create a model|to push|to upload|to write to (the|this) (repo|model|namespace)|namespace)",
             r"token .{0,40}(read-only|read only|write access|write permission)",
             r"403 .{0,160}(repos/create|/preupload|/commit/|/lfs|lfs\.hugging|hub-lfs|write-token|create_pr)",
@@ -155,6 +156,7 @@ SYMPTOMS = (
     Symptom(
         "hub-unreachable",
         (
+            r"unable to resolve host|CondaHTTPError",
             r"couldn't reach server",
             r"couldn't connect to 'https://huggingface\.co'",
             r"name resolution",
@@ -209,6 +211,7 @@ SYMPTOMS = (
     Symptom(
         "file-came-damaged",
         (
+            r"'lfs' is not a git command|could not parse modelproto",
             r"wheel '.{1,80}' located at .{1,300} is invalid",
             r"smudge (error|filter)|expected OID .{0,100} got",
             r"HeaderTooLarge|HeaderTooSmall|InvalidHeader|MetadataIncompleteBuffer|InvalidHeaderDeserialization",

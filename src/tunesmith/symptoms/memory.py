@@ -100,6 +100,7 @@ SYMPTOMS = (
     Symptom(
         "killed",
         (
+            r"srun: error: .{0,80}out of memory",
             r"^killed$",
             r"\bkilled\s+python3?\b",
             r"signals\.SIGKILL",

@@ -121,6 +121,7 @@ SYMPTOMS = (
     Symptom(
         "python-of-the-system",
         (
+            r"distutils installed project",
             r"externally-managed-environment",
             r"this environment is externally managed",
             r"break-system-packages|PEP 668|externally[- ]managed",
@@ -133,6 +134,7 @@ SYMPTOMS = (
     Symptom(
         "packages-do-not-agree",
         (
+            r"from 'google\.protobuf",
             r"please (upgrade|downgrade|update) \w+ to (use|>|<|=|version)",
             r"failed to import transformers\.\S+ because.{0,120}cannot import name",
             r"not supported between instances of '(Torch)?Version'",

@@ -260,4 +260,91 @@ SYMPTOMS = (
         ),
         says=Says.SOMETHING,
     ),
+    Symptom(
+        "generation-settings-contradict",
+        (
+            r"greedy methods without beam search do not support .?num_return_sequences|num_return_sequences.{0,60}(has to be 1|greedy)",
+            r"`?temperature`? .{0,20}(has to be|must be) a strictly positive float|`?top_p`? .{0,20}has to be a float > 0",
+            r"`?(do_sample|temperature|top_p)`? is set to .{0,60}this flag is only used in sample-based",
+        ),
+        cause="generate() was given settings that exclude each other: temperature, top_p and several texts need chance",
+        fix="do_sample=True with a temperature above 0, or leave temperature and top_p out; tunesmith generate --temperature 0 is greedy",
+        examples=(
+            "ValueError: Greedy methods without beam search do not support `num_return_sequences` different than 1 (got 3).",
+            "ValueError: `temperature` (=0) has to be a strictly positive float, otherwise your next token scores will be invalid.",
+        ),
+    ),
+    Symptom(
+        "text-ends-early",
+        (
+            r"using (the model-agnostic default )?`?max_length`?('s default)? \(=?20\)|both `?max_new_tokens`? \(=\d+\) and `?max_length`?",
+        ),
+        cause="nobody said how long the text may become, or two settings did: it ends after 20 tokens, prompt included",
+        fix="max_new_tokens=200 and no max_length; tunesmith generate --max-new-tokens 200",
+        examples=(
+            "UserWarning: Using the model-agnostic default `max_length` (=20) to control the generation length. We recommend setting "
+            "`max_new_tokens` to control the maximum length of the generation.",
+        ),
+        says=Says.SOMETHING,
+    ),
+    Symptom(
+        "split-missing",
+        (
+            r"unknown split \S+ should be one of|KeyError: '(train|validation|valid|test|eval)'|BuilderConfig '.{1,80}' not found",
+            r"couldn't infer the same data file format for all splits|config name is missing|has no split",
+        ),
+        cause="the dataset has no part (split, configuration) of that name",
+        fix="print(dataset) shows its parts; train_test_split(test_size=0.1) makes two; tunesmith train keeps text apart by itself",
+        examples=("ValueError: Unknown split \"validation\". Should be one of ['train'].", "KeyError: 'validation'"),
+    ),
+    Symptom(
+        "other-program-refuses-model",
+        (
+            r"exporting the operator .{1,120} to onnx opset|UnsupportedOperatorError|ONNXRuntimeError|onnxruntime\S*(InvalidGraph|Fail|InvalidArgument)",
+            r"bpe pre-tokenizer was not recognized|error loading model: |gguf_init_from_file|unsupported onnx opset",
+        ),
+        cause="the program that the model was exported for does not know it in this form, or is of another version",
+        fix="tunesmith export MODEL --to gguf --out DIR (or onnx) writes and checks the file; update llama.cpp, Ollama or onnxruntime",
+        examples=(
+            "torch.onnx.errors.UnsupportedOperatorError: Exporting the operator 'aten::scaled_dot_product_attention' to ONNX opset version 11 "
+            "is not supported.",
+            "llama_model_load: error loading model: tensor 'output.weight' not found",
+        ),
+    ),
+    Symptom(
+        "vocabulary-does-not-fit-text",
+        (
+            r"vocabulary size (is )?(too high|too small|is smaller than)|vocab(ulary)?_size .{0,40}(larger|smaller) than .{0,40}(required|pieces)",
+        ),
+        cause="the text is too small, or has too many different characters, for a tokenizer of that size",
+        fix="take the size that the message names; tunesmith tokenizer train chooses one by the text",
+        examples=(
+            "RuntimeError: Internal: src/trainer_interface.cc(590) Vocabulary size too high (8000). Please set it to a value <= 1234.",
+        ),
+        says=Says.EXACTLY,
+    ),
+    Symptom(
+        "mecab-missing",
+        (
+            r"need to install (fugashi|ipadic|unidic\S*|mecab\S*|pyknp|sudachi\S*)|failed initializing mecab",
+            r"no module named '(MeCab|fugashi|ipadic|unidic|unidic_lite|sudachipy|pyknp)'",
+        ),
+        cause="a Japanese tokenizer cuts words with MeCab, which is not here or has no dictionary",
+        fix="pip install fugashi unidic-lite; rinna's GPT-2 does without",
+        examples=(
+            "ModuleNotFoundError: No module named 'fugashi'",
+            "RuntimeError: Failed initializing MeCab. Please see the README for possible solutions",
+        ),
+        says=Says.EXACTLY,
+    ),
+    Symptom(
+        "tracker-unreachable",
+        (
+            r"wandb: (error )?(network error|run initialization|error while calling)|run initialization has timed out|MlflowException.{0,60}(api request|connection)",
+        ),
+        cause="a tracker's server cannot be reached from here",
+        fix="WANDB_MODE=offline (wandb sync DIR later), or report_to='none'; tunesmith train --track goes on without its tracker",
+        examples=("wandb: Network error (ConnectionError), entering retry loop.",),
+        says=Says.EXACTLY,
+    ),
 )

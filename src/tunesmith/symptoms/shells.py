@@ -50,7 +50,7 @@ SYMPTOMS = (
     Symptom(
         "environment-was-moved",
         (
-            r"bad interpreter: (?!.{0,200}\^M).{1,200}(no such file|not found|Datei|ファイル)|cannot execute: required file not found",
+            r"(?<!\^M:[ ])bad interpreter: (?!.{0,200}\^M).{1,200}(no such file|not found|Datei|ファイル)|cannot execute: required file not found",
         ),
         cause="the environment was moved or its Python removed: its programs name a Python that is not there",
         fix="environments cannot be moved: make a new one (python3 -m venv .venv) and install again",
@@ -111,6 +111,55 @@ SYMPTOMS = (
         cause="the notebook names a kernel that is not installed here",
         fix="in the environment: pip install ipykernel, then python -m ipykernel install --user --name NAME; or choose python3 in the menu",
         examples=("jupyter_client.kernelspec.NoSuchKernel: No such kernel named gpt2env",),
+        says=Says.EXACTLY,
+    ),
+    Symptom(
+        "conda-not-set-up",
+        (r"(not been )?properly configured to use 'conda activate'|run 'conda init' before|conda init <shell",),
+        cause="this shell was not prepared for conda",
+        fix="conda init bash (or zsh, fish, powershell), then open a new terminal",
+        examples=("CommandNotFoundError: Your shell has not been properly configured to use 'conda activate'.",),
+        says=Says.EXACTLY,
+    ),
+    Symptom(
+        "no-such-environment",
+        (
+            r"EnvironmentNameNotFound|EnvironmentLocationNotFound|could not find conda environment|not a conda environment",
+        ),
+        cause="conda knows no environment of that name",
+        fix="conda env list shows them; conda create -n NAME python=3.12 makes one",
+        examples=("EnvironmentNameNotFound: Could not find conda environment: gpt2",),
+        says=Says.EXACTLY,
+    ),
+    Symptom(
+        "not-in-the-package-list",
+        (
+            r"E: unable to locate package|has no installation candidate",
+            r"PackagesNotFoundError|not available from current channels|unable to find a match: ",
+        ),
+        cause="the system's package list (apt, dnf, conda) has no such package, or is old",
+        fix="sudo apt update, then again; Python's packages come by pip inside of an environment",
+        examples=("E: Unable to locate package python3.11-venv",),
+        says=Says.EXACTLY,
+    ),
+    Symptom(
+        "requirement-misspelt",
+        (
+            r"invalid requirement: '|expected (end or semicolon|package name at the start|matching right)|is not a valid editable requirement",
+        ),
+        cause="pip cannot read what is to be installed",
+        fix="write NAME==1.2.3 with two equal signs, between quotes where it holds < > [ ]",
+        examples=("ERROR: Invalid requirement: 'torch=2.0'",),
+        says=Says.EXACTLY,
+    ),
+    Symptom(
+        "time-limit-reached",
+        (
+            r"due to time limit|walltime .{0,30}(exceeded|limit)|job .{0,40}exceeded (its )?(time|walltime) limit|cell execution timed out",
+        ),
+        cause="the time that was asked for is over, and the system ended the run",
+        fix="tunesmith train --max-hours 7.5 saves and ends before, and tunesmith train --resume --out DIR goes on in the next job",
+        examples=("slurmstepd: error: *** JOB 4711 ON node1 CANCELLED AT 2026-11-20T07:00:01 DUE TO TIME LIMIT ***",),
         says=Says.EXACTLY,
     ),
 )

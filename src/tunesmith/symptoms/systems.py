@@ -107,7 +107,7 @@ SYMPTOMS = (
             r"アクセスが拒否されました",
             r"operation not permitted",
             r"may not be written to",
-            r"os error 13\b|problem when trying to write (in|to) your cache|(is )?not write?able",
+            r"os error 13\b|problem when trying to write (in|to) your cache|(?<!array[ ])(is )?not write?able",
             r"zugriff verweigert|accès refusé|acceso denegado|acesso negado|accesso negato|отказано в доступе|拒绝访问|存取被拒|拒絕存取|액세스가 거부|权限不够|许可が|許可がありません|keine berechtigung|permission non accordée|permiso denegado|permissão negada|허가 거부|odmowa dostępu|erişim engellendi|toegang geweigerd",
         ),
         cause="this user may not write (or read) there",

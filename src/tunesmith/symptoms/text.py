@@ -74,6 +74,7 @@ SYMPTOMS = (
     Symptom(
         "bad-table",
         (
+            r"none of \[index\(\[",
             r"'DataFrame' object has no attribute '\w+'",
             r"IndexError.{0,400}\brow\[\d\]|\brow\[\d\].{0,400}IndexError",
             r"(does not|doesn't|must|should) (contain|have|include) (the |a )?(required )?columns?|(missing|required|expected) columns?\b.{0,40}(:|not)",
@@ -121,6 +122,7 @@ SYMPTOMS = (
     Symptom(
         "no-samples",
         (
+            r"ValueError: low >= high|resulting train set will be empty",
             r"_generate_tables.{0,800}StopIteration",
             r"num_samples should be a positive integer value",
             r"SchemaInferenceError|at least one example when writing data",
