@@ -107,7 +107,7 @@ def _processor_name() -> str:
 
 
 def peak_memory_bytes(device: "torch.device") -> int:
-    """Most memory in use so far: allocated on the card, or resident in this process."""
+    """Most memory in use since `reset_peak_memory`: allocated on the card, or resident in this process."""
     import torch  # noqa: PLC0415
 
     if device.type == "cuda":
@@ -123,11 +123,17 @@ def peak_memory_bytes(device: "torch.device") -> int:
 
 
 def reset_peak_memory(device: "torch.device") -> None:
-    """Let a card's peak begin anew; that of a process only ever grows."""
+    """Let the peak begin anew, of a card or of this process; elsewhere than on Linux that of a process only grows."""
     import torch  # noqa: PLC0415
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+        return
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:  # noqa: PTH123
+            file.write("5")  # proc(5): the peak of resident memory
+    except OSError:
+        pass  # another system, or a container that does not let us
 
 
 def environment() -> dict[str, str | int]:

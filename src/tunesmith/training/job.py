@@ -25,7 +25,7 @@ from tunesmith.distributed.start import send_weights
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.errors import UsageError, UserError
 from tunesmith.gauges.watch import MachineWatch
-from tunesmith.machine import choose_device, choose_dtype, environment
+from tunesmith.machine import choose_device, choose_dtype, environment, reset_peak_memory
 from tunesmith.messages.catalogue import say
 from tunesmith.messages.system_errors import said_by_system
 from tunesmith.model.config_file import read_hf_config
@@ -264,6 +264,7 @@ def _set_up(
         elif not config.resume:
             decided = plan_of_team(config, shape, corpus, team)
         plan = told_plan(team, decided)
+        reset_peak_memory(torch.device(plan.device))
         model, optimizer = make_learner(config, plan, start, team)
     device = torch.device(plan.device)
     scaler = torch.amp.GradScaler(device.type, enabled=plan.dtype == torch.float16)
