@@ -104,6 +104,6 @@ SYMPTOMS = (
         fix="check the spelling and the folder that you are in (pwd)",
         examples=("FileNotFoundError: [Errno 2] No such file or directory: 'train.txt'",),
         says=Says.SOMETHING,
-        surely=(r"python\S*: can't open file '",),
+        surely=(r"python\S*: can't open file '|\bNO_SUCHFILE\b",),
     ),
 )

@@ -6,6 +6,7 @@ SYMPTOMS = (
     Symptom(
         "torch-missing",
         (
+            r"transformers[/\\]\S+', line \d+.{0,300}NameError: name 'torch' is not defined",
             r"but pytorch was not found",
             r"No module named 'torch'|(unable|failed|could not) (to )?import torch\b",
             r"no module named '?torch'?(?![\w.'])",
@@ -42,6 +43,7 @@ SYMPTOMS = (
     Symptom(
         "file-named-like-package",
         (
+            r"module 'torch' has no attribute '(zeros|ones|load|save|arange|randn|cat|stack|from_numpy|empty|full|optim|utils|Generator)'",
             r"cannot import name '\w+' from '(\w+)' \((?![^\n]*(lib/python|site-packages|dist-packages|\\lib\\))[^\n]*[/\\]\1\.py\)",
             r"cannot import name '\w+' from '(torch|transformers|datasets|tokenizers)' \(unknown location\)",
             r"partially initialized module '\w+' has no attribute",
@@ -259,6 +261,7 @@ SYMPTOMS = (
     Symptom(
         "package-missing",
         (
+            r"(doesn't|does not|don't) seem to be installed|using socks proxy, but the '\w+' package",
             r"No module named '[\w.]+'",
             r"ModuleNotFoundError",
             r"requires the \S+ library but it was not found",

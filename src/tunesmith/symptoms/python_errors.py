@@ -113,4 +113,25 @@ SYMPTOMS = (
         examples=("ValueError: mmap length is greater than file size", "ValueError: cannot mmap an empty file"),
         says=Says.EXACTLY,
     ),
+    Symptom(
+        "checkpoint-is-no-model",
+        (
+            r"'(dict|OrderedDict|collections\.OrderedDict)' object has no attribute '(eval|train|parameters|generate|half|load_state_dict|config)'",
+        ),
+        cause="torch.load gave a dict of weights, and a script takes it for a model",
+        fix="make the model first, then model.load_state_dict(checkpoint['model']), or without ['model']; tunesmith import CHECKPOINT --out DIR",
+        examples=("AttributeError: 'collections.OrderedDict' object has no attribute 'eval'",),
+        says=Says.EXACTLY,
+    ),
+    Symptom(
+        "checkpoint-names-a-class",
+        (
+            r"can't get attribute '\w*(config|model|gpt|net|args|vocab)\w*' on <module",
+            r"(torch\.load|serialization\.py|pickle\.load|unpickl).{0,600}no module named '(model|models|config|utils|train)'",
+        ),
+        cause="the checkpoint is a pickle that names classes of the script which wrote it",
+        fix="load it where these are defined; tunesmith import CHECKPOINT --out DIR reads gpt-2-simple's, nanoGPT's and others without them",
+        examples=("AttributeError: Can't get attribute 'GPTConfig' on <module '__main__' (built-in)>",),
+        says=Says.EXACTLY,
+    ),
 )

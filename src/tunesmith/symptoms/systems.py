@@ -34,9 +34,9 @@ SYMPTOMS = (
         (
             r"start a new process before the current process has finished its bootstrapping",
             r"freeze_support\(\)",
-            r"can't pickle .{0,80}(local|lambda|_thread|generator)|can't get (local )?(attribute|object)",
+            r"can't pickle .{0,80}(local|lambda|_thread|generator)|can't get (local )?(attribute|object)(?! '\w*(config|model|gpt|net|args|vocab)\w*' on <module)",
             r"load\(from_parent\).{0,80}EOFError|_check_not_importing_main|idiom in the main module",
-            r"cannot pickle (local )?'?[\w.<>]+'? ?(object)?|can't pickle|can't get (local )?(attribute|object)",
+            r"cannot pickle (local )?'?[\w.<>]+'? ?(object)?|can't pickle|can't get (local )?(attribute|object)(?! '\w*(config|model|gpt|net|args|vocab)\w*' on <module)",
         ),
         cause="on Windows each worker of a data loader starts the script anew, and the script has no main guard",
         fix="put the script's body under if __name__ == '__main__': or set num_workers=0; tunesmith needs no workers",
@@ -99,6 +99,7 @@ SYMPTOMS = (
     Symptom(
         "no-permission",
         (
+            r"could not open lock file|are you root\?",
             r"strerror: permission denied",
             r"(?<!EACCES:[ ])(?<!\(13:[ ])permission denied(?! ?\(publickey|, please try| for (table|relation|schema|database|sequence))",
             r"winerror 5\b",
@@ -191,6 +192,7 @@ SYMPTOMS = (
     Symptom(
         "python-not-found",
         (
+            r"command exists in these python versions",
             r"python was not found; run without arguments",
             r"'?(python3?|pip3?|py|tunesmith)'? ?(:|is) ?(command )?not (found|recognized)",
             r"'(python3?|pip3?|tunesmith)' is not recognized",
@@ -200,7 +202,7 @@ SYMPTOMS = (
             r"unable to create process using|fatal error in launcher|(locate|no) pyvenv\.cfg|no suitable python runtime|ensurepip is not available|no python at '",
             r"python wurde nicht gefunden|未找到 python|python が見つかりません|no se encontró python|python est introuvable|impossible de trouver python|python не найден|python을 찾을 수 없|pyenv: \S+: command not found|version '?\d[\d.]+'? is not installed \(set by",
             *unknown_command(
-                r"python3?(\.\d+)?|pip3?|py|tunesmith|conda|uv|hf|huggingface-cli|torchrun|accelerate|"
+                r"python3?(\.\d+)?|pip3?|py|tunesmith|conda|uv|hf|huggingface-cli|torchrun\w*|pyhton3?|pyton3?|phyton3?|accelerate|"
                 r"tensorboard|jupyter|jupyter-\w+|wandb|mlflow|ipython|gdown"
             ),
         ),
