@@ -90,7 +90,7 @@ SYMPTOMS = (
     Symptom(
         "no-such-file",
         (
-            r"(?<!\.h:[ ])(?<!\.hpp:[ ])(?<!ENOENT:[ ])(?<!\(2:[ ])no such file or directory",
+            r"(?<!\.h:[ ])(?<!\.hpp:[ ])(?<!\.c:[ ])(?<!\.cc:[ ])(?<!\.cpp:[ ])(?<!\.o:[ ])(?<!ENOENT:[ ])(?<!\(2:[ ])no such file or directory",
             r"there is no (file|folder)\b",
             r"FileNotFoundError",
             r"cannot find the (file|path) specified",
@@ -105,5 +105,15 @@ SYMPTOMS = (
         examples=("FileNotFoundError: [Errno 2] No such file or directory: 'train.txt'",),
         says=Says.SOMETHING,
         surely=(r"python\S*: can't open file '|\bNO_SUCHFILE\b",),
+    ),
+    Symptom(
+        "file-size-limited",
+        (
+            r"file too large|errno 27\b|os error 27\b|file size limit exceeded|zu groß|dateigröße|ファイルが大きすぎます|文件过大",
+        ),
+        cause="files may not become so large there: ulimit -f, a quota, or a FAT32 disk, which ends at 4 GB",
+        fix="write to another disk (--out on it), or raise the limit: ulimit -f unlimited",
+        examples=("OSError: [Errno 27] File too large",),
+        says=Says.EXACTLY,
     ),
 )

@@ -295,6 +295,7 @@ SYMPTOMS = (
             "model.ckpt.index or flax_model.msgpack.",
             "ValueError: Unrecognized model in ./out. Should have a `model_type` key in its config.json",
         ),
+        surely=(r"config file at '\S+\.(safetensors|bin|pt|h5)' is not a valid json",),
     ),
     Symptom(
         "weights-of-another-shape",

@@ -100,6 +100,7 @@ SYMPTOMS = (
     Symptom(
         "killed",
         (
+            r"強制終了|getötet|(?<!\w)tué(?!\w)|уничтожено|убито|已杀死|已終止|죽었음",
             r"srun: error: .{0,80}out of memory",
             r"^killed$",
             r"\bkilled\s+python3?\b",

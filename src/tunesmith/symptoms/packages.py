@@ -83,6 +83,7 @@ SYMPTOMS = (
     Symptom(
         "extension-for-another-torch",
         (
+            r"(torchvision|torchaudio|torchtext|xformers|flash_attn)/\S+', line \d+.{0,400}(no module named 'torch\.|module 'torch\S*' has no attribute|cannot import name '\w+' from 'torch)",
             r"undefined symbol: _ZN?K?\d*c10",
             r"undefined symbol: _ZN?K?\d*(at|torch)\d",
             r"undefined symbol: _Z\w+",
@@ -275,5 +276,21 @@ SYMPTOMS = (
         fix="activate the environment, then: tunesmith doctor (it names what is missing)",
         examples=("ModuleNotFoundError: No module named 'datasets'",),
         says=Says.SOMETHING,
+    ),
+    Symptom(
+        "package-index-unreachable",
+        (
+            r"pip\._vendor.{0,300}(NewConnectionError|ConnectTimeout|NameResolutionError|ReadTimeout|ConnectionResetError)",
+            r"retrying \(retry\(total=\d.{0,400}after connection broken|(pypi|pythonhosted)\S*\.org.{0,200}(timed out|unreachable|max retries)",
+        ),
+        cause="the package index cannot be reached from this machine",
+        fix="check the network and HTTPS_PROXY (pip install --proxy http://HOST:PORT NAME); without any: pip download elsewhere, then "
+        "pip install --no-index --find-links FOLDER NAME",
+        examples=(
+            "WARNING: Retrying (Retry(total=0, connect=None, read=None, redirect=None, status=None)) after connection broken by "
+            "'NewConnectionError('<pip._vendor.urllib3.connection.HTTPSConnection object at 0x7f>: Failed to establish a new connection: "
+            "[Errno -2] Name or service not known')': /simple/torch/",
+        ),
+        says=Says.EXACTLY,
     ),
 )

@@ -16,7 +16,12 @@ SYMPTOMS = (
     ),
     Symptom(
         "script-cannot-be-read",
-        (r"^(\S+: )?(IndentationError|TabError|SyntaxError): (?!invalid (non-printable )?character)",),
+        (
+            r"^(\S+: )?(IndentationError|TabError): ",
+            r"^(\S+: )?SyntaxError: (invalid (decimal literal|syntax|token|escape)|f-string|unmatched|unterminated|cannot assign|expected |EOL while|EOF while)",
+            r"^(\S+: )?SyntaxError: ('.{1,10}' was never closed|'\w+' outside|unexpected (EOF while|character after|indent)|positional argument|invalid syntax|"
+            r"missing parentheses|closing parenthesis|multiple statements|non-default|keyword argument|future feature)",
+        ),
         cause="Python cannot read a script: a bracket, quote, colon or indentation is wrong in the line that it names, or just above",
         fix="mend that line; code copied from a page often loses its indentation",
         examples=(

@@ -14,6 +14,7 @@ SYMPTOMS = (
     Symptom(
         "activated-for-another-shell",
         (
+            r"/activate: permission denied",
             r"error while reading file '?\S*/activate'?$|/bin/activate \(line \d+\)",
             r"(sh|dash)(: \d+)?: source: not found|\d: source: not found|case builtin not inside of switch block",
         ),

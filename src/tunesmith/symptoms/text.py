@@ -74,6 +74,7 @@ SYMPTOMS = (
     Symptom(
         "bad-table",
         (
+            r"datasets/formatting/formatting\.py.{0,600}KeyError: '",
             r"none of \[index\(\[",
             r"'DataFrame' object has no attribute '\w+'",
             r"IndexError.{0,400}\brow\[\d\]|\brow\[\d\].{0,400}IndexError",

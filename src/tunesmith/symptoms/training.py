@@ -86,6 +86,7 @@ SYMPTOMS = (
     Symptom(
         "out-is-taken",
         (
+            r"should be a directory, not a file",
             r"destination path '.{1,200}' already exists and is not an empty",
             r"refus\w+ to overwrite|already present in the directory|require_empty=",
             r"already exists and is not empty",
@@ -157,7 +158,7 @@ SYMPTOMS = (
         surely=(r"client socket has (failed|timed out)",),
         perhaps=(
             r"multiprocessing\.api:failed|ChildFailedError|worker group failed",
-            r"ChildFailedError",
+            r"ChildFailedError|first observed failure|to enable traceback see: https://pytorch",
         ),
     ),
     Symptom(
