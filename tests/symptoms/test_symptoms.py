@@ -37,7 +37,7 @@ UNRELATED = (
     "recv() failed (104: Connection reset by peer) while proxying upgraded connection, client: 10.0.0.7",
     "main.c:1:10: fatal error: foo.h: No such file or directory",
     "cc1: fatal error: hello.c: No such file or directory\ncompilation terminated.",
-    "const x = {a: 1; b: 2}\n               ^\nSyntaxError: Unexpected token ';'\n    at makeContextifyScript (node:internal/vm:185:14)",
+    "const x = {a: 1; b: 2}\nSyntaxError: Unexpected token ';'\n    at makeContextifyScript (node:internal/vm:185:14)",
     "Failed to connect to bus: Host is down",
     "npm ERR! enoent ENOENT: no such file or directory, open '/app/package.json'",
     "nginx: [emerg] bind() to 0.0.0.0:80 failed (98: Address already in use)",
