@@ -115,6 +115,21 @@ def test_other_languages_and_quotation_marks(text: str, cause: str) -> None:
     assert found.symptom.name == cause
 
 
+def test_a_long_log_is_read_without_its_steps() -> None:
+    """What is said again and again is left out, and the error still stands where it stood."""
+    steps = [
+        f"step {step}  loss {3 + step % 7 / 10:.3f}  {'#' * (step % 40)}{' ' * (40 - step % 40)}| {step / 1000:.1%}"
+        for step in range(30_000)
+    ]
+    steps[12_345:12_345] = [
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB",
+        "made smaller, going on",
+    ]
+    found = recognise("\n".join([*steps, "done"]))
+    assert found is not None
+    assert (found.symptom.name, found.line_number) == ("card-memory-full", 12_346)
+
+
 def test_every_row_speaks_japanese() -> None:
     """Cause and fix of every row stand in the catalogue."""
     with files("tunesmith.messages").joinpath("ja.po").open("rb") as file:
