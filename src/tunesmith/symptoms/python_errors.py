@@ -61,6 +61,7 @@ SYMPTOMS = (
     Symptom(
         "shapes-do-not-fit",
         (
+            r"expected target size \[",
             r"mat1 and mat2 shapes cannot be multiplied|shape '\[[-\d, ]+\]' is invalid for input of size",
             r"size of tensor a \(\d+\) must match the size of tensor b \((?!512\)|1024\)|2048\))\d+\)(?! at non-singleton dimension \d+ .{0,20}(512|1024))",
             r"sizes of tensors must match|expected size for first two dimensions|mat2? must be a matrix|batch1 and batch2",

@@ -199,6 +199,7 @@ SYMPTOMS = (
     Symptom(
         "adapter-settings-wrong",
         (
+            r"LoraConfig\S* got an unexpected keyword argument",
             r"invalid task type: '|`?r`? should be a positive integer value|PeftType.{0,60}(not supported|KeyError)|KeyError: '?PeftType",
         ),
         cause="peft was given a setting that it does not know",
@@ -263,6 +264,7 @@ SYMPTOMS = (
     Symptom(
         "generation-settings-contradict",
         (
+            r"greedy methods .{0,40}do not support|generation flags are not valid and may be ignored",
             r"greedy methods without beam search do not support .?num_return_sequences|num_return_sequences.{0,60}(has to be 1|greedy)",
             r"`?temperature`? .{0,20}(has to be|must be) a strictly positive float|`?top_p`? .{0,20}has to be a float > 0",
             r"`?(do_sample|temperature|top_p)`? is set to .{0,60}this flag is only used in sample-based",
@@ -277,7 +279,7 @@ SYMPTOMS = (
     Symptom(
         "text-ends-early",
         (
-            r"using (the model-agnostic default )?`?max_length`?('s default)? \(=?20\)|both `?max_new_tokens`? \(=\d+\) and `?max_length`?",
+            r"using (the model-agnostic default )?`?max_length`?('s default)? \(=?\d+\)( to control)?|both `?max_new_tokens`? \(=\d+\) and `?max_length`?",
         ),
         cause="nobody said how long the text may become, or two settings did: it ends after 20 tokens, prompt included",
         fix="max_new_tokens=200 and no max_length; tunesmith generate --max-new-tokens 200",

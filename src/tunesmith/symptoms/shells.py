@@ -27,7 +27,7 @@ SYMPTOMS = (
     Symptom(
         "line-ends-of-windows",
         (
-            r"\\r'?: (command not found|no such file)|\$'\\r'|use -\[v\]S to pass options in shebang|\^M: bad interpreter|interpreter: .{0,60}\^M",
+            r"\\r'?: (command not found|no such file)|\$'[^'\n]*\\r'|use -\[v\]S to pass options in shebang|\^M: bad interpreter|interpreter: .{0,60}\^M",
         ),
         cause="the script has the line ends of Windows, which shells take for part of the words",
         fix="sed -i 's/\\r$//' SCRIPT.sh (or dos2unix); keep git from doing it again: git config --global core.autocrlf input",
@@ -100,9 +100,12 @@ SYMPTOMS = (
     ),
     Symptom(
         "package-called-otherwise",
-        (r"you tried to install .pytorch|the package named for pytorch is|the 'sklearn' pypi package is deprecated",),
+        (
+            r"no matching distribution found for (cv2|sklearn|PIL|yaml|bs4|dotenv|skimage|pytorch|huggingface)\b",
+            r"you tried to install .pytorch|the package named for pytorch is|the 'sklearn' pypi package is deprecated",
+        ),
         cause="pip knows the package under another name",
-        fix="pip install torch (not pytorch), scikit-learn (not sklearn)",
+        fix="pip install torch (not pytorch), scikit-learn (not sklearn), opencv-python (not cv2), pillow (not PIL), pyyaml (not yaml)",
         examples=('Exception: You tried to install "pytorch". The package named for PyTorch is "torch"',),
         says=Says.EXACTLY,
     ),
@@ -146,6 +149,7 @@ SYMPTOMS = (
     Symptom(
         "requirement-misspelt",
         (
+            r"package literally named|consider using the '-r' flag",
             r"invalid requirement: '|expected (end or semicolon|package name at the start|matching right)|is not a valid editable requirement",
         ),
         cause="pip cannot read what is to be installed",
@@ -156,6 +160,7 @@ SYMPTOMS = (
     Symptom(
         "time-limit-reached",
         (
+            r"cpu time limit exceeded|SIGXCPU",
             r"due to time limit|walltime .{0,30}(exceeded|limit)|job .{0,40}exceeded (its )?(time|walltime) limit|cell execution timed out",
         ),
         cause="the time that was asked for is over, and the system ended the run",

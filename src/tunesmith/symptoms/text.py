@@ -74,6 +74,7 @@ SYMPTOMS = (
     Symptom(
         "bad-table",
         (
+            r"raise KeyError\(key\) from err.{0,800}KeyError: '",
             r"datasets/formatting/formatting\.py.{0,600}KeyError: '",
             r"none of \[index\(\[",
             r"'DataFrame' object has no attribute '\w+'",
@@ -201,8 +202,8 @@ SYMPTOMS = (
             r"cannot instantiate this tokenizer from a slow version",
             r"No module named 'sentencepiece'",
             r"requires? the protobuf library",
-            r"sentencepiece[^\n,]{0,60}(installed|not found|required|missing|installation)",
-            r"(need|requires?|install) .{0,20}sentencepiece",
+            r"sentencepiece(?! or tiktoken)[^\n,]{0,60}(installed|not found|required|missing|installation)",
+            r"(need|requires?|install) .{0,20}sentencepiece(?! or tiktoken)",
             r"converting from (tiktoken|sentencepiece)|if a converter for sentencepiece",
             r"'?tiktoken'? is required",
         ),

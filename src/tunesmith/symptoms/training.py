@@ -193,6 +193,7 @@ SYMPTOMS = (
             "['lm_head.weight']",
         ),
         says=Says.HARMLESS,
+        surely=(r"missing keys in the checkpoint model loaded: \['lm_head\.weight'\]",),
     ),
     Symptom(
         "padding-token-chosen",
