@@ -104,7 +104,7 @@ SYMPTOMS = (
         fix="check the spelling and the folder that you are in (pwd)",
         examples=("FileNotFoundError: [Errno 2] No such file or directory: 'train.txt'",),
         says=Says.SOMETHING,
-        surely=(r"python\S*: can't open file '|\bNO_SUCHFILE\b|parent directory \S+ does not exist",),
+        surely=(r"python\S*: can't open file '(?![^\n]*\\r': )|\bNO_SUCHFILE\b|parent directory \S+ does not exist",),
     ),
     Symptom(
         "file-size-limited",

@@ -90,6 +90,7 @@ SYMPTOMS = (
     Symptom(
         "list-instead-of-tensor",
         (
+            r"argument '\w+' \(position \d+\) must be tensor, not (list|tuple|str|int|float)",
             r"'(list|dict)' object has no attribute '(to|shape|size|input_ids|cuda|view|dim|device|keys)'",
             r"'(tuple|dict|list)' object has no attribute '(loss|logits|backward)'",
         ),

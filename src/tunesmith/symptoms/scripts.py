@@ -302,6 +302,7 @@ SYMPTOMS = (
     Symptom(
         "other-program-refuses-model",
         (
+            r"gguf magic invalid|failed to create llm '",
             r"exporting the operator .{1,120} to onnx opset|UnsupportedOperatorError|ONNXRuntimeError|onnxruntime\S*(InvalidGraph|Fail|InvalidArgument)",
             r"bpe pre-tokenizer was not recognized|error loading model: |gguf_init_from_file|unsupported onnx opset",
         ),
@@ -328,6 +329,7 @@ SYMPTOMS = (
     Symptom(
         "mecab-missing",
         (
+            r"(unidic\w*|ipadic) dictionary is not installed",
             r"need to install (fugashi|ipadic|unidic\S*|mecab\S*|pyknp|sudachi\S*)|failed initializing mecab",
             r"no module named '(MeCab|fugashi|ipadic|unidic|unidic_lite|sudachipy|pyknp)'",
         ),
@@ -342,6 +344,7 @@ SYMPTOMS = (
     Symptom(
         "tracker-unreachable",
         (
+            r"wandb\S*\.CommError|consider increasing the init_timeout",
             r"wandb: (error )?(network error|run initialization|error while calling)|run initialization has timed out|MlflowException.{0,60}(api request|connection)",
         ),
         cause="a tracker's server cannot be reached from here",

@@ -14,6 +14,7 @@ SYMPTOMS = (
     Symptom(
         "activated-for-another-shell",
         (
+            r"/activate\S*:\d+: parse error",
             r"/activate: permission denied",
             r"error while reading file '?\S*/activate'?$|/bin/activate \(line \d+\)",
             r"(sh|dash)(: \d+)?: source: not found|\d: source: not found|case builtin not inside of switch block",
@@ -27,6 +28,7 @@ SYMPTOMS = (
     Symptom(
         "line-ends-of-windows",
         (
+            r"\\r': \[errno 2\]",
             r"\\r'?: (command not found|no such file)|\$'[^'\n]*\\r'|use -\[v\]S to pass options in shebang|\^M: bad interpreter|interpreter: .{0,60}\^M",
         ),
         cause="the script has the line ends of Windows, which shells take for part of the words",
@@ -51,6 +53,7 @@ SYMPTOMS = (
     Symptom(
         "environment-was-moved",
         (
+            r"the file specified the interpreter '",
             r"(?<!\^M:[ ])bad interpreter: (?!.{0,200}\^M).{1,200}(no such file|not found|Datei|ファイル)|cannot execute: required file not found",
         ),
         cause="the environment was moved or its Python removed: its programs name a Python that is not there",
@@ -62,7 +65,10 @@ SYMPTOMS = (
     ),
     Symptom(
         "python-finds-no-library",
-        (r"no module named 'encodings'|init_fs_encoding|could not find platform (in)?dependent libraries",),
+        (
+            r"sre module mismatch",
+            r"no module named 'encodings'|init_fs_encoding|could not find platform (in)?dependent libraries",
+        ),
         cause="Python does not find its own library: PYTHONHOME or PYTHONPATH name another one, or the installation is damaged",
         fix="unset PYTHONHOME PYTHONPATH; if it stays, make the environment anew",
         examples=("ModuleNotFoundError: No module named 'encodings'",),
@@ -71,6 +77,7 @@ SYMPTOMS = (
     Symptom(
         "too-many-processes",
         (
+            r"ThreadPoolBuildError|kind: WouldBlock",
             r"BlockingIOError: \[Errno 11\]|can't start new thread|fork: (retry: )?resource temporarily unavailable",
             r"thread creation failed|OMP: Error #34|blas_thread_init: pthread_create failed|pthread_create has failed",
             r"errno 11\] resource temporarily unavailable",
@@ -86,6 +93,7 @@ SYMPTOMS = (
     Symptom(
         "script-for-newer-python",
         (
+            r"non-ascii character '\\x.{0,80}no encoding declared|require a different python version",
             r"unsupported operand type\(s\) for \|: '(type|\w+Meta|_\w+|ellipsis)' and|unsupported operand type\(s\) for \|: '\w+' and '(type|NoneType)'",
             r"TypeError: '(type|ABCMeta)' object is not subscriptable",
             r"match \w+:\s[\s^]*SyntaxError|:= .{0,80}\s[\s^]*SyntaxError|No module named 'tomllib'",
@@ -160,6 +168,7 @@ SYMPTOMS = (
     Symptom(
         "time-limit-reached",
         (
+            r"timeout: sending signal (TERM|KILL)|timeout: コマンド",
             r"cpu time limit exceeded|SIGXCPU",
             r"due to time limit|walltime .{0,30}(exceeded|limit)|job .{0,40}exceeded (its )?(time|walltime) limit|cell execution timed out",
         ),

@@ -6,6 +6,7 @@ SYMPTOMS = (
     Symptom(
         "text-in-another-encoding",
         (
+            r"non-utf-8 code starting with",
             r"codec can't decode byte",
             r"UnicodeDecodeError",
             r"invalid start byte",

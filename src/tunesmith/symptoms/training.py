@@ -44,6 +44,7 @@ SYMPTOMS = (
     Symptom(
         "no-loss",
         (
+            r"\.loss\.(item|backward|detach|mean)\(.{0,120}'NoneType' object has no attribute",
             r"model did not return a loss from the inputs",
             r"the following keys: logits",
             r"cannot unpack non-iterable CausalLMOutput",
