@@ -4,7 +4,7 @@ Each function imports its verb when it is called: `prepare` works without torch,
 use.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from contextlib import nullcontext
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,10 +33,9 @@ from tunesmith.run_training import all_events, run_training
 
 if TYPE_CHECKING:
     from tunesmith.generation.write_texts import GeneratedText
+    from tunesmith.run_training import Events
     from tunesmith.serving.events import Serving
     from tunesmith.training.events import Event, TrainResult
-
-    Events = Generator[Event, None, None]
 
 Source = str | PathLike[str]
 Asked = TypeVar("Asked", bound=CommonConfig)

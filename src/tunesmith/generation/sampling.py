@@ -54,12 +54,8 @@ def choose_token(logits_V: Floats, rules: SamplingRules, uniform: float) -> int:
     """
     if rules.temperature == 0:
         return int(logits_V.argmax())
-    weights_V = _weights(logits_V, rules)
-    least = _least_kept(weights_V, rules)
-    if least == 0:
-        return _place(weights_V, uniform, side="right")
-    ids_K = np.flatnonzero(weights_V >= least)
-    return int(ids_K[_place(weights_V[ids_K], uniform, side="right")])
+    ids_K, weights_K = _allowed(logits_V, rules)
+    return int(ids_K[_place(weights_K, uniform, side="right")])
 
 
 def allowed_tokens(logits_V: Floats, rules: SamplingRules) -> tuple[Int64s, npt.NDArray[np.float64]]:
@@ -67,17 +63,16 @@ def allowed_tokens(logits_V: Floats, rules: SamplingRules) -> tuple[Int64s, npt.
 
     Tokens that are equally likely stay or go together.
     """
-    weights_V = _weights(logits_V, rules)
+    ids_K, weights_K = _allowed(logits_V, rules)
+    return ids_K, weights_K / weights_K.sum(dtype=np.float64)
+
+
+def _allowed(logits_V: Floats, rules: SamplingRules) -> tuple[Int64s, Floats]:
+    """The tokens that are drawn from, and their probabilities over that of the likeliest one, fp32 [K]."""
+    weights_V = np.exp((logits_V - logits_V.max()) / np.float32(rules.temperature))
     least = _least_kept(weights_V, rules)
     ids_K = np.flatnonzero(weights_V >= least if least > 0 else weights_V > 0)
-    weights_K = weights_V[ids_K].astype(np.float64)
-    return ids_K, weights_K / weights_K.sum()
-
-
-def _weights(logits_V: Floats, rules: SamplingRules) -> Floats:
-    """Probabilities over that of the likeliest token, fp32 [V]."""
-    weights_V: Floats = np.exp((logits_V - logits_V.max()) / np.float32(rules.temperature))
-    return weights_V
+    return ids_K, weights_V[ids_K]
 
 
 def _least_kept(weights_V: Floats, rules: SamplingRules) -> float:

@@ -46,9 +46,10 @@ class Experience:
         held_bytes = max(psutil.Process().memory_info().rss - PROCESS_BYTES, 0)
         try:
             content = json.loads(_path().read_text("utf-8"))
-            return cls({name: Correction(**correction) for name, correction in content.items()}, held_bytes)
+            corrections = {name: Correction(**correction) for name, correction in content.items()}
         except (OSError, ValueError, TypeError, AttributeError):
-            return cls({}, held_bytes)
+            corrections = {}
+        return cls(corrections, held_bytes)
 
     def knows(self, demand: Demand, hardware: Hardware) -> bool:
         """Whether such a run was made here before."""

@@ -265,7 +265,7 @@ SYMPTOMS = (
         "generation-settings-contradict",
         (
             r"greedy methods .{0,40}do not support|generation flags are not valid and may be ignored",
-            r"greedy methods without beam search do not support .?num_return_sequences|num_return_sequences.{0,60}(has to be 1|greedy)",
+            r"num_return_sequences.{0,60}(has to be 1|greedy)",
             r"`?temperature`? .{0,20}(has to be|must be) a strictly positive float|`?top_p`? .{0,20}has to be a float > 0",
             r"`?(do_sample|temperature|top_p)`? is set to .{0,60}this flag is only used in sample-based",
         ),
