@@ -1,5 +1,7 @@
 """What all tests share: small checkpoints made on the spot, and a world without network or the user's cache."""
 
+import os
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -8,6 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # one of several processes: the tests' models are too small for two threads
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+if "ATEN_CPU_CAPABILITY" in os.environ:  # torch's cache of compiled code aborts on another instruction set's
+    capability = os.environ["ATEN_CPU_CAPABILITY"]
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), f"torchinductor-{capability}")))
+
 import torch
 from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -17,6 +26,8 @@ from tunesmith.messages.catalogue import speak
 settings.register_profile("no clock", deadline=None)  # no test asserts time; the first example may import a library
 settings.load_profile("no clock")
 
+MOST_WORKERS = 8
+"""Each imports torch and transformers, which takes about a gigabyte."""
 END_OF_TEXT = "<|endoftext|>"
 TRAINING_TEXT = [
     "the lamp burns and the wind is in the north",
@@ -24,6 +35,26 @@ TRAINING_TEXT = [
     "oil for nine nights, rope for none - so it goes!",
     "Rain at dusk. The kettle sings, the stairs do not.",
 ]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--run-slow`: also the cases that are marked slow."""
+    parser.addoption("--run-slow", action="store_true", help="run the tests marked slow, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave slow cases out, unless they are asked for by `--run-slow`, by `-m` or by naming one of them."""
+    if config.getoption("--run-slow") or config.getoption("-m") or any("::" in argument for argument in config.args):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("slow")]
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """A process for each core for the whole suite; none beside pytest's own for chosen files, which start sooner so."""
+    return min(os.cpu_count() or 1, MOST_WORKERS) if config.args == config.getini("testpaths") else 0
 
 
 @pytest.fixture(autouse=True)

@@ -134,6 +134,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory, module_model_folder: Path, own
     return Ran(folder, [json.loads((folder / f"rank{rank}.json").read_text("utf-8")) for rank in range(PROCESSES)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["four", "parts"])
 def test_the_number_of_processes_changes_nothing(ran: Ran, name: str) -> None:
     """Four processes, each with the whole model or a part of it, have the loss curve and the result of one."""

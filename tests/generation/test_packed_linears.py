@@ -100,6 +100,7 @@ def test_integer_products_are_exact_on_this_cpu() -> None:
     torch.testing.assert_close(y_NO, 768 * weight_OI[:, 0].expand(3, -1), rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "darwin", reason="these switches are for x86 CPUs")
 def test_older_cpus_keep_the_promises() -> None:
     """This file's tests and those of a sample's seed pass with the kernels of a CPU that has AVX2 and nothing newer."""

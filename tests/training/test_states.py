@@ -19,7 +19,7 @@ from tunesmith.optimizers.in_backward import InBackwardAdamW
 from tunesmith.optimizers.state_plan import STATE_PLANS
 from tunesmith.planning.memory import Demand
 from tunesmith.training.calibration import calibrate
-from tunesmith.training.events import Stepped
+from tunesmith.training.events import Stepped, TrainResult
 from tunesmith.training.job import train_model
 from tunesmith.training.optimizer import make_optimizer, whole_weights
 from tunesmith.training.spill import SpillWatch
@@ -29,13 +29,18 @@ OTHERS = [name for name in STATE_PLANS if name != "fp32"]
 SHAPE = {"n_embd": 64, "n_head": 4, "n_layer": 2}
 
 
-@pytest.fixture
-def text(tmp_path: Path) -> Path:
+def lines_in(folder: Path) -> Path:
     """Lines that can be learned."""
-    path = tmp_path / "text.txt"
+    path = folder / "text.txt"
     lines = [f"night {number % 9}: the wind is in the north, oil for {number % 7} lamps" for number in range(150)]
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """`lines_in` a folder of its own."""
+    return lines_in(tmp_path)
 
 
 def batches(seed: int, count: int = 1) -> list[Batch]:
@@ -135,17 +140,31 @@ def test_several_micro_batches_are_summed_first(make_model_folder: Callable[...,
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
 
+def trained(text: Path, out: Path, states: str) -> TrainResult:
+    """A short fine-tuning of `tiny` with one way of keeping weights."""
+    options: dict[str, Any] = {"states": states, "epochs": 4.0, "precision": "bf16", "device": "cpu"}
+    return tunesmith.train(text, model="tiny", out=out, split_on="line", **options)
+
+
+@pytest.fixture(scope="module")
+def reference_loss(tmp_path_factory: pytest.TempPathFactory) -> float:
+    """The validation loss that fp32 AdamW reaches, well under the base model's."""
+    folder = tmp_path_factory.mktemp("reference")
+    with pytest.MonkeyPatch.context() as patched:  # made before `_isolated`, which is each test's own
+        patched.setenv("TUNESMITH_CACHE", str(folder / "cache"))
+        result = trained(lines_in(folder), folder / "fp32", "fp32")
+    assert result.perplexity is not None
+    assert math.log(result.perplexity) < 0.75 * math.log(result.base_perplexity)
+    return math.log(result.perplexity)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("states", OTHERS)
-def test_it_learns_what_the_reference_learns(states: str, text: Path, tmp_path: Path) -> None:
+def test_it_learns_what_the_reference_learns(states: str, reference_loss: float, text: Path, tmp_path: Path) -> None:
     """Validation loss within 1 % of fp32 AdamW's, 2 % with 4 bits; the result is an fp32 folder like any other."""
-    results = {}
-    for name in ("fp32", states):
-        options: dict[str, Any] = {"states": name, "epochs": 4.0, "precision": "bf16", "device": "cpu"}
-        result = tunesmith.train(text, model="tiny", out=tmp_path / name, split_on="line", **options)
-        assert result.perplexity is not None
-        results[name] = math.log(result.perplexity)
-    assert results["fp32"] < 0.75 * math.log(result.base_perplexity)
-    assert results[states] == pytest.approx(results["fp32"], rel=0.02 if "4bit" in states else 0.01)
+    result = trained(text, tmp_path / states, states)
+    assert result.perplexity is not None
+    assert math.log(result.perplexity) == pytest.approx(reference_loss, rel=0.02 if "4bit" in states else 0.01)
     stored = load_file(tmp_path / states / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
 
