@@ -383,7 +383,7 @@ def share_of_peak(tokens_per_s: float, shape: GPT2Config, mean_context: float, d
     """MFU as PaLM and nanoGPT count it, all pairs of tokens included; None for a card whose data sheet is not known."""
     card = known_card(card_name(device))
     flops = 6 * shape.matrix_parameters + 12 * shape.n_layer * shape.n_embd * mean_context
-    return tokens_per_s * flops / (card.tflops * 1e12) if card else None
+    return tokens_per_s * flops / (card.speed.tflops * 1e12) if card and card.speed else None
 
 
 def card_name(device: torch.device) -> str:

@@ -162,14 +162,16 @@ def train(
     if not (is_in_notebook() and on_event is None if progress is None else progress):
         return run_training(config, on_event=heard)
     from tunesmith.interfaces.progress import Progress  # noqa: PLC0415
+    from tunesmith.training.interrupt import StopRequest  # noqa: PLC0415
 
-    with Progress(quiet=config.quiet) as shown:
+    stop = StopRequest()
+    with Progress(quiet=config.quiet, is_stopping=stop) as shown:
 
         def show_and_tell(event: "Event") -> None:
             shown.show(event)
             heard(event)
 
-        return run_training(config, on_event=show_and_tell)
+        return run_training(config, on_event=show_and_tell, stop=stop)
 
 
 def training_events(*sources: Source, out: Source, **options: Any) -> "Events":  # noqa: ANN401
@@ -213,7 +215,7 @@ def _saved_when_left(config: TrainConfig) -> "Events":
     try:
         yield next(events)
         while True:
-            with nullcontext() if stop() else stop_on_signals(stop, on_request=lambda: None):  # never while it waits
+            with nullcontext() if stop() else stop_on_signals(stop):  # never while it waits
                 event = next(events, None)
             if event is None:
                 return

@@ -197,11 +197,13 @@ def train(config: TrainConfig) -> int:
     from tunesmith.distributed.lost import ToldError  # noqa: PLC0415
     from tunesmith.interfaces.progress import Progress  # noqa: PLC0415
     from tunesmith.run_training import run_training  # noqa: PLC0415  torch is imported late
+    from tunesmith.training.interrupt import StopRequest  # noqa: PLC0415
 
     speaks = place is None or place.rank == 0
     try:
-        with Progress(quiet=config.quiet or not speaks) as progress:
-            result = run_training(config, on_event=progress.show)
+        stop = StopRequest()
+        with Progress(quiet=config.quiet or not speaks, is_stopping=stop) as progress:
+            result = run_training(config, on_event=progress.show, stop=stop)
     except ToldError:
         return USER_ERROR
     except KeyboardInterrupt:

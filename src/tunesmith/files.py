@@ -43,10 +43,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
+def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
     """A temporary folder to fill, which takes the name at the end; if the block raises, it goes without a trace.
 
     Every file in it is synced before. An empty folder of that name is replaced.
+
+    Args:
+        folder: to be made.
+        replace: whether one of that name that is not empty is replaced too; it is whole until the new one is.
 
     Raises:
         FileExistsError: if meanwhile something else took the name; what stands there is not touched.
@@ -58,7 +62,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         yield temporary
         _sync_everything_in(temporary)
+        before = _beside(folder)
+        if replace and folder.is_dir():
+            folder.rename(before)
         _take_name(temporary, folder)
+        shutil.rmtree(before, ignore_errors=True)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise

@@ -15,17 +15,25 @@ from tunesmith.errors import UserError
 if TYPE_CHECKING:
     from tunesmith.distributed.team import Team
     from tunesmith.training.events import Event, TrainResult
+    from tunesmith.training.interrupt import StopRequest
 
     Events = Generator[Event, None, None]
 
 RUN_FILE = "run.json"
 
 
-def run_training(config: TrainConfig, *, on_event: "Callable[[Event], None]") -> "TrainResult":
+def run_training(
+    config: TrainConfig, *, on_event: "Callable[[Event], None]", stop: "StopRequest | None" = None
+) -> "TrainResult":
     """Train as configured; Ctrl-C and SIGTERM save and end the run.
 
     With `devices` above 1 other processes train, and `on_event` hears nothing; started by `torchrun`, the first of them
     hears everything.
+
+    Args:
+        config: what was asked.
+        on_event: told of everything that happens, always between two pieces of work and never from a signal handler.
+        stop: is set by Ctrl-C and SIGTERM, for who wants to show that before the loop comes to it.
 
     Raises:
         UserError: if it cannot be done.
@@ -37,14 +45,14 @@ def run_training(config: TrainConfig, *, on_event: "Callable[[Event], None]") ->
     if place is None and config.devices > 1:
         return _trained_by_others(config)
     if place is None:
-        return _run_here(config, on_event=on_event, team=ALONE)
+        return _run_here(config, on_event=on_event, team=ALONE, stop=stop)
     from tunesmith.distributed.joining import joined  # noqa: PLC0415
 
     place.refuse_other_devices(config.devices)
     with joined(place, device=config.device) as team:
         if place.attempt and team.leads and (Path(config.out) / RUN_FILE).is_file():
             config = replace(config, resume=True)  # whoever started us does so again after a failure
-        return _run_here(config, on_event=on_event if team.leads else (lambda _event: None), team=team)
+        return _run_here(config, on_event=on_event if team.leads else (lambda _event: None), team=team, stop=stop)
 
 
 def _trained_by_others(config: TrainConfig) -> "TrainResult":
@@ -66,15 +74,17 @@ def _trained_by_others(config: TrainConfig) -> "TrainResult":
     return TrainResult(**{name: outcome[name] for name in known})
 
 
-def _run_here(config: TrainConfig, *, on_event: "Callable[[Event], None]", team: "Team") -> "TrainResult":
-    from tunesmith.training.events import Ended, StopAsked  # noqa: PLC0415
+def _run_here(
+    config: TrainConfig, *, on_event: "Callable[[Event], None]", team: "Team", stop: "StopRequest | None"
+) -> "TrainResult":
+    from tunesmith.training.events import Ended  # noqa: PLC0415
     from tunesmith.training.interrupt import StopRequest, stop_on_signals  # noqa: PLC0415
 
-    stop = StopRequest()
+    stop = stop or StopRequest()
     events = all_events(config, stop, team)
     on_event(next(events))  # until here there is nothing to save, and Ctrl-C ends at once
     result = None
-    with stop_on_signals(stop, on_request=lambda: on_event(StopAsked())), closing(events):
+    with stop_on_signals(stop), closing(events):
         for event in events:
             on_event(event)
             if isinstance(event, Ended):

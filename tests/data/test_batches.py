@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from tunesmith.data.batches import Batch, TrainingOrder, packed
 from tunesmith.data.corpus import Split
-from tunesmith.data.dealing import MicroBatchShape, shape_of_micro_batches
-from tunesmith.data.stretches import Stretches
+from tunesmith.data.dealing import MicroBatchShape, deal, shape_of_micro_batches
+from tunesmith.data.mixture import Mixture
+from tunesmith.data.stretches import Int64s, Stretches
 from tunesmith.data.windows import windows_of
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
@@ -176,3 +177,69 @@ def test_a_small_text_keeps_the_batch_that_was_asked() -> None:
         assert shape.steps_per_epoch == steps
         assert shape.tokens <= 1024
         assert shape.per_step <= total / steps / 1024 + 2
+
+
+@given(
+    lengths=st.lists(st.integers(1, 300), min_size=2, max_size=40),
+    weights=st.tuples(st.sampled_from([1.0, 0.3, 0.7, 1.6]), st.sampled_from([1.0, 0.3, 0.7, 1.6])),
+    per_step=st.integers(64, 2000),
+    most=st.integers(64, 600),
+    pieces=st.integers(1, 6),
+)
+def test_no_micro_batch_is_larger_than_planned(
+    lengths: list[int], weights: tuple[float, float], per_step: int, most: int, pieces: int
+) -> None:
+    """In every epoch of a mixture, dealt into pieces or not: all as large as planned, and every window is in one."""
+    split = make_split(lengths)
+    sources = np.arange(len(lengths)) % 2
+    stretches = Stretches(split.stretches.starts, split.stretches.lengths, split.stretches.prompt_tokens, sources)
+    split = Split(split.tokens, stretches, text_bytes=0, weights=weights)
+    windows = windows_of(stretches, 1024)
+    mixture = Mixture(windows, weights, seed=5)
+    of_first_epoch = windows.lengths[mixture.order(0)]
+    shape = shape_of_micro_batches(
+        of_first_epoch, epoch_tokens=mixture.n_tokens, tokens_per_step=per_step, most_tokens=most
+    )
+    longest = max(lengths)
+    largest = 64 * -(-max(shape.tokens // pieces, longest) // 64)
+    order = TrainingOrder(split, context_tokens=1024, shape=shape, constant_size=True, seed=5)
+    for epoch in range(3):
+        seen = Counter[int]()
+        for step in range(shape.steps_per_epoch):
+            batches = order.batches(epoch * shape.steps_per_epoch + step, pieces)
+            assert {batch.n_tokens for batch in batches} == {largest}
+            seen.update(int(target) for batch in batches for target in batch.targets)
+        wanted = Counter[int]()
+        for window in mixture.order(epoch):
+            start = int(windows.starts[window])
+            wanted.update(range(start, start + int(windows.lengths[window])))
+        assert seen == wanted
+
+
+def test_where_chance_deals_too_full_nothing_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch that chance never deals within the plan is dealt by lengths alone: none is fuller then."""
+    lengths = [int(length) for length in np.random.default_rng(8).integers(1, 64, 200)]
+    order, shape = make_order(make_split(lengths), 64, 512, 256, constant_size=True)
+
+    def unlucky(lengths: Int64s, n_batches: int, random: np.random.Generator | None = None) -> Int64s:
+        if random is None:
+            return deal(lengths, n_batches)
+        return np.minimum(np.arange(len(lengths)), n_batches - 1)
+
+    monkeypatch.setattr("tunesmith.data.batches.deal", unlucky)
+    for step in range(shape.steps_per_epoch):
+        assert [batch.n_tokens for batch in order.batches(step)] == [shape.tokens] * shape.per_step
+
+
+def test_a_step_that_must_stay_whole_gets_more_steps_instead() -> None:
+    """Where gradients are used up in the backward pass a second micro-batch would need room for them."""
+    found_split = 0
+    for seed in range(60):
+        lengths = np.random.default_rng(seed).integers(30, 64, 25)
+        total = int(lengths.sum())
+        asked = {"epoch_tokens": total, "tokens_per_step": total // 3, "most_tokens": 64 * -(-(total // 3) // 64)}
+        found_split += shape_of_micro_batches(lengths, **asked).per_step > 1
+        whole = shape_of_micro_batches(lengths, **asked, stays_whole=True)
+        assert whole.per_step == 1
+        assert whole.tokens <= asked["most_tokens"]
+    assert found_split

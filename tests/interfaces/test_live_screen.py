@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from tunesmith.messages.catalogue import speak
 from tunesmith.training.events import Began, Evaluated, MachineRead, Planned, Sampled, Stepped
 from tunesmith.training.plan import TrainPlan
 
-NUMBERS = {name: 1 for name, kind in TrainPlan.__annotations__.items() if kind in {int, float, bool}}
+NUMBERS = {name: 1 for name, kind in TrainPlan.__annotations__.items() if kind in {int, float, bool, float | None}}
 PLAN = TrainPlan(
     **{
         **NUMBERS,
@@ -106,6 +107,25 @@ def test_what_it_says() -> None:
         "71 \u00b0C", "212 W", "2.0 Wh", "RAM 8.0 GiB of 32.0 GiB", "\u706f\u53f0",
     ):  # fmt: skip
         assert part in text
+
+
+def test_a_gpu_of_unknown_speed_has_no_share_of_its_peak() -> None:
+    """The speed that was measured stands alone."""
+    shown = LiveScreen(replace(PLAN, device_flops_per_s=None, step_s=None))
+    shown.note(step(10))
+    text = "\n".join(lines(shown, 100))
+    assert "6,000 tokens/s" in text
+    assert "peak," not in text.replace("at the peak,", "")
+    assert "%" not in text
+
+
+def test_a_run_that_was_asked_to_end_shows_it_at_once() -> None:
+    """Also while a long evaluation keeps the loop from telling; not any more once it has ended."""
+    shown = LiveScreen(PLAN, is_stopping=lambda: True)
+    shown.note(Began("evaluating"))
+    assert lines(shown, 80)[0].startswith("stopping")
+    shown.break_off()
+    assert lines(shown, 80)[0].startswith("stopped")
 
 
 def test_phases() -> None:

@@ -12,7 +12,9 @@ from tunesmith.training.events import Evaluated, Planned, Sampled, Stepped, Trai
 from tunesmith.training.plan import TrainPlan
 
 NUMBERS = {
-    field: 1 for field, kind in TrainPlan.__annotations__.items() if kind in {int, float, bool} and field != "reasons"
+    field: 1
+    for field, kind in TrainPlan.__annotations__.items()
+    if kind in {int, float, bool, float | None} and field != "reasons"
 }
 REASONS = {name: f"because of {name}" for name in TrainPlan.__annotations__}
 PLAN = TrainPlan(
@@ -113,3 +115,11 @@ def test_units() -> None:
         "3 h 20 min",
     ]
     assert [memory(n) for n in (1 << 20, 1023 << 20, 1 << 30)] == ["1 MiB", "1023 MiB", "1.0 GiB"]
+
+
+def test_what_the_plan_did_not_know_is_not_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    """A GPU of unknown speed has no planned time: the summary tells what it took."""
+    _, summary = shown(capsys, result=replace(RESULT, predicted_duration_s=None))
+    assert "the plan said" in summary  # of the memory
+    (took,) = (line for line in summary.splitlines() if line.startswith("took"))
+    assert "the plan said" not in took

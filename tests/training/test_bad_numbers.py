@@ -1,7 +1,9 @@
 """NaN anywhere is seen at its step, nothing is learned from it, and the run ends where it would have ended."""
 
 import json
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,11 @@ import pytest
 from torch import Tensor
 
 import tunesmith
+from tunesmith.evaluation.perplexity import evaluate_split
 from tunesmith.model.packed import hidden_states
-from tunesmith.training.events import BadNumbers, Event, LossSpiked, Stepped, TrainResult
+from tunesmith.training.checksums import verify_checksums
+from tunesmith.training.events import BadNumbers, CheckpointDamaged, Event, LossSpiked, Saved, Stepped, TrainResult
+from tunesmith.training.publish import Publisher
 from tunesmith.training.spikes import usual_loss_if_spike
 from tunesmith.training.step import train_step
 
@@ -37,10 +42,8 @@ def train(
     def run(name: str, **options: Any) -> tuple[TrainResult, list[Event]]:
         events: list[Event] = []
         settings = {"epochs": 3.0, "tokens_per_step": 256, "device": "cpu", "precision": "fp32", "split_on": "line"}
-        settings |= {"learning_rate": 1e-3, "save_every_steps": 4, "val_fraction": 0.05}
-        result = tunesmith.train(
-            text, model=model, out=tmp_path / name, on_event=events.append, **{**settings, **options}
-        )
+        settings |= {"learning_rate": 1e-3, "save_every_steps": 4, "val_fraction": 0.05, "on_event": events.append}
+        result = tunesmith.train(text, model=model, out=tmp_path / name, **{**settings, **options})
         return result, events
 
     return run
@@ -220,6 +223,93 @@ def test_a_step_that_always_fails_is_passed_over(
     made = [event.step for event in events if isinstance(event, Stepped)]
     assert made[-1] == result.steps
     assert not {7, 8} & set(made[made.index(9) :])
+
+
+def test_what_is_published_after_a_rollback_is_what_was_measured(
+    train: Callable[..., tuple[TrainResult, list[Event]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that is reached again with other weights is published with those, not with a copy of the first time."""
+    measured: list[Tensor] = []
+    published: list[tuple[int, Tensor]] = []
+    calls = 0
+
+    def better_each_time(model: Any, *others: Any, **options: Any) -> Any:
+        measured.append(model.transformer.wpe.weight.detach().clone())
+        found = evaluate_split(model, *others, **options)
+        return replace(found, sample_nats=found.sample_nats / 2 ** len(measured))
+
+    def publish(_self: Publisher, model: Any, progress: Any) -> None:
+        published.append((progress.step, model.weights["transformer.wpe.weight"].clone()))
+
+    def step(model: Any, *others: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls in {3, 6}:  # the third step, twice: the second time its samples and those before are left out
+            model.transformer.ln_f.weight.data.fill_(float("nan"))
+        return train_step(model, *others, **options)
+
+    monkeypatch.setattr("tunesmith.training.loop.evaluate_split", better_each_time)
+    monkeypatch.setattr(Publisher, "publish", publish)
+    monkeypatch.setattr("tunesmith.training.loop.TrainingLoop._take_published", lambda _self: None)
+    monkeypatch.setattr("tunesmith.training.loop.train_step", step)
+    _, events = train("again", eval_every_steps=2, save_every_steps=100, max_steps=3)
+    assert len(troubles(events)) == 2
+    assert [step for step, _ in published] == [2, 2, 2, 3]
+    first, _, third, _ = (weights for _, weights in published)
+    assert not first.equal(third)
+    for before, (_, weights) in zip(measured[1:], published, strict=True):
+        assert weights.equal(before)
+
+
+def test_a_damaged_checkpoint_is_set_aside_when_the_run_goes_back(
+    train: Callable[..., tuple[TrainResult, list[Event]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is named, an older one is taken, and its step is saved again, undamaged; the end is bitwise the usual one."""
+    train("usual")
+    newest = tmp_path / "damaged" / "checkpoints" / "step-00000008"
+
+    def damage(model: Any) -> None:
+        model.transformer.ln_f.weight.data.fill_(float("nan"))
+        while not newest.is_dir():  # it is written beside training
+            time.sleep(0.01)
+        (newest / "optimizer.safetensors").write_bytes(b"no optimizer")
+
+    damaged_once(monkeypatch, 10, damage)
+    checked: list[int] = []
+
+    def hear(event: Event) -> None:
+        events.append(event)
+        if isinstance(event, CheckpointDamaged):
+            places.append((newest.exists(), newest.with_name(newest.name + ".damaged").exists()))
+        if isinstance(event, Saved) and any(isinstance(before, CheckpointDamaged) for before in events):
+            verify_checksums(event.folder)
+            checked.append(event.step)
+
+    events: list[Event] = []
+    places: list[tuple[bool, bool]] = []
+    train("damaged", on_event=hear)
+    assert places == [(False, True)]
+    (named,) = (event for event in events if isinstance(event, CheckpointDamaged))
+    assert (named.step, named.folder) == (8, newest)
+    assert "optimizer.safetensors" in named.reason
+    assert "after step 4" in str(troubles(events)[0].action)
+    assert 8 in checked
+    assert weights(tmp_path / "damaged") == weights(tmp_path / "usual")
+
+
+@pytest.mark.parametrize("missing", ["state.json", "checksums.json", "model.safetensors"])
+def test_a_checkpoint_that_lacks_a_file_is_made_again(
+    missing: str, train: Callable[..., tuple[TrainResult, list[Event]]], tmp_path: Path
+) -> None:
+    """Where the same step is saved again, what is reported as saved is whole, whatever stood there before."""
+    train("run", max_steps=8)
+    newest = tmp_path / "run" / "checkpoints" / "step-00000008"
+    (newest / missing).unlink()
+    events: list[Event] = []
+    tunesmith.train(resume=True, out=tmp_path / "run", max_steps=10, on_event=events.append)
+    assert 8 in [event.step for event in events if isinstance(event, Saved)]
+    verify_checksums(newest)
+    assert (newest / "state.json").is_file()
 
 
 def test_a_spike_is_told_from_wobbling() -> None:

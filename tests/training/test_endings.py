@@ -1,12 +1,14 @@
 """Ways in which a run ends or goes on although it cannot save."""
 
 import json
+import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import FrameType
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -17,7 +19,8 @@ from tunesmith.cli import main
 from tunesmith.errors import UserError
 from tunesmith.training.deadline import first_deadline
 from tunesmith.training.disk_space import refuse_too_little
-from tunesmith.training.events import Event, Saved, SaveFailed, Stepped
+from tunesmith.training.events import Event, Saved, SaveFailed, Stepped, StopAsked
+from tunesmith.training.interrupt import StopRequest
 from tunesmith.training.lines import LinesFile
 from tunesmith.training.run import RunFolder
 from tunesmith.training.saver import Saver
@@ -188,6 +191,62 @@ def test_a_checkpoint_waits_for_the_best_model_it_speaks_of(tmp_path: Path) -> N
             (2, reason),
         ]
         assert saved == Saved(4, tmp_path / "4")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_callbacks_never_run_inside_a_signal_handler(
+    number: int, text: Path, make_model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A signal that comes while the callback works does not enter it again; the loop tells of it, and the run saves."""
+    is_busy = False
+    entered_again: list[Event] = []
+    events: list[Event] = []
+
+    def hear(event: Event) -> None:
+        nonlocal is_busy
+        if is_busy:
+            entered_again.append(event)
+            return
+        is_busy = True
+        events.append(event)
+        if isinstance(event, Stepped) and event.step == 2:
+            signal.raise_signal(number)
+        is_busy = False
+
+    result = tunesmith.train(
+        text, model=make_model_folder(), out=tmp_path / "out", device="cpu", tokens_per_step=64, on_event=hear
+    )
+    assert entered_again == []
+    assert (result.interrupted, result.steps) == (True, 2)
+    kinds = [type(event) for event in events]
+    assert kinds.count(StopAsked) == 1
+    assert kinds.index(StopAsked) > max(place for place, kind in enumerate(kinds) if kind is Stepped)
+
+
+def test_a_second_signal_within_the_handler_of_the_first_does_not_block() -> None:
+    """Setting the flag takes no lock: whatever instant of it is interrupted, it can be set from there."""
+    request = StopRequest()
+    done: list[bool] = []
+
+    def interrupted(_frame: FrameType, what: str, _argument: object) -> object:
+        if what in {"line", "opcode"} and len(done) < 50:
+            sys.settrace(None)
+            setter = threading.Thread(target=request.set, daemon=True)  # would wait for a lock that is held
+            setter.start()
+            setter.join(1)
+            done.append(not setter.is_alive())
+            sys.settrace(interrupted)
+        return interrupted
+
+    before = sys.gettrace()
+    sys.settrace(interrupted)
+    try:
+        request.set()
+    finally:
+        sys.settrace(before)
+    assert done
+    assert all(done)
+    assert request()
 
 
 def test_a_mistake_in_the_thread_is_not_swallowed() -> None:

@@ -18,7 +18,7 @@ from tunesmith.data.stretches import Int64s
 from tunesmith.data.windows import Windows, windows_of
 
 ATTEMPTS = 3
-"""Chance rarely deals one micro-batch too full; then it is asked again."""
+"""Chance rarely deals one micro-batch too full; then it is asked again, and at last nothing is left to it."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,8 @@ class TrainingOrder:
         Args:
             step: which one.
             pieces: how many parts each micro-batch is dealt into, for less memory; never fewer tokens than a window.
+                What would still be over-full, because weighted sources come in another mixture in every epoch, is dealt
+                into more: no micro-batch has more tokens than the run was planned for.
             left_out: windows that are not to be learned any more, by their first target in the corpus's tokens.
         """
         size = rounded_up(max(self._shape.tokens // pieces, self._longest))
@@ -92,7 +94,7 @@ class TrainingOrder:
         if self._share is not None and chosen:
             share = replace(self._share, tokens=max(self._share.tokens // pieces, 1))
             return self._shared(np.concatenate(chosen), share)
-        parts = [part for windows in chosen for part in self._dealt_into(windows, pieces)]
+        parts = [part for windows in chosen for part in self._dealt_into(windows, pieces, size)]
         return [self._batch(windows, size) for windows in parts]
 
     def targets(self, step: int, left_out: Collection[int] = ()) -> int:
@@ -132,11 +134,17 @@ class TrainingOrder:
             for part in parts
         ]
 
-    def _dealt_into(self, windows: Int64s, pieces: int) -> list[Int64s]:
+    def _dealt_into(self, windows: Int64s, pieces: int, size: int) -> list[Int64s]:
+        """A micro-batch's windows in so many parts, or in more, of which none has more than `size` tokens."""
+        lengths = self._windows.lengths[windows]
+        pieces = min(max(pieces, -(-int(lengths.sum()) // size)), len(windows))
         if pieces == 1:
             return [windows]
-        dealt = deal(self._windows.lengths[windows], min(pieces, len(windows)))
-        return [windows[dealt == number] for number in range(min(pieces, len(windows)))]
+        while True:
+            dealt = deal(lengths, pieces)
+            if pieces == len(windows) or np.bincount(dealt, lengths).max() <= size:
+                return [windows[dealt == number] for number in range(pieces)]
+            pieces += 1
 
     def _micro_batches(self, epoch: int) -> list[Int64s]:
         """The windows of each micro-batch of an epoch, longest first."""
@@ -147,6 +155,8 @@ class TrainingOrder:
             dealt = deal(lengths, n_batches, np.random.default_rng((self._seed, epoch, attempt)))
             if np.bincount(dealt, lengths).max() <= self._shape.tokens:
                 break
+        else:
+            dealt = deal(lengths, n_batches)  # windows come shuffled: equal lengths still go anywhere
         order = np.lexsort((-lengths, dealt))
         return np.split(windows[order], np.cumsum(np.bincount(dealt, minlength=n_batches))[:-1])
 

@@ -37,7 +37,7 @@ class MicroBatchShape:
 
 
 def shape_of_micro_batches(
-    lengths: Int64s, *, epoch_tokens: int, tokens_per_step: int, most_tokens: int
+    lengths: Int64s, *, epoch_tokens: int, tokens_per_step: int, most_tokens: int, stays_whole: bool = False
 ) -> MicroBatchShape:
     """The fewest steps of about `tokens_per_step` tokens whose micro-batches hold at most `most_tokens` each.
 
@@ -49,17 +49,19 @@ def shape_of_micro_batches(
         epoch_tokens: of an epoch, on average.
         tokens_per_step: effective batch.
         most_tokens: that fit the memory.
+        stays_whole: whether a step of one micro-batch has to stay one, because more would need more memory.
     """
     tokens_per_step = min(tokens_per_step, int(lengths.sum()))
     per_step = -(-tokens_per_step // most_tokens)
     capacity = max(rounded_up(-(-tokens_per_step // per_step)), rounded_up(int(lengths.max())))
     steps = steps_per_epoch(epoch_tokens, len(lengths), tokens_per_step)
+    may_add = not (stays_whole and per_step == 1)
     while True:
         per_step = min(per_step, len(lengths) // steps)
         fullest = int(np.bincount(deal(lengths, steps * per_step), lengths).max())
         if fullest <= capacity or steps * per_step == len(lengths):
             return MicroBatchShape(steps, per_step, rounded_up(fullest))
-        if steps < FEW_STEPS and (per_step + 1) * steps <= len(lengths):
+        if may_add and steps < FEW_STEPS and (per_step + 1) * steps <= len(lengths):
             per_step += 1  # one step more would change the effective batch
         else:
             steps = min(max(steps + 1, int(steps * GROWTH)), len(lengths))

@@ -4,6 +4,7 @@ Steps only note their numbers here; drawing happens a few times a second, in ric
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from rich.cells import cell_len
@@ -32,10 +33,12 @@ class LiveScreen:
     Attributes:
         plan: of the run.
         losses: of its steps.
+        is_stopping: whether it was asked to end.
     """
 
     plan: TrainPlan
     losses: History = field(default_factory=History)
+    is_stopping: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
         self._step: Stepped | None = None
@@ -119,6 +122,8 @@ class LiveScreen:
         return rows
 
     def _phase(self) -> str:
+        if self.is_stopping() and self._doing not in {"done", "stopped"}:
+            return say("stopping")
         match self._doing:
             case "evaluating":
                 return say("evaluating")
@@ -169,7 +174,7 @@ class LiveScreen:
 
     def _speed(self, step: Stepped) -> str:
         shown = quantities.rate(step.tokens_per_s)
-        if self.plan.device == "cpu":
+        if self.plan.device == "cpu" or self.plan.device_flops_per_s is None:
             return shown
         share = step.tokens_per_s * self.plan.flops_per_token / self.plan.device_flops_per_s
         return shown + say(", {share:.0%} of the card's peak", share=share)

@@ -5,6 +5,7 @@ from tunesmith.messages.catalogue import say
 from tunesmith.training.events import (
     WENT_BAD,
     BadNumbers,
+    CheckpointDamaged,
     Event,
     LossSpiked,
     PageOpened,
@@ -49,6 +50,11 @@ def notices_of(event: Event) -> list[str]:
                 reason=event.reason,
             )
         )
+    elif isinstance(event, CheckpointDamaged):
+        damaged = say(
+            "the checkpoint {folder} is damaged ({reason}) and set aside", folder=event.folder, reason=event.reason
+        )
+        lines.append(say("warning: {notice}", notice=damaged))
     elif isinstance(event, StopAsked):
         lines.append(say("stopping: the step is finished and everything saved; Ctrl-C again stops at once"))
     elif isinstance(event, ResumeVerified):

@@ -44,15 +44,17 @@ def forecast_report(forecast: Forecast, *, width: int) -> str:
         head.append((say("does not fit"), forecast.refusal))
         parts = [aligned(head, width)]
     else:
-        parts = [aligned([*head, *_plan_rows(plan)], width), _memory_bars(plan, budget.value)]
+        parts = [
+            aligned([*head, *_plan_rows(plan, forecast.hardware.speed_of)], width),
+            _memory_bars(plan, budget.value),
+        ]
     notes = ("\n".join(wrapped(say("note: {note}", note=note), width)) for note in forecast.notes)
     parts += [_methods(forecast.methods, width), *notes]
     return "\n\n".join(parts)
 
 
-def _plan_rows(plan: TrainPlan) -> list[tuple[str, str]]:
+def _plan_rows(plan: TrainPlan, speed_of: str) -> list[tuple[str, str]]:
     reasons = plan.reasons
-    rate = plan.tokens_per_micro_batch * plan.micro_batches_per_step / plan.step_s
     return [
         (
             say("text"),
@@ -74,15 +76,23 @@ def _plan_rows(plan: TrainPlan) -> list[tuple[str, str]]:
         ),
         *([(say("prospect"), reasons["prospect"])] if "prospect" in reasons else []),
         (say("steps"), f"{plan.steps:,}: {reasons['steps']}"),
-        (
-            say("time"),
-            say(
-                "about {time} at {rate:,.0f} tokens/s (computed, not measured)",
-                time=duration(duration_s(plan)),
-                rate=rate,
-            ),
-        ),
+        (say("time"), _time(plan, speed_of)),
     ]
+
+
+def _time(plan: TrainPlan, speed_of: str) -> str:
+    """Of the run, and for which GPU that is computed."""
+    all_s = duration_s(plan)
+    if plan.step_s is None or all_s is None:
+        return say("unknown: the GPU's speed is not known")
+    return say(
+        "about {time} at {rate:,.0f} tokens/s (computed, not measured)"
+        if plan.device == "cpu"
+        else "about {time} at {rate:,.0f} tokens/s (computed for {card}, not measured)",
+        time=duration(all_s),
+        rate=plan.tokens_per_micro_batch * plan.micro_batches_per_step / plan.step_s,
+        card=speed_of,
+    )
 
 
 def _memory_bars(plan: TrainPlan, budget_bytes: int) -> str:
@@ -127,8 +137,8 @@ def _methods(methods: tuple[Method, ...], width: int) -> str:
             memory(method.peak_memory_bytes),
             say("yes") if method.fits else say("no"),
             "" if method.recompute == "nothing" else method.recompute,
-            f"{method.tokens_per_s:,.0f}" if method.fits else "",
-            duration(method.duration_s) if method.fits else "",
+            f"{method.tokens_per_s:,.0f}" if method.fits and method.tokens_per_s is not None else "",
+            duration(method.duration_s) if method.fits and method.duration_s is not None else "",
             style="" if method.fits else "dim",
         )
     console = Console(width=width, highlight=False, no_color=True, force_terminal=False)

@@ -6,6 +6,7 @@ at most one every few seconds. Everything goes to stderr; only the summary is a 
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -45,10 +46,12 @@ class Progress:
 
     Args:
         quiet: show nothing but the summary.
+        is_stopping: whether the run was asked to end, which a long evaluation may hear of late.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, is_stopping: Callable[[], bool] = lambda: False) -> None:
         self._quiet = quiet
+        self._is_stopping = is_stopping
         terminal = sys.stderr.isatty()
         self._console = Console(stderr=True, highlight=False, quiet=quiet, width=None if terminal else PLAIN_WIDTH)
         self._is_redrawn = terminal and not quiet and not self._console.is_dumb_terminal
@@ -107,7 +110,7 @@ class Progress:
         if not (self._is_redrawn or self._is_in_notebook):
             self._say(say("measuring the model before training ..."))
             return
-        self._screen = LiveScreen(planned.plan)
+        self._screen = LiveScreen(planned.plan, is_stopping=self._is_stopping)
         if self._is_in_notebook:
             self._live = NotebookView(self._screen)
         else:

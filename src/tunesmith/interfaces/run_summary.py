@@ -59,10 +59,12 @@ def _rows(result: TrainResult) -> list[tuple[str, str]]:
         (
             say("took"),
             say(
-                "{time}, of them {steps} in steps; the plan said {predicted}",
+                "{time}, of them {steps} in steps"
+                if result.predicted_duration_s is None
+                else "{time}, of them {steps} in steps; the plan said {predicted}",
                 time=quantities.duration(result.duration_s),
                 steps=quantities.duration(result.tokens / result.tokens_per_s if result.tokens_per_s else 0.0),
-                predicted=quantities.duration(result.predicted_duration_s),
+                predicted=quantities.duration(result.predicted_duration_s or 0.0),
             ),
         ),
         (

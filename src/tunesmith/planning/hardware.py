@@ -13,8 +13,8 @@ import psutil
 
 from tunesmith.errors import UserError
 from tunesmith.machine import Choice, choose_device, choose_dtype, device_name
-from tunesmith.messages.catalogue import say
-from tunesmith.planning.cards import REFERENCE, card_named, known_card
+from tunesmith.messages.catalogue import Phrase, say
+from tunesmith.planning.cards import REFERENCE, Card, Speed, card_named, known_card, memories_of, memory_in_name
 from tunesmith.planning.memory import Device
 from tunesmith.planning.neighbours import CardState, Neighbour, card_state
 
@@ -37,6 +37,7 @@ FP32_RATE = 0.5
 """Of a card's speed in 16-bit products: what makers state for consumer cards since Ampere."""
 LINK_BYTES_PER_S = 1.2e10
 """Between host and card, of PCIe 4 with room for others."""
+NO_SPEED = Phrase("its speed is not known, so no time is estimated")
 SHOWN_NEIGHBOURS = 3
 
 
@@ -55,6 +56,8 @@ class Hardware:
         bytes_per_s: of the memory.
         reasons: of device and precision.
         can_compile: whether there is what compiling needs; None where it cannot be known.
+        speed_of: whose speed that is; empty where it is not known: then `flops_per_s` and `bytes_per_s` are those of
+            `REFERENCE`, good for comparing ways to make a step and for nothing that is shown.
     """
 
     device: str
@@ -67,6 +70,7 @@ class Hardware:
     bytes_per_s: float
     reasons: dict[str, str]
     can_compile: Choice[bool]
+    speed_of: str
 
     @property
     def number_bytes(self) -> int:
@@ -95,10 +99,22 @@ def hardware_here(device: str, precision: str) -> Hardware:
             say("{share:.0%} of the {free_gib:.1f} GiB that are free", share=HOST_SHARE, free_gib=host / GIB),
         )
         return Hardware(
-            "cpu", "cpu", device_name(chosen.value), named, budget, host, rate, CPU_BYTES_PER_S, reasons, compiles
+            device="cpu",
+            kind="cpu",
+            name=device_name(chosen.value),
+            precision=named,
+            budget=budget,
+            host_bytes=host,
+            flops_per_s=rate,
+            bytes_per_s=CPU_BYTES_PER_S,
+            reasons=reasons,
+            can_compile=compiles,
+            speed_of=device_name(chosen.value),
         )
     state = _state_of(chosen.value)
-    card = known_card(state.name) or card_named(REFERENCE)
+    speed, speed_of = _speed(known_card(state.name, state.total_bytes / GIB))
+    if not speed_of:
+        reasons["device"] = say("{reason}; {unknown}", reason=reasons["device"], unknown=str(NO_SPEED))
     return Hardware(
         device=str(chosen.value),
         kind="cuda",
@@ -106,10 +122,11 @@ def hardware_here(device: str, precision: str) -> Hardware:
         precision=named,
         budget=budget_of(state),
         host_bytes=host,
-        flops_per_s=card.tflops * 1e12 * (FP32_RATE if named == "float32" else 1.0),
-        bytes_per_s=card.gigabytes_per_s * 1e9,
+        flops_per_s=speed.tflops * 1e12 * (FP32_RATE if named == "float32" else 1.0),
+        bytes_per_s=speed.gigabytes_per_s * 1e9,
         reasons=reasons,
         can_compile=compiles,
+        speed_of=speed_of,
     )
 
 
@@ -119,8 +136,9 @@ def hardware_named(gpu: str | None, vram: str | None) -> Hardware:
     Raises:
         UserError: if there is no such card, or the amount is none.
     """
-    card = card_named(gpu or REFERENCE)
-    total = bytes_of(vram) if vram else card.memory_gib * GIB
+    asked = bytes_of(vram) if vram else int((memory_in_name(gpu or "") or 0) * GIB)
+    card = card_named(gpu or REFERENCE, asked / GIB if asked else None)
+    total = asked or card.memory_gib * GIB
     left = CONTEXT_BYTES + RESERVE_BYTES + int(RESERVE_SHARE * total)
     budget = Choice(
         max(total - left, 0),
@@ -133,7 +151,20 @@ def hardware_named(gpu: str | None, vram: str | None) -> Hardware:
             screen_gib=DISPLAY_BYTES / GIB,
         ),
     )
-    speed = say("computed for an {card}" if gpu else "speed as of an {card}: name yours with --gpu", card=card.name)
+    speed, speed_of = _speed(card)
+    if not gpu:
+        reason = say("speed as of {card}: name yours with --gpu", card=card.name)
+    elif total != card.memory_gib * GIB:
+        reason = say(
+            "as {card}, but with {total_gib:g} GiB as asked: it is known with {known} GiB",
+            card=card.name,
+            total_gib=total / GIB,
+            known=", ".join(map(str, memories_of(card))),
+        )
+    else:
+        reason = say("computed for {card}", card=card.name)
+    if not speed_of:
+        reason = say("{reason}; {unknown}", reason=reason, unknown=str(NO_SPEED))
     return Hardware(
         device="cuda",
         kind="cuda",
@@ -141,16 +172,26 @@ def hardware_named(gpu: str | None, vram: str | None) -> Hardware:
         precision="bfloat16" if card.has_bf16 else "float16",
         budget=budget,
         host_bytes=int(psutil.virtual_memory().total * HOST_SHARE),
-        flops_per_s=card.tflops * 1e12,
-        bytes_per_s=card.gigabytes_per_s * 1e9,
+        flops_per_s=speed.tflops * 1e12,
+        bytes_per_s=speed.gigabytes_per_s * 1e9,
         reasons={
-            "device": speed,
+            "device": reason,
             "precision": say(
                 "bf16 is native there" if card.has_bf16 else "no native bf16 there: fp16 with a loss scaler"
             ),
         },
         can_compile=Choice(True, say("taken to be possible there")),
+        speed_of=speed_of,
     )
+
+
+def _speed(card: Card | None) -> tuple[Speed, str]:
+    """Of a GPU, and its name; the reference's speed and no name where it is not known."""
+    if card is not None and card.speed is not None:
+        return card.speed, card.name
+    reference = card_named(REFERENCE).speed
+    assert reference is not None
+    return reference, ""
 
 
 def in_precision(hardware: Hardware, asked: str) -> Hardware:
@@ -168,18 +209,22 @@ def hardware_of_driver() -> Hardware | None:
     state = card_state(0)
     if state is None:
         return None
-    card = known_card(state.name)
+    card = known_card(state.name, state.total_bytes / GIB)
+    hardware = hardware_named((card or card_named(REFERENCE)).name, None)
     return replace(
-        hardware_named((card or card_named(REFERENCE)).name, None),
+        hardware,
+        speed_of=_speed(card)[1],
         device="cuda:0",
         name=state.name,
         budget=budget_of(replace(state, free_bytes=max(state.free_bytes - CONTEXT_BYTES, 0))),
         host_bytes=int(psutil.virtual_memory().available * HOST_SHARE),
         reasons={
             "device": say("the driver sees it")
-            if card
-            else say("the driver sees it; its speed is taken for an {card}'s", card=REFERENCE),
-            "precision": say("bf16 is native there" if card is None or card.has_bf16 else "no native bf16 there"),
+            if card and card.speed
+            else say("{reason}; {unknown}", reason=say("the driver sees it"), unknown=str(NO_SPEED)),
+            "precision": say("bf16 is taken to be native there")
+            if card is None
+            else say("bf16 is native there" if card.has_bf16 else "no native bf16 there"),
         },
     )
 

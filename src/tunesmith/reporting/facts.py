@@ -264,6 +264,8 @@ def _samples_note(run: RunRecord) -> str:
 
 
 def _plan_value(name: str, value: object) -> str:
+    if value is None:
+        return "\u2013"
     if isinstance(value, bool):
         return say("yes") if value else say("no")
     if name.endswith("_bytes") and isinstance(value, int | float):

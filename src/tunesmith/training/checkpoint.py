@@ -25,7 +25,7 @@ from torch import Tensor
 
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
-from tunesmith.files import new_folder, parse_json, write_atomically, write_json
+from tunesmith.files import new_folder, parse_json, remove_folder, write_atomically, write_json
 from tunesmith.messages.catalogue import say
 from tunesmith.messages.system_errors import said_by_system
 from tunesmith.model.adapters import write_adapter
@@ -39,9 +39,12 @@ from tunesmith.training.progress import Progress
 from tunesmith.training.snapshot import Snapshot
 
 ADAPTER = "adapter"
+DAMAGED_SUFFIX = ".damaged"
 STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
 RANDOM = "random.safetensors"
+WAY_ON = ("rollbacks", "left_out", "precision", "pieces", "recompute", "best_step")
+"""What of the progress decides how a run continues from a checkpoint; times and energy do not."""
 
 
 class NotFiniteError(Exception):
@@ -65,18 +68,21 @@ class CheckpointWriter:
     base: str
 
     def write(self, snapshot: Snapshot, folder: Path) -> None:
-        """Write a checkpoint, whole or not at all; one that is there already is the same and stays.
+        """Write a checkpoint, whole or not at all.
+
+        One of the same step that is there already stays if it is undamaged and continues the same way; else it is
+        replaced, once the new one is whole.
 
         Raises:
             OSError: if the disk is full or fails.
             SafetensorError: likewise, said by the library.
             NotFiniteError: if there is nothing worth keeping.
         """
-        if folder.is_dir():
+        if folder.is_dir() and _is_same(folder, snapshot.progress):
             return
         if not all(_is_finite(tensor) for tensor in snapshot.model.weights.values()):
             raise NotFiniteError(say("the weights are no numbers any more (NaN or infinity)"))
-        with new_folder(folder) as temporary:
+        with new_folder(folder, replace=True) as temporary:
             write_weights(snapshot.model.weights, temporary, hf_config=self.hf_config)
             self.tokenizer.save(temporary)
             if self.lora is not None:
@@ -91,6 +97,24 @@ def _is_finite(tensor: Tensor) -> bool:
     """Read once, without a tensor of verdicts: training waits for the processor that this takes."""
     smallest, largest = tensor.aminmax()  # either is NaN if one number is
     return bool(smallest.isfinite() & largest.isfinite())
+
+
+def _is_same(folder: Path, progress: Progress) -> bool:
+    """Whether a checkpoint on disk is undamaged and continues as one of this progress would."""
+    try:
+        verify_checksums(folder)
+        there = Progress(**parse_json((folder / STATE).read_text("utf-8"))["progress"])
+    except (DamagedError, OSError, ValueError, KeyError, TypeError):
+        return False
+    return all(getattr(there, name) == getattr(progress, name) for name in WAY_ON)
+
+
+def set_aside(folder: Path) -> None:
+    """Give a damaged checkpoint another name: its step will be made and saved again."""
+    aside = folder.with_name(folder.name + DAMAGED_SUFFIX)
+    if aside.is_dir():
+        remove_folder(aside)
+    folder.rename(aside)
 
 
 @dataclass(frozen=True)

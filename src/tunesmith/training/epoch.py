@@ -105,7 +105,7 @@ def request_of(
         states=config.states,
         recompute=config.recompute,
         step_tokens=min(step.value, int(lengths.sum())),
-        longest_tokens=int(lengths.max()),
+        longest_tokens=int(windows.lengths.max()),  # a later epoch's mixture may have longer ones than the first
         mean_context_tokens=float((lengths.astype(float) ** 2).sum() / lengths.sum()),
         correction_of=lambda demand: experience.correction(demand, hardware),
     )

@@ -186,8 +186,23 @@ class Saved:
 
 
 @dataclass(frozen=True)
+class CheckpointDamaged:
+    """A run that went back found a newer checkpoint damaged: it was set aside, and an older one taken.
+
+    Attributes:
+        step: of the checkpoint.
+        folder: where it was.
+        reason: which file is not as it was written, and how.
+    """
+
+    step: int
+    folder: Path
+    reason: str
+
+
+@dataclass(frozen=True)
 class StopAsked:
-    """Ctrl-C or SIGTERM came: the step is finished, everything is saved, and the run ends."""
+    """Somebody asked for the end (Ctrl-C, SIGTERM, the live page): the step is finished, and everything is saved."""
 
 
 @dataclass(frozen=True)
@@ -212,7 +227,7 @@ class TrainResult:
         tokens_per_s: while stepping.
         peak_memory_bytes: of this process, or allocated on the card.
         predicted_peak_memory_bytes: by the plan.
-        predicted_duration_s: of all steps, by the plan.
+        predicted_duration_s: of all steps, by the plan; None where it did not know the GPU's speed.
         energy_joules: drawn by the device that computed; None where nothing tells it.
         out: the model folder.
         interrupted: whether it was stopped before its last step; `train --resume` continues.
@@ -228,7 +243,7 @@ class TrainResult:
     tokens_per_s: float
     peak_memory_bytes: int
     predicted_peak_memory_bytes: int
-    predicted_duration_s: float
+    predicted_duration_s: float | None
     energy_joules: float | None
     out: str
     interrupted: bool
@@ -282,6 +297,7 @@ Event = (
     | LossSpiked
     | Saved
     | SaveFailed
+    | CheckpointDamaged
     | StopAsked
     | Ended
     | ReportWritten

@@ -57,8 +57,8 @@ class Method:
         peak_memory_bytes: at least, where it does not fit.
         host_memory_bytes: beside it, on the host.
         fits: whether there is room.
-        tokens_per_s: roughly.
-        duration_s: of all steps, roughly.
+        tokens_per_s: roughly; None where the GPU's speed is not known.
+        duration_s: of all steps, likewise.
         is_chosen: whether `train` would take it.
     """
 
@@ -68,8 +68,8 @@ class Method:
     peak_memory_bytes: int
     host_memory_bytes: int
     fits: bool
-    tokens_per_s: float
-    duration_s: float
+    tokens_per_s: float | None
+    duration_s: float | None
     is_chosen: bool
 
 
@@ -99,6 +99,7 @@ class Forecast:
             "model": self.model,
             "fits": self.plan is not None,
             "budget_bytes": self.hardware.budget.value,
+            "speed_of": self.hardware.speed_of or None,
             "notes": list(self.notes),
             "methods": [asdict(method) for method in self.methods],
         }
@@ -108,8 +109,10 @@ class Forecast:
         return {**plan, "duration_s": duration_s(self.plan), **common}
 
 
-def duration_s(plan: TrainPlan) -> float:
-    """Of the steps and the evaluations between them, roughly."""
+def duration_s(plan: TrainPlan) -> float | None:
+    """Of the steps and the evaluations between them, roughly; None where nothing tells how fast the GPU is."""
+    if plan.step_s is None:
+        return None
     evaluations = plan.steps / plan.eval_every_steps + 1
     per_token_s = plan.step_s / (plan.tokens_per_micro_batch * plan.micro_batches_per_step)
     return plan.steps * plan.step_s + evaluations * plan.validation_tokens * per_token_s * EVALUATION_SHARE
@@ -249,6 +252,7 @@ def _methods(
     epochs_steps = max(round(epoch.steps_per_epoch * config.epochs), 1)
 
     def method(name: str, way: Way, steps: int, *, is_chosen: bool) -> Method:
+        step_s = way.step_s / processes.speedup(hardware.kind)
         return Method(
             model=config.model,
             method=name,
@@ -256,8 +260,8 @@ def _methods(
             peak_memory_bytes=way.memory.peak_bytes,
             host_memory_bytes=way.memory.host,
             fits=fits(way, hardware),
-            tokens_per_s=request.step_tokens / way.step_s * processes.speedup(hardware.kind),
-            duration_s=steps * way.step_s / processes.speedup(hardware.kind),
+            tokens_per_s=request.step_tokens / step_s if hardware.speed_of else None,
+            duration_s=steps * step_s if hardware.speed_of else None,
             is_chosen=is_chosen,
         )
 

@@ -2,34 +2,38 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 
 class StopRequest:
-    """Whether somebody asked the run to end."""
+    """Whether somebody asked the run to end.
+
+    A plain flag without a lock: a signal may come while the handler of another one sets it.
+    """
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._is_set = False
 
     def __call__(self) -> bool:
-        return self._event.is_set()
+        return self._is_set
 
     def set(self) -> None:
-        """Ask for the end; safe from any thread."""
-        self._event.set()
+        """Ask for the end; safe from any thread and from a signal handler."""
+        self._is_set = True
 
 
 @contextmanager
-def stop_on_signals(request: StopRequest, *, on_request: Callable[[], None]) -> Iterator[None]:
+def stop_on_signals(request: StopRequest) -> Iterator[None]:
     """Turn the first Ctrl-C or SIGTERM into a stop request; the second one acts as it always did.
 
-    Outside the main thread signals cannot be caught, and the request is only set by hand.
+    The handler does nothing else: it may interrupt anything, a callback or a write to the terminal included. Who makes
+    steps looks at the request between them. Outside the main thread signals cannot be caught, and the request is only
+    set by hand.
 
     Args:
         request: to be set.
-        on_request: called at once, to tell the user.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -38,12 +42,11 @@ def stop_on_signals(request: StopRequest, *, on_request: Callable[[], None]) -> 
 
     def restore() -> None:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set from Python
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         request.set()
         restore()
-        on_request()
 
     for number in previous:
         signal.signal(number, on_signal)

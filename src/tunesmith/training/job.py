@@ -38,12 +38,22 @@ from tunesmith.preparation.lint import length_histogram
 from tunesmith.training.blueprint import shown_model, with_blueprint
 from tunesmith.training.chance import Chance
 from tunesmith.training.changed_plan import changed_plan
-from tunesmith.training.checkpoint import CheckpointWriter, FoundCheckpoint, find_checkpoint
+from tunesmith.training.checkpoint import CheckpointWriter, FoundCheckpoint, find_checkpoint, set_aside
 from tunesmith.training.deadline import first_deadline
 from tunesmith.training.disk_space import refuse_too_little
-from tunesmith.training.events import Ended, Event, MachineRead, Planned, ResumeVerified, Sampled, Stepped, metrics_of
+from tunesmith.training.events import (
+    CheckpointDamaged,
+    Ended,
+    Event,
+    MachineRead,
+    Planned,
+    ResumeVerified,
+    Sampled,
+    Stepped,
+    metrics_of,
+)
 from tunesmith.training.learner import Start, load_model, make_learner, plan_of_team, planned_learner, put_back
-from tunesmith.training.loop import TrainingLoop
+from tunesmith.training.loop import ASKED_TO, TrainingLoop
 from tunesmith.training.plan import TrainPlan, prospect_of
 from tunesmith.training.progress import Progress
 from tunesmith.training.prospect import beyond_the_hours
@@ -57,7 +67,7 @@ from tunesmith.training.resuming import (
     refuse_changed_text,
     with_absolute_paths,
 )
-from tunesmith.training.run import BEFORE_THE_BEGINNING, RunFolder, as_json
+from tunesmith.training.run import BEFORE_THE_BEGINNING, RunFolder, as_json, checkpoint_step
 from tunesmith.training.run_files import CHECKPOINTS, METRICS, SAMPLES
 from tunesmith.training.samples import Samples
 from tunesmith.training.saving import Saving
@@ -76,7 +86,6 @@ from tunesmith.training.wishes import SAVE, STOP, Wishes
 
 DEFAULT_SAMPLES = 3
 CONFIG = "config.json"
-ASKED_TO = "the user"
 
 
 class Wish(enum.IntEnum):
@@ -317,7 +326,7 @@ def _set_up(
         weights_bytes, optimizer_bytes = state_bytes(model, optimizer)
         refuse_too_little(run.path, weights_bytes=weights_bytes, optimizer_bytes=optimizer_bytes)
     for folder in checkpoint.damaged:
-        run.set_aside(folder)
+        set_aside(folder)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return loop, Planned(
         shown_model(config),
@@ -333,7 +342,7 @@ def _doubts(config: TrainConfig, plan: TrainPlan, shape: GPT2Config) -> list[str
     """What is to be said before a model from scratch is trained."""
     if not config.from_scratch or config.resume:
         return []
-    doubts = (prospect_of(plan, shape).warning, beyond_the_hours(plan.step_s * plan.steps, config.max_hours))
+    doubts = (prospect_of(plan, shape).warning, beyond_the_hours(plan.duration_s, config.max_hours))
     return [doubt for doubt in doubts if doubt]
 
 
@@ -357,11 +366,12 @@ def _reloaded(
     model: GPT2,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-) -> Progress:
-    """Everything back at the last good checkpoint, in all processes."""
+) -> tuple[Progress, list[CheckpointDamaged]]:
+    """Everything back at the last good checkpoint, in all processes; newer ones are damaged and set aside."""
     if not team.leads:
-        return restored(team, model, optimizer, scaler, chance, None, None)
-    good = find_checkpoint(run.checkpoints()).folder
+        return restored(team, model, optimizer, scaler, chance, None, None), []
+    found = find_checkpoint(run.checkpoints())
+    good = found.folder
     if good is None:
         raise UserError(
             "there is no good state to go back to in {path}",
@@ -371,7 +381,12 @@ def _reloaded(
     stored = load_model(config, plan, good)
     if not plan.shard:
         put_back(model, optimizer, stored)
-    return restored(team, model, optimizer, scaler, chance, good, stored)
+    progress = restored(team, model, optimizer, scaler, chance, good, stored)
+    for folder in found.damaged:
+        set_aside(folder)
+    return progress, [
+        CheckpointDamaged(checkpoint_step(folder), folder, reason) for folder, reason in found.damaged.items()
+    ]
 
 
 def _plan_again(config: TrainConfig, before: TrainConfig, run: RunFolder, corpus: Corpus, start: Start) -> TrainPlan:

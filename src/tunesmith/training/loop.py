@@ -35,6 +35,7 @@ from tunesmith.training.chance import Chance
 from tunesmith.training.checkpoint import ADAPTER
 from tunesmith.training.events import (
     Began,
+    CheckpointDamaged,
     Ended,
     Evaluated,
     Event,
@@ -42,6 +43,7 @@ from tunesmith.training.events import (
     Sampled,
     Shrunk,
     Stepped,
+    StopAsked,
     TrainResult,
 )
 from tunesmith.training.memory_lesson import MemoryLesson
@@ -56,6 +58,8 @@ from tunesmith.training.spikes import usual_loss_if_spike
 from tunesmith.training.spill import SpillWatch, swaps_silently
 from tunesmith.training.step import StepResult, fresh_scaler, no_step, train_step
 
+ASKED_TO = "the user"
+"""What stopped a run that somebody wanted to end."""
 SMALLEST_SCALE = 1.0
 """Of the loss in fp16; gradients that overflow below it need another arithmetic."""
 
@@ -76,7 +80,8 @@ class TrainingLoop:
         progress: how far the run is.
         samples: written before, at every evaluation, and after.
         origins: to name samples by file and line.
-        reload: brings everything back to the last good checkpoint, or to the beginning.
+        reload: brings everything back to the last good checkpoint, or to the beginning, and tells which newer ones were
+            damaged and set aside.
         stop: asked after every step; ends the run by saying why.
         save_asked: asked after every step; whether somebody wants a checkpoint now.
         lesson: what this run can teach about memory; None where it goes on with another's plan.
@@ -95,7 +100,7 @@ class TrainingLoop:
     progress: Progress
     samples: Samples
     origins: Origins
-    reload: Callable[[GPT2, torch.optim.Optimizer, torch.amp.GradScaler], Progress]
+    reload: Callable[[GPT2, torch.optim.Optimizer, torch.amp.GradScaler], tuple[Progress, list[CheckpointDamaged]]]
     stop: Callable[[], str]
     save_asked: Callable[[], bool]
     lesson: MemoryLesson | None
@@ -106,6 +111,7 @@ class TrainingLoop:
         self._watch = BadStepWatch()
         self._spill = SpillWatch(self.team.size == 1 and swaps_silently(self.model.head_VC.device))
         self._stopped_by = ""
+        self._damaged: list[CheckpointDamaged] = []
 
     def events(self) -> Iterator[Event]:
         """Run to the end, or to the first step after which `stop` says so."""
@@ -198,7 +204,7 @@ class TrainingLoop:
             if progress.step % plan.eval_every_steps == 0 or finished:
                 yield Began("evaluating")
                 yield self._evaluate_and_publish()
-                if not finished or progress.best_step != progress.step:  # those are written at the end
+                if not finished or not progress.is_at_best:  # those are written at the end
                     yield from self._sampled(progress.step)
             progress.elapsed_s = time.perf_counter() - started_s
             if progress.step % plan.save_every_steps == 0 or finished or save_now:
@@ -217,7 +223,11 @@ class TrainingLoop:
     def _recovered(self, recovery: Recovery, step: int) -> Iterator[Event]:
         """Do something about a step that went wrong; `progress` says afterwards where to go on."""
         before = self.progress.step
+        self.saving.wait()
+        yield from self.saving.outcomes()  # later it would be told of checkpoints that may be set aside by then
         self.progress = yield from recovery.recover(step, self.progress)
+        yield from self._damaged
+        self._damaged = []
         self._watch.forget()
         if self.progress.precision:
             self.scaler = torch.amp.GradScaler(self.model.head_VC.device.type, enabled=False)
@@ -227,7 +237,8 @@ class TrainingLoop:
     def _back_to_last_good(self) -> Progress:
         self.saving.wait()
         self.team.wait_for_first()
-        return self.reload(self.model, self.optimizer, self.scaler)
+        progress, self._damaged = self.reload(self.model, self.optimizer, self.scaler)
+        return progress
 
     def _scale_is_used_up(self) -> bool:
         """Whether fp16 gradients overflow at any scale; asked where it costs no wait for the card."""
@@ -333,10 +344,12 @@ class TrainingLoop:
         progress = self.progress
         interrupted = progress.step < self.plan.steps
         if interrupted:
+            if self._stopped_by == ASKED_TO:
+                yield StopAsked()
             self.saving.save(self.progress, self.scaler)
         yield from self.saving.finish(self.progress.step)
         if not interrupted:
-            if progress.best_step != progress.step:
+            if not progress.is_at_best:
                 self._take_published()  # nothing is learned any more, and there may be no room for a second model
             yield from self._sampled(progress.best_step, is_final=True)
         progress.elapsed_s = time.perf_counter() - started_s
@@ -351,7 +364,7 @@ class TrainingLoop:
                 tokens_per_s=self._tokens_per_s(),
                 peak_memory_bytes=peak_memory_bytes(self.model.head_VC.device),
                 predicted_peak_memory_bytes=self.plan.peak_memory_bytes,
-                predicted_duration_s=self.plan.step_s * self.plan.steps,
+                predicted_duration_s=self.plan.duration_s,
                 energy_joules=progress.energy_joules,
                 out=str(self.run.path),
                 interrupted=interrupted,
@@ -407,13 +420,14 @@ class TrainingLoop:
         is_best = evaluation.perplexity < progress.best_perplexity
         if is_best:
             progress.best_perplexity, progress.best_step = evaluation.perplexity, progress.step
+            progress.best_rollbacks = progress.rollbacks
             self.saving.publish(progress)
         epoch = progress.step / self.plan.steps_per_epoch
         return Evaluated(progress.step, epoch, evaluation.nats_per_token, evaluation.perplexity, is_best)
 
     def _sampled(self, step: int, *, is_final: bool = False) -> Iterator[Event]:
         """Texts by the model; final ones by the best, which is in the model or in the run folder by then."""
-        copied = self.saving.copy_of_model(self.progress.step) if self.engine.is_sharded and not is_final else None
+        copied = self.saving.copy_of_model(self.progress) if self.engine.is_sharded and not is_final else None
         if not self.team.leads:
             return
         yield Began("writing")

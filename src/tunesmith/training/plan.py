@@ -1,7 +1,8 @@
 """From what was asked to what will happen: every value decided, each choice with its reason.
 
-`TrainPlan` is what `train` prints before the first step, executes, and keeps in `run.json`. It holds no None
-and no "auto". One function makes it from the configuration, the model's shape, the corpus and the machine.
+`TrainPlan` is what `train` prints before the first step, executes, and keeps in `run.json`. It holds no "auto", and
+None only for the times of a GPU whose speed is not known. One function makes it from the configuration, the model's
+shape, the corpus and the machine.
 """
 
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from tunesmith.config import Recompute, StatePlanName, TrainConfig
 from tunesmith.data.corpus import Corpus
-from tunesmith.data.dealing import shape_of_micro_batches
+from tunesmith.data.dealing import rounded_up, shape_of_micro_batches
 from tunesmith.errors import UserError
 from tunesmith.machine import Choice
 from tunesmith.messages.catalogue import Phrase, say
@@ -17,6 +18,7 @@ from tunesmith.model.freezing import Frozen, refuse_impossible_freezing
 from tunesmith.model.lora import LoRA
 from tunesmith.model.shape import GPT2Config
 from tunesmith.optimizers.state_plan import STATE_PLANS
+from tunesmith.planning.cards import REFERENCE
 from tunesmith.planning.experience import Experience
 from tunesmith.planning.hardware import GIB, Hardware
 from tunesmith.planning.memory import Demand, snapshot_bytes
@@ -101,15 +103,20 @@ class TrainPlan:
     peak_memory_bytes: int
     peak_memory_parts: dict[str, int]
     host_memory_bytes: int
-    step_s: float
+    step_s: float | None
     flops_per_token: float
-    device_flops_per_s: float
+    device_flops_per_s: float | None
     reasons: dict[str, str]
     optimizer: str = "adamw"
     beta2: float = 0.999
     """These two are what they were in runs planned before there was a choice."""
     devices: int = 1
     shard: bool = False
+
+    @property
+    def duration_s(self) -> float | None:
+        """Of all steps; None where the GPU's speed is not known."""
+        return None if self.step_s is None else self.step_s * self.steps
 
     @property
     def lora(self) -> LoRA | None:
@@ -161,8 +168,13 @@ def make_plan(
         fitted = replace(request, states="fp32")
     way = choose_way(fitted, hardware)
     shape = shape_of_micro_batches(
-        lengths, epoch_tokens=epoch.tokens, tokens_per_step=step.value, most_tokens=way.demand.tokens
+        lengths,
+        epoch_tokens=epoch.tokens,
+        tokens_per_step=step.value,
+        most_tokens=way.demand.tokens,
+        stays_whole=way.demand.states.gradients == "in-backward",
     )
+    shape = replace(shape, tokens=max(shape.tokens, rounded_up(request.longest_tokens)))
     dealt = replace(way.demand, tokens=shape.tokens, micro_batches=shape.per_step)
     way = way_of(dealt, fitted, hardware)
     per_epoch = shape.steps_per_epoch
@@ -237,9 +249,9 @@ def make_plan(
         peak_memory_bytes=sum(parts.values()),
         peak_memory_parts=parts,
         host_memory_bytes=way.memory.host,
-        step_s=step_s,
+        step_s=step_s if hardware.speed_of else None,
         flops_per_token=flops_per_token(model, request.mean_context_tokens),
-        device_flops_per_s=hardware.flops_per_s,
+        device_flops_per_s=hardware.flops_per_s if hardware.speed_of else None,
         reasons={**hardware.reasons, **{name: choice.reason for name, choice in choices.items()}},
         optimizer=optimizer.value,
         beta2=SCRATCH_BETA2 if config.from_scratch else BETA2,
@@ -326,16 +338,18 @@ def _compiled(config: TrainConfig, hardware: Hardware, run_s: float) -> Choice[b
     if hardware.kind == "cpu":
         return Choice(False, say("on a CPU it was measured to save next to nothing"))
     minutes = run_s / 60
-    if minutes < COMPILING_PAYS_AFTER_MINUTES:
-        return Choice(
-            False,
-            say(
-                "the run takes about {minutes:.1f} minutes; compiling pays from {least} on",
-                minutes=minutes,
-                least=COMPILING_PAYS_AFTER_MINUTES,
-            ),
+    pays = minutes >= COMPILING_PAYS_AFTER_MINUTES
+    if not hardware.speed_of:
+        reason = say("the GPU's speed is not known; by the size of the run, as for {card}", card=REFERENCE)
+    elif pays:
+        reason = say("pays in a run of about {minutes:,.0f} minutes", minutes=minutes)
+    else:
+        reason = say(
+            "the run takes about {minutes:.1f} minutes; compiling pays from {least} on",
+            minutes=minutes,
+            least=COMPILING_PAYS_AFTER_MINUTES,
         )
-    return Choice(True, say("pays in a run of about {minutes:,.0f} minutes", minutes=minutes))
+    return Choice(pays, reason)
 
 
 def _learning_rate(config: TrainConfig, model: GPT2Config) -> Choice[float]:

@@ -21,6 +21,8 @@ class Progress:
         base_perplexity: before training.
         best_perplexity: lowest after any step so far; infinite before the first evaluation.
         best_step: when that was.
+        rollbacks: how often the run went back to a checkpoint: after each, the same step number names other weights.
+        best_rollbacks: how often it had done so when the best model was found.
         pieces: into how many each micro-batch is dealt, because memory ran out.
         recompute: what the backward pass computes once more: what was planned, or more because memory ran out.
         precision: of the arithmetic, where it had to be another than planned; else empty.
@@ -37,11 +39,23 @@ class Progress:
     base_perplexity: float = float("nan")
     best_perplexity: float = float("inf")
     best_step: int = 0
+    rollbacks: int = 0
+    best_rollbacks: int = 0
     pieces: int = 1
     recompute: Recompute = "nothing"
     precision: str = ""
     left_out: list[int] = field(default_factory=list)
     recent_losses: list[float] = field(default_factory=list)
+
+    @property
+    def weights_id(self) -> tuple[int, int]:
+        """What names the weights as they are now: a step number alone does not, once the run has gone back."""
+        return self.rollbacks, self.step
+
+    @property
+    def is_at_best(self) -> bool:
+        """Whether the weights as they are now are the best so far."""
+        return (self.best_rollbacks, self.best_step) == self.weights_id
 
     def as_json(self) -> dict[str, Any]:
         """Numbers that JSON knows: what is not finite yet is left out."""

@@ -88,9 +88,9 @@ class Prospect:
         )
 
 
-def beyond_the_hours(planned_s: float, max_hours: float | None) -> str:
-    """What the hours do not buy; empty where they do."""
-    if max_hours is None or planned_s <= max_hours * 3600:
+def beyond_the_hours(planned_s: float | None, max_hours: float | None) -> str:
+    """What the hours do not buy; empty where they do, or where nobody knows how long the run takes."""
+    if max_hours is None or planned_s is None or planned_s <= max_hours * 3600:
         return ""
     return say(
         "--max-hours {hours:g} ends it at about {share:.0%} of its steps, before the learning rate has fallen; ask for "

@@ -139,8 +139,10 @@ class Recovery:
         returned = self._reload()
         returned.left_out = [*progress.left_out, *skipped]
         returned.precision, returned.pieces = progress.precision, progress.pieces
+        returned.rollbacks = progress.rollbacks + 1
         if progress.best_perplexity < returned.best_perplexity:  # that model stands in the run folder
             returned.best_perplexity, returned.best_step = progress.best_perplexity, progress.best_step
+            returned.best_rollbacks = progress.best_rollbacks
         names = names or (self._named(skipped) if skipped else [])
         action = (
             Phrase(

@@ -19,14 +19,13 @@ from typing import Any
 
 from tunesmith.errors import UserError
 from tunesmith.files import parse_json, remove_folder, sweep_leftovers, write_json, write_text
-from tunesmith.training.checkpoint import STATE
+from tunesmith.training.checkpoint import DAMAGED_SUFFIX, STATE
 from tunesmith.training.lines import LinesFile
 from tunesmith.training.lock import is_locked, locked
 from tunesmith.training.retention import drop_old
 from tunesmith.training.run_files import CHECKPOINTS, METRICS, RUN_FILE, SAMPLES
 
 STEP_FOLDER = "step-" + "[0-9]" * 8
-DAMAGED_SUFFIX = ".damaged"
 BEFORE_THE_BEGINNING = -1
 """The step before the untouched model is measured."""
 
@@ -166,10 +165,6 @@ class RunFolder:
         """Those that a run can be resumed from, oldest first."""
         return [folder for folder in self._step_folders() if (folder / STATE).is_file()]
 
-    def set_aside(self, folder: Path) -> None:
-        """Give a damaged checkpoint another name: its step will be made and saved again."""
-        folder.rename(folder.with_name(folder.name + DAMAGED_SUFFIX))
-
     def drop_old_checkpoints(self, keep_bytes: float | None) -> None:
         """Keep within a budget: all of it is this run's own (`tunesmith.training.retention`).
 
@@ -182,6 +177,11 @@ class RunFolder:
 
     def _step_folders(self) -> list[Path]:
         return sorted((self.path / CHECKPOINTS).glob(STEP_FOLDER))
+
+
+def checkpoint_step(folder: Path) -> int:
+    """The step whose checkpoint a folder is."""
+    return int(folder.name.removeprefix("step-"))
 
 
 def _step_of(line: bytes) -> float:

@@ -77,14 +77,14 @@ class Saving:
 
     def publish(self, progress: Progress) -> None:
         """Have the model as it is now put into the run folder, as the best one."""
-        copied, then = self.copy_of_model(progress.step), replace(progress)
+        copied, then = self.copy_of_model(progress), replace(progress)
         if self.team.leads:
             self._saver.publish(progress.step, lambda: self.publisher.publish(copied, then))
 
     def save(self, progress: Progress, scaler: torch.amp.GradScaler) -> None:
         """Have a checkpoint written; training waits for the copy only, unless memory is too short for one."""
         folder = self.run.checkpoint(progress.step)
-        copied = self.copy_of_model(progress.step)
+        copied = self.copy_of_model(progress)
         if not self.team.leads:
             if self.engine.is_sharded:
                 help_taking_snapshot(self.model, self.optimizer)
@@ -103,17 +103,18 @@ class Saving:
         if not fits_memory(sum(state_bytes(self.model, self.optimizer))):
             self._saver.wait()
 
-    def copy_of_model(self, step: int) -> ModelCopy:
+    def copy_of_model(self, progress: Progress) -> ModelCopy:
         """One for all that is written of a step; what was written of earlier ones has to be done by then."""
-        if self._copied is None or self._copied.step != step:
+        weights_id = progress.weights_id  # a step that is reached again after a rollback has other weights
+        if self._copied is None or self._copied.weights_id != weights_id:
             self._copied = None
             self._saver.wait()
             if self.team.leads:
-                self._copied = copy_model(self.model, self.optimizer, step)
+                self._copied = copy_model(self.model, self.optimizer, weights_id)
             elif self.engine.is_sharded:
-                self._copied = help_copying(self.model, step)
+                self._copied = help_copying(self.model, weights_id)
             else:
-                self._copied = ModelCopy(step, {}, {})
+                self._copied = ModelCopy(weights_id, {}, {})
         return self._copied
 
     def outcomes(self) -> Iterator[Saved | SaveFailed]:

@@ -30,12 +30,12 @@ class ModelCopy:
     """What the model knows at one step.
 
     Attributes:
-        step: when.
+        weights_id: which weights these are (`Progress.weights_id`).
         weights: under Hugging Face's names, adapters merged.
         adapter: under `peft`'s names; empty where all weights are learned.
     """
 
-    step: int
+    weights_id: tuple[int, int]
     weights: Tensors
     adapter: Tensors
 
@@ -57,11 +57,11 @@ class Snapshot:
         return sum(tensor.nbytes for part in parts for tensor in part.values())
 
 
-def copy_model(model: GPT2, optimizer: torch.optim.Optimizer, step: int) -> ModelCopy:
+def copy_model(model: GPT2, optimizer: torch.optim.Optimizer, weights_id: tuple[int, int]) -> ModelCopy:
     """The weights of a model that goes on learning, in fp32 where the optimizer keeps their other half."""
     live = _live(model, optimizer)
     weights = state_for_huggingface(model, whole_weights(model, optimizer))
-    return ModelCopy(step, _own(weights, live), _own(adapter_state(model), live))
+    return ModelCopy(weights_id, _own(weights, live), _own(adapter_state(model), live))
 
 
 def take_snapshot(
@@ -82,11 +82,11 @@ def take_snapshot(
     )
 
 
-def help_copying(model: GPT2, step: int) -> ModelCopy:
+def help_copying(model: GPT2, weights_id: tuple[int, int]) -> ModelCopy:
     """What the other processes do while the first one copies a model of which all hold a part; they keep nothing."""
     for _, parameter in trainable(model):
         whole(parameter.detach())
-    return ModelCopy(step, {}, {})
+    return ModelCopy(weights_id, {}, {})
 
 
 def help_taking_snapshot(model: GPT2, optimizer: torch.optim.Optimizer) -> None:
