@@ -31,9 +31,6 @@ from gpu_stages.workloads import (
 from tunesmith.model import attention, softmax
 from tunesmith.model.attention import DocumentLayout, RunAttention, VarlenAttention
 from tunesmith.optimizers import compressed_adamw
-from tunesmith.optimizers.codes import zeros
-from tunesmith.optimizers.rates import Rates
-from tunesmith.optimizers.rounding import split
 from tunesmith.optimizers.state_plan import BLOCK, STATE_PLANS
 
 PACKAGES = ("torch", "triton", "transformers", "tokenizers", "safetensors", "numpy", "cyclopts", "psutil", "rich")
@@ -167,30 +164,21 @@ def optimizer_kernel_values(setting: Setting) -> Result:
 def optimizer_kernel_time(setting: Setting, name: str) -> Result:
     """An update of 8-bit or 4-bit states: its time, and the bytes it moves."""
     plan = STATE_PLANS[name]  # type: ignore[index]
-    device = setting.torch_device
     numbers = (1 << 26 if setting.is_gpu else 1 << 16) // BLOCK * BLOCK
-    weight = torch.randn(numbers // BLOCK, BLOCK, device=device)
-    state: dict[str, Tensor] = {}
-    for moment, code in zip(("exp_avg", "exp_avg_sq"), plan.moments, strict=True):
-        state[f"{moment}_codes"], state[f"{moment}_scales"] = zeros(code, numbers, device)
-    if plan.weights == "split":
-        weight, state["remainder"] = split(weight)
-    elif plan.weights == "bf16":
-        weight = weight.to(torch.bfloat16)
-    gradient = torch.randn_like(weight)
-    rates = Rates(1e-4, 0.01, 0.9, 0.999, 1e-8, 1)
-    passed_bytes = gradient.nbytes + 2 * (weight.nbytes + sum(tensor.nbytes for tensor in state.values()))
-    generator = torch.Generator(device)
-
-    def update() -> None:
-        if setting.is_gpu and not _IS_PLAIN:
-            from tunesmith.optimizers.compressed_kernel import launch  # noqa: PLC0415  needs Triton
-
-            launch(weight, gradient, state, plan, rates, seed=1)
-        else:
-            compressed_adamw.update_in_stretches(weight, gradient, state, plan, rates, generator)
-
-    return {"numbers": numbers, **_timed(setting, update, passed_bytes)}
+    found: Result = {"numbers": numbers}
+    for side, plain in _paths(setting):
+        with _chosen(plain=plain):
+            parameter = torch.nn.Parameter(torch.randn(numbers // BLOCK, BLOCK, device=setting.torch_device))
+            groups = [{"params": [parameter], "weight_decay": 0.01}]
+            optimizer = compressed_adamw.CompressedAdamW(
+                groups, plan, [parameter], betas=(0.9, 0.999), epsilon=1e-8, seed=0
+            )
+            parameter.grad = torch.randn_like(parameter)
+            seconds = seconds_of(optimizer.step, setting.torch_device, times=10 if setting.is_gpu else 2)
+        kept = [parameter, *(t for key, t in optimizer.state[parameter].items() if key != "step")]
+        passed_bytes = parameter.grad.nbytes + 2 * sum(tensor.nbytes for tensor in kept)
+        found |= _rates(side, seconds, passed_bytes)
+    return found
 
 
 _IS_PLAIN: list[bool] = []
@@ -220,13 +208,17 @@ def _paths(setting: Setting) -> tuple[tuple[str, bool], ...]:
 
 
 def _timed(setting: Setting, work: Callable[[], object], passed_bytes: int) -> Result:
-    found: Result = {"passed_bytes": passed_bytes}
-    for name, plain in _paths(setting):
+    found: Result = {}
+    for side, plain in _paths(setting):
         with _chosen(plain=plain):
             seconds = seconds_of(work, setting.torch_device, times=10 if setting.is_gpu else 2)
-        found[f"{name}_s"] = seconds
-        found[f"{name}_gigabytes_per_s"] = passed_bytes / seconds / GIGA
+        found |= _rates(side, seconds, passed_bytes)
     return found
+
+
+def _rates(side: str, seconds: float, passed_bytes: int) -> Result:
+    rate = passed_bytes / seconds / GIGA
+    return {"passed_bytes": passed_bytes, f"{side}_s": seconds, f"{side}_gigabytes_per_s": rate}
 
 
 Attends = Callable[[Tensor, Tensor, Tensor, float], Tensor]
@@ -239,13 +231,14 @@ def kinds_of_attention(layout: DocumentLayout, device: torch.device) -> dict[str
         return found
     offsets = layout.offsets_in_slots().to(device)
     found["sdpa per run, bf16"] = (RunAttention(layout), torch.bfloat16)
+    known = {"layout": layout, "device": device, "offsets": offsets, "longest": layout.longest}
     for name, kind in inspect.getmembers(attention, inspect.isclass):
         if kind.__module__ != attention.__name__ or not name.endswith("Attention") or kind is RunAttention:
             continue
-        try:
-            attend = kind(offsets, layout.longest)
-        except TypeError:  # takes other arguments, or is no implementation
+        arguments = inspect.signature(kind).parameters
+        if not set(arguments) <= set(known):
             continue
+        attend = kind(**{argument: known[argument] for argument in arguments})
         is_flash = kind is VarlenAttention
         for dtype in (torch.bfloat16,) if is_flash else (torch.bfloat16, torch.float32):
             found[f"{'flash varlen' if is_flash else name}, {str(dtype).removeprefix('torch.')}"] = (attend, dtype)

@@ -55,6 +55,11 @@ class Setting:
         return self.torch_device.type == "cuda"
 
 
+def anything(_setting: Setting) -> str:
+    """For `Case.needs`: nothing is missing."""
+    return ""
+
+
 @dataclass(frozen=True)
 class Case:
     """One measurement or one question.
@@ -67,7 +72,7 @@ class Case:
 
     name: str
     work: Callable[[Setting], Result]
-    needs: Callable[[Setting], str] = lambda _setting: ""
+    needs: Callable[[Setting], str] = anything
 
 
 @dataclass(frozen=True)
@@ -234,3 +239,4 @@ def _clear(setting: Setting) -> None:
             torch.cuda.reset_peak_memory_stats()
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
+        sys.modules["torch._dynamo"].utils.counters.clear()

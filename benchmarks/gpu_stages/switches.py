@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gpu_stages.generation import FILTERED
-from gpu_stages.running import Case, Result, Setting, a_gpu
+from gpu_stages.running import Case, Result, Setting, a_gpu, anything
 from gpu_stages.workloads import TINY_VOCABULARY, VOCABULARY, Trainee, batches_of, seconds_of, without_triton
 from tunesmith.generation import device_sampling
 from tunesmith.generation.device_sampling import DeviceRules
@@ -215,7 +215,7 @@ SWITCHED = (
     ),
 )
 SWITCHES = tuple(
-    Case(switch.name, partial(measured, switch=switch), a_gpu if "fp8" in switch.name else lambda _setting: "")
+    Case(switch.name, partial(measured, switch=switch), a_gpu if "fp8" in switch.name else anything)
     for switch in SWITCHED
 )
 """Whether compiling pays is decided from the training stage: seconds it takes, tokens per second with and without."""
