@@ -10,9 +10,9 @@ What the time does not suffice for is skipped, and said so. `python benchmarks/r
 was put into `benchmarks/results/`.
 
 It runs from a source tree that is not installed. What it needs beside PyTorch, Triton and transformers is tokenizers,
-safetensors, numpy, rich, attrs, psutil, filelock, xxhash, charset-normalizer, jinja2, pyyaml and pytest, which most
-machines with PyTorch have, and cyclopts with docstring-parser. On a machine without a network carry the last two as
-wheels, 330 kB that fit any Python:
+safetensors, numpy, rich, attrs, psutil, filelock, xxhash, charset-normalizer, jinja2, pyyaml, pytest and hypothesis,
+which most machines with PyTorch have, and cyclopts with docstring-parser. On a machine without a network carry the
+last two as wheels, 330 kB that fit any Python:
 
     pip download --no-deps --dest wheels cyclopts docstring-parser
     python3 -m pip install --no-index --no-deps --target site wheels/*.whl
@@ -35,6 +35,7 @@ NEEDED = (
     "cyclopts",
     "docstring_parser",
     "filelock",
+    "hypothesis",
     "jinja2",
     "numpy",
     "psutil",
@@ -93,7 +94,7 @@ def run(arguments: argparse.Namespace, missing: list[str], scratch: Path) -> Non
     from gpu_stages.running import Journal, Setting, Stage, run_stage  # noqa: PLC0415
 
     stages = (
-        Stage("facts", kernels.FACTS, 2, 30),
+        Stage("facts", kernels.FACTS, 2, 30, is_isolated=True),
         Stage("kernels", kernels.KERNELS, 5, 40),
         Stage("attention", kernels.ATTENTION, 5, 30),
         Stage("tests", programs.GPU_TESTS, 25, 110),
