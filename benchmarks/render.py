@@ -5,6 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from gpu_tables import gpu_sections, is_measured_on_gpu, read_lines
+
 RESULTS = Path(__file__).parent / "results"
 PLOT = Path(__file__).parents[1] / "docs" / "images" / "useful-tokens.svg"
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
@@ -28,12 +30,12 @@ def main() -> None:
         *guide_section(guide),
         *second,
         *train_section(train),
-        *gpu_section(),
         *memory_section(),
         *writing_section(),
         *besides_section(),
         *processes_section(),
         *data_section(data),
+        *gpu_section(),
     ]
     PAGE.write_text("\n".join([HEAD, *sections]), encoding="utf-8")
 
@@ -149,26 +151,10 @@ def bars(result: dict[str, Any]) -> str:
 
 
 def gpu_section() -> list[str]:
-    """What a card measured, or that none has yet."""
-    path = RESULTS / "gpu.json"
-    if not path.exists():
-        return ["## On a card", "", "Not yet measured: `python benchmarks/gpu.py` measures everything in one call.", ""]
-    result = json.loads(path.read_text("utf-8"))
-    rows = [
-        f"| {name} | {some['tokens_per_s']:,.0f} | {some['mfu'] or 0:.0%} | {some['peak_memory_bytes'] / 2**30:.1f} | "
-        f"{some['warm_up_s']:.0f} |"
-        for name, some in result["training"].items()
-    ]
-    peers = [f"| {name} | {some['useful_tokens_per_s']:,.0f} | | | |" for name, some in result["trainer"].items()]
-    return [
-        f"## On a card: {result['card']}",
-        "",
-        "| | useful tokens/s | share of peak | memory, GiB | warm-up, s |",
-        "|---|---|---|---|---|",
-        *rows,
-        *peers,
-        "",
-    ]
+    """What a GPU measured, or that none has yet."""
+    path = RESULTS / "gpu.jsonl"
+    lines = read_lines(path) if path.exists() else None
+    return gpu_sections(lines if lines and is_measured_on_gpu(lines) else None)
 
 
 def memory_section() -> list[str]:

@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from tunesmith import __version__
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
 
@@ -137,14 +138,15 @@ def reset_peak_memory(device: "torch.device") -> None:
 
 
 def environment() -> dict[str, str | int]:
-    """Versions and machine facts for `run.json`."""
+    """Versions and machine facts for `run.json`; of the package itself also where it runs from a source tree."""
     from importlib.metadata import version  # noqa: PLC0415
 
-    packages = ("tunesmith", "torch", "numpy", "tokenizers", "safetensors")
+    packages = ("torch", "numpy", "tokenizers", "safetensors")
     return {
         "python": platform.python_version(),
         "system": platform.platform(),
         "processor": _processor_name(),
         "cores": os.cpu_count() or 1,
+        "tunesmith": __version__,
         **{name: version(name) for name in packages},
     }

@@ -3,12 +3,14 @@
 import os
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
 CACHE_VARIABLE = "TUNESMITH_CACHE"
 
 
 def cache_folder() -> Path:
     """The folder that TUNESMITH_CACHE names, else the system's place for caches."""
     configured = os.environ.get(CACHE_VARIABLE)
-    return Path(configured) if configured else user_cache_path("tunesmith")
+    if configured:
+        return Path(configured)
+    from platformdirs import user_cache_path  # noqa: PLC0415  not needed where the variable is set
+
+    return user_cache_path("tunesmith")

@@ -190,11 +190,15 @@ def memory() -> tuple[int, int]:
 
 
 def packages() -> tuple[PackageFacts, ...]:
-    """What tunesmith asks for, extras left out."""
+    """What tunesmith asks for, extras left out; nothing where it is not installed but runs from a source tree."""
     from packaging.requirements import Requirement  # noqa: PLC0415  for this only
 
+    try:
+        wanted_texts = requires("tunesmith") or []
+    except PackageNotFoundError:
+        return ()
     facts = []
-    for text in requires("tunesmith") or []:
+    for text in wanted_texts:
         wanted = Requirement(text)
         if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
             continue
