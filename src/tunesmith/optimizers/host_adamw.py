@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunesmith.machine import use_device
 from tunesmith.optimizers.compressed_adamw import uncompressed_state, update_uncompressed
 
 
@@ -38,7 +39,8 @@ class HostAdamW(torch.optim.Optimizer):
         halves = set(halved)
         self._masters: dict[nn.Parameter, nn.Parameter] = {}
         self._adding: list[Future[None]] = []
-        self._adder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gradients")
+        # a thread has a current GPU of its own, and to wait on another one would start CUDA there
+        self._adder = ThreadPoolExecutor(1, "gradients", use_device, (self.param_groups[0]["params"][0].device,))
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
         for group in self.param_groups:
             for parameter in group["params"]:

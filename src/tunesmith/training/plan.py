@@ -110,6 +110,7 @@ class TrainPlan:
     """These two are what they were in runs planned before there was a choice."""
     devices: int = 1
     shard: bool = False
+    deterministic: bool = False
 
     @property
     def lora(self) -> LoRA | None:
@@ -196,6 +197,7 @@ def make_plan(
         "eval_every_steps": evaluation,
         "save_every_steps": saving,
         "shard": is_sharded,
+        "deterministic": _deterministic(config, hardware),
     }
     parts = way.memory.parts
     if hardware.kind == "cpu":
@@ -245,6 +247,7 @@ def make_plan(
         beta2=SCRATCH_BETA2 if config.from_scratch else BETA2,
         devices=processes.size,
         shard=is_sharded.value,
+        deterministic=config.deterministic,
     )
     if config.from_scratch:
         plan = replace(plan, reasons={**plan.reasons, "prospect": prospect_of(plan, model).text})
@@ -324,7 +327,15 @@ def _compiled(config: TrainConfig, hardware: Hardware, run_s: float) -> Choice[b
     if not possible.value:
         return possible
     if hardware.kind == "cpu":
-        return Choice(False, say("on a CPU it was measured to save next to nothing"))
+        why_not = say("on a CPU it was measured to save next to nothing")
+    elif config.deterministic:
+        why_not = say("--deterministic: what a compiler chooses may differ the next time")
+    else:
+        return _compiled_for_so_long(run_s)
+    return Choice(False, why_not)
+
+
+def _compiled_for_so_long(run_s: float) -> Choice[bool]:
     minutes = run_s / 60
     if minutes < COMPILING_PAYS_AFTER_MINUTES:
         return Choice(
@@ -336,6 +347,15 @@ def _compiled(config: TrainConfig, hardware: Hardware, run_s: float) -> Choice[b
             ),
         )
     return Choice(True, say("pays in a run of about {minutes:,.0f} minutes", minutes=minutes))
+
+
+def _deterministic(config: TrainConfig, hardware: Hardware) -> Choice[bool]:
+    """Whether sums are always added in the same order."""
+    if hardware.kind == "cpu":
+        return Choice(config.deterministic, say("a CPU adds in the same order each time"))
+    if config.deterministic:
+        return Choice(True, say("every sum is added in the same order each time"))
+    return Choice(False, say("a GPU may add in another order each time; --deterministic fixes it"))
 
 
 def _learning_rate(config: TrainConfig, model: GPT2Config) -> Choice[float]:
