@@ -13,6 +13,8 @@ import ctypes
 import os
 import sys
 import threading
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -74,6 +76,32 @@ def set_up_gpu_allocator(device: "torch.device") -> None:
 def segments_grow() -> bool:
     """Whether torch's segments on GPUs grow; where they do not, more may be reserved than is ever used at once."""
     return _GpuAllocator.segments_grow
+
+
+def pinned_empty(shape: "torch.Size | tuple[int, ...]", dtype: "torch.dtype") -> "torch.Tensor":
+    """Host memory that a GPU reads and writes by itself; ordinary memory where no more may be pinned, as under WSL."""
+    import torch  # noqa: PLC0415
+
+    try:
+        return torch.empty(shape, dtype=dtype, pin_memory=True)
+    except RuntimeError:  # whatever the driver says of it: slower transfers are better than none
+        return torch.empty(shape, dtype=dtype)
+
+
+def pinned_bytes(n_bytes: int) -> int:
+    """What a pinned block takes; torch before 2.13, and an allocator that the user set up, round to powers of two."""
+    asked = [os.environ[name] for name in (CARD_SETTING, OLD_CARD_SETTING) if name in os.environ]
+    is_ours = not asked or asked == [GROWING_SEGMENTS] or "pinned_max_round_threshold_mb" in asked[0]
+    return n_bytes if is_ours and _torch_pins_exactly() else 1 << max(n_bytes - 1, 0).bit_length()
+
+
+@cache
+def _torch_pins_exactly() -> bool:
+    try:
+        major, minor = version("torch").split(".")[:2]
+    except PackageNotFoundError:
+        return True  # a plan for another machine
+    return (int(major), int(minor)) >= (2, 13)
 
 
 def _accepts_settings(segments: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from tunesmith.allocator import pinned_bytes, pinned_empty
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus, cached_corpus, prepare_corpus
 from tunesmith.data.origins import Origins
@@ -41,6 +42,8 @@ from tunesmith.model.hf_config import gpt2_config
 from tunesmith.model.hub import local_folder
 from tunesmith.model.recomputation import recompute
 from tunesmith.model.shape import GPT2Config
+from tunesmith.optimizers.state_plan import HOST_STAGING_BYTES, STATE_PLANS
+from tunesmith.planning.hardware import GIB, is_wsl
 from tunesmith.preparation.lint import length_histogram
 from tunesmith.training.blueprint import shown_model, with_blueprint
 from tunesmith.training.chance import Chance
@@ -334,7 +337,11 @@ def _set_up(
         run.path,
         plan,
         progress.step,
-        (*_notices(run, checkpoint, plan if before else None), *_doubts(config, plan, shape)),
+        (
+            *_notices(run, checkpoint, plan if before else None),
+            *_doubts(config, plan, shape),
+            *_unpinned(plan, shape),
+        ),
     )
 
 
@@ -344,6 +351,26 @@ def _doubts(config: TrainConfig, plan: TrainPlan, shape: GPT2Config) -> list[str
         return []
     doubts = (prospect_of(plan, shape).warning, beyond_the_hours(plan.step_s * plan.steps, config.max_hours))
     return [doubt for doubt in doubts if doubt]
+
+
+def _unpinned(plan: TrainPlan, shape: GPT2Config) -> list[str]:
+    """What is to be said where a system does not let the host's memory be pinned that a run sends tensors through."""
+    n_bytes = HOST_STAGING_BYTES if STATE_PLANS[plan.states].gradients == "host" else 0
+    if plan.recompute == "offload":
+        n_bytes += shape.n_layer * pinned_bytes(plan.tokens_per_micro_batch * shape.n_embd * plan.dtype.itemsize)
+    if not n_bytes or torch.device(plan.device).type != "cuda" or not is_wsl():
+        return []
+    is_pinned = pinned_empty((n_bytes,), torch.uint8).is_pinned()
+    torch._C._host_emptyCache()  # noqa: SLF001  torch keeps pinned blocks for good
+    if is_pinned:
+        return []
+    return [
+        say(
+            "this system does not let {needed_gib:.1f} GiB of the host's memory be pinned: what goes to the GPU and "
+            "back takes longer",
+            needed_gib=n_bytes / GIB,
+        )
+    ]
 
 
 def _refuse_too_few_steps(run: RunFolder, plan: TrainPlan, progress: Progress) -> None:

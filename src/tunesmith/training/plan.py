@@ -57,6 +57,9 @@ WHY_RECOMPUTED: dict[Recompute, Phrase] = {
     "offload": Phrase("whole blocks are computed again from what the host keeps"),
 }
 
+HOST_COPY_SHARE = 0.8
+"""Of the host's free memory: a copy that took more would push something else out."""
+
 EVALUATION_TOKENS_FACTOR = 8
 """Without a backward pass so many times the tokens of a micro-batch take less memory than it does with one."""
 
@@ -202,6 +205,8 @@ def make_plan(
     parts = way.memory.parts
     if hardware.kind == "cpu":
         parts = {**parts, "host states": way.memory.host, "checkpoint": snapshot_bytes(way.demand)}
+    checkpoint_bytes = _checkpoint_bytes(way, hardware)
+    choices["host_memory_bytes"] = checkpoint_bytes
     plan = TrainPlan(
         device=hardware.device,
         device_name=hardware.name,
@@ -238,7 +243,7 @@ def make_plan(
         validation_tokens=corpus.validation.n_tokens,
         peak_memory_bytes=sum(parts.values()),
         peak_memory_parts=parts,
-        host_memory_bytes=way.memory.host,
+        host_memory_bytes=way.memory.host + checkpoint_bytes.value,
         step_s=step_s,
         flops_per_token=flops_per_token(model, request.mean_context_tokens),
         device_flops_per_s=hardware.flops_per_s,
@@ -347,6 +352,16 @@ def _compiled_for_so_long(run_s: float) -> Choice[bool]:
             ),
         )
     return Choice(True, say("pays in a run of about {minutes:,.0f} minutes", minutes=minutes))
+
+
+def _checkpoint_bytes(way: Way, hardware: Hardware) -> Choice[int]:
+    """What a checkpoint's copy takes of the host's memory beside everything else there."""
+    if hardware.kind == "cpu":
+        return Choice(0, say("part of the memory of the run"))
+    copied = snapshot_bytes(way.demand)
+    if way.memory.host + copied <= HOST_COPY_SHARE * hardware.host_bytes:
+        return Choice(copied, say("checkpoints are copied to the host, and written while training goes on"))
+    return Choice(0, say("no room on the host for a copy: training waits while a checkpoint is written"))
 
 
 def _deterministic(config: TrainConfig, hardware: Hardware) -> Choice[bool]:
