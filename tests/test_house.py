@@ -130,7 +130,7 @@ TRAINING |= {"warmup_fraction", "max_grad_norm", "tokens_per_step", "context_tok
 TRAINING |= {"max_hours", "stop_at", "verify_resume", "keep_gb"}
 TRAINING |= {"save_every_steps", "val_fraction", "sample_prompts", "track", "compile", "freeze", "states", "recompute"}
 TRAINING |= {"shape", "layers", "width", "heads", "tokenizer", "vocab_size", "optimizer", "dashboard"}
-TRAINING |= {"devices", "shard"}
+TRAINING |= {"devices", "shard", "deterministic"}
 TRAINING |= {"lora_rank", "lora_alpha", "lora_dropout", "lora_targets"}
 FLAGS = {
     PrepareConfig: COMMON | READING | {"tokenizer", "out", "val_fraction", "preview"},

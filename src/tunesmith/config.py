@@ -205,6 +205,9 @@ class TrainConfig(ComputingConfig, ReadingConfig):
     verify_resume: bool = _flag(default=False)
     """First make a few steps twice, with a break in one of them, and compare: does this run resume exactly here?"""
 
+    deterministic: bool = _flag(default=False)
+    """Add in the same order each time on a GPU: the same run gives the same bits (as a CPU does in any case)."""
+
     from_scratch: bool = _flag(default=False)
     """Start with fresh weights: of --shape, or of --layers and --width, else of the shape that --model has."""
 

@@ -6,10 +6,13 @@ Imports torch inside functions: the command line must start fast and work when t
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from tunesmith import __version__
+from tunesmith.allocator import segments_grow, set_up_gpu_allocator
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
 
@@ -32,7 +35,7 @@ class Choice(Generic[T]):
 
 
 def choose_device(asked: str) -> "Choice[torch.device]":
-    """Resolve `--device`.
+    """Resolve `--device`; a GPU always with its index, so that every thread means the same one.
 
     Raises:
         UserError: if the asked device is none or not here.
@@ -57,7 +60,23 @@ def choose_device(asked: str) -> "Choice[torch.device]":
             version=torch.__version__,
             n_devices=torch.cuda.device_count(),
         )
+    if device == torch.device("cuda"):
+        device = torch.device("cuda", torch.cuda.current_device())
     return Choice(device, say("asked for"))
+
+
+def use_device(device: "torch.device") -> None:
+    """Make a GPU the current one of this thread; on a CPU nothing happens.
+
+    What names no device goes to the current GPU: kernels that Triton launches, new streams and events, pinned memory.
+    Every thread has a current GPU of its own, at first the one with index 0.
+    """
+    if device.type != "cuda":
+        return
+    import torch  # noqa: PLC0415
+
+    torch.cuda.set_device(device)
+    set_up_gpu_allocator(device)
 
 
 def choose_dtype(asked: str, device: "torch.device") -> "Choice[torch.dtype]":
@@ -86,6 +105,13 @@ def choose_dtype(asked: str, device: "torch.device") -> "Choice[torch.dtype]":
     return Choice(torch.float32, say("this CPU has no native bf16 arithmetic"))
 
 
+def gpu_uuid(device: "torch.device") -> str:
+    """The UUID by which the driver knows a GPU, "GPU-..."; empty for a CPU."""
+    import torch  # noqa: PLC0415
+
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else ""
+
+
 def device_name(device: "torch.device") -> str:
     """The card's name, or the processor's with the number of its threads."""
     import torch  # noqa: PLC0415
@@ -108,11 +134,16 @@ def _processor_name() -> str:
 
 
 def peak_memory_bytes(device: "torch.device") -> int:
-    """Most memory in use since `reset_peak_memory`: allocated on the card, or resident in this process."""
+    """Most memory in use since `reset_peak_memory`, in bytes: of a GPU, or resident in this process.
+
+    On a GPU it is what tensors took at most; where segments cannot grow it is what torch reserved for them, because the
+    gaps between tensors are lost to everybody else.
+    """
     import torch  # noqa: PLC0415
 
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        peak = torch.cuda.max_memory_allocated if segments_grow() else torch.cuda.max_memory_reserved
+        return peak(device)
     if sys.platform == "win32":
         import psutil  # noqa: PLC0415
 
@@ -150,3 +181,80 @@ def environment() -> dict[str, str | int]:
         "tunesmith": __version__,
         **{name: version(name) for name in packages},
     }
+
+
+CUBLAS_SETTING = "CUBLAS_WORKSPACE_CONFIG"
+DETERMINISTIC_WORKSPACES = (":4096:8", ":16:8")
+"""What torch takes for deterministic; the first one is set where nothing is."""
+
+
+@contextmanager
+def deterministic(device: "torch.device", *, is_on: bool) -> Iterator[None]:
+    """While this lasts operations on a GPU add in the same order each time, or fail; afterwards all is as before.
+
+    A CPU does so anyway. Scope is the process, as torch's switch is.
+
+    Raises:
+        UserError: if cuBLAS has been used in this process with workspaces that it chose by itself.
+    """
+    if not is_on or device.type != "cuda":
+        yield
+        return
+    import torch  # noqa: PLC0415
+    from torch._inductor import config as compiler  # noqa: PLC0415  the switch changes it, too
+
+    _fix_cublas_workspaces()
+    filling: Any = torch.utils.deterministic
+    was_on = torch.are_deterministic_algorithms_enabled()
+    only_warned = torch.is_deterministic_algorithms_warn_only_enabled()
+    filled, compiled_so = filling.fill_uninitialized_memory, compiler.deterministic
+    torch.use_deterministic_algorithms(True)
+    filling.fill_uninitialized_memory = False  # nothing reads it, and filling it takes time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was_on, warn_only=only_warned)
+        filling.fill_uninitialized_memory = filled
+        compiler.deterministic = compiled_so
+
+
+@contextmanager
+def any_order() -> Iterator[None]:
+    """While this lasts operations may add in any order: for what changes nothing of a run, and has no other form.
+
+    `cumsum` is such an operation, which sampling with top-p needs.
+    """
+    import torch  # noqa: PLC0415
+
+    if not torch.are_deterministic_algorithms_enabled():
+        yield
+        return
+    from torch._inductor import config as compiler  # noqa: PLC0415  the switch changes it, too
+
+    only_warned, compiled_so = torch.is_deterministic_algorithms_warn_only_enabled(), compiler.deterministic
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(True, warn_only=only_warned)
+        compiler.deterministic = compiled_so
+
+
+def _fix_cublas_workspaces() -> None:
+    """Set what cuBLAS reads when it is first used; torch looks once, and then fails for the rest of the process."""
+    import torch  # noqa: PLC0415
+
+    if os.environ.get(CUBLAS_SETTING) in DETERMINISTIC_WORKSPACES:
+        return
+    has_computed = torch.cuda.is_initialized() and any(
+        torch.cuda.memory_stats(index).get("allocation.all.allocated", 0) > 0
+        for index in range(torch.cuda.device_count())
+    )
+    if has_computed:
+        raise UserError(
+            "--deterministic: a GPU was used in this process before, with cuBLAS workspaces of changing size",
+            hint="set {name}={value} in the environment before Python starts",
+            name=CUBLAS_SETTING,
+            value=DETERMINISTIC_WORKSPACES[0],
+        )
+    os.environ[CUBLAS_SETTING] = DETERMINISTIC_WORKSPACES[0]

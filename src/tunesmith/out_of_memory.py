@@ -7,18 +7,31 @@ import gc
 from collections.abc import Callable
 from typing import TypeVar
 
+from tunesmith.allocator import CAPTURE_LOCK
 from tunesmith.errors import DoesNotFitError
 
 T = TypeVar("T")
 
 SIGNS = (
-    "out of memory",  # CUDA's own errors
+    "out of memory",  # CUDA's own errors, of the runtime and of the driver
+    "cudaErrorMemoryAllocation",
+    "CUDA_ERROR_OUT_OF_MEMORY",
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
     "can't allocate memory",  # torch's allocator on the CPU
     "not enough memory",  # the same on Windows
 )
 """What errors about memory say that are no `OutOfMemoryError`."""
+SIGNS_ON_A_FULL_GPU = (
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_INTERNAL_ERROR",
+    "CUSOLVER_STATUS_NOT_INITIALIZED",
+)
+"""What libraries say that found no room for their first workspace; on a GPU with room they mean something else."""
+FULL_BYTES = 1 << 28
+"""A GPU with less than this left has no room for a library."""
 
 
 def in_pieces(work: Callable[[int], T], *, pieces: int, most: int, what: str, hint: str) -> tuple[T, int]:
@@ -63,13 +76,39 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+    if not isinstance(error, RuntimeError):
+        return False
+    message = str(error)
+    if any(sign in message for sign in SIGNS):
+        return True
+    return any(sign in message for sign in SIGNS_ON_A_FULL_GPU) and _gpu_is_full()
 
 
 def free_memory() -> None:
-    """Let go of what nobody holds any more, the card's cache included."""
+    """Let go of what nobody holds any more, the cache of every GPU that this process uses included.
+
+    A replayed CUDA graph may still run in memory that is cached: every GPU finishes first what it was given.
+    """
     import torch  # noqa: PLC0415
 
     gc.collect()
-    if torch.cuda.is_initialized():
+    if not torch.cuda.is_initialized():
+        return
+    with CAPTURE_LOCK:  # neither waiting nor freeing goes with a capture in another thread
+        for index in range(torch.cuda.device_count()):
+            if torch.cuda.memory_reserved(index):  # to wait for another one would start CUDA there
+                torch.cuda.synchronize(index)
         torch.cuda.empty_cache()
+
+
+def _gpu_is_full() -> bool:
+    """Whether the current GPU has no room left for a library."""
+    import torch  # noqa: PLC0415
+
+    if not torch.cuda.is_initialized():
+        return False
+    try:
+        free_bytes, _ = torch.cuda.mem_get_info()
+    except RuntimeError:  # CUDA answers nothing any more: whatever it was, it was worse
+        return False
+    return free_bytes < FULL_BYTES

@@ -10,7 +10,7 @@ from transformers import GPT2LMHeadModel
 
 from tunesmith.errors import UserError
 from tunesmith.generation import ahead
-from tunesmith.generation.captured import WARM_UPS, captured
+from tunesmith.generation.captured import WARM_UPS, Recorder
 from tunesmith.generation.engine import STEPS_AHEAD, Engine
 from tunesmith.generation.request import Continuation, Request, WrittenToken
 from tunesmith.generation.sampling import SamplingRules
@@ -20,6 +20,7 @@ from tunesmith.model.weights import load_gpt2
 GREEDY = SamplingRules(0.0, 0, 1.0)
 SAMPLED = SamplingRules(1.0, 50, 0.95)
 NEVER = 300
+GPU = torch.device("cuda", 1)
 PROMPTS = [[0], [0, 5, 9, 14], [0, *range(100, 130)], [0, 7], [0, 3, 3, 3, 3]]
 
 
@@ -169,12 +170,16 @@ def test_work_is_recorded_without_having_been_done(monkeypatch: pytest.MonkeyPat
         replay = staticmethod(lambda: counter.add_(1))
 
     class Stream:
+        def __init__(self, device: torch.device) -> None:
+            assert device == GPU
+
         def wait_stream(self, other: object) -> None:
             """Nothing runs beside."""
 
     @contextlib.contextmanager
-    def recording(_graph: Graph, *, pool: tuple[int, int], capture_error_mode: str) -> Iterator[None]:
+    def recording(_graph: Graph, *, pool: tuple[int, int], stream: Stream, capture_error_mode: str) -> Iterator[None]:
         assert pool == (0, 1)
+        assert isinstance(stream, Stream)
         assert capture_error_mode == "thread_local"
         assert counter.item() == 0
         yield
@@ -183,6 +188,8 @@ def test_work_is_recorded_without_having_been_done(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda _stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "device", lambda _device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", recording)
     calls = []
@@ -191,7 +198,7 @@ def test_work_is_recorded_without_having_been_done(monkeypatch: pytest.MonkeyPat
         calls.append(counter.item())
         counter.add_(1)
 
-    play = captured(work, [counter], (0, 1))
+    play = Recorder(GPU).captured(work, [counter])
     assert calls == [0] * (WARM_UPS + 1)
     assert counter.item() == 0
     play()

@@ -19,6 +19,7 @@ from tunesmith.model.weights import load_gpt2
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no CUDA device"),
+    pytest.mark.filterwarnings("default"),  # what torch says of a driver or a GPU is no failure of ours
 ]
 
 LENGTHS = (1, 9, 9, 60, 33)
@@ -65,27 +66,43 @@ def test_no_leak_on_the_card(make_model_folder: Callable[..., Path]) -> None:
     assert same_N[79:].all()
 
 
-def test_greedy_text_in_fp32_is_the_cpus(make_model_folder: Callable[..., Path]) -> None:
-    """The cache on the card writes what the CPU writes."""
-    model = load_gpt2(make_model_folder())
-    settings = {
-        "seeds": [1, 2], "rules": SamplingRules(0.0, 0, 1.0), "max_new_tokens": 20, "end_of_text_id": 300
-    }  # fmt: skip
-    on_cpu = continue_texts(model, [[0], [0, 5, 9]], **settings)
-    on_card = continue_texts(model.cuda(), [[0], [0, 5, 9]], **settings)
-    assert [text.tokens for text in on_card] == [text.tokens for text in on_cpu]
+def test_greedy_text_in_fp32_is_the_cpus(
+    make_model_folder: Callable[..., Path], same_but_for_ties: Callable[..., list[int]]
+) -> None:
+    """The cache on the GPU writes what the CPU writes, where rounding does not decide between two tokens."""
+    folder = make_model_folder()
+    model = load_gpt2(folder)
+    rules = SamplingRules(0.0, 0, 1.0)
+    requests = [Request([0], 1, rules, 20), Request([0, 5, 9], 2, rules, 20)]
+    texts = [
+        continue_texts(
+            on_device,
+            [request.prompt for request in requests],
+            seeds=[1, 2],
+            rules=rules,
+            max_new_tokens=20,
+            end_of_text_id=300,
+        )
+        for on_device in (model, copy.deepcopy(model).cuda())
+    ]
+    same_but_for_ties(folder, requests, *([text.tokens for text in some] for some in texts))
 
 
 @pytest.mark.parametrize("rules", [SamplingRules(0.0, 0, 1.0), SamplingRules(0.9, 40, 0.9, 0.01, 1.2)])
 def test_recorded_steps_write_what_the_host_chooses(
-    rules: SamplingRules, make_model_folder: Callable[..., Path]
+    rules: SamplingRules, make_model_folder: Callable[..., Path], same_but_for_ties: Callable[..., list[int]]
 ) -> None:
-    """Graphs on the card, ahead of their results: the same texts as with a look at every token, of unequal lengths."""
-    model = load_gpt2(make_model_folder(n_positions=600)).cuda()
+    """Graphs on the GPU, ahead of their results: the same texts as with a look at every token, of unequal lengths.
+
+    Where rounding decides between two tokens, texts may part, but not many of them.
+    """
+    folder = make_model_folder(n_positions=600)
+    model = load_gpt2(folder).cuda()
+    requests = [Request([0, *range(1, 2 + seed)], seed, rules, 20 + 70 * seed) for seed in range(8)]
     texts = []
     for ahead in (False, True):
         engine = Engine(model, end_of_text_id=300, texts_at_once=3, positions=600, ahead=ahead)
-        for seed in range(8):
-            engine.submit(Request([0, *range(1, 2 + seed)], seed, rules, 20 + 70 * seed))
+        for request in requests:
+            engine.submit(request)
         texts.append([text.tokens for _, text in sorted(engine.run(), key=lambda finished: finished[0])])
-    assert texts[0] == texts[1]
+    assert len(same_but_for_ties(folder, requests, *texts)) <= 2

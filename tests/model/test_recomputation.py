@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.autograd.graph import save_on_cpu
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tunesmith.config import RECOMPUTATIONS, Recompute
@@ -104,14 +103,11 @@ def test_a_card_keeps_what_goes_into_blocks_on_the_host(
     expected, _ = gradients(model, "nothing")
     taken: list[torch.Size] = []
 
-    class Watched(save_on_cpu):
-        def __init__(self, *, pin_memory: bool) -> None:
-            assert pin_memory
-            super().__init__(pin_memory=pin_memory)  # without a card nothing is pinned
-            pack = self.pack_hook
-            self.pack_hook = lambda tensor: (taken.append(tensor.shape), pack(tensor))[1]
+    def pinned(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+        taken.append(shape)
+        return torch.empty(shape, dtype=dtype)  # without a GPU nothing is pinned
 
-    monkeypatch.setattr(recomputation, "save_on_cpu", Watched)
+    monkeypatch.setattr(recomputation, "pinned_empty", pinned)
     for block in model.transformer.h:
         block.run_block = recomputation._checkpointed_on_host
     found, _ = backward(model)

@@ -21,7 +21,7 @@ from tunesmith.planning.memory import Demand
 from tunesmith.training.calibration import calibrate
 from tunesmith.training.events import Stepped, TrainResult
 from tunesmith.training.job import train_model
-from tunesmith.training.optimizer import make_optimizer, whole_weights
+from tunesmith.training.optimizer import WholeWeights, make_optimizer
 from tunesmith.training.spill import SpillWatch
 from tunesmith.training.step import StepResult, train_step
 
@@ -68,7 +68,7 @@ def step(
 
 def masters(model: GPT2, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """fp32 weights by name."""
-    whole = whole_weights(model, optimizer)
+    whole = WholeWeights(model, optimizer)
     return {name: whole.get(name, p.detach()).float().clone() for name, p in model.named_parameters()}
 
 

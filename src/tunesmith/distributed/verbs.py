@@ -15,7 +15,7 @@ from tunesmith.distributed.place import place_here
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.distributed.typed_command import typed_arguments
 from tunesmith.errors import UserError
-from tunesmith.machine import choose_device, environment
+from tunesmith.machine import choose_device, environment, use_device
 from tunesmith.messages.catalogue import say
 
 DONE, INTERRUPTED = 0, 130
@@ -84,13 +84,16 @@ def team_of(config: EvaluateConfig | GenerateConfig) -> Iterator[Team]:
 
 
 def device_of(team: Team, asked: str) -> torch.device:
-    """Where this process computes.
+    """Where this process computes; a GPU is made the current one of this thread.
 
     Raises:
         UserError: if it cannot.
     """
     device = choose_device(asked).value
-    return torch.device("cuda", team.local_rank) if team.size > 1 and device.type == "cuda" else device
+    if team.size > 1 and device.type == "cuda":
+        device = torch.device("cuda", team.local_rank)
+    use_device(device)
+    return device
 
 
 def refuse_different_models(team: Team, folder: Path, text: str = "") -> None:

@@ -7,6 +7,7 @@ from tunesmith.doctor.cuda_releases import has_code_for
 from tunesmith.doctor.facts import DeviceFacts, Facts
 from tunesmith.doctor.gather import quick_facts
 from tunesmith.errors import UserError
+from tunesmith.machine import choose_device
 from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.hf_config import gpt2_config
 from tunesmith.model.hub import folder_here
@@ -23,20 +24,21 @@ def refuse_processor_by_surprise(config: TrainConfig) -> None:
         UserError: if `--device auto` would train a large model on the processor while an NVIDIA card is here, or if
             torch sees the card and has no code for it.
     """
-    if config.device != "auto" or config.resume:  # a run that is resumed stays where its plan says
+    if config.device == "cpu" or config.resume:  # a run that is resumed stays where its plan says
         return
     import torch  # noqa: PLC0415  a run needs it next
 
     if torch.cuda.is_available():
+        device = choose_device(config.device).value
         _refuse_card_without_code(
             DeviceFacts(
-                torch.cuda.get_device_name(0),
-                torch.cuda.get_device_capability(0),
+                torch.cuda.get_device_name(device),
+                torch.cuda.get_device_capability(device),
                 tuple(torch.cuda.get_arch_list()),
             )
         )
         return
-    if is_large(config.model):
+    if config.device == "auto" and is_large(config.model):
         refuse_unusable_card(quick_facts())
 
 

@@ -6,6 +6,8 @@ A driver that does not tell one thing may tell another: each value is None where
 from dataclasses import dataclass
 from typing import Any, Self
 
+from tunesmith.gauges.nvml import handle_of_uuid
+
 
 @dataclass(frozen=True)
 class CardReading:
@@ -44,7 +46,7 @@ class CardGauge:
         except (pynvml.NVMLError, OSError):
             return None
         try:
-            return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(identity))
+            return cls(pynvml, handle_of_uuid(pynvml, identity))
         except pynvml.NVMLError:
             pynvml.nvmlShutdown()
             return None

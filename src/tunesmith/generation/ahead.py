@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.generation.cache import DecodeAttention, KeyValueCache
-from tunesmith.generation.captured import Pool, captured
+from tunesmith.generation.captured import Recorder
 from tunesmith.generation.device_sampling import DeviceRules, choose_tokens, logprobs_of, penalised
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.model.gpt2 import GPT2
@@ -67,7 +67,8 @@ class Ahead:
         self._cache = cache
         self._end_of_text_id = end_of_text_id
         self._device = model.head_VC.device
-        self._pool = torch.cuda.graph_pool_handle() if self._device.type == "cuda" else None
+        self._recorder = Recorder(self._device) if self._device.type == "cuda" else None
+        self._newest: torch.cuda.Event | None = None
         self._steps: dict[tuple[int, int, bool, bool], _Step] = {}
         self._step: _Step | None = None
         self._texts: Sequence[Going] = ()
@@ -101,7 +102,9 @@ class Ahead:
                 else:
                     self._step.go_on_from(before)
             assert self._step is not None
-            self._under_way.append(self._step.run(chances, self._pool))
+            results = self._step.run(chances, self._recorder)
+            self._under_way.append(results)
+            self._newest = results.arrived
 
     def take(self) -> list[tuple[int, float]]:
         """The oldest results: of each text its token, and the log-probability of that in nats under the bare model."""
@@ -117,6 +120,13 @@ class Ahead:
         """Forget what is under way: the host's lengths hold again, and what stands behind them is never looked at."""
         self._under_way.clear()
         self._texts = ()
+
+    def close(self) -> None:
+        """Wait for the newest step: graphs and their memory must not go while one of them runs."""
+        self.stop()
+        if self._newest is not None:
+            self._newest.synchronize()
+            self._newest = None
 
     def _step_for(self, reach: int) -> "_Step":
         rules = DeviceRules.of([text.rules for text in self._texts], self._model.config.vocab_size, torch.device("cpu"))
@@ -185,20 +195,20 @@ class _Step:
             mine.copy_(its)
         self.rules.become(other.rules)
 
-    def run(self, chances: Sequence[float], pool: Pool | None) -> _Results:
-        """Launch the step, on a card as a graph with its memory in a pool; its results are on their way then."""
+    def run(self, chances: Sequence[float], recorder: Recorder | None) -> _Results:
+        """Launch the step, on a GPU as a graph; its results are on their way then."""
         self._fill(self._uniform_B, [*chances, *[0.0] * (self._slots - len(chances))])
         if self._work is None:
-            self._work = self._compute if pool is None else captured(self._compute, self.state, pool)
+            self._work = self._compute if recorder is None else recorder.captured(self._compute, self.state)
         self._work()
-        if pool is None:
+        if recorder is None:
             return _Results(self._tokens_B.clone(), self._logprobs_B.clone(), None)
         tokens_B, logprobs_B = (
             torch.empty(t_B.shape, dtype=t_B.dtype, pin_memory=True).copy_(t_B, non_blocking=True)
             for t_B in (self._tokens_B, self._logprobs_B)
         )
         arrived = torch.cuda.Event()
-        arrived.record()
+        arrived.record(torch.cuda.current_stream(self._device))
         return _Results(tokens_B, logprobs_B, arrived)
 
     def _compute(self) -> None:

@@ -8,6 +8,7 @@ on.
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 from torch import Tensor
 
@@ -84,6 +85,11 @@ class Engine:
             if text.number == number:
                 self._give_up(place)
                 return
+
+    def close(self) -> None:
+        """Wait for what is still computed, before the engine is dropped with the memory it computes in."""
+        if self._ahead is not None:
+            self._ahead.close()
 
     @property
     def is_idle(self) -> bool:
@@ -206,4 +212,5 @@ def continue_texts(
     )
     for prompt, seed in zip(prompts, seeds, strict=True):
         engine.submit(Request(prompt, seed, rules, max_new_tokens))
-    return [continuation for _, continuation in sorted(engine.run(), key=lambda finished: finished[0])]
+    with closing(engine):
+        return [continuation for _, continuation in sorted(engine.run(), key=lambda finished: finished[0])]

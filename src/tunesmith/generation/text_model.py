@@ -19,6 +19,7 @@ from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hub import local_folder
 from tunesmith.model.weights import load_gpt2
+from tunesmith.out_of_memory import free_memory
 
 MOST_TEXTS_AT_ONCE = {"cpu": 64, "cuda": 256}
 CACHE_MEMORY_SHARE = 0.5
@@ -61,6 +62,10 @@ def load_for_writing(config: GenerateConfig, team: Team = ALONE) -> TextModel:
 def texts_that_fit(model: GPT2, positions: int) -> int:
     """As many as find room, up to what still gains speed."""
     device = model.head_VC.device
-    free_bytes = psutil.virtual_memory().available if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    if device.type == "cpu":
+        free_bytes = psutil.virtual_memory().available
+    else:
+        free_memory()  # what an earlier engine, or training, left cached is free, too
+        free_bytes = torch.cuda.mem_get_info(device)[0]
     room = int(free_bytes * CACHE_MEMORY_SHARE / cache_bytes(model, positions))
     return min(max(room, 1), MOST_TEXTS_AT_ONCE[device.type])

@@ -1,6 +1,7 @@
 """Texts that were asked for, written: requests in, texts in their order out."""
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from tunesmith.config import Auto
@@ -126,10 +127,11 @@ def write_requests(
             engine.submit(
                 Request(ids, request.seed, request.rules, request.max_new_tokens, request.min_new_tokens, watch)
             )
-        for number, continuation in engine.run():
-            watches[number].end()
-            finished[number] = _text(requests[number], watches[number].text, continuation, include_prompt)
-            on_text(len(finished), len(requests))
+        with closing(engine):
+            for number, continuation in engine.run():
+                watches[number].end()
+                finished[number] = _text(requests[number], watches[number].text, continuation, include_prompt)
+                on_text(len(finished), len(requests))
         return True
 
     try:

@@ -63,6 +63,7 @@ def _plan_rows(plan: TrainPlan, speed_of: str) -> list[tuple[str, str]]:
         (say("precision"), f"{plan.precision}: {reasons['precision']}"),
         (say("states"), f"{plan.states}: {reasons['states']}"),
         *((name, f"{value}: {reason}") for name, value, reason in process_rows(plan)),
+        *([(say("deterministic"), f"{say('yes')}: {reasons['deterministic']}")] if plan.deterministic else []),
         (say("recomputation"), f"{plan.recompute}: {reasons['recompute']}"),
         (say("tokens per step"), f"{plan.tokens_per_step:,}: {reasons['tokens_per_step']}"),
         (

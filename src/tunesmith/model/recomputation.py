@@ -18,9 +18,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import save_on_cpu
+from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
+from tunesmith.allocator import pinned_empty
 from tunesmith.config import RECOMPUTATIONS, Recompute
 from tunesmith.model.gpt2 import GPT2, Block, Run, as_it_is
 
@@ -54,5 +55,16 @@ def _checkpointed(part: Callable[..., Tensor], /, *inputs: Any) -> Tensor:  # no
 
 
 def _checkpointed_on_host(part: Callable[..., Tensor], /, *inputs: Any) -> Tensor:  # noqa: ANN401
-    with save_on_cpu(pin_memory=True):
+    with saved_tensors_hooks(_to_host, _from_host):
         return _checkpointed(part, *inputs)
+
+
+def _to_host(tensor: Tensor) -> tuple[torch.device, Tensor]:
+    """Begin to copy; it is read only by what the same stream does later, so nobody waits for it."""
+    kept = pinned_empty(tensor.shape, tensor.dtype)
+    return tensor.device, kept.copy_(tensor, non_blocking=kept.is_pinned())
+
+
+def _from_host(packed: tuple[torch.device, Tensor]) -> Tensor:
+    device, kept = packed
+    return kept.to(device, non_blocking=True)

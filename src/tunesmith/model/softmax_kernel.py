@@ -6,6 +6,7 @@ The first pass keeps a running maximum and a running sum of exponentials in ever
 Triton comes with torch's CUDA builds for Linux; this module is imported where it is there.
 """
 
+import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -19,9 +20,10 @@ def launch(logits_KV: Tensor, targets_K: Tensor, vocab_size: int, *, out_K: Tens
     assert logits_KV.is_contiguous()
     n_rows, n_columns = logits_KV.shape
     if n_rows:
-        _nats_and_gradient[(n_rows,)](
-            logits_KV, targets_K, out_K, vocab_size, n_columns, BLOCK=BLOCK_COLUMNS, num_warps=WARPS
-        )
+        with torch.cuda.device_of(logits_KV):  # Triton launches on the current GPU
+            _nats_and_gradient[(n_rows,)](
+                logits_KV, targets_K, out_K, vocab_size, n_columns, BLOCK=BLOCK_COLUMNS, num_warps=WARPS
+            )
 
 
 @triton.jit  # type: ignore[untyped-decorator]

@@ -8,6 +8,7 @@ Reading: `model.safetensors`, sharded safetensors, and old `pytorch_model.bin` (
 through `weights_only=True`, so that nothing is ever unpickled into code. Writing: safetensors only.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -39,6 +40,15 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 """Where a checkpoint's weights may be, the best first."""
+SAFETENSORS_DTYPES = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int64: "I64",
+    torch.int16: "I16",
+    torch.uint8: "U8",
+}
+"""What checkpoints hold, by its name in a file's header."""
 NOTHING_ELSE: Mapping[str, Tensor] = MappingProxyType({})
 
 
@@ -149,9 +159,9 @@ def save_gpt2(
 
 
 def write_weights(
-    state: dict[str, Tensor], folder: Path, *, hf_config: dict[str, Any], dtype: torch.dtype = torch.float32
+    state: Mapping[str, Tensor], folder: Path, *, hf_config: dict[str, Any], dtype: torch.dtype = torch.float32
 ) -> None:
-    """`save_gpt2` of weights that were taken from a model before.
+    """`save_gpt2` of weights that were taken from a model before, or are made one by one while they are written.
 
     Args:
         state: what `state_for_huggingface` gave.
@@ -159,14 +169,52 @@ def write_weights(
         hf_config: the same.
         dtype: the same.
     """
-    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in state.items()}
-    write_atomically(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+    if isinstance(state, dict):
+        state = {name: tensor.to(dtype).contiguous() for name, tensor in state.items()}
+    write_safetensors(state, folder / "model.safetensors", metadata={"format": "pt"})
     dropped = ("_name_or_path", "torch_dtype", "transformers_version")
     kept = {key: value for key, value in hf_config.items() if key not in dropped}
     write_json(
         folder / "config.json",
         {**kept, "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "dtype": str(dtype)[6:]},
     )
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: dict[str, str] | None = None) -> None:
+    """Write a file atomically: a dictionary by the library, another mapping tensor by tensor.
+
+    Args:
+        tensors: on the CPU; a mapping that makes them is gone through a few times, always in the same order.
+        path: the file.
+        metadata: for its header.
+
+    Raises:
+        OSError: if the disk is full or fails.
+        SafetensorError: likewise, said by the library.
+    """
+    if isinstance(tensors, dict):
+        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+    else:
+        write_atomically(path, lambda temporary: _write_one_by_one(tensors, temporary, metadata))
+
+
+def _write_one_by_one(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None) -> None:
+    """As the format has it: the header's length, the header as JSON, and the numbers, the widest first."""
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    about = {name: (tensor.dtype, list(tensor.shape), tensor.nbytes) for name, tensor in tensors.items()}
+    widths = sorted({dtype.itemsize for dtype, _, _ in about.values()}, reverse=True)
+    end = 0
+    for name, (dtype, shape, n_bytes) in sorted(about.items(), key=lambda entry: -entry[1][0].itemsize):
+        header[name] = {"dtype": SAFETENSORS_DTYPES[dtype], "shape": shape, "data_offsets": [end, end + n_bytes]}
+        end += n_bytes
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        for width in widths:  # numbers of each width stand at multiples of it
+            for tensor in tensors.values():
+                if tensor.itemsize == width:
+                    file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -181,20 +229,27 @@ def state_for_huggingface(model: GPT2, whole: Mapping[str, Tensor] = NOTHING_ELS
         model: whose parameters to take.
         whole: what to take instead of its own, by name.
     """
-    state = merged_state(model, whole)
-    return {name: tensor.t() if name.endswith(CONV1D) else tensor for name, tensor in state.items()}
+    return {name: tensor.cpu() for name, tensor in huggingface_tensors(model, whole)}
+
+
+def huggingface_tensors(model: GPT2, whole: Mapping[str, Tensor] = NOTHING_ELSE) -> Iterator[tuple[str, Tensor]]:
+    """The same, one after the other and where they are."""
+    for name, tensor in _merged_tensors(model, whole):
+        yield name, tensor.t() if name.endswith(CONV1D) else tensor
 
 
 def merged_state(model: GPT2, whole: Mapping[str, Tensor] = NOTHING_ELSE) -> dict[str, Tensor]:
     """The model's parameters under Hugging Face's names, matrices as [out, in]; the arguments are as above."""
-    state: dict[str, Tensor] = {}
+    return {name: tensor.cpu() for name, tensor in _merged_tensors(model, whole)}
+
+
+def _merged_tensors(model: GPT2, whole: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     merged = {f"{name}.weight": layer for name, layer in adapted_layers(model)}
     for name, parameter in model.named_parameters():
         if name.endswith((".lora_A", ".lora_B")):
             continue
-        tensor = (merged[name].merged_weight() if name in merged else whole.get(name, parameter)).detach().cpu()
-        state[name] = tensor[: model.config.vocab_size] if name in PADDED else tensor
-    return state
+        tensor = (merged[name].merged_weight() if name in merged else whole.get(name, parameter)).detach()
+        yield name, tensor[: model.config.vocab_size] if name in PADDED else tensor
 
 
 def _our_name(stored_name: str) -> str:

@@ -29,30 +29,31 @@ def launch(
     """
     n_blocks = weight.numel() // BLOCK
     first, second = plan.moments
-    _update[(triton.cdiv(n_blocks, BLOCKS_PER_PROGRAM),)](
-        weight.view(torch.int16) if plan.weights != "fp32" else weight,
-        state.get("remainder", weight),
-        gradient.contiguous(),
-        state["exp_avg_codes"],
-        state["exp_avg_scales"],
-        state["exp_avg_sq_codes"],
-        state["exp_avg_sq_scales"],
-        n_blocks,
-        1 - rates.learning_rate * rates.weight_decay,
-        rates.learning_rate / (1 - rates.beta1**rates.step),
-        1 - rates.beta1,
-        rates.beta2,
-        1 - rates.beta2,
-        1 / (1 - rates.beta2**rates.step),
-        rates.epsilon,
-        seed & 0x7FFFFFFF,
-        WEIGHTS=("fp32", "split", "bf16").index(plan.weights),
-        BITS=plan.moment_bits,
-        LEVELS_1=first.levels,
-        LEVELS_2=second.levels,
-        B=BLOCKS_PER_PROGRAM,
-        S=BLOCK,
-    )
+    with torch.cuda.device_of(weight):  # Triton launches on the current GPU
+        _update[(triton.cdiv(n_blocks, BLOCKS_PER_PROGRAM),)](
+            weight.view(torch.int16) if plan.weights != "fp32" else weight,
+            state.get("remainder", weight),
+            gradient.contiguous(),
+            state["exp_avg_codes"],
+            state["exp_avg_scales"],
+            state["exp_avg_sq_codes"],
+            state["exp_avg_sq_scales"],
+            n_blocks,
+            1 - rates.learning_rate * rates.weight_decay,
+            rates.learning_rate / (1 - rates.beta1**rates.step),
+            1 - rates.beta1,
+            rates.beta2,
+            1 - rates.beta2,
+            1 / (1 - rates.beta2**rates.step),
+            rates.epsilon,
+            seed & 0x7FFFFFFF,
+            WEIGHTS=("fp32", "split", "bf16").index(plan.weights),
+            BITS=plan.moment_bits,
+            LEVELS_1=first.levels,
+            LEVELS_2=second.levels,
+            B=BLOCKS_PER_PROGRAM,
+            S=BLOCK,
+        )
 
 
 @triton.jit  # type: ignore[untyped-decorator]

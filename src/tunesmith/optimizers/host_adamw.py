@@ -8,6 +8,7 @@ weights too.
 References: Ren et al. 2021, "ZeRO-Offload: Democratizing Billion-Scale Model Training".
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -15,7 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tunesmith.allocator import pinned_empty
+from tunesmith.machine import use_device
 from tunesmith.optimizers.compressed_adamw import uncompressed_state, update_uncompressed
+from tunesmith.optimizers.state_plan import HOST_STAGING_BYTES
 
 
 class HostAdamW(torch.optim.Optimizer):
@@ -37,8 +41,10 @@ class HostAdamW(torch.optim.Optimizer):
         super().__init__(groups, {"lr": 0.0, "betas": betas, "eps": epsilon, "weight_decay": 0.0})
         halves = set(halved)
         self._masters: dict[nn.Parameter, nn.Parameter] = {}
-        self._adding: list[Future[None]] = []
-        self._adder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="gradients")
+        self._adding: deque[tuple[Future[None], int]] = deque()
+        self._staged_bytes = 0
+        # a thread has a current GPU of its own, and to wait on another one would start CUDA there
+        self._adder = ThreadPoolExecutor(1, "gradients", use_device, (self.param_groups[0]["params"][0].device,))
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -100,15 +106,22 @@ class HostAdamW(torch.optim.Optimizer):
         stream = self._streams.setdefault(gradient.device, torch.cuda.Stream(gradient.device))
         stream.wait_stream(torch.cuda.current_stream(gradient.device))
         with torch.cuda.stream(stream):
-            arrived = torch.empty(gradient.shape, dtype=gradient.dtype, pin_memory=True)
-            arrived.copy_(gradient, non_blocking=True)
+            self._wait(most_bytes=max(HOST_STAGING_BYTES - gradient.nbytes, 0))
+            arrived = pinned_empty(gradient.shape, gradient.dtype)
+            arrived.copy_(gradient, non_blocking=arrived.is_pinned())
             event = stream.record_event()
         gradient.record_stream(stream)
-        self._adding.append(self._adder.submit(_add_when_there, total, arrived, event))
+        self._add(_add_when_there, total, arrived, event)
 
-    def _wait(self) -> None:
-        adding, self._adding = self._adding, []
-        for future in adding:
+    def _add(self, add: Callable[..., None], total: Tensor, arrived: Tensor, *others: object) -> None:
+        self._staged_bytes += arrived.nbytes
+        self._adding.append((self._adder.submit(add, total, arrived, *others), arrived.nbytes))
+
+    def _wait(self, *, most_bytes: int = 0) -> None:
+        """Until no more than so many bytes of gradients wait on the host to be added."""
+        while self._adding and (self._staged_bytes > most_bytes or not most_bytes):
+            future, n_bytes = self._adding.popleft()
+            self._staged_bytes -= n_bytes
             future.result()
 
     def _send(self, parameter: nn.Parameter, master: nn.Parameter) -> None:
@@ -116,7 +129,7 @@ class HostAdamW(torch.optim.Optimizer):
         if not parameter.is_cuda:
             parameter.copy_(master)
             return
-        staged = torch.empty(master.shape, dtype=parameter.dtype, pin_memory=True)
+        staged = pinned_empty(master.shape, parameter.dtype)
         parameter.copy_(staged.copy_(master), non_blocking=True)
 
 

@@ -11,6 +11,8 @@ from typing import Literal
 from tunesmith.config import StatePlanName
 from tunesmith.messages.catalogue import Phrase
 
+HOST_STAGING_BYTES = 1 << 29
+"""Pinned, for gradients that are on their way to the host and weights on their way back; one tensor may be larger."""
 BLOCK = 128
 """Numbers that share a scale."""
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import psutil
 
 from tunesmith.errors import UserError
-from tunesmith.machine import Choice, choose_device, choose_dtype, device_name
+from tunesmith.machine import Choice, choose_device, choose_dtype, device_name, gpu_uuid
 from tunesmith.messages.catalogue import Phrase, say
+from tunesmith.out_of_memory import free_memory
 from tunesmith.planning.cards import REFERENCE, Card, Speed, card_named, known_card, memories_of, memory_in_name
 from tunesmith.planning.memory import Device
-from tunesmith.planning.neighbours import CardState, Neighbour, card_state
+from tunesmith.planning.neighbours import CardState, Neighbour, card_state, card_state_of_cuda
 
 if TYPE_CHECKING:
     import torch
@@ -204,9 +205,17 @@ def in_precision(hardware: Hardware, asked: str) -> Hardware:
     return replace(hardware, precision=named, flops_per_s=rate, reasons=reasons)
 
 
-def hardware_of_driver() -> Hardware | None:
-    """The first card of this machine as its driver sees it, without torch; None where there is none."""
-    state = card_state(0)
+def hardware_of_driver(device: str) -> Hardware | None:
+    """A GPU of this machine as its driver sees it, without torch; None where there is none, or it is not asked for.
+
+    Args:
+        device: as `--device` has it.
+    """
+    named = re.fullmatch(r"auto|cuda(?::(\d+))?", device)
+    if named is None:
+        return None
+    index = int(named[1] or 0)
+    state = card_state_of_cuda(index)
     if state is None:
         return None
     card = known_card(state.name, state.total_bytes / GIB)
@@ -214,7 +223,7 @@ def hardware_of_driver() -> Hardware | None:
     return replace(
         hardware,
         speed_of=_speed(card)[1],
-        device="cuda:0",
+        device=f"cuda:{index}",
         name=state.name,
         budget=budget_of(replace(state, free_bytes=max(state.free_bytes - CONTEXT_BYTES, 0))),
         host_bytes=int(psutil.virtual_memory().available * HOST_SHARE),
@@ -264,17 +273,33 @@ def is_wsl() -> bool:
     return "microsoft" in platform.release().lower()
 
 
+def allocator_share(device: "torch.device") -> float:
+    """The share of a GPU's memory that torch's allocator may take: of the budget, and what the process holds already.
+
+    It may take a little more than the budget, because what the driver's libraries load later lies outside of it.
+    """
+    import torch  # noqa: PLC0415
+
+    state = _state_of(device)
+    held = torch.cuda.memory_reserved(device)
+    return min((held + budget_of(state).value + CONTEXT_BYTES) / state.total_bytes, 1.0)
+
+
 def _said(neighbour: Neighbour) -> str:
     held = "" if neighbour.bytes is None else f" {neighbour.bytes / GIB:.1f} GiB"
     return f"{neighbour.name} (PID {neighbour.pid}){held}"
 
 
 def _state_of(device: "torch.device") -> CardState:
-    """What torch says is free on the device it calls so, and what the driver says of others on the same card."""
+    """What torch says is free on the device it calls so, and what the driver says of others on the same card.
+
+    What this process has cached and does not use is given back first: an earlier run in the same process leaves it.
+    """
     import torch  # noqa: PLC0415
 
+    free_memory()
     free, total = torch.cuda.mem_get_info(device)
-    said = card_state(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+    said = card_state(gpu_uuid(device))
     name = torch.cuda.get_device_name(device)
     if said is None:
         return CardState(name, total, free, has_display=False, neighbours=())

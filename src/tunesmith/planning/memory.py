@@ -12,10 +12,11 @@ Reference: Korthikanti et al. 2022, "Reducing Activation Recomputation in Large 
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from tunesmith.allocator import pinned_bytes
 from tunesmith.config import Recompute
 from tunesmith.model.lora import LoRA
 from tunesmith.model.shape import LOSS_CHUNK_ROWS, LOSS_HEAD_SLICES, GPT2Config
-from tunesmith.optimizers.state_plan import StatePlan
+from tunesmith.optimizers.state_plan import HOST_STAGING_BYTES, StatePlan
 
 FP32_BYTES, HALF_BYTES = 4, 2
 GATHERED_BLOCKS = 2
@@ -229,8 +230,10 @@ def moments_of(demand: Demand, activation_factor: float) -> list[Memory]:
     kept_per_layer = {"blocks": stream, "offload": 0}.get(demand.recompute, in_layer)
     kept = shape.n_layer * kept_per_layer + 3 * stream  # behind the embeddings, before and behind the last norm
     again = learned_layer if demand.recompute in {"blocks", "offload"} else 0
+    if states.gradients == "host" and demand.device == "cuda":
+        host += max(HOST_STAGING_BYTES, head_gradient)
     if demand.recompute == "offload" and demand.device == "cuda":
-        host += shape.n_layer * stream
+        host += shape.n_layer * pinned_bytes(stream)
     elif demand.recompute == "offload":
         kept += shape.n_layer * stream
     casts_of_block = 0 if number == matrix_bytes else learned.in_block * number

@@ -3,12 +3,14 @@
 Everything here is optional: where there is no driver, or it does not tell, there are no neighbours to name.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
+from tunesmith.gauges.nvml import handle_of_uuid, handles_in_cuda_order
 from tunesmith.messages.catalogue import say
 
 
@@ -47,13 +49,25 @@ class CardState:
 
 
 def card_state(identity: int | str) -> CardState | None:
-    """Ask the driver of a card by its number or its UUID ("GPU-..."); None where there is none."""
+    """Ask the driver of a GPU by its number there or its UUID ("GPU-..."); None where there is none."""
+    if isinstance(identity, str):
+        return _state(lambda nvml: handle_of_uuid(nvml, identity))
+    return _state(lambda nvml: nvml.nvmlDeviceGetHandleByIndex(identity))
+
+
+def card_state_of_cuda(index: int) -> CardState | None:
+    """The same of the GPU that CUDA, and so torch, calls cuda:index; None where it would see none."""
+    return _state(lambda nvml: dict(enumerate(handles_in_cuda_order(nvml))).get(index))
+
+
+def _state(handle_of: Callable[[Any], Any]) -> CardState | None:
     with _driver() as nvml:
         if nvml is None:
             return None
         try:
-            by = nvml.nvmlDeviceGetHandleByUUID if isinstance(identity, str) else nvml.nvmlDeviceGetHandleByIndex
-            handle = by(identity)
+            handle = handle_of(nvml)
+            if handle is None:
+                return None
             memory = nvml.nvmlDeviceGetMemoryInfo(handle)
             name = nvml.nvmlDeviceGetName(handle)
         except nvml.NVMLError:

@@ -15,6 +15,7 @@ from typing import TypeVar
 from tunesmith.errors import UserError
 from tunesmith.generation.engine import Engine
 from tunesmith.generation.text_model import TextModel
+from tunesmith.machine import use_device
 from tunesmith.out_of_memory import free_memory, is_out_of_memory
 from tunesmith.serving.live_text import LiveText, Tell, TextEvent, TextOrder
 from tunesmith.serving.refusal import Refusal
@@ -95,6 +96,7 @@ class Worker:
         return answer
 
     def _work(self) -> None:
+        use_device(self.writer.model.head_VC.device)  # each thread has a current GPU of its own
         while self._take_orders():
             try:
                 finished = self._engine.step()
@@ -146,6 +148,7 @@ class Worker:
         """Begin anew with half as many texts where memory ran out; else say to all that it failed."""
         texts = list(self._texts.values())
         self._texts.clear()
+        self._engine.close()
         del self._engine  # its cache goes before another one is made
         out_of_memory = is_out_of_memory(failure)
         failure.__traceback__ = None

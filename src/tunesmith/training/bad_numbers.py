@@ -33,7 +33,7 @@ class BadStepWatch:
         on_host = torch.empty((), dtype=torch.bool, pin_memory=True)
         on_host.copy_(is_bad, non_blocking=True)
         arrived = torch.cuda.Event()
-        arrived.record()
+        arrived.record(torch.cuda.current_stream(is_bad.device))  # where the copy is, whatever GPU is the current one
         self._verdicts.append((step, on_host, arrived))
 
     def bad_steps(self, *, wait: bool) -> list[int]:

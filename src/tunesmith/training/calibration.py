@@ -32,15 +32,19 @@ def calibrate(model: GPT2, optimizer: torch.optim.Optimizer, demand: Demand) -> 
     """
     device = model.head_VC.device
     _load_what_an_update_loads()
+    on_gpu = device.type == "cuda"
     measured: list[int] = []
+    in_tensors: list[int] = []
     for tokens in STEP_TOKENS:
         reset_peak_memory(device)
         for _ in range(min(demand.micro_batches, 2)):  # the second one finds gradients, as all others of a step do
             _pass(model, optimizer, demand, tokens)
         measured.append(peak_memory_bytes(device))
+        in_tensors.append(torch.cuda.max_memory_allocated(device) if on_gpu else measured[-1])
         optimizer.zero_grad(set_to_none=True)
     # A process's memory grows in leaps as its heap does, so two of its peaks say nothing of a slope.
-    factor = _slope(demand, measured) if device.type == "cuda" else 1.0
+    # Of a GPU that reserves whole segments neither do two peaks of those.
+    factor = _slope(demand, in_tensors) if on_gpu else 1.0
     return Correction(activations=factor, workspace_bytes=measured[-1] - _computed(demand, STEP_TOKENS[-1], factor))
 
 

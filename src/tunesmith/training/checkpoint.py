@@ -31,7 +31,7 @@ from tunesmith.messages.system_errors import said_by_system
 from tunesmith.model.adapters import write_adapter
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.lora import LoRA
-from tunesmith.model.weights import write_weights
+from tunesmith.model.weights import write_safetensors, write_weights
 from tunesmith.training.chance import Chance
 from tunesmith.training.checksums import DamagedError, verify_checksums, write_checksums
 from tunesmith.training.optimizer import load_optimizer_state
@@ -87,7 +87,7 @@ class CheckpointWriter:
             self.tokenizer.save(temporary)
             if self.lora is not None:
                 write_adapter(snapshot.model.adapter, temporary / ADAPTER, self.lora, base=self.base)
-            write_atomically(temporary / OPTIMIZER, partial(save_file, snapshot.optimizer))
+            write_safetensors(snapshot.optimizer, temporary / OPTIMIZER)
             write_atomically(temporary / RANDOM, partial(save_file, snapshot.random))
             write_json(temporary / STATE, {"progress": snapshot.progress.as_json(), "scaler": snapshot.scaler})
             write_checksums(temporary)

@@ -171,7 +171,7 @@ def _folder_here(model: str) -> Path:
 def _hardware(config: PlanConfig) -> Hardware:
     if config.gpu is not None or config.vram is not None:
         return in_precision(hardware_named(config.gpu, config.vram), config.precision)
-    driver = hardware_of_driver() if config.device == "auto" else None
+    driver = hardware_of_driver(config.device)
     return in_precision(driver, config.precision) if driver else hardware_here(config.device, config.precision)
 
 

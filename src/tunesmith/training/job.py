@@ -4,7 +4,7 @@ import enum
 import math
 import secrets
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from tunesmith.allocator import pinned_bytes, pinned_empty
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus, cached_corpus, prepare_corpus
 from tunesmith.data.origins import Origins
@@ -25,7 +26,14 @@ from tunesmith.distributed.start import send_weights
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.errors import UsageError, UserError
 from tunesmith.gauges.watch import MachineWatch
-from tunesmith.machine import choose_device, choose_dtype, environment, reset_peak_memory
+from tunesmith.machine import (
+    choose_device,
+    choose_dtype,
+    deterministic,
+    environment,
+    gpu_uuid,
+    reset_peak_memory,
+)
 from tunesmith.messages.catalogue import say
 from tunesmith.messages.system_errors import said_by_system
 from tunesmith.model.config_file import read_hf_config
@@ -34,6 +42,8 @@ from tunesmith.model.hf_config import gpt2_config
 from tunesmith.model.hub import local_folder
 from tunesmith.model.recomputation import recompute
 from tunesmith.model.shape import GPT2Config
+from tunesmith.optimizers.state_plan import HOST_STAGING_BYTES, STATE_PLANS
+from tunesmith.planning.hardware import GIB, is_wsl
 from tunesmith.preparation.lint import length_histogram
 from tunesmith.training.blueprint import shown_model, with_blueprint
 from tunesmith.training.chance import Chance
@@ -72,6 +82,7 @@ from tunesmith.training.run_files import CHECKPOINTS, METRICS, SAMPLES
 from tunesmith.training.samples import Samples
 from tunesmith.training.saving import Saving
 from tunesmith.training.snapshot import state_bytes
+from tunesmith.training.spill import memory_limit
 from tunesmith.training.together import (
     for_processes,
     make_engine,
@@ -141,40 +152,44 @@ def train_model(config: TrainConfig, *, stop: Callable[[], bool], team: Team = A
         config = asked_now(config, before, run)
     elif not config.sources:
         raise UsageError("no source was named", hint="name the text to learn: tunesmith train FILE --out DIR")
-    _refuse_early(config, team)
+    device = _refuse_early(config, team)
     if not before:
         run.refuse_if_taken()
-    with team.one_after_the_other("model"):
-        config = config if before else with_blueprint(config, local_folder)
-    verified = verify_resume(config, _train) if config.verify_resume else None
-    team.share(lambda: as_json(config))
-    if before:
-        with run.locked():
-            with _sources(config) as found:
-                loop, planned = _set_up(config, run, found, why_stop, agreed, before, team)
+    if config.verify_resume and device.type == "cuda":
+        config = replace(config, deterministic=True)  # else no two runs on a GPU are the same, broken or not
+    with ExitStack() as during:
+        during.enter_context(deterministic(device, is_on=config.deterministic))
+        during.enter_context(memory_limit(device))
+        with team.one_after_the_other("model"):
+            config = config if before else with_blueprint(config, local_folder)
+        verified = verify_resume(config, _train) if config.verify_resume else None
+        team.share(lambda: as_json(config))
+        if before:
+            during.enter_context(run.locked())
+        with _sources(config) as found:
+            loop, planned = _set_up(config, run, found, why_stop, agreed, before, team)
+        if before:
             wishes.forget()
             run.begin({**run.describe(), **_asked_and_planned(config, loop.plan)})
             is_measured = not math.isnan(loop.progress.base_perplexity)
             run.forget_after(loop.progress.step if is_measured else BEFORE_THE_BEGINNING)
-            yield from _executed(loop, planned, verified)
-        return
-    with _sources(config) as found:
-        loop, planned = _set_up(config, run, found, why_stop, agreed, None, team)
-    with run.locked():
-        run.refuse_if_taken()  # by a run that began meanwhile
-        run.begin(_description(config, loop.plan, loop.corpus))
+        else:
+            during.enter_context(run.locked())
+            run.refuse_if_taken()  # by a run that began meanwhile
+            run.begin(_description(config, loop.plan, loop.corpus))
         yield from _executed(loop, planned, verified)
 
 
 def _followed(config: TrainConfig, team: Team, why_stop: Callable[[], str], agreed: Agreed) -> Iterator[Event]:
     """The same run in a process that writes nothing and is told what the first one reads."""
-    _refuse_early(config, team)
+    device = _refuse_early(config, team)
     with team.one_after_the_other("model"):
         config = config if config.resume else with_blueprint(config, local_folder)
     config = told_config(team, config)
-    with _sources(config) as found:
-        loop, _ = _set_up(config, RunFolder(Path(config.out)), found, why_stop, agreed, None, team)
-    yield from loop.events()
+    with deterministic(device, is_on=config.deterministic):
+        with _sources(config) as found:
+            loop, _ = _set_up(config, RunFolder(Path(config.out)), found, why_stop, agreed, None, team)
+        yield from loop.events()
 
 
 def _train(config: TrainConfig, stop: Callable[[], bool]) -> Iterator[Event]:
@@ -186,7 +201,7 @@ def _executed(loop: TrainingLoop, planned: Planned, verified: ResumeVerified | N
     if verified:
         yield verified
     energy_before_joules = loop.progress.energy_joules
-    with MachineWatch(_card(loop.model.head_VC.device)) as watch:
+    with MachineWatch(gpu_uuid(loop.model.head_VC.device)) as watch:
         for event in loop.events():
             _keep(event, loop.run)
             if isinstance(event, Ended) and loop.lesson and not event.result.interrupted and loop.progress.pieces == 1:
@@ -200,11 +215,6 @@ def _executed(loop: TrainingLoop, planned: Planned, verified: ResumeVerified | N
                 yield machine
 
 
-def _card(device: torch.device) -> str:
-    """The UUID by which the driver knows the card; empty for a processor."""
-    return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else ""
-
-
 def _together(before_joules: float | None, now_joules: float | None) -> float | None:
     """Of all sittings, as far as it is known."""
     if before_joules is None or now_joules is None:
@@ -212,14 +222,16 @@ def _together(before_joules: float | None, now_joules: float | None) -> float | 
     return before_joules + now_joules
 
 
-def _refuse_early(config: TrainConfig, team: Team) -> None:
-    """Find what is wrong before a model is fetched or a long text is read."""
+def _refuse_early(config: TrainConfig, team: Team) -> torch.device:
+    """Find what is wrong before a model is fetched or a long text is read; the device that is to be used."""
     refuse_impossible(config)
     if team.size > 1:
         refuse_alone(config)
     reading_options(config)
-    choose_dtype(config.precision, choose_device(config.device).value)
+    device = choose_device(config.device).value
+    choose_dtype(config.precision, device)
     _sample_prompts(config)
+    return device
 
 
 def _sources(config: TrainConfig) -> AbstractContextManager[FoundSources | None]:
@@ -334,7 +346,11 @@ def _set_up(
         run.path,
         plan,
         progress.step,
-        (*_notices(run, checkpoint, plan if before else None), *_doubts(config, plan, shape)),
+        (
+            *_notices(run, checkpoint, plan if before else None),
+            *_doubts(config, plan, shape),
+            *_unpinned(plan, shape),
+        ),
     )
 
 
@@ -344,6 +360,26 @@ def _doubts(config: TrainConfig, plan: TrainPlan, shape: GPT2Config) -> list[str
         return []
     doubts = (prospect_of(plan, shape).warning, beyond_the_hours(plan.duration_s, config.max_hours))
     return [doubt for doubt in doubts if doubt]
+
+
+def _unpinned(plan: TrainPlan, shape: GPT2Config) -> list[str]:
+    """What is to be said where a system does not let the host's memory be pinned that a run sends tensors through."""
+    n_bytes = HOST_STAGING_BYTES if STATE_PLANS[plan.states].gradients == "host" else 0
+    if plan.recompute == "offload":
+        n_bytes += shape.n_layer * pinned_bytes(plan.tokens_per_micro_batch * shape.n_embd * plan.dtype.itemsize)
+    if not n_bytes or torch.device(plan.device).type != "cuda" or not is_wsl():
+        return []
+    is_pinned = pinned_empty((n_bytes,), torch.uint8).is_pinned()
+    torch._C._host_emptyCache()  # noqa: SLF001  torch keeps pinned blocks for good
+    if is_pinned:
+        return []
+    return [
+        say(
+            "this system does not let {needed_gib:.1f} GiB of the host's memory be pinned: what goes to the GPU and "
+            "back takes longer",
+            needed_gib=n_bytes / GIB,
+        )
+    ]
 
 
 def _refuse_too_few_steps(run: RunFolder, plan: TrainPlan, progress: Progress) -> None:

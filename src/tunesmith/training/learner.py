@@ -8,7 +8,7 @@ import torch
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.distributed.team import ALONE, Team
-from tunesmith.machine import Choice, peak_memory_bytes, reset_peak_memory
+from tunesmith.machine import Choice, peak_memory_bytes, reset_peak_memory, use_device
 from tunesmith.messages.catalogue import say
 from tunesmith.model.adapters import attach, load_adapter
 from tunesmith.model.compiled import can_compile, compile_in_place
@@ -84,6 +84,7 @@ def make_learner(
 ) -> tuple[GPT2, torch.optim.Optimizer]:
     """The model on its device, or this process's part of it, and its optimizer."""
     device = torch.device(plan.device)
+    use_device(device)
     model = load_model(config, plan, start.weights if start.checkpoint else None)
     if plan.shard:
         from tunesmith.distributed.sharding import shard  # noqa: PLC0415  most runs have one process

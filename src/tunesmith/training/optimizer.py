@@ -1,6 +1,6 @@
 """AdamW as the guide's script runs it, with weight decay where it belongs, and its state as plain tensors."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -82,29 +82,53 @@ def compressible(model: nn.Module) -> Iterator[nn.Parameter]:
     return (parameter for name, parameter in trainable(model) if is_compressible(name, tuple(parameter.shape)))
 
 
-def whole_weights(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The fp32 weights of what the model itself holds only half or a part of, by name, made when they are asked for."""
-    found: dict[str, Tensor] = {}
-    for name, parameter in trainable(model):
-        state = optimizer.state[parameter]
+class WholeWeights(Mapping[str, Tensor]):
+    """The fp32 weights of what the model itself holds only half or a part of, by name.
+
+    Each is made when it is asked for, where the halves are: all of them at once would not fit a GPU that halves were
+    chosen for.
+
+    Args:
+        model: being trained.
+        optimizer: of its parameters.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._state = optimizer.state
+        self._parameters = {
+            name: parameter
+            for name, parameter in trainable(model)
+            if not {"master", "remainder"}.isdisjoint(optimizer.state[parameter]) or is_part(parameter)
+        }
+
+    def __getitem__(self, name: str) -> Tensor:
+        parameter = self._parameters[name]
+        state: dict[str, Tensor] = self._state[parameter]
         if "master" in state:
-            found[name] = state["master"]
-        elif "remainder" in state:
-            found[name] = join(parameter.detach(), state["remainder"])
-        elif is_part(parameter):
-            found[name] = whole(parameter.detach()).cpu()
-    return found
+            return state["master"]
+        if "remainder" in state:
+            return join(parameter.detach(), state["remainder"])
+        return whole(parameter.detach())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parameters)
+
+    def __len__(self) -> int:
+        return len(self._parameters)
+
+
+def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """The state of every parameter that is learned, under its name, one after the other and where it is."""
+    for name, parameter in trainable(model):
+        for key, value in optimizer.state[parameter].items():
+            yield f"{key}.{name}", whole(value.detach())
+    if isinstance(optimizer, InBackwardAdamW) and optimizer.norm_before is not None:
+        yield NORM_BEFORE, optimizer.norm_before.detach()
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state of every parameter that is learned, under its name."""
-    state: dict[str, Tensor] = {}
-    for name, parameter in trainable(model):
-        for key, value in optimizer.state[parameter].items():
-            state[f"{key}.{name}"] = whole(value.detach()).cpu().contiguous()
-    if isinstance(optimizer, InBackwardAdamW) and optimizer.norm_before is not None:
-        state[NORM_BEFORE] = optimizer.norm_before.detach().cpu()
-    return state
+    """The same, on the CPU."""
+    return {name: tensor.cpu().contiguous() for name, tensor in optimizer_tensors(model, optimizer)}
 
 
 def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Tensor]) -> None:

@@ -59,6 +59,9 @@ WHY_RECOMPUTED: dict[Recompute, Phrase] = {
     "offload": Phrase("whole blocks are computed again from what the host keeps"),
 }
 
+HOST_COPY_SHARE = 0.8
+"""Of the host's free memory: a copy that took more would push something else out."""
+
 EVALUATION_TOKENS_FACTOR = 8
 """Without a backward pass so many times the tokens of a micro-batch take less memory than it does with one."""
 
@@ -112,6 +115,7 @@ class TrainPlan:
     """These two are what they were in runs planned before there was a choice."""
     devices: int = 1
     shard: bool = False
+    deterministic: bool = False
 
     @property
     def duration_s(self) -> float | None:
@@ -208,10 +212,13 @@ def make_plan(
         "eval_every_steps": evaluation,
         "save_every_steps": saving,
         "shard": is_sharded,
+        "deterministic": _deterministic(config, hardware),
     }
     parts = way.memory.parts
     if hardware.kind == "cpu":
         parts = {**parts, "host states": way.memory.host, "checkpoint": snapshot_bytes(way.demand)}
+    checkpoint_bytes = _checkpoint_bytes(way, hardware)
+    choices["host_memory_bytes"] = checkpoint_bytes
     plan = TrainPlan(
         device=hardware.device,
         device_name=hardware.name,
@@ -248,7 +255,7 @@ def make_plan(
         validation_tokens=corpus.validation.n_tokens,
         peak_memory_bytes=sum(parts.values()),
         peak_memory_parts=parts,
-        host_memory_bytes=way.memory.host,
+        host_memory_bytes=way.memory.host + checkpoint_bytes.value,
         step_s=step_s if hardware.speed_of else None,
         flops_per_token=flops_per_token(model, request.mean_context_tokens),
         device_flops_per_s=hardware.flops_per_s if hardware.speed_of else None,
@@ -257,6 +264,7 @@ def make_plan(
         beta2=SCRATCH_BETA2 if config.from_scratch else BETA2,
         devices=processes.size,
         shard=is_sharded.value,
+        deterministic=config.deterministic,
     )
     if config.from_scratch:
         plan = replace(plan, reasons={**plan.reasons, "prospect": prospect_of(plan, model).text})
@@ -336,7 +344,15 @@ def _compiled(config: TrainConfig, hardware: Hardware, run_s: float) -> Choice[b
     if not possible.value:
         return possible
     if hardware.kind == "cpu":
-        return Choice(False, say("on a CPU it was measured to save next to nothing"))
+        why_not = say("on a CPU it was measured to save next to nothing")
+    elif config.deterministic:
+        why_not = say("--deterministic: what a compiler chooses may differ the next time")
+    else:
+        return _compiled_for_so_long(run_s, hardware)
+    return Choice(False, why_not)
+
+
+def _compiled_for_so_long(run_s: float, hardware: Hardware) -> Choice[bool]:
     minutes = run_s / 60
     pays = minutes >= COMPILING_PAYS_AFTER_MINUTES
     if not hardware.speed_of:
@@ -350,6 +366,25 @@ def _compiled(config: TrainConfig, hardware: Hardware, run_s: float) -> Choice[b
             least=COMPILING_PAYS_AFTER_MINUTES,
         )
     return Choice(pays, reason)
+
+
+def _checkpoint_bytes(way: Way, hardware: Hardware) -> Choice[int]:
+    """What a checkpoint's copy takes of the host's memory beside everything else there."""
+    if hardware.kind == "cpu":
+        return Choice(0, say("part of the memory of the run"))
+    copied = snapshot_bytes(way.demand)
+    if way.memory.host + copied <= HOST_COPY_SHARE * hardware.host_bytes:
+        return Choice(copied, say("checkpoints are copied to the host, and written while training goes on"))
+    return Choice(0, say("no room on the host for a copy: training waits while a checkpoint is written"))
+
+
+def _deterministic(config: TrainConfig, hardware: Hardware) -> Choice[bool]:
+    """Whether sums are always added in the same order."""
+    if hardware.kind == "cpu":
+        return Choice(config.deterministic, say("a CPU adds in the same order each time"))
+    if config.deterministic:
+        return Choice(True, say("every sum is added in the same order each time"))
+    return Choice(False, say("a GPU may add in another order each time; --deterministic fixes it"))
 
 
 def _learning_rate(config: TrainConfig, model: GPT2Config) -> Choice[float]:

@@ -17,6 +17,7 @@ from tunesmith.data.origins import Origins
 from tunesmith.data.stretches import Int64s
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.errors import UserError
+from tunesmith.machine import NATIVE_BF16_CAPABILITY
 from tunesmith.messages.catalogue import Phrase
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.training.bad_numbers import offenders, weights_are_finite
@@ -110,7 +111,9 @@ class Recovery:
         ]
 
     def _with_more_range(self, step: int, progress: Progress) -> Outcome:
-        wider = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+        device = self._model.head_VC.device
+        has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= NATIVE_BF16_CAPABILITY
+        wider = torch.bfloat16 if has_bf16 else torch.float32
         self._model.compute_dtype = wider
         progress.precision = str(wider).removeprefix("torch.")
         yield BadNumbers(

@@ -7,6 +7,7 @@ from tunesmith.config import GenerateConfig
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.generation.write_texts import GeneratedText, write_texts
+from tunesmith.machine import any_order
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.weights import from_huggingface, gpt2_of, load_gpt2
 from tunesmith.training.snapshot import ModelCopy
@@ -35,9 +36,10 @@ class Samples:
     def by(self, model: GPT2) -> list[GeneratedText]:
         """Let a whole model write."""
         seeds = [self.seed + number for number in range(len(self.prompts))]
-        return write_texts(
-            model, self.tokenizer, self.prompts, seeds=seeds, rules=SAMPLE_RULES, max_new_tokens=SAMPLE_TOKENS
-        )
+        with any_order():  # nothing of the run depends on its samples
+            return write_texts(
+                model, self.tokenizer, self.prompts, seeds=seeds, rules=SAMPLE_RULES, max_new_tokens=SAMPLE_TOKENS
+            )
 
 
 def whole(model: GPT2, copied: ModelCopy | None, published: Path) -> GPT2:

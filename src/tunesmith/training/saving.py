@@ -3,6 +3,8 @@
 Training waits for a copy in memory only; files are written beside it. One copy serves all that is written of a step.
 """
 
+import errno
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -13,6 +15,7 @@ import torch
 from tunesmith.distributed.engine import Engine
 from tunesmith.distributed.team import Team
 from tunesmith.errors import UserError
+from tunesmith.machine import use_device
 from tunesmith.messages.catalogue import say
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.training.chance import Chance
@@ -22,8 +25,9 @@ from tunesmith.training.events import Saved, SaveFailed
 from tunesmith.training.progress import Progress
 from tunesmith.training.publish import Publisher
 from tunesmith.training.run import RunFolder
-from tunesmith.training.saver import Saver
+from tunesmith.training.saver import Saver, Write
 from tunesmith.training.snapshot import (
+    HostBuffers,
     ModelCopy,
     copy_model,
     fits_memory,
@@ -64,6 +68,7 @@ class Saving:
 
     def __post_init__(self) -> None:
         self._saver = Saver()
+        self._buffers = HostBuffers()
         self._copied: ModelCopy | None = None
 
     def __enter__(self) -> Self:
@@ -79,7 +84,9 @@ class Saving:
         """Have the model as it is now put into the run folder, as the best one."""
         copied, then = self.copy_of_model(progress), replace(progress)
         if self.team.leads:
-            self._saver.publish(progress.step, lambda: self.publisher.publish(copied, then))
+            self._saver.publish(progress.step, self._written(copied, lambda: self.publisher.publish(copied, then)))
+            if copied.is_live:
+                self._saver.wait()
 
     def save(self, progress: Progress, scaler: torch.amp.GradScaler) -> None:
         """Have a checkpoint written; training waits for the copy only, unless memory is too short for one."""
@@ -89,19 +96,34 @@ class Saving:
             if self.engine.is_sharded:
                 help_taking_snapshot(self.model, self.optimizer)
             return
-        snapshot = take_snapshot(self.model, self.optimizer, scaler, progress, self.chance.states, copied)
+        snapshot = take_snapshot(
+            self.model, self.optimizer, scaler, progress, self.chance.states, copied, self._buffers
+        )
+        n_bytes = sum(state_bytes(self.model, self.optimizer))
 
         def write() -> None:
-            if not has_room(self.run.path, snapshot.nbytes):
+            if not has_room(self.run.path, n_bytes):
                 self.run.drop_old_checkpoints(keep_bytes=0)  # all but the newest
-                if not has_room(self.run.path, snapshot.nbytes):
+                if not has_room(self.run.path, n_bytes):
                     raise no_room(folder)
             self.checkpoints.write(snapshot, folder)
             self.run.drop_old_checkpoints(self.keep_bytes)
 
-        self._saver.save(progress.step, folder, write)
-        if not fits_memory(sum(state_bytes(self.model, self.optimizer))):
+        self._saver.save(progress.step, folder, self._written(copied, write))
+        if copied.is_live or (self.engine.is_sharded and not fits_memory(n_bytes)):
             self._saver.wait()
+
+    def _written(self, copied: ModelCopy, write: Write) -> Write:
+        """For the thread that writes: what is not copied is taken from the GPU there, as long as it is the same."""
+
+        def of_this_step() -> None:
+            if copied.is_live:
+                if self._copied is not copied:  # the disk was full when this could be written
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                use_device(self.model.head_VC.device)
+            write()
+
+        return of_this_step
 
     def copy_of_model(self, progress: Progress) -> ModelCopy:
         """One for all that is written of a step; what was written of earlier ones has to be done by then."""
@@ -110,12 +132,19 @@ class Saving:
             self._copied = None
             self._saver.wait()
             if self.team.leads:
-                self._copied = copy_model(self.model, self.optimizer, weights_id)
+                self._copied = copy_model(
+                    self.model, self.optimizer, weights_id, self._buffers, is_live=self._has_no_room()
+                )
             elif self.engine.is_sharded:
                 self._copied = help_copying(self.model, weights_id)
             else:
                 self._copied = ModelCopy(weights_id, {}, {})
         return self._copied
+
+    def _has_no_room(self) -> bool:
+        """Whether the host cannot hold a copy beside what it holds for others; asked before one is made."""
+        n_bytes = sum(state_bytes(self.model, self.optimizer)) - self._buffers.nbytes
+        return not self.engine.is_sharded and not fits_memory(n_bytes)
 
     def outcomes(self) -> Iterator[Saved | SaveFailed]:
         """What was written and what failed since the last time."""

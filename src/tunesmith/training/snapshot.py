@@ -4,7 +4,7 @@ Training waits for the copy, not for the disk: copying 1.5 GB takes half a secon
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,15 +12,14 @@ import psutil
 import torch
 from torch import Tensor
 
+from tunesmith.allocator import pinned_empty
 from tunesmith.distributed.parts import own_part, whole
 from tunesmith.model.adapters import adapter_state
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.weights import state_for_huggingface
-from tunesmith.training.optimizer import optimizer_state, trainable, whole_weights
+from tunesmith.model.weights import huggingface_tensors
+from tunesmith.training.optimizer import WholeWeights, optimizer_tensors, trainable
+from tunesmith.training.plan import HOST_COPY_SHARE
 from tunesmith.training.progress import Progress
-
-SHARE_OF_FREE_MEMORY = 0.8
-"""A copy that took more than this would push something else out."""
 
 Tensors = dict[str, Tensor]
 
@@ -33,11 +32,13 @@ class ModelCopy:
         weights_id: which weights these are (`Progress.weights_id`).
         weights: under Hugging Face's names, adapters merged.
         adapter: under `peft`'s names; empty where all weights are learned.
+        is_live: whether weights are taken from the model when they are asked for: it must not learn meanwhile.
     """
 
     weights_id: tuple[int, int]
-    weights: Tensors
+    weights: Mapping[str, Tensor]
     adapter: Tensors
+    is_live: bool = False
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Snapshot:
     """All that a checkpoint keeps; nothing in it changes when training goes on."""
 
     model: ModelCopy
-    optimizer: Tensors
+    optimizer: Mapping[str, Tensor]
     random: Tensors
     scaler: dict[str, Any]
     progress: Progress
@@ -57,11 +58,104 @@ class Snapshot:
         return sum(tensor.nbytes for part in parts for tensor in part.values())
 
 
-def copy_model(model: GPT2, optimizer: torch.optim.Optimizer, weights_id: tuple[int, int]) -> ModelCopy:
-    """The weights of a model that goes on learning, in fp32 where the optimizer keeps their other half."""
-    live = _live(model, optimizer)
-    weights = state_for_huggingface(model, whole_weights(model, optimizer))
-    return ModelCopy(weights_id, _own(weights, live), _own(adapter_state(model), live))
+class HostBuffers:
+    """Host memory for copies of a GPU's tensors: pinned where it can be, so that copying takes a third of the time.
+
+    It is kept from one checkpoint to the next, because to pin takes longer than to copy.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: Tensors = {}
+
+    @property
+    def nbytes(self) -> int:
+        """Held so far."""
+        return sum(buffer.nbytes for buffer in self._buffers.values())
+
+    def copies(self, tensors: Iterable[tuple[str, Tensor]], live: set[int]) -> Tensors:
+        """The same values in memory that nobody writes to, until copies of the same names are made again.
+
+        Args:
+            tensors: on any device.
+            live: memory of the CPU that the next step writes to; what is elsewhere there stays where it is.
+        """
+        copies: Tensors = {}
+        devices: set[torch.device] = set()
+        for name, tensor in tensors:
+            if not tensor.is_cuda:
+                is_live = tensor.untyped_storage().data_ptr() in live
+                copies[name] = tensor.clone(memory_format=torch.contiguous_format) if is_live else tensor
+                continue
+            buffer = self._buffers.get(name)
+            if buffer is None or (buffer.shape, buffer.dtype) != (tensor.shape, tensor.dtype):
+                buffer = self._buffers[name] = pinned_empty(tensor.shape, tensor.dtype)
+            copies[name] = buffer.copy_(tensor, non_blocking=True)
+            devices.add(tensor.device)
+        for device in devices:
+            torch.cuda.current_stream(device).synchronize()
+        return copies
+
+
+class Uncopied(Mapping[str, Tensor]):
+    """Tensors on the CPU, each made when it is asked for, for hosts without room for all of them.
+
+    Args:
+        tensors: makes them anew, one after the other, where they are.
+        dtype: they are wanted in; their own by default.
+    """
+
+    def __init__(
+        self, tensors: Callable[[], Iterable[tuple[str, Tensor]]], *, dtype: torch.dtype | None = None
+    ) -> None:
+        self._tensors, self._dtype = tensors, dtype
+
+    def items(self) -> Any:  # noqa: ANN401  in one pass, instead of one for each name
+        """All of them, one after the other."""
+        return ((name, self._on_cpu(tensor)) for name, tensor in self._tensors())
+
+    def values(self) -> Any:  # noqa: ANN401
+        """Likewise."""
+        return (tensor for _, tensor in self.items())
+
+    def __getitem__(self, name: str) -> Tensor:
+        for found, tensor in self._tensors():
+            if found == name:
+                return self._on_cpu(tensor)
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, _ in self._tensors())
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self._tensors())
+
+    def _on_cpu(self, tensor: Tensor) -> Tensor:
+        return tensor.detach().to("cpu", self._dtype or tensor.dtype)
+
+
+def copy_model(
+    model: GPT2,
+    optimizer: torch.optim.Optimizer,
+    weights_id: tuple[int, int],
+    buffers: HostBuffers,
+    *,
+    is_live: bool = False,
+) -> ModelCopy:
+    """The weights of a model that goes on learning, in fp32 where the optimizer keeps their other half.
+
+    Args:
+        model: to be copied.
+        optimizer: of its parameters.
+        weights_id: which weights these are (`Progress.weights_id`).
+        buffers: what a GPU's weights are copied to.
+        is_live: copy nothing, and let each weight be taken when it is asked for.
+    """
+    live, whole = _live(model, optimizer), WholeWeights(model, optimizer)
+    adapter = buffers.copies(adapter_state(model).items(), live)
+    if is_live:
+        weights: Mapping[str, Tensor] = Uncopied(lambda: huggingface_tensors(model, whole), dtype=torch.float32)
+        return ModelCopy(weights_id, weights, adapter, is_live=True)
+    return ModelCopy(weights_id, buffers.copies(huggingface_tensors(model, whole), live), adapter)
 
 
 def take_snapshot(
@@ -71,11 +165,14 @@ def take_snapshot(
     progress: Progress,
     random: Tensors,
     model_copy: ModelCopy,
+    buffers: HostBuffers,
 ) -> Snapshot:
-    """Everything else beside a copy of the model that was made at the same step."""
+    """Everything else beside a copy of the model that was made at the same step; as live as that is."""
     return Snapshot(
         model_copy,
-        _own(optimizer_state(model, optimizer), _live(model, optimizer)),
+        Uncopied(lambda: optimizer_tensors(model, optimizer))
+        if model_copy.is_live
+        else buffers.copies(optimizer_tensors(model, optimizer), _live(model, optimizer)),
         dict(random),
         copy.deepcopy(scaler.state_dict()),
         copy.deepcopy(progress),
@@ -105,7 +202,7 @@ def state_bytes(model: GPT2, optimizer: torch.optim.Optimizer) -> tuple[int, int
 
 def fits_memory(n_bytes: int) -> bool:
     """Whether there is room for a copy of that size."""
-    return n_bytes < SHARE_OF_FREE_MEMORY * psutil.virtual_memory().available
+    return n_bytes < HOST_COPY_SHARE * psutil.virtual_memory().available
 
 
 def _states(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
@@ -119,13 +216,3 @@ def _live(model: GPT2, optimizer: torch.optim.Optimizer) -> set[int]:
 
 def _storages(tensors: Any) -> set[int]:  # noqa: ANN401  parameters or plain tensors
     return {own_part(tensor).untyped_storage().data_ptr() for tensor in tensors}
-
-
-def _own(tensors: Tensors, live: set[int]) -> Tensors:
-    """The same values in memory that nobody writes to: what came from a card was copied on the way."""
-    return {
-        name: tensor.clone(memory_format=torch.contiguous_format)
-        if tensor.untyped_storage().data_ptr() in live
-        else tensor
-        for name, tensor in tensors.items()
-    }

@@ -47,9 +47,16 @@ def verify_resume(config: TrainConfig, train: Train) -> ResumeVerified:
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.verify-resume-", dir=out.parent) as folder:
         unbroken, broken = Path(folder) / "unbroken", Path(folder) / "broken"
         _run(replace(short, out=str(unbroken)), train, STEPS)
-        _run(replace(short, out=str(broken)), train, BROKEN_AFTER)
+        _begin_as(RunFolder(unbroken), RunFolder(broken))
+        _run(TrainConfig(out=str(broken), resume=True), train, BROKEN_AFTER)
         _run(TrainConfig(out=str(broken), resume=True), train, STEPS - BROKEN_AFTER)
         return _compared(RunFolder(unbroken), RunFolder(broken))
+
+
+def _begin_as(first: RunFolder, second: RunFolder) -> None:
+    """Give the second run the first one's plan: memory is not as it was, and another plan adds in another order."""
+    second.path.mkdir()
+    second.begin(first.describe())
 
 
 def _run(config: TrainConfig, train: Train, stop_after: int) -> None:

@@ -1,0 +1,54 @@
+"""Texts compared as far as rounding lets them be equal: the oracle is transformers in double precision."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tunesmith.generation.history import History
+from tunesmith.generation.request import Request
+from tunesmith.generation.sampling import choose_token
+
+ROUNDING = 1e-4
+"""Of a logit in fp32, however its sums are ordered; logits here are of order 1."""
+TRIALS = 400
+
+SameButForTies = Callable[[Path, Sequence[Request], Sequence[list[int]], Sequence[list[int]]], list[int]]
+
+
+@pytest.fixture
+def same_but_for_ties() -> SameButForTies:
+    """A function that checks that two sets of texts are the same, or part where rounding decides; it tells which do."""
+    from transformers import GPT2LMHeadModel  # noqa: PLC0415  seconds to import, for some tests only
+
+    def check(
+        folder: Path, requests: Sequence[Request], first: Sequence[list[int]], second: Sequence[list[int]]
+    ) -> list[int]:
+        exact = GPT2LMHeadModel.from_pretrained(folder).double().eval()
+        parted = [number for number, texts in enumerate(zip(first, second, strict=True)) if texts[0] != texts[1]]
+        for number in parted:
+            request, one, other = requests[number], first[number], second[number]
+            at = next((place for place, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), None)
+            assert at is not None, f"text {number}: one of them ends early"
+            before = [*request.prompt, *one[:at]]
+            with torch.no_grad():
+                logits_V = exact(torch.tensor([before])).logits[0, -1].numpy()
+            uniform = np.random.default_rng(request.seed).random(at + 1)[-1]
+            noise = np.random.default_rng(0)
+            history = History(before, request.rules)
+            possible = {
+                choose_token(
+                    history.weigh(
+                        (logits_V + noise.uniform(-ROUNDING, ROUNDING, logits_V.shape)).astype(np.float32), None
+                    ),
+                    request.rules,
+                    uniform,
+                )
+                for _ in range(TRIALS)
+            }
+            assert {one[at], other[at]} <= possible, f"text {number}, token {at}: {one[at]} and {other[at]}"
+        return parted
+
+    return check
