@@ -5,6 +5,7 @@ from tunesmith.messages.catalogue import say
 from tunesmith.training.events import (
     WENT_BAD,
     BadNumbers,
+    CompilationFailed,
     Event,
     LossSpiked,
     PageOpened,
@@ -21,6 +22,9 @@ def notices_of(event: Event) -> list[str]:
     lines: list[str] = []
     if isinstance(event, Shrunk):
         lines.append(_shrunk(event))
+    elif isinstance(event, CompilationFailed):
+        reason = printable(event.reason)
+        lines.append(say("warning: compiling failed ({reason}): training continues uncompiled, slower", reason=reason))
     elif isinstance(event, BadNumbers):
         lines.append(
             say(

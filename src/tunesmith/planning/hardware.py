@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from tunesmith.backends import Device as DeviceFacts
+from tunesmith.backends import Kernels, choose_compilation, choose_kernels, device_here, triton_assumed, triton_here
 from tunesmith.errors import UserError
-from tunesmith.machine import Choice, choose_device, choose_dtype, device_name
+from tunesmith.machine import NATIVE_FP16_CAPABILITY, Choice, choose_device, choose_dtype, device_name, native_dtype
 from tunesmith.messages.catalogue import say
-from tunesmith.planning.cards import REFERENCE, card_named, known_card
+from tunesmith.planning.cards import REFERENCE, Card, card_named, known_card
 from tunesmith.planning.memory import Device
 from tunesmith.planning.neighbours import CardState, Neighbour, card_state
 
@@ -54,7 +56,9 @@ class Hardware:
         flops_per_s: of matrix products.
         bytes_per_s: of the memory.
         reasons: of device and precision.
-        can_compile: whether there is what compiling needs; None where it cannot be known.
+        can_compile: whether there is what compiling needs.
+        facts: what `tunesmith.backends` decides from.
+        kernels: of loss and optimizer.
     """
 
     device: str
@@ -67,6 +71,8 @@ class Hardware:
     bytes_per_s: float
     reasons: dict[str, str]
     can_compile: Choice[bool]
+    facts: DeviceFacts
+    kernels: Choice[Kernels]
 
     @property
     def number_bytes(self) -> int:
@@ -87,15 +93,27 @@ def hardware_here(device: str, precision: str) -> Hardware:
     named = str(dtype.value).removeprefix("torch.")
     reasons = {"device": chosen.reason, "precision": dtype.reason}
     host = psutil.virtual_memory().available
-    compiles = can_compile(chosen.value)
+    compiles, facts = can_compile(chosen.value), device_here(chosen.value)
     if chosen.value.type == "cpu":
         rate = CPU_FLOPS_PER_CORE[named] * (psutil.cpu_count(logical=False) or 1)
         budget = Choice(
             int(host * HOST_SHARE) + psutil.Process().memory_info().rss,
             say("{share:.0%} of the {free_gib:.1f} GiB that are free", share=HOST_SHARE, free_gib=host / GIB),
         )
+        kernels = choose_kernels(facts, compiles)
         return Hardware(
-            "cpu", "cpu", device_name(chosen.value), named, budget, host, rate, CPU_BYTES_PER_S, reasons, compiles
+            device="cpu",
+            kind="cpu",
+            name=device_name(chosen.value),
+            precision=named,
+            budget=budget,
+            host_bytes=host,
+            flops_per_s=rate,
+            bytes_per_s=CPU_BYTES_PER_S,
+            reasons=reasons,
+            can_compile=compiles,
+            facts=facts,
+            kernels=kernels,
         )
     state = _state_of(chosen.value)
     card = known_card(state.name) or card_named(REFERENCE)
@@ -106,10 +124,12 @@ def hardware_here(device: str, precision: str) -> Hardware:
         precision=named,
         budget=budget_of(state),
         host_bytes=host,
-        flops_per_s=card.tflops * 1e12 * (FP32_RATE if named == "float32" else 1.0),
+        flops_per_s=_flops_per_s(card, named),
         bytes_per_s=card.gigabytes_per_s * 1e9,
         reasons=reasons,
         can_compile=compiles,
+        facts=facts,
+        kernels=choose_kernels(facts, triton_here(chosen.value.index or 0)),
     )
 
 
@@ -133,24 +153,29 @@ def hardware_named(gpu: str | None, vram: str | None) -> Hardware:
             screen_gib=DISPLAY_BYTES / GIB,
         ),
     )
+    facts = DeviceFacts("cuda", sys.platform, card.capability, has_flash_attention=sys.platform != "win32")
+    triton, precision = triton_assumed(sys.platform), native_dtype(card.capability)
     speed = say("computed for an {card}" if gpu else "speed as of an {card}: name yours with --gpu", card=card.name)
     return Hardware(
         device="cuda",
         kind="cuda",
         name=card.name if gpu else say("a card with {total_gib:.0f} GiB", total_gib=total / GIB),
-        precision="bfloat16" if card.has_bf16 else "float16",
+        precision=precision.value,
         budget=budget,
         host_bytes=int(psutil.virtual_memory().total * HOST_SHARE),
-        flops_per_s=card.tflops * 1e12,
+        flops_per_s=_flops_per_s(card, precision.value),
         bytes_per_s=card.gigabytes_per_s * 1e9,
-        reasons={
-            "device": speed,
-            "precision": say(
-                "bf16 is native there" if card.has_bf16 else "no native bf16 there: fp16 with a loss scaler"
-            ),
-        },
-        can_compile=Choice(True, say("taken to be possible there")),
+        reasons={"device": speed, "precision": precision.reason},
+        can_compile=choose_compilation(facts, triton, ""),
+        facts=facts,
+        kernels=choose_kernels(facts, triton),
     )
+
+
+def _flops_per_s(card: Card, precision: str) -> float:
+    """Of matrix products in that precision."""
+    has_tensor_cores = card.capability >= NATIVE_FP16_CAPABILITY
+    return card.tflops * 1e12 * (FP32_RATE if precision == "float32" and has_tensor_cores else 1.0)
 
 
 def in_precision(hardware: Hardware, asked: str) -> Hardware:
@@ -158,7 +183,8 @@ def in_precision(hardware: Hardware, asked: str) -> Hardware:
     if asked == "auto":
         return hardware
     named = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[asked]
-    rate = hardware.flops_per_s * (FP32_RATE if named == "float32" else 1.0)
+    is_slower = named == "float32" and hardware.precision != "float32"
+    rate = hardware.flops_per_s * (FP32_RATE if is_slower else 1.0)
     reasons = {**hardware.reasons, "precision": say("asked for")}
     return replace(hardware, precision=named, flops_per_s=rate, reasons=reasons)
 
@@ -169,8 +195,9 @@ def hardware_of_driver() -> Hardware | None:
     if state is None:
         return None
     card = known_card(state.name)
+    named = hardware_named((card or card_named(REFERENCE)).name, None)
     return replace(
-        hardware_named((card or card_named(REFERENCE)).name, None),
+        named,
         device="cuda:0",
         name=state.name,
         budget=budget_of(replace(state, free_bytes=max(state.free_bytes - CONTEXT_BYTES, 0))),
@@ -179,7 +206,7 @@ def hardware_of_driver() -> Hardware | None:
             "device": say("the driver sees it")
             if card
             else say("the driver sees it; its speed is taken for an {card}'s", card=REFERENCE),
-            "precision": say("bf16 is native there" if card is None or card.has_bf16 else "no native bf16 there"),
+            "precision": named.reasons["precision"],
         },
     )
 

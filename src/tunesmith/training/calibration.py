@@ -10,6 +10,7 @@ import torch
 
 from tunesmith.data.batches import Batch
 from tunesmith.machine import peak_memory_bytes, reset_peak_memory
+from tunesmith.model.compiled import uncompiled
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.optimizers.in_backward import InBackwardAdamW
 from tunesmith.planning.memory import Correction, Demand, memory_of
@@ -35,8 +36,9 @@ def calibrate(model: GPT2, optimizer: torch.optim.Optimizer, demand: Demand) -> 
     measured: list[int] = []
     for tokens in STEP_TOKENS:
         reset_peak_memory(device)
-        for _ in range(min(demand.micro_batches, 2)):  # the second one finds gradients, as all others of a step do
-            _pass(model, optimizer, demand, tokens)
+        with uncompiled(model):  # of sizes that no step has, each compiled for half a minute
+            for _ in range(min(demand.micro_batches, 2)):  # the second one finds gradients, as all others of a step do
+                _pass(model, optimizer, demand, tokens)
         measured.append(peak_memory_bytes(device))
         optimizer.zero_grad(set_to_none=True)
     # A process's memory grows in leaps as its heap does, so two of its peaks say nothing of a slope.

@@ -18,6 +18,7 @@ from tunesmith.data.stretches import Int64s
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import Phrase
+from tunesmith.model.compiled import compute_in
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.training.bad_numbers import offenders, weights_are_finite
 from tunesmith.training.events import WENT_BAD, BadNumbers
@@ -111,7 +112,7 @@ class Recovery:
 
     def _with_more_range(self, step: int, progress: Progress) -> Outcome:
         wider = torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-        self._model.compute_dtype = wider
+        compute_in(self._model, wider)
         progress.precision = str(wider).removeprefix("torch.")
         yield BadNumbers(
             step, "loss", [], Phrase("too large for float16: from now on in {dtype}", {"dtype": progress.precision})
