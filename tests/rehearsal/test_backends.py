@@ -7,7 +7,8 @@ import sys
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -172,6 +173,25 @@ def test_upcast_attention_is_planned_in_fp32(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**config, "reorder_and_upcast_attn": True}))
     plan = tunesmith.plan(model=str(tmp_path), gpu="RTX 4070 Ti")
     assert (plan["precision"], plan["attention"]) == ("bfloat16", "efficient_varlen")
+
+
+def test_what_writes_says_what_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`generate` and `serve` show a GPU's attention and why; of a CPU there is nothing to say."""
+    import torch  # noqa: PLC0415
+
+    from tunesmith.generation.text_model import TextModel  # noqa: PLC0415
+
+    def says(kind: str) -> str:
+        head = SimpleNamespace(is_cuda=kind == "cuda", device=torch.device(kind))
+        config = SimpleNamespace(head_dim=64)
+        model: Any = SimpleNamespace(head_VC=head, attention_dtype=torch.float16, config=config)
+        return TextModel(model, cast("Any", None), cast("Any", None)).says
+
+    monkeypatch.setattr("tunesmith.model.attention.device_here", lambda _device: gpu(TURING))
+    monkeypatch.setattr("tunesmith.generation.text_model.device_name", lambda _device: "RTX 2080")
+    assert says("cpu") == ""
+    assert says("cuda").startswith("attention of RTX 2080 in float16: efficient_varlen (")
+    assert "this is 7.5" in says("cuda")
 
 
 CHILD = """

@@ -4,10 +4,12 @@ On CPU tensors, with CPU kernels for the GPU's attention operators, and torch's 
 """
 
 import importlib.util
+import json
 import threading
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from tunesmith.backends import Device
-from tunesmith.config import RECOMPUTATIONS, Recompute
+from tunesmith.config import RECOMPUTATIONS, Recompute, TrainConfig
 from tunesmith.data.batches import Batch, TrainingOrder
 from tunesmith.data.corpus import Split
 from tunesmith.data.dealing import MicroBatchShape, rounded_up
 from tunesmith.data.stretches import Stretches
+from tunesmith.interfaces.notices import notices_of
 from tunesmith.model import attention, compiled, recomputation
 from tunesmith.model.compiled import (
     compilation_failure,
@@ -38,6 +41,8 @@ from tunesmith.optimizers.state_plan import STATE_PLANS
 from tunesmith.planning.memory import Demand
 from tunesmith.training.bad_numbers import offenders
 from tunesmith.training.calibration import calibrate
+from tunesmith.training.events import CompilationFailed, Ended
+from tunesmith.training.job import train_model
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.step import sum_of_batch_nats
 
@@ -371,3 +376,21 @@ def test_a_copy_of_a_compiled_model_is_compiled_by_itself() -> None:
     other = copy.deepcopy(model)
     assert is_compiled(other)
     assert compiled._compiled(other) is not compiled._compiled(model)
+
+
+def test_a_run_whose_compiler_fails_goes_on_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Said once, in the step where it happened; the run folder keeps it, and the run comes to its end."""
+    text = tmp_path / "log.txt"
+    text.write_text("".join(f"Night {number}. Wind {number % 7}.\n" for number in range(60)), encoding="utf-8")
+    monkeypatch.setattr("tunesmith.training.learner.compile_in_place", partial(compile_in_place, backend=broken))
+    config = TrainConfig(
+        model="tiny", sources=[str(text)], out=str(tmp_path / "out"), max_steps=2, compile="yes", precision="fp32"
+    )
+    events = list(train_model(config, stop=lambda: False))
+    (failed,) = [event for event in events if isinstance(event, CompilationFailed)]
+    assert (failed.step, "Failed to find C compiler" in failed.reason) == (1, True)
+    assert "continues uncompiled" in notices_of(failed)[0]
+    assert isinstance(events[-1], Ended)
+    assert events[-1].result.steps == 2
+    kept = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text("utf-8").splitlines()]
+    assert [line["kind"] for line in kept].count("compilation_failed") == 1
