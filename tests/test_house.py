@@ -34,6 +34,7 @@ FLOORS = [
     {"errors", "quantities", "symptoms"},
     {"allocator", "files"},
     {"config", "gauges", "machine", "out_of_memory"},
+    {"backends"},
     {"model", "data"},
     {"optimizers"},
     {"distributed"},

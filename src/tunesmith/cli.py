@@ -322,7 +322,7 @@ def _texts(config: GenerateConfig, progress: "TextProgress") -> "tuple[list[Gene
     from tunesmith.generation.write_texts import Interrupted  # noqa: PLC0415
 
     try:
-        return generate_texts(config, on_text=progress.count, show=progress.show), DONE
+        return generate_texts(config, on_text=progress.count, show=progress.show, on_model=progress.note), DONE
     except Interrupted as interruption:
         return interruption.texts, INTERRUPTED
     except ToldError:

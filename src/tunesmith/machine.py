@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 NATIVE_BF16_CAPABILITY = (8, 0)
 """CUDA compute capability from which tensor cores multiply bf16 (Ampere; Ada is 8.9, Hopper 9.0)."""
+NATIVE_FP16_CAPABILITY = (7, 0)
+"""And that from which they multiply fp16 (Volta); before, fp16 is not faster than fp32, and overflows."""
 
 
 T = TypeVar("T")
@@ -93,13 +95,8 @@ def choose_dtype(asked: str, device: "torch.device") -> "Choice[torch.dtype]":
         named = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
         return Choice(named[asked], say("asked for"))
     if device.type == "cuda":
-        capability = torch.cuda.get_device_capability(device)
-        shown = f"{capability[0]}.{capability[1]}"
-        if capability >= NATIVE_BF16_CAPABILITY:
-            return Choice(torch.bfloat16, say("compute capability {shown} multiplies bf16 natively", shown=shown))
-        return Choice(
-            torch.float16, say("compute capability {shown} has no native bf16: fp16 with a loss scaler", shown=shown)
-        )
+        native = native_dtype(torch.cuda.get_device_capability(device))
+        return Choice(getattr(torch, native.value), native.reason)
     if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():  # noqa: SLF001  no public name
         return Choice(torch.bfloat16, say("this CPU multiplies bf16 natively (AVX512-BF16 or AMX)"))
     return Choice(torch.float32, say("this CPU has no native bf16 arithmetic"))
@@ -110,6 +107,20 @@ def gpu_uuid(device: "torch.device") -> str:
     import torch  # noqa: PLC0415
 
     return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else ""
+
+
+def native_dtype(capability: tuple[int, int]) -> Choice[str]:
+    """The dtype that a GPU of this compute capability multiplies fastest with the least risk, under torch's name."""
+    shown = f"{capability[0]}.{capability[1]}"
+    if capability >= NATIVE_BF16_CAPABILITY:
+        return Choice("bfloat16", say("compute capability {shown} multiplies bf16 natively", shown=shown))
+    if capability >= NATIVE_FP16_CAPABILITY:
+        return Choice(
+            "float16", say("compute capability {shown} has no native bf16: fp16 with a loss scaler", shown=shown)
+        )
+    return Choice(
+        "float32", say("compute capability {shown} has no tensor cores: fp16 would not be faster", shown=shown)
+    )
 
 
 def device_name(device: "torch.device") -> str:

@@ -12,7 +12,16 @@ import pytest
 from tunesmith.config import TrainConfig
 from tunesmith.doctor.check import Check
 from tunesmith.doctor.cuda_releases import build_for, has_code_for
-from tunesmith.doctor.facts import DriverFacts, Facts, ModelFacts, ProductFacts, StepFacts, TorchFacts
+from tunesmith.doctor.facts import (
+    DeviceFacts,
+    DriverFacts,
+    Facts,
+    ModelFacts,
+    ProductFacts,
+    StepFacts,
+    TorchFacts,
+    TritonFacts,
+)
 from tunesmith.doctor.guard import refuse_processor_by_surprise, refuse_unusable_card
 from tunesmith.doctor.verdict import judge
 from tunesmith.errors import UserError
@@ -241,3 +250,31 @@ def test_who_says_device_cpu_means_it(monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_processor_by_surprise(TrainConfig(model="tiny", out="x"))
     with pytest.raises(UserError, match="CPU-only"):
         refuse_processor_by_surprise(TrainConfig(model="gpt2", out="x"))
+
+
+def test_triton_that_cannot_build_is_said_with_its_cure() -> None:
+    """Installed is not enough: what came of building a kernel is shown, and the command that brings a compiler."""
+    broken = replace(m.TORCH, triton=TritonFacts(works=False, found="Failed to find C compiler"))
+    for distribution, command in (
+        ("ubuntu debian", "sudo apt install build-essential python3-dev"),
+        ("fedora", "sudo dnf install gcc python3-devel"),
+        ("slackware", "install a C compiler"),
+    ):
+        system = replace(m.GOOD.system, distribution=distribution)
+        found = line(replace(m.GOOD, torch=broken, system=system), "compiled training")
+        assert found.status == "warn"
+        assert "Failed to find C compiler" in found.found
+        assert found.remedy.text.startswith(command)
+    works = replace(m.TORCH, triton=TritonFacts(works=True, found="Triton has built and launched a kernel"))
+    assert line(replace(m.GOOD, torch=works), "compiled training").status == "ok"
+
+
+def test_the_attention_kernel_is_shown() -> None:
+    """As the machine's capability, build and system allow."""
+    assert line(m.GOOD, "attention").found.startswith("flash_varlen")
+    old = replace(m.TORCH, device=DeviceFacts("RTX 2080", (7, 5), ("sm_75",)))
+    assert line(replace(m.GOOD, torch=old), "attention").found.startswith("efficient_varlen")
+    windows = m.on("windows")
+    assert windows.torch.device is not None
+    built = replace(windows.torch, device=replace(windows.torch.device, has_flash_attention=False))
+    assert "Windows" in line(replace(windows, torch=built), "attention").found

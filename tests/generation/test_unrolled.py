@@ -35,7 +35,7 @@ def test_the_same_numbers_as_the_model(
     for layout in (LAYOUT, DocumentLayout.of((0, 1))):
         n_tokens = layout.offsets[-1]
         tokens_N, positions_N = (torch.randint(0, high, (n_tokens,), generator=random) for high in (300, 64))
-        attend = attention_over(layout, torch.device("cpu"), torch.float32)
+        attend = attention_over(layout, model)
         with torch.no_grad():
             unrolled_NC, hidden_NC = (
                 compute(tokens_N, positions_N, lambda _layer, attend=attend: attend)

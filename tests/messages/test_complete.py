@@ -30,6 +30,7 @@ what other programs say."""
 SAYS_DOCSTRINGS = {"interfaces/help.py"}
 """Says what `help_texts` collects."""
 NO_SENTENCES = {
+    "backends.py": {"pip install triton-windows"},
     "run_training.py": {"--track {}"},
     "distributed/joining.py": {"already in use"},
     "distributed/launching.py": {"rank {}: exit code {}"},
@@ -39,7 +40,7 @@ NO_SENTENCES = {
     "doctor/checks/driver.py": {"version mismatch", "{}, {} GiB"},
     "doctor/checks/room.py": {" {} GiB", "{} (PID {}){}", "disk for runs", "disk for text", "disk for models"},
     "doctor/checks/system.py": {"WSL (Linux inside of Windows)", "uv venv --python 3.12"},
-    "doctor/checks/tools.py": {"unset LD_LIBRARY_PATH"},
+    "doctor/checks/tools.py": {"unset LD_LIBRARY_PATH", "Triton {}: {}"},
     "doctor/checks/torch_build.py": {"CUDA {}"},
     "doctor/guard.py": {"torch.cuda.is_available() is False"},
     "doctor/probes/driver.py": {"{} (nvidia-ml-py)"},
@@ -51,6 +52,10 @@ NO_SENTENCES = {
         "sudo dnf install akmod-nvidia xorg-x11-drv-nvidia-cuda",
         "sudo pacman -S nvidia-open",
         "sudo zypper install nvidia-open-driver-G06-signed-kmp-default",
+        "sudo apt install build-essential python3-dev",
+        "sudo dnf install gcc python3-devel",
+        "sudo pacman -S base-devel",
+        "sudo zypper install gcc python3-devel",
         "taskkill /PID {} /F",
         "kill {}",
         "export {}={}",

@@ -103,7 +103,7 @@ class ReplicatedEngine(Engine):
     def _rehearse(self) -> None:
         """Backward passes of one token, until gradients lie in the buckets in which they will stay."""
         device = self.model.head_VC.device
-        attend = attention_over(DocumentLayout.of((0, 1)), device, self.model.attention_dtype)
+        attend = attention_over(DocumentLayout.of((0, 1)), self.model)
         was_training = self.model.training
         self.model.eval()
         with uncompiled(self.model):

@@ -95,11 +95,13 @@ class DeviceFacts:
         name: as sold.
         capability: CUDA compute capability.
         architectures: what the build has machine code for, for example "sm_86"; "compute_90" can be translated.
+        has_flash_attention: whether the build contains FlashAttention-2.
     """
 
     name: str
     capability: tuple[int, int]
     architectures: tuple[str, ...]
+    has_flash_attention: bool = True
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,19 @@ class StepFacts:
 
 
 @dataclass(frozen=True)
+class TritonFacts:
+    """Whether Triton could build and launch a kernel.
+
+    Attributes:
+        works: whether it did.
+        found: what came of it, in words.
+    """
+
+    works: bool
+    found: str
+
+
+@dataclass(frozen=True)
 class TorchFacts:
     """What is installed, and what it did when it was tried in a process of its own.
 
@@ -143,10 +158,11 @@ class TorchFacts:
         cuda: of the build, for example "13.0"; empty for a CPU-only one.
         is_rocm: whether it is built for AMD's cards.
         was_tried: False where only files were read (`--quick`).
-        stage: in which it stopped, of import, cuda, cudnn, matmul, step; empty where it came to the end.
+        stage: in which it stopped, of import, cuda, triton, cudnn, matmul, step; empty where it came to the end.
         error: what it stopped with.
         warning: what it said when it looked for cards.
         device: the first card it sees.
+        triton: what came of building a kernel; None where it was not tried.
         cudnn: version, for example 91002; None where it has none.
         cudnn_error: what a convolution failed with.
         products: matrix products.
@@ -161,6 +177,7 @@ class TorchFacts:
     error: str = ""
     warning: str = ""
     device: DeviceFacts | None = None
+    triton: TritonFacts | None = None
     cudnn: int | None = None
     cudnn_error: str = ""
     products: tuple[ProductFacts, ...] = ()

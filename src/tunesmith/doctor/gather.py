@@ -15,6 +15,7 @@ from tunesmith.doctor.facts import (
     ProductFacts,
     StepFacts,
     TorchFacts,
+    TritonFacts,
 )
 from tunesmith.doctor.probes import system
 from tunesmith.messages.catalogue import say
@@ -109,7 +110,9 @@ def tried(files: TorchFacts, answer: Answer) -> TorchFacts:
     known = {field.name for field in fields(TorchFacts)}
     values: dict[str, Any] = {name: value for name, value in answer.values.items() if name in known}
     if device := values.get("device"):
-        values["device"] = DeviceFacts(device["name"], tuple(device["capability"]), tuple(device["architectures"]))
+        capability, architectures = tuple(device["capability"]), tuple(device["architectures"])
+        values["device"] = DeviceFacts(device["name"], capability, architectures, device["has_flash_attention"])
+    values["triton"] = TritonFacts(**values["triton"]) if values.get("triton") else None
     values["products"] = tuple(ProductFacts(**product) for product in values.get("products", ()))
     values["step"] = StepFacts(**values["step"]) if values.get("step") else None
     stage = str(values.pop("stage", "import"))

@@ -9,6 +9,7 @@ from tunesmith.doctor.facts import Facts, SystemFacts
 from tunesmith.messages.catalogue import say
 
 WHEELS = "https://download.pytorch.org/whl"
+BUILD_TOOLS = "https://visualstudio.microsoft.com/visual-cpp-build-tools"
 DRIVERS = "https://www.nvidia.com/drivers"
 TORCH_VERSIONS = "torch>=2.11,<2.14"
 PLAIN_WORD = re.compile(r"[\w.:/\\+=-]+")
@@ -60,6 +61,23 @@ def update_driver(facts: Facts) -> Remedy:
     if system.kind == "windows":
         return Remedy(say("install the newest NVIDIA driver ({url}), then restart Windows", url=DRIVERS))
     return Remedy(say("{command}, then restart", command=_driver_command(system.distribution)))
+
+
+def install_compiler(facts: Facts) -> Remedy:
+    """A C compiler and Python's headers, with which Triton builds its part in C."""
+    system = facts.system
+    if system.kind == "windows":
+        return Remedy(say("install the C++ build tools of Visual Studio ({url})", url=BUILD_TOOLS))
+    known = system.distribution.split()
+    if {"ubuntu", "debian"} & set(known):
+        return Remedy("sudo apt install build-essential python3-dev")
+    if {"fedora", "rhel"} & set(known):
+        return Remedy("sudo dnf install gcc python3-devel")
+    if "arch" in known:
+        return Remedy("sudo pacman -S base-devel")
+    if {"suse", "opensuse"} & set(known):
+        return Remedy("sudo zypper install gcc python3-devel")
+    return Remedy(say("install a C compiler and Python's headers (build-essential and python3-dev)"))
 
 
 def _driver_command(distribution: str) -> str:

@@ -51,7 +51,7 @@ class Decoder:
         tokens_N = torch.tensor([token for prompt in prompts for token in prompt])
         positions_N = torch.cat([torch.arange(len(prompt)) for prompt in prompts])
         device = self._model.head_VC.device
-        within = attention_over(layout, device, self._model.attention_dtype)
+        within = attention_over(layout, self._model)
         attend = PrefillAttention(self._cache, places, layout, within)
         hidden_NC = self._forward(tokens_N.to(device), positions_N.to(device), attend.of_layer)
         return self._logits(hidden_NC[torch.tensor(layout.offsets[1:]) - 1]).cpu()

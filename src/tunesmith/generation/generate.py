@@ -26,6 +26,7 @@ def generate_texts(
     *,
     on_text: Callable[[int, int], object] = lambda _done, _of: None,
     show: Callable[[str], object] | None = None,
+    on_model: Callable[[str], object] = lambda _says: None,
 ) -> list[GeneratedText]:
     """Load a model and write texts: every sample of every prompt at every temperature, in this order.
 
@@ -33,20 +34,25 @@ def generate_texts(
         config: what to write.
         on_text: told how many texts of how many are done.
         show: called with the pieces of a single text as they are written.
+        on_model: told what computes, if there is something to tell.
 
     Raises:
         UserError: if the model cannot be used or a setting is impossible.
         Interrupted: at Ctrl-C, with the texts that were done.
     """
     with team_of(config) as team:
-        texts, is_whole = _written(config, team, on_text, show)
+        texts, is_whole = _written(config, team, on_text, show, on_model)
     if not is_whole:
         raise Interrupted(texts)
     return texts
 
 
 def _written(
-    config: GenerateConfig, team: Team, on_text: Callable[[int, int], object], show: Callable[[str], object] | None
+    config: GenerateConfig,
+    team: Team,
+    on_text: Callable[[int, int], object],
+    show: Callable[[str], object] | None,
+    on_model: Callable[[str], object],
 ) -> tuple[list[GeneratedText], bool]:
     """The texts, in order, and whether they are all that was asked for; of several processes only the first has them.
 
@@ -60,6 +66,8 @@ def _written(
         folder = local_folder(config.model)
     refuse_different_models(team, folder)
     model = load_for_writing(config, team)
+    if model.says and team.leads:
+        on_model(model.says)
     show_it = show if len(requests) == 1 and not config.reject_copied and team.size == 1 else None
     if show_it and config.include_prompt:
         show_it(requests[0].prompt)

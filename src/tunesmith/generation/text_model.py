@@ -14,7 +14,9 @@ from tunesmith.distributed.verbs import device_of
 from tunesmith.generation.cache import cache_bytes
 from tunesmith.generation.inference_weights import ready_for_writing
 from tunesmith.generation.packed_linears import can_hold_half
-from tunesmith.machine import choose_dtype
+from tunesmith.machine import choose_dtype, device_name
+from tunesmith.messages.catalogue import say
+from tunesmith.model.attention import attention_backend
 from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hub import local_folder
@@ -39,6 +41,20 @@ class TextModel:
     model: GPT2
     tokenizer: TextTokenizer
     logits: Callable[[Tensor], Tensor]
+
+    @property
+    def says(self) -> str:
+        """What computes, and with what attention, and why; empty for a CPU, where there is nothing to choose."""
+        if not self.model.head_VC.is_cuda:
+            return ""
+        attention = attention_backend(self.model)
+        return say(
+            "attention of {device} in {dtype}: {attention} ({reason})",
+            device=device_name(self.model.head_VC.device),
+            dtype=str(self.model.attention_dtype).removeprefix("torch."),
+            attention=attention.value,
+            reason=attention.reason,
+        )
 
 
 def load_for_writing(config: GenerateConfig, team: Team = ALONE) -> TextModel:

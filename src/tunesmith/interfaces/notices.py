@@ -6,6 +6,7 @@ from tunesmith.training.events import (
     WENT_BAD,
     BadNumbers,
     CheckpointDamaged,
+    CompilationFailed,
     Event,
     LossSpiked,
     PageOpened,
@@ -50,21 +51,31 @@ def notices_of(event: Event) -> list[str]:
                 reason=event.reason,
             )
         )
-    elif isinstance(event, CheckpointDamaged):
+    else:
+        lines += _notice(event)
+    return lines
+
+
+def _notice(event: Event) -> list[str]:
+    """Of events that have one line at most."""
+    if isinstance(event, CompilationFailed):
+        reason = printable(event.reason)
+        return [say("warning: compiling failed ({reason}): training continues uncompiled, slower", reason=reason)]
+    if isinstance(event, CheckpointDamaged):
         damaged = say(
             "the checkpoint {folder} is damaged ({reason}) and set aside", folder=event.folder, reason=event.reason
         )
-        lines.append(say("warning: {notice}", notice=damaged))
-    elif isinstance(event, StopAsked):
-        lines.append(say("stopping: the step is finished and everything saved; Ctrl-C again stops at once"))
-    elif isinstance(event, ResumeVerified):
-        lines.append(_verified(event))
-    elif isinstance(event, PageOpened):
-        lines.append(say("live page  {url}", url=event.url))
-    elif isinstance(event, WatchFailed):
+        return [say("warning: {notice}", notice=damaged)]
+    if isinstance(event, StopAsked):
+        return [say("stopping: the step is finished and everything saved; Ctrl-C again stops at once")]
+    if isinstance(event, ResumeVerified):
+        return [_verified(event)]
+    if isinstance(event, PageOpened):
+        return [say("live page  {url}", url=event.url)]
+    if isinstance(event, WatchFailed):
         failed = say("warning: {what}: {reason}; the run is untouched", what=event.what, reason=event.reason)
-        lines.append(printable(failed))
-    return lines
+        return [printable(failed)]
+    return []
 
 
 def _shrunk(event: Shrunk) -> str:

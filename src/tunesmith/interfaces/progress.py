@@ -221,6 +221,8 @@ def plan_rows(planned: Planned) -> list[tuple[str, str, str]]:
         ),
         *([(say("adapters"), *_adapters(plan))] if plan.lora else []),
         *([(say("frozen"), _frozen(plan), say("asked for"))] if plan.frozen != "nothing" else []),
+        *([(say("attention"), plan.attention, reasons["attention"])] if plan.attention else []),
+        *([(say("kernels"), plan.kernels, reasons["kernels"])] if plan.kernels else []),
         *([(say("deterministic"), say("yes"), reasons["deterministic"])] if plan.deterministic else []),
         (say("compiled"), say("yes") if plan.compiled else say("no"), reasons["compiled"]),
         (say("context"), say("{tokens:,} tokens", tokens=plan.context_tokens), reasons["context_tokens"]),

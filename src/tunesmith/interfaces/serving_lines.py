@@ -41,6 +41,8 @@ class ServingLines:
                     knows=knows,
                 )
             )
+            if model.writer.says:
+                self._print(f"{'':<{width}}  {model.writer.says}")
         self._print(say("page  {url}", url=serving.url))
         self._print(say("API   {api}", api=serving.api))
         self._print(say("Ctrl-C ends it when the answers that have begun are finished"))

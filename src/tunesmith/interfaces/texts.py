@@ -61,6 +61,7 @@ class TextProgress:
     def __init__(self, *, quiet: bool, streams: bool) -> None:
         self.streamed = False
         self.asked = 0
+        self._quiet = quiet
         self._streams = streams and sys.stdout.isatty()
         console = Console(stderr=True)
         self._bar = Progress(
@@ -93,6 +94,11 @@ class TextProgress:
             self._bar.start()
             self._task = self._bar.add_task(say("writing"), total=of)
         self._bar.update(self._task, completed=done)
+
+    def note(self, line: str) -> None:
+        """What computes."""
+        if not self._quiet:
+            print(printable(line), file=sys.stderr, flush=True)  # noqa: T201
 
     def show(self, piece: str) -> None:
         """A piece of the only text."""

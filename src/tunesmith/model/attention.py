@@ -3,7 +3,8 @@
 Shapes: N tokens in the stream, H heads, D channels of a head; a run is R documents of T tokens each that
 stand next to each other (N of the run = R * T).
 
-On CUDA one `varlen_attn` call does the whole stream. On the CPU there is no such kernel: documents of equal
+Which kernel computes it is decided in `tunesmith.backends`. On CUDA one call does the whole stream, or a few where the
+GPU or torch's build has no FlashAttention. On the CPU there is no such kernel: documents of equal
 length that stand side by side are a view [R, T, H, D] and are attended in one call, so a batch that orders
 its documents by length needs as many calls as it has different lengths. Short ones are attended in fp32 there:
 the bf16 kernels were measured two to six times slower on them, and prepare themselves anew for each length.
@@ -17,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tunesmith.model.gpt2 import Attend
+from tunesmith.backends import AttentionBackend, choose_attention, device_here
+from tunesmith.machine import Choice
+from tunesmith.model.gpt2 import GPT2, Attend
 from tunesmith.model.shape import SHORT_DOCUMENT_TOKENS
-
-HALF_PRECISION = frozenset({torch.float16, torch.bfloat16})
 
 
 @dataclass(frozen=True)
@@ -75,32 +76,58 @@ class DocumentLayout:
         return offsets
 
 
-def attention_over(layout: DocumentLayout, device: torch.device, dtype: torch.dtype) -> Attend:
-    """What attends to these documents there."""
-    if device.type == "cuda" and dtype in HALF_PRECISION:
-        offsets = layout.offsets_in_slots().pin_memory().to(device, non_blocking=True)
-        return VarlenAttention(offsets, layout.longest)
+def attention_backend(model: GPT2) -> Choice[AttentionBackend]:
+    """What computes this model's attention, where it is and in the dtype that it has now."""
+    name = str(model.attention_dtype).removeprefix("torch.")
+    return choose_attention(device_here(model.head_VC.device), name, model.config.head_dim)
+
+
+def attention_over(layout: DocumentLayout, model: GPT2) -> Attend:
+    """What attends to these documents in this model."""
+    device, backend = model.head_VC.device, attention_backend(model).value
+    if backend == "flash_varlen":
+        return VarlenAttention(_on_device(layout.offsets_in_slots(), device), layout.longest)
+    if backend == "efficient_varlen":
+        return EfficientVarlenAttention(layout, device)
     return RunAttention(layout)
+
+
+def _on_device(offsets: Tensor, device: torch.device) -> Tensor:
+    """Offsets where the kernel reads them; a GPU fetches them without making anybody wait."""
+    return offsets.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else offsets
 
 
 class RunAttention:
     """Each token sees its own document up to itself, and nothing else: a fused call for each run, on any device."""
 
     def __init__(self, layout: DocumentLayout) -> None:
-        self.layout = layout
+        self.runs = layout.runs  # now, not in a layer: before Python 3.12 a cached property takes a lock
 
     def __call__(self, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
         # split, not slices: the gradient of a split is one concatenation, that of a slice a whole zeroed stream
-        run_tokens = [run.documents * run.length for run in self.layout.runs]
+        run_tokens = [run.documents * run.length for run in self.runs]
         split = (t_NHD.split(run_tokens) for t_NHD in (q_NHD, k_NHD, v_NHD))
-        pieces = [
-            attend_run(q, k, v, run=run, scale=scale) for run, q, k, v in zip(self.layout.runs, *split, strict=True)
-        ]
+        pieces = [attend_run(q, k, v, run=run, scale=scale) for run, q, k, v in zip(self.runs, *split, strict=True)]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
+class EfficientVarlenAttention:
+    """The same in one kernel for the whole stream, or in a few where lengths differ much; every GPU, every dtype."""
+
+    def __init__(self, layout: DocumentLayout, device: torch.device) -> None:
+        from tunesmith.model.efficient_attention import section_offsets, sections_of  # noqa: PLC0415  GPUs only
+
+        self.sections = sections_of(layout.offsets)
+        self.offsets = _on_device(section_offsets(layout.offsets, self.sections), device)
+
+    def __call__(self, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
+        from tunesmith.model.efficient_attention import efficient_varlen_attention  # noqa: PLC0415
+
+        return efficient_varlen_attention(q_NHD, k_NHD, v_NHD, self.offsets, self.sections, scale)
+
+
 class VarlenAttention:
-    """The same in one kernel for the whole stream; CUDA only, fp16 or bf16.
+    """The same by FlashAttention-2, one kernel for the whole stream; CUDA only, fp16 or bf16.
 
     Args:
         offsets: int32 on the device, first token of each document and, last, N, repeated as often as one likes.

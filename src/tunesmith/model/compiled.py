@@ -1,54 +1,157 @@
 """Blocks compiled in place: parameter names stay what they are, and an uncompiled model computes the same.
 
-One block is compiled, and all of them run its code: they differ in their weights only. On CUDA a block is one graph,
-attention included; on the CPU attention stays out of it, because every batch has other runs of documents. Code is made
-for one number of tokens, so micro-batches have to be of constant size.
+One block is compiled, and all of them run its code: they differ in their weights only. With FlashAttention a block is
+one graph; other attention stays out of it, because every batch has other runs of documents. Code is made for one number
+of tokens, so micro-batches have to be of constant size. What is compiled is inside of activation checkpointing, which
+keeps or offloads what goes in.
 """
 
-import shutil
-import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from tunesmith.backends import choose_compilation, cpp_compiler, device_here, is_traceable, triton_here
 from tunesmith.machine import Choice
 from tunesmith.messages.catalogue import say
-from tunesmith.model.gpt2 import GPT2, Block, as_it_is
-from tunesmith.model.softmax import has_triton
+from tunesmith.model.attention import attention_backend
+from tunesmith.model.gpt2 import GPT2, Attend, Block, as_it_is
+from tunesmith.out_of_memory import is_out_of_memory
+
+RECOMPILE_LIMIT = 64
+"""Versions of one block's code; torch's own limit of 8 is soon reached by micro-batches that shrink."""
 
 
 def can_compile(device: torch.device) -> Choice[bool]:
-    """Whether there is what torch needs for it: Triton for a card, a C++ compiler for the CPU."""
-    if device.type == "cuda":
-        return Choice(True, say("Triton is here")) if has_triton() else Choice(False, say("Triton is not installed"))
-    compilers = ("cl",) if sys.platform == "win32" else ("g++", "clang++", "c++")
-    found = next((name for name in compilers if shutil.which(name)), None)
-    if found is None:
-        return Choice(False, say("there is no {compiler}", compiler=compilers[0]))
-    return Choice(True, say("{compiler} is here", compiler=found))
+    """Whether there is what torch needs for it: Triton that works for a GPU, a C++ compiler for the CPU."""
+    triton = (
+        Choice(False, say("Triton kernels are for GPUs")) if device.type == "cpu" else triton_here(device.index or 0)
+    )
+    return choose_compilation(device_here(device), triton, cpp_compiler())
 
 
-def compile_in_place(model: GPT2) -> None:
-    """Compile every block when it first runs; the results are kept on disk by torch for later runs."""
-    on_card = model.head_VC.is_cuda
-    left_out = torch.compiler.disable(as_it_is)  # not at import: it loads the compiler, which takes more than a second
-    for block in model.transformer.h:
-        assert isinstance(block, Block)
-        block.attn.run_attend = as_it_is if on_card else left_out
-        block.compile(fullgraph=on_card, dynamic=False)
+def compile_in_place(model: GPT2, *, fullgraph: bool = False, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Compile every block when it first runs; the results are kept on disk by torch for later runs.
+
+    Args:
+        model: on its device, in its dtype.
+        fullgraph: whether a block that cannot be one graph is an error; for tests.
+        backend: of `torch.compile`; another one for tests.
+    """
+    compiled = CompiledBlocks(fullgraph=fullgraph, backend=backend)
+    for block in _blocks(model):
+        block.forward_of = compiled
+    _place_attention(model)
+
+
+def _place_attention(model: GPT2) -> None:
+    """Into the compiled blocks or out of them, as this model's attention allows."""
+    one_scale = not model.config.scale_attn_by_inverse_layer_idx
+    if is_traceable(attention_backend(model).value, one_scale=one_scale):
+        run_attend = as_it_is
+    else:
+        run_attend = torch.compiler.disable(as_it_is)  # not at import: it loads the compiler, which takes a second
+    for block in _blocks(model):
+        block.attn.run_attend = run_attend
+
+
+def compute_in(model: GPT2, dtype: torch.dtype) -> None:
+    """Change the dtype of the arithmetic, and with it what computes attention and whether that is compiled."""
+    model.compute_dtype = dtype
+    if is_compiled(model):
+        _place_attention(model)
 
 
 def is_compiled(model: GPT2) -> bool:
     """Whether `compile_in_place` was called."""
-    return model.transformer.h[0]._compiled_call_impl is not None  # noqa: SLF001  torch has no public name for it
+    return _compiled(model) is not None
+
+
+def compilation_failure(model: GPT2) -> str:
+    """What the compiler failed with, so that the model runs as it is written; empty where it did not."""
+    compiled = _compiled(model)
+    return compiled.failure if compiled else ""
 
 
 @contextmanager
 def uncompiled(model: GPT2) -> Iterator[None]:
-    """Run the model as it is written, compiled or not."""
-    if not is_compiled(model):  # without asking torch's compiler, whose import takes a second
+    """Run this model as it is written in this thread, compiled or not; other models and threads are not affected."""
+    compiled = _compiled(model)
+    if compiled is None:
         yield
         return
-    with torch.compiler.set_stance("force_eager"):
+    with compiled.paused():
         yield
+
+
+class CompiledBlocks:
+    """The code of a model's blocks, and whether it is used.
+
+    Attributes:
+        failure: what the compiler failed with; empty where it did not.
+    """
+
+    def __init__(self, *, fullgraph: bool, backend: str | Callable[..., Any]) -> None:
+        self._settings: dict[str, Any] = {"fullgraph": fullgraph, "backend": backend}
+        self._run = torch.compile(Block._forward, dynamic=False, **self._settings)  # noqa: SLF001  what is inside of checkpointing
+        self._here = threading.local()
+        self.failure = ""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CompiledBlocks":
+        del memo  # a copy of the model shares nothing with it
+        return CompiledBlocks(**self._settings)
+
+    def __call__(self, block: Block) -> Callable[..., Tensor]:
+        """What computes a block now, here."""
+        pauses: int = getattr(self._here, "pauses", 0)
+        if self.failure or pauses:
+            return block._forward  # noqa: SLF001
+        return partial(self._compute, block)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Not used in this thread; may be nested."""
+        self._here.pauses = getattr(self._here, "pauses", 0) + 1
+        try:
+            yield
+        finally:
+            self._here.pauses -= 1
+
+    def _compute(self, block: Block, x_NC: Tensor, attend: Attend) -> Tensor:
+        if not self.failure:
+            try:
+                with torch._dynamo.config.patch(recompile_limit=RECOMPILE_LIMIT):  # noqa: SLF001  its public name
+                    out_NC: Tensor = self._run(block, x_NC, attend)
+                    return out_NC
+            except Exception as error:
+                if self._settings["fullgraph"] or not _is_of_compiler(error):
+                    raise
+                cause = getattr(error, "inner_exception", None) or error
+                self.failure = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        return block._forward(x_NC, attend)  # noqa: SLF001
+
+
+def _is_of_compiler(error: Exception) -> bool:
+    """Whether the compiler failed, and not what it had made or the memory that it needs."""
+    from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415  a second to import
+
+    causes = [error, getattr(error, "inner_exception", None), error.__cause__]
+    if any(cause is not None and is_out_of_memory(cause) for cause in causes):
+        return False
+    return isinstance(error, TorchDynamoException)
+
+
+def _compiled(model: GPT2) -> CompiledBlocks | None:
+    first = model.transformer.h[0]
+    found = first.forward_of if isinstance(first, Block) else None
+    return found if isinstance(found, CompiledBlocks) else None
+
+
+def _blocks(model: GPT2) -> Iterator[Block]:
+    for block in model.transformer.h:
+        assert isinstance(block, Block)
+        yield block

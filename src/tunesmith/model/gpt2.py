@@ -117,10 +117,13 @@ class Attention(nn.Module):
         q_NHD, k_NHD, v_NHD = qkv_NE.view(n_tokens, 3, self.n_head, n_embd // self.n_head).unbind(dim=1)
         if self.upcast:
             q_NHD, k_NHD, v_NHD = q_NHD.float(), k_NHD.float(), v_NHD.float()
-        y_NHD = self.run_attend(attend, q_NHD, k_NHD, v_NHD, self.scale)
+        y_NHD = self.run_attend(self._attend, attend, q_NHD, k_NHD, v_NHD)
         y_NC = y_NHD.reshape(n_tokens, n_embd).to(qkv_NE.dtype)
         projected_NC: Tensor = self.c_proj(y_NC)
         return projected_NC
+
+    def _attend(self, attend: Attend, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor) -> Tensor:
+        return attend(q_NHD, k_NHD, v_NHD, self.scale)  # read here: where attention is left out, layers share code
 
 
 class MLP(nn.Module):
@@ -144,10 +147,12 @@ class Block(nn.Module):
     Attributes:
         run_block: how the whole block is computed.
         run_part: how a norm or an activation is computed together with the projection behind it.
+        forward_of: gives the code that computes a block now, compiled or its own; None where nothing is compiled.
     """
 
     run_block: Run
     run_part: Run
+    forward_of: "Callable[[Block], Callable[..., Tensor]] | None"
 
     def __init__(self, config: GPT2Config, layer: int, dropout: float) -> None:
         super().__init__()
@@ -157,9 +162,12 @@ class Block(nn.Module):
         self.mlp = MLP(config)
         self.resid_dropout = nn.Dropout(dropout)
         self.run_block = self.run_part = as_it_is
+        self.forward_of = None
 
     def forward(self, x_NC: Tensor, attend: Attend) -> Tensor:
-        return self.run_block(self._forward, x_NC, attend)
+        # asked here: what is computed again in the backward pass, in whatever thread, has to be the same code
+        compute = self._forward if self.forward_of is None else self.forward_of(self)
+        return self.run_block(compute, x_NC, attend)
 
     def _forward(self, x_NC: Tensor, attend: Attend) -> Tensor:
         x_NC = x_NC + self.resid_dropout(self.attn(self.run_part(self._qkv, x_NC), attend))

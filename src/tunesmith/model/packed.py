@@ -33,7 +33,7 @@ def hidden_states(
         layout: where documents begin and end.
         call: what computes, where that is wrapped around the model.
     """
-    attend = attention_over(layout, model.head_VC.device, model.attention_dtype)
+    attend = attention_over(layout, model)
     compute = model if call is None else call
     hidden_NC: Tensor = compute(on_device_of(model, tokens_N), on_device_of(model, positions_N), lambda _layer: attend)
     return hidden_NC

@@ -33,7 +33,12 @@ def next_recomputation(what: Recompute) -> Recompute | None:
 
 
 def recompute(model: GPT2, what: Recompute) -> None:
-    """Decide what the backward pass of every block computes once more; the results stay what they are."""
+    """Decide what the backward pass of every block computes once more; the results stay what they are.
+
+    What is compiled is inside of the whole block's checkpoint. A compiled block whose norms and activations are
+    computed again goes on doing so when all of it is: that costs next to nothing, and other code would have to be
+    compiled.
+    """
     on_host = _checkpointed_on_host if model.head_VC.is_cuda else _checkpointed
     ways: dict[Recompute, tuple[Run, Run]] = {
         "nothing": (as_it_is, as_it_is),
@@ -43,7 +48,10 @@ def recompute(model: GPT2, what: Recompute) -> None:
     }
     for block in model.transformer.h:
         assert isinstance(block, Block)
+        before = block.run_part
         block.run_block, block.run_part = ways[what]
+        if block.forward_of is not None and what in {"blocks", "offload"}:
+            block.run_part = before
 
 
 def _checkpointed(part: Callable[..., Tensor], /, *inputs: Any) -> Tensor:  # noqa: ANN401

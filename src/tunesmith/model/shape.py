@@ -39,6 +39,11 @@ class GPT2Config:
         return -(-self.vocab_size // VOCABULARY_MULTIPLE) * VOCABULARY_MULTIPLE
 
     @property
+    def head_dim(self) -> int:
+        """Channels of an attention head."""
+        return self.n_embd // self.n_head
+
+    @property
     def block_matrix_parameters(self) -> int:
         """How many parameters the four projections of a block have, biases left out."""
         return self.n_embd * (4 * self.n_embd + 2 * self.n_inner)
@@ -52,7 +57,7 @@ class GPT2Config:
         """What a layer's query-key products are multiplied with before the softmax."""
         scale = 1.0
         if self.scale_attn_weights:
-            scale /= math.sqrt(self.n_embd // self.n_head)
+            scale /= math.sqrt(self.head_dim)
         if self.scale_attn_by_inverse_layer_idx:
             scale /= layer + 1
         return scale

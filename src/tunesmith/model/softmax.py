@@ -8,10 +8,11 @@ logits have.
 """
 
 from functools import cache
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
+
+from tunesmith.backends import choose_kernels, device_here, triton_here
 
 BLOCK_ROWS = {"cpu": 16, "cuda": 512}
 """Of 50,304 entries in fp32 they take 3 MB of a processor's cache, 100 MB on a card."""
@@ -37,10 +38,14 @@ def nats_and_gradient(logits_KV: Tensor, targets_K: Tensor, vocab_size: int, *, 
         _plain(logits_KV[rows], targets_K[rows], vocab_size, out_K[rows])
 
 
-@cache
 def has_triton() -> bool:
-    """Whether kernels can be built here: on Linux with torch's CUDA build, on Windows with triton-windows."""
-    return find_spec("triton") is not None
+    """Whether Triton kernels run on the current GPU, as `tunesmith.backends` decides."""
+    return _uses_triton(torch.cuda.current_device())
+
+
+@cache
+def _uses_triton(index: int) -> bool:
+    return choose_kernels(device_here(torch.device("cuda", index)), triton_here(index)).value == "triton"
 
 
 def _plain(logits_KV: Tensor, targets_K: Tensor, vocab_size: int, out_K: Tensor) -> None:

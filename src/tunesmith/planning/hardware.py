@@ -11,8 +11,18 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from tunesmith.backends import Device as DeviceFacts
+from tunesmith.backends import Kernels, choose_compilation, choose_kernels, device_here, triton_assumed, triton_here
 from tunesmith.errors import UserError
-from tunesmith.machine import Choice, choose_device, choose_dtype, device_name, gpu_uuid
+from tunesmith.machine import (
+    NATIVE_FP16_CAPABILITY,
+    Choice,
+    choose_device,
+    choose_dtype,
+    device_name,
+    gpu_uuid,
+    native_dtype,
+)
 from tunesmith.messages.catalogue import Phrase, say
 from tunesmith.out_of_memory import free_memory
 from tunesmith.planning.cards import REFERENCE, Card, Speed, card_named, known_card, memories_of, memory_in_name
@@ -56,9 +66,11 @@ class Hardware:
         flops_per_s: of matrix products.
         bytes_per_s: of the memory.
         reasons: of device and precision.
-        can_compile: whether there is what compiling needs; None where it cannot be known.
+        can_compile: whether there is what compiling needs.
         speed_of: whose speed that is; empty where it is not known: then `flops_per_s` and `bytes_per_s` are those of
             `REFERENCE`, good for comparing ways to make a step and for nothing that is shown.
+        facts: what `tunesmith.backends` decides from.
+        kernels: of loss and optimizer.
     """
 
     device: str
@@ -72,6 +84,8 @@ class Hardware:
     reasons: dict[str, str]
     can_compile: Choice[bool]
     speed_of: str
+    facts: DeviceFacts
+    kernels: Choice[Kernels]
 
     @property
     def number_bytes(self) -> int:
@@ -92,13 +106,14 @@ def hardware_here(device: str, precision: str) -> Hardware:
     named = str(dtype.value).removeprefix("torch.")
     reasons = {"device": chosen.reason, "precision": dtype.reason}
     host = psutil.virtual_memory().available
-    compiles = can_compile(chosen.value)
+    compiles, facts = can_compile(chosen.value), device_here(chosen.value)
     if chosen.value.type == "cpu":
         rate = CPU_FLOPS_PER_CORE[named] * (psutil.cpu_count(logical=False) or 1)
         budget = Choice(
             int(host * HOST_SHARE) + psutil.Process().memory_info().rss,
             say("{share:.0%} of the {free_gib:.1f} GiB that are free", share=HOST_SHARE, free_gib=host / GIB),
         )
+        kernels = choose_kernels(facts, compiles)
         return Hardware(
             device="cpu",
             kind="cpu",
@@ -111,6 +126,8 @@ def hardware_here(device: str, precision: str) -> Hardware:
             reasons=reasons,
             can_compile=compiles,
             speed_of=device_name(chosen.value),
+            facts=facts,
+            kernels=kernels,
         )
     state = _state_of(chosen.value)
     speed, speed_of = _speed(known_card(state.name, state.total_bytes / GIB))
@@ -123,11 +140,13 @@ def hardware_here(device: str, precision: str) -> Hardware:
         precision=named,
         budget=budget_of(state),
         host_bytes=host,
-        flops_per_s=speed.tflops * 1e12 * (FP32_RATE if named == "float32" else 1.0),
+        flops_per_s=_flops_per_s(speed, facts, named),
         bytes_per_s=speed.gigabytes_per_s * 1e9,
         reasons=reasons,
         can_compile=compiles,
         speed_of=speed_of,
+        facts=facts,
+        kernels=choose_kernels(facts, triton_here(chosen.value.index or 0)),
     )
 
 
@@ -166,23 +185,22 @@ def hardware_named(gpu: str | None, vram: str | None) -> Hardware:
         reason = say("computed for {card}", card=card.name)
     if not speed_of:
         reason = say("{reason}; {unknown}", reason=reason, unknown=str(NO_SPEED))
+    facts = DeviceFacts("cuda", sys.platform, card.capability, has_flash_attention=sys.platform != "win32")
+    triton, precision = triton_assumed(sys.platform), native_dtype(card.capability)
     return Hardware(
         device="cuda",
         kind="cuda",
         name=card.name if gpu else say("a card with {total_gib:.0f} GiB", total_gib=total / GIB),
-        precision="bfloat16" if card.has_bf16 else "float16",
+        precision=precision.value,
         budget=budget,
         host_bytes=int(psutil.virtual_memory().total * HOST_SHARE),
-        flops_per_s=speed.tflops * 1e12,
+        flops_per_s=_flops_per_s(speed, facts, precision.value),
         bytes_per_s=speed.gigabytes_per_s * 1e9,
-        reasons={
-            "device": reason,
-            "precision": say(
-                "bf16 is native there" if card.has_bf16 else "no native bf16 there: fp16 with a loss scaler"
-            ),
-        },
-        can_compile=Choice(True, say("taken to be possible there")),
+        reasons={"device": reason, "precision": precision.reason},
+        can_compile=choose_compilation(facts, triton, ""),
         speed_of=speed_of,
+        facts=facts,
+        kernels=choose_kernels(facts, triton),
     )
 
 
@@ -195,12 +213,19 @@ def _speed(card: Card | None) -> tuple[Speed, str]:
     return reference, ""
 
 
+def _flops_per_s(speed: Speed, facts: DeviceFacts, precision: str) -> float:
+    """Of matrix products in that precision."""
+    has_tensor_cores = facts.capability is not None and facts.capability >= NATIVE_FP16_CAPABILITY
+    return speed.tflops * 1e12 * (FP32_RATE if precision == "float32" and has_tensor_cores else 1.0)
+
+
 def in_precision(hardware: Hardware, asked: str) -> Hardware:
     """A card that need not be here, with the arithmetic that `--precision` asks for."""
     if asked == "auto":
         return hardware
     named = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[asked]
-    rate = hardware.flops_per_s * (FP32_RATE if named == "float32" else 1.0)
+    is_slower = named == "float32" and hardware.precision != "float32"
+    rate = hardware.flops_per_s * (FP32_RATE if is_slower else 1.0)
     reasons = {**hardware.reasons, "precision": say("asked for")}
     return replace(hardware, precision=named, flops_per_s=rate, reasons=reasons)
 
@@ -231,9 +256,7 @@ def hardware_of_driver(device: str) -> Hardware | None:
             "device": say("the driver sees it")
             if card and card.speed
             else say("{reason}; {unknown}", reason=say("the driver sees it"), unknown=str(NO_SPEED)),
-            "precision": say("bf16 is taken to be native there")
-            if card is None
-            else say("bf16 is native there" if card.has_bf16 else "no native bf16 there"),
+            "precision": say("bf16 is taken to be native there") if card is None else hardware.reasons["precision"],
         },
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from tunesmith.backends import why_not_together
 from tunesmith.config import RECOMPUTATIONS, Auto, Recompute, StatePlanName
 from tunesmith.data.dealing import rounded_up
 from tunesmith.errors import DoesNotFitError
@@ -138,11 +139,8 @@ def _refusal_alone(plan: StatePlan, demand: Demand, precision: str) -> str | Non
     """The same, of what has nothing to do with other processes."""
     if demand.lora is not None:
         return say("adapters are small: their state is kept in fp32")
-    if plan.is_half and precision == "float32":
-        return say("its bf16 weights are meant for arithmetic in bf16")
-    if plan.gradients != "held" and precision == "float16":
-        return say("fp16 needs all gradients at once, to see whether one overflowed")
-    return None
+    reason = why_not_together(precision, has_bf16_weights=plan.is_half, holds_gradients=plan.gradients == "held")
+    return reason or None
 
 
 def _micro_batches(request: Request, hardware: Hardware) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,7 @@ import torch
 
 from tunesmith.data.batches import Batch
 from tunesmith.machine import peak_memory_bytes, reset_peak_memory
+from tunesmith.model.compiled import uncompiled
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.optimizers.in_backward import InBackwardAdamW
 from tunesmith.planning.memory import Correction, Demand, memory_of
@@ -37,8 +38,9 @@ def calibrate(model: GPT2, optimizer: torch.optim.Optimizer, demand: Demand) -> 
     in_tensors: list[int] = []
     for tokens in STEP_TOKENS:
         reset_peak_memory(device)
-        for _ in range(min(demand.micro_batches, 2)):  # the second one finds gradients, as all others of a step do
-            _pass(model, optimizer, demand, tokens)
+        with uncompiled(model):  # of sizes that no step has, each compiled for half a minute
+            for _ in range(min(demand.micro_batches, 2)):  # the second one finds gradients, as all others of a step do
+                _pass(model, optimizer, demand, tokens)
         measured.append(peak_memory_bytes(device))
         in_tensors.append(torch.cuda.max_memory_allocated(device) if on_gpu else measured[-1])
         optimizer.zero_grad(set_to_none=True)

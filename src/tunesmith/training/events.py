@@ -144,6 +144,19 @@ class Shrunk:
 
 
 @dataclass(frozen=True)
+class CompilationFailed:
+    """The compiler failed, in this step; training goes on as the model is written.
+
+    Attributes:
+        step: which one.
+        reason: in the compiler's words.
+    """
+
+    step: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class BadNumbers:
     """The loss or the gradient of a step was not finite: nothing was learned from it, and this was done about it.
 
@@ -293,6 +306,7 @@ Event = (
     | Stepped
     | MachineRead
     | Shrunk
+    | CompilationFailed
     | BadNumbers
     | LossSpiked
     | Saved
@@ -309,6 +323,7 @@ Event = (
 KINDS: dict[type, str] = {
     Stepped: "step",
     Shrunk: "out_of_memory",
+    CompilationFailed: "compilation_failed",
     BadNumbers: "bad_numbers",
     LossSpiked: "loss_spike",
     SaveFailed: "save_failed",

@@ -36,6 +36,7 @@ from tunesmith.machine import (
 )
 from tunesmith.messages.catalogue import say
 from tunesmith.messages.system_errors import said_by_system
+from tunesmith.model.compiled import compute_in
 from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_config import gpt2_config
@@ -299,7 +300,7 @@ def _set_up(
         send_weights(team, model)
     recompute(model, progress.recompute)
     if progress.precision:
-        model.compute_dtype = getattr(torch, progress.precision)
+        compute_in(model, getattr(torch, progress.precision))
         scaler = torch.amp.GradScaler(device.type, enabled=False)
     _refuse_too_few_steps(run, plan, progress)
     version = str(environment()["tunesmith"])

@@ -26,6 +26,7 @@ from tunesmith.evaluation.perplexity import Evaluation, evaluate_split
 from tunesmith.machine import peak_memory_bytes
 from tunesmith.messages.catalogue import say
 from tunesmith.model.adapters import load_adapter
+from tunesmith.model.compiled import compilation_failure
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.recomputation import next_recomputation, recompute
 from tunesmith.model.weights import read_into
@@ -36,6 +37,7 @@ from tunesmith.training.checkpoint import ADAPTER
 from tunesmith.training.events import (
     Began,
     CheckpointDamaged,
+    CompilationFailed,
     Ended,
     Evaluated,
     Event,
@@ -112,6 +114,7 @@ class TrainingLoop:
         self._spill = SpillWatch(self.team.size == 1 and swaps_silently(self.model.head_VC.device))
         self._stopped_by = ""
         self._damaged: list[CheckpointDamaged] = []
+        self._compiler_failed = False
 
     def events(self) -> Iterator[Event]:
         """Run to the end, or to the first step after which `stop` says so."""
@@ -180,6 +183,7 @@ class TrainingLoop:
             step_started_s = time.perf_counter()
             result = yield from self._step(order, micro_batches, made_in)
             progress.step += 1
+            yield from self._compiler_news()
             finished, save_now = progress.step == plan.steps, self.save_asked()
             intervals = (plan.log_every_steps, plan.eval_every_steps, plan.save_every_steps)
             self._watch.see(progress.step, result.is_bad)
@@ -213,6 +217,13 @@ class TrainingLoop:
             self._wait_for_first(finished=finished or save_now)
             waiting_since_s = time.perf_counter()
         return False
+
+    def _compiler_news(self) -> Iterator[CompilationFailed]:
+        """That it failed, once."""
+        failure = compilation_failure(self.model)
+        if failure and not self._compiler_failed:
+            self._compiler_failed = True
+            yield CompilationFailed(self.progress.step, failure)
 
     def _wait_for_first(self, *, finished: bool) -> None:
         """Where the first process wrote something: that may take longer than others would wait within a step."""

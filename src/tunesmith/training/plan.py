@@ -6,8 +6,9 @@ shape, the corpus and the machine.
 """
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from tunesmith.backends import choose_attention
 from tunesmith.config import Recompute, StatePlanName, TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.dealing import rounded_up, shape_of_micro_batches
@@ -49,8 +50,9 @@ WEIGHT_DECAY, SCRATCH_WEIGHT_DECAY = 0.01, 0.1
 BETA2, SCRATCH_BETA2 = 0.999, 0.95
 """Brown et al. 2020, appendix B."""
 
-COMPILING_PAYS_AFTER_MINUTES = 2
-"""It takes half a minute there and is taken to save a third (not measured yet)."""
+COMPILING_PAYS_AFTER_MINUTES = 5
+"""It takes half a minute on a GPU and is taken to save a tenth: GELU, norms and attention are single kernels without
+it, too. An estimate from bytes and launches, until it is measured."""
 
 WHY_RECOMPUTED: dict[Recompute, Phrase] = {
     "nothing": Phrase("everything fits"),
@@ -116,6 +118,9 @@ class TrainPlan:
     devices: int = 1
     shard: bool = False
     deterministic: bool = False
+    attention: str = ""
+    kernels: str = ""
+    """What the machine that planned would use; where a run goes on is decided there. Empty in runs planned before."""
 
     @property
     def duration_s(self) -> float | None:
@@ -196,7 +201,8 @@ def make_plan(
     compiled = _compiled(config, hardware, step_s * steps.value)
     if is_sharded.value and compiled.value:
         compiled = Choice(False, say("blocks that gather their weights are not compiled"))
-    choices: dict[str, Choice[int] | Choice[float] | Choice[bool] | Choice[str]] = {
+    attention = choose_attention(hardware.facts, _attention_dtype(hardware, model), model.head_dim)
+    choices: dict[str, Choice[Any]] = {
         "context_tokens": context,
         "tokens_per_step": step,
         "tokens_per_micro_batch": Choice(
@@ -205,6 +211,8 @@ def make_plan(
         "states": _why_states(way, request, hardware),
         "recompute": _why_recompute(way, request),
         "peak_memory_bytes": Choice(way.memory.peak_bytes, hardware.budget.reason),
+        "attention": attention,
+        "kernels": hardware.kernels,
         "compiled": compiled,
         "steps": steps,
         "learning_rate": rate,
@@ -265,10 +273,17 @@ def make_plan(
         devices=processes.size,
         shard=is_sharded.value,
         deterministic=config.deterministic,
+        attention=attention.value,
+        kernels=hardware.kernels.value,
     )
     if config.from_scratch:
         plan = replace(plan, reasons={**plan.reasons, "prospect": prospect_of(plan, model).text})
     return plan, way.demand
+
+
+def _attention_dtype(hardware: Hardware, model: GPT2Config) -> str:
+    """The dtype of queries, keys and values, under torch's name."""
+    return "float32" if model.reorder_and_upcast_attn else hardware.precision
 
 
 def prospect_of(plan: TrainPlan, model: GPT2Config) -> Prospect:

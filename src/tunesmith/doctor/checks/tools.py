@@ -2,19 +2,25 @@
 
 from collections.abc import Iterator
 
+from tunesmith.backends import Device, choose_attention
 from tunesmith.doctor.check import Check, Remedy, Status
-from tunesmith.doctor.facts import Facts
-from tunesmith.doctor.remedies import install_packages, set_variable, unset_variable
+from tunesmith.doctor.facts import DeviceFacts, Facts
+from tunesmith.doctor.remedies import install_compiler, install_packages, set_variable, unset_variable
+from tunesmith.machine import native_dtype
 from tunesmith.messages.catalogue import say
 from tunesmith.symptoms.recognise import recognise
 
 CARD_COMPILER = "triton"
+HEAD_DIM = 64
+"""Of all GPT-2s that were published."""
 
 
 def check_tools(facts: Facts) -> Iterator[Check]:
-    """Compilers and toolkit."""
+    """Compilers, toolkit, and what is computed with them."""
     yield _toolkit(facts)
     yield _compiler(facts)
+    if facts.torch.device is not None:
+        yield _attention(facts, facts.torch.device)
 
 
 def _toolkit(facts: Facts) -> Check:
@@ -35,6 +41,16 @@ def _toolkit(facts: Facts) -> Check:
 def _compiler(facts: Facts) -> Check:
     """Triton for a card, a C++ compiler for the processor: without them everything works, uncompiled."""
     if facts.has_card:
+        tried = facts.torch.triton
+        if facts.triton and tried and not tried.works:
+            return Check(
+                "compiled training",
+                "warn",
+                say("{found}: training is not compiled, and slower", found=tried.found),
+                install_compiler(facts),
+            )
+        if facts.triton and tried:
+            return Check("compiled training", "ok", f"Triton {facts.triton}: {tried.found}")
         if facts.triton:
             return Check("compiled training", "ok", say("Triton {version} is here", version=facts.triton))
         package = "triton-windows" if facts.system.kind == "windows" else CARD_COMPILER
@@ -47,6 +63,14 @@ def _compiler(facts: Facts) -> Check:
     if facts.compiler:
         return Check("compiled training", "ok", say("{compiler} is here", compiler=facts.compiler))
     return Check("compiled training", "ok", say("no C++ compiler; on a processor it would win nothing"))
+
+
+def _attention(facts: Facts, device: DeviceFacts) -> Check:
+    """Which kernel computes attention, in the dtype that is taken there, for the heads that all GPT-2s have."""
+    system = "win32" if facts.system.kind == "windows" else "linux"
+    known = Device("cuda", system, device.capability, has_flash_attention=device.has_flash_attention)
+    chosen = choose_attention(known, native_dtype(device.capability).value, HEAD_DIM)
+    return Check("attention", "ok", f"{chosen.value}: {chosen.reason}")
 
 
 def check_packages(facts: Facts) -> Iterator[Check]:

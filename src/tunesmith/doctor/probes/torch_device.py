@@ -40,8 +40,11 @@ def main() -> None:
                 "name": torch.cuda.get_device_name(device),
                 "capability": torch.cuda.get_device_capability(device),
                 "architectures": torch.cuda.get_arch_list(),
+                "has_flash_attention": torch.backends.cuda.is_flash_attention_available(),
             }
         )
+        found(stage="triton")
+        found(triton=_triton())
         found(stage="cudnn")
         _try_cudnn(device)
     found(stage="matmul")
@@ -49,6 +52,13 @@ def main() -> None:
     found(stage="step")
     found(step=_training_step(device))
     found(stage="")
+
+
+def _triton() -> dict[str, object]:
+    from tunesmith.backends import triton_here  # noqa: PLC0415
+
+    usable = triton_here(0)
+    return {"works": usable.value, "found": usable.reason}
 
 
 def _try_cudnn(device: "torch.device") -> None:
