@@ -1,12 +1,16 @@
 """What all tests share: small checkpoints made on the spot, and a world without network or the user's cache."""
 
 import os
+import sys
 import tempfile
 import threading
+import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -20,8 +24,11 @@ if "ATEN_CPU_CAPABILITY" in os.environ:  # torch's cache of compiled code aborts
 import torch
 from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tunesmith.messages.catalogue import speak
+from tunesmith.model.shape import EVALUATION_CHUNK_ROWS, LOSS_CHUNK_ROWS
+from tunesmith.model.softmax import NATS_ROWS
 
 settings.register_profile("no clock", deadline=None)  # no test asserts time; the first example may import a library
 settings.load_profile("no clock")
@@ -134,3 +141,61 @@ def make_model_folder(tmp_path: Path, small_tokenizer: Tokenizer) -> Callable[..
         return folder
 
     return make
+
+
+class Watch(TorchDispatchMode):
+    """Counts operations, and the largest sum of bytes that live at once beside what was there before.
+
+    Attributes:
+        names: how often each operation was called.
+        peak_bytes: most that tensors made here took at one moment.
+    """
+
+    def __init__(self, *there_before: torch.Tensor) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+        self.peak_bytes = self._live_bytes = 0
+        self._known = {tensor.untyped_storage()._cdata for tensor in there_before}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        del types
+        self.names[str(function)] += 1
+        if function is torch.ops.aten.addmm.dtype_out:  # its meta form is a decomposition, which allocates
+            return kwargs["out"]
+        result = function(*args, **kwargs or {})
+        for tensor in result if isinstance(result, list | tuple) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self._see(tensor.untyped_storage())
+        return result
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._known:
+            self._known.add(key)
+            self._live_bytes += storage.nbytes()
+            self.peak_bytes = max(self.peak_bytes, self._live_bytes)
+            weakref.finalize(storage, self._forget, key, storage.nbytes())
+
+    def _forget(self, key: int, n_bytes: int) -> None:
+        self._known.discard(key)
+        self._live_bytes -= n_bytes
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Tensors on torch's meta device go the way of a GPU; what the loss kernel is asked for instead of its launch."""
+    monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda tensor: tensor.device.type == "meta"), raising=False)
+    for table in (EVALUATION_CHUNK_ROWS, LOSS_CHUNK_ROWS, NATS_ROWS):
+        monkeypatch.setitem(table, "meta", table["cuda"])
+    asked: list[dict[str, Any]] = []
+    module = ModuleType("tunesmith.model.softmax_kernel")
+    module.launch = lambda *_, **options: asked.append(options)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("tunesmith.model.softmax.has_triton", lambda: True)
+    return asked
+
+
+@pytest.fixture
+def watch() -> type[Watch]:
+    """A context that counts operations and bytes."""
+    return Watch

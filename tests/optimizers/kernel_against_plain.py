@@ -27,15 +27,17 @@ for name in ("fp32-8bit", "split-8bit", "bf16-8bit", "bf16-4bit"):
             weight = whole.to(torch.bfloat16)
         sides.append((weight, state))
     (mine, my_state), (plain, plain_state) = sides
-    for step in (1, 2, 3):
+    for step in (1, 2, 3, 1000, 100_000):
         gradient = torch.randn(30, BLOCK) * torch.logspace(-4, 0, BLOCK)
-        rates = Rates(1e-2, 0.1, 0.9, 0.999, 1e-8, step)
+        rates = Rates(1e-2, 0.1, 0.9, 0.999, 1e-8)
         for key, value in plain_state.items():
             my_state[key].copy_(value)  # one step at a time: what is left to chance differs
         mine.copy_(plain)
-        compressed_kernel.launch(mine, gradient.to(mine.dtype), my_state, plan, rates, seed=step)
+        compressed_kernel.launch(
+            mine, gradient.to(mine.dtype), {**my_state, "step": torch.tensor(float(step))}, plan, rates, seed=7
+        )
         update_in_stretches(
-            plain, gradient.to(plain.dtype), plain_state, plan, rates, generator_for(plain.device, step)
+            plain, gradient.to(plain.dtype), plain_state, plan, rates, step, generator_for(plain.device, step)
         )
         if plan.weights == "split":
             torch.testing.assert_close(

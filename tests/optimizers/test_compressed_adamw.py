@@ -5,10 +5,12 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tunesmith.optimizers.compressed_adamw import CompressedAdamW
 from tunesmith.optimizers.rounding import join
@@ -146,3 +148,46 @@ def test_the_kernel_is_the_plain_path() -> None:
     program = Path(__file__).with_name("kernel_against_plain.py")
     answer = subprocess.run([sys.executable, program], capture_output=True, text=True, env=environment, check=False)
     assert answer.stdout == "equal\n", answer.stderr
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_kernels_accumulate_and_leave_out_bad_steps() -> None:
+    """Triton's interpreter, the optimizer on the way it takes on a GPU.
+
+    Every accumulated number is one of the two neighbors in bf16, their mean is the sum, the same seed gives the same
+    bits, and a step that is not finite changes nothing.
+    """
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    program = Path(__file__).with_name("kernel_chances.py")
+    answer = subprocess.run([sys.executable, program], capture_output=True, text=True, env=environment, check=False)
+    assert answer.stdout == "equal\n", answer.stderr
+
+
+def test_nothing_is_read_by_the_host_where_kernels_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The step count and the verdict stay on the device: one launch for the matrix, which is given both."""
+    asked: list[tuple[torch.Tensor, torch.Tensor]] = []
+    module = ModuleType("tunesmith.optimizers.compressed_kernel")
+    module.launch = lambda *args, found_inf, **_: asked.append((args[2]["step"], found_inf))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("tunesmith.optimizers.compressed_adamw.has_kernel", lambda _: True)
+    ours, mine, _, _ = pair("split-8bit")
+    reads = 0
+
+    class Reads(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            nonlocal reads
+            reads += function is torch.ops.aten._local_scalar_dense.default
+            return function(*args, **kwargs or {})
+
+    for verdict, steps in ((0.0, 1), (1.0, 1), (0.0, 2)):
+        give(ours, 0)
+        before = ours[1].detach().clone()
+        mine.found_inf = torch.tensor(verdict)
+        with Reads():
+            mine.step()
+        assert torch.equal(ours[1], before) == bool(verdict)
+        count, found_inf = asked[-1]
+        assert count is mine.state[ours[0]]["step"]
+        assert (found_inf.item(), count.item(), mine.state[ours[1]]["step"].item()) == (verdict, steps, steps)
+    assert len(asked) == 3
+    assert reads == 0

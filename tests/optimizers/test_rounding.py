@@ -1,5 +1,6 @@
 """Halves of fp32 numbers: nothing is lost in two parts, and what is rounded by chance is right on average."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as some
@@ -65,3 +66,17 @@ def test_random_bits_follow_from_their_numbers() -> None:
     assert not torch.equal(first, other)
     assert first.min() >= 0
     assert all(0.4 < (first >> bit & 1).float().mean() < 0.6 for bit in range(31))
+
+
+@pytest.mark.parametrize("pattern", [0x7FFFFFFF, 0x7FC00000, 0x7F800001, -1, -0x400000])
+def test_a_nan_stays_one(pattern: int) -> None:
+    """Also a GPU's own, whose bits are all ones: with any more added it would be read as -0."""
+    value = torch.full((64,), pattern, dtype=torch.int32).view(torch.float32)
+    bits = torch.arange(0, 1 << 16, 1 << 10, dtype=torch.int32)
+    assert stochastic_bf16(value, bits).isnan().all()
+
+
+def test_infinity_stays_infinity() -> None:
+    """With any random bits."""
+    value, bits = torch.tensor([torch.inf, -torch.inf]), torch.tensor([0xFFFF, 0xFFFF], dtype=torch.int32)
+    assert stochastic_bf16(value, bits).tolist() == [torch.inf, -torch.inf]

@@ -13,9 +13,11 @@ from tunesmith.data.corpus import Corpus, Split
 from tunesmith.data.stretches import Stretches
 from tunesmith.errors import UserError
 from tunesmith.machine import Choice, choose_device, choose_dtype
+from tunesmith.model.presets import preset_shape
 from tunesmith.model.shape import GPT2Config
 from tunesmith.planning.experience import Experience
 from tunesmith.planning.hardware import hardware_here, hardware_named
+from tunesmith.planning.memory import Correction, evaluation_bytes, memory_of
 from tunesmith.training.plan import TrainPlan, _compiled, make_plan
 from tunesmith.training.refuse_impossible import refuse_impossible
 
@@ -164,3 +166,18 @@ def test_precision_and_device_have_reasons(monkeypatch: pytest.MonkeyPatch) -> N
         choose_device("tpu")
     with pytest.raises(UserError, match="--device meta is not supported"):
         choose_device("meta")
+
+
+@pytest.mark.parametrize(("model", "room"), [("gpt2", "4 GB"), ("gpt2-large", "8 GB"), ("gpt2-xl", "12 GB")])
+def test_an_evaluation_fits_where_the_steps_do(model: str, room: str) -> None:
+    """Beside weights and states, with as many tokens at once as there is room for."""
+    hardware = hardware_named("RTX 4070 Ti", room)
+    asked = replace(ASKED, device="cuda", model=model)
+    decided, demand = make_plan(asked, preset_shape(model), corpus(20_000, 1000), hardware, NO_EXPERIENCE)
+    memory = memory_of(demand, Correction())
+    assert evaluation_bytes(demand, memory, decided.tokens_per_evaluation_batch) <= hardware.budget.value
+    assert decided.tokens_per_evaluation_batch >= decided.context_tokens
+    tight = replace(hardware, budget=Choice(memory.peak_bytes, "exactly"))
+    fewer, demand = make_plan(asked, preset_shape(model), corpus(20_000, 1000), tight, NO_EXPERIENCE)
+    memory = memory_of(demand, Correction())
+    assert evaluation_bytes(demand, memory, fewer.tokens_per_evaluation_batch) <= tight.budget.value

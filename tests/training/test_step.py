@@ -16,8 +16,9 @@ from tunesmith.data.corpus import Split
 from tunesmith.data.stretches import Stretches
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.weights import load_gpt2, state_for_huggingface
+from tunesmith.optimizers.state_plan import STATE_PLANS
 from tunesmith.training.optimizer import load_optimizer_state, make_optimizer, optimizer_state
-from tunesmith.training.step import StepResult, train_step
+from tunesmith.training.step import StepResult, sum_of_batch_nats, train_step
 
 LENGTHS = [5, 12, 12, 1, 30, 7, 64, 3]
 
@@ -182,16 +183,20 @@ def test_two_hundred_steps_repeat_bitwise(make_model_folder: Callable[..., Path]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kept", ["fp32", "muon", "fp32-8bit", "split-8bit", "split-8bit-in-backward", "bf16-4bit"])
 def test_a_gradient_that_is_no_number_changes_nothing(
-    bad: float, make_model_folder: Callable[..., Path], split: Split
+    kept: str, bad: float, make_model_folder: Callable[..., Path], split: Split
 ) -> None:
     """Weights, moments and step counts stay bitwise what they were, and the next step is made as if nothing was."""
-    model = load_gpt2(make_model_folder()).train()
-    optimizer = make_optimizer(model, weight_decay=0.1)
+    model = load_gpt2(make_model_folder(n_embd=64)).train()
+    plan = STATE_PLANS["fp32" if kept == "muon" else kept]
+    optimizer = make_optimizer(model, weight_decay=0.1, plan=plan, muon=kept == "muon")
     scaler = torch.amp.GradScaler("cpu", enabled=False)
 
     def make() -> StepResult:
-        return train_step(model, optimizer, batches(split, 80), learning_rate=1e-3, max_grad_norm=1.0, scaler=scaler)
+        micro_batches = batches(split, 80)
+        assert len(micro_batches) > 1
+        return train_step(model, optimizer, micro_batches, learning_rate=1e-3, max_grad_norm=1.0, scaler=scaler)
 
     assert not make().is_bad
     before = {**model.state_dict(), **optimizer_state(model, optimizer)}
@@ -203,3 +208,25 @@ def test_a_gradient_that_is_no_number_changes_nothing(
     hook.remove()
     assert not make().is_bad
     assert not model.transformer.ln_f.bias.equal(before["transformer.ln_f.bias"])
+
+
+def test_muon_leaves_a_bad_step_out_without_the_host(make_model_folder: Callable[..., Path], split: Split) -> None:
+    """As on a GPU: a verdict of 0 gives the bits of a plain step, any other changes none, and no value is read."""
+    folder, ends = make_model_folder(), []
+    for verdicts in ((None, None), (0.0, 1.0, 0.0, 1.0)):
+        model = load_gpt2(folder).train()
+        optimizer = make_optimizer(model, weight_decay=0.1, muon=True)
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3
+        for verdict in verdicts:
+            nats = sum_of_batch_nats(model, batches(split, 1000)[0])
+            (nats / (0.0 if verdict else 100.0)).backward()
+            with ReadsByTheHost() as reads:
+                if verdict is None:
+                    optimizer.step()
+                else:
+                    optimizer._step_unless(torch.tensor(verdict))
+            assert reads.count == 0
+            optimizer.zero_grad()
+        ends.append({**model.state_dict(), **optimizer_state(model, optimizer)})
+    assert all(tensor.equal(ends[1][name]) for name, tensor in ends[0].items())

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tunesmith.errors import UserError
 from tunesmith.generation.packed_linears import HalfLinear, Int8Linear, PackedLinear, can_hold_half, can_pack, fits_fp16
 from tunesmith.model.gpt2 import ACTIVATIONS, GPT2, MLP, Linear
+from tunesmith.model.loss import centered_head
 
 Quantize = Literal["none", "int8"]
 
@@ -43,7 +44,7 @@ def ready_for_writing(model: GPT2, quantize: Quantize, *, may_round: bool = Fals
     vocab_size = model.config.vocab_size
     # arranging a matrix takes one thread, and is most of the time that it takes to begin
     with torch.no_grad(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        arranged_head = pool.submit(kind, _centred(model.head_VC.detach(), vocab_size), None)
+        arranged_head = pool.submit(kind, centered_head(model.head_VC.detach(), vocab_size, model.head_VC.dtype), None)
         if kind is PackedLinear and ACTIVATIONS[model.config.activation_function] is ACTIVATIONS["gelu_new"]:
             _fuse_activations(model)
         for block in model.transformer.h:
@@ -80,11 +81,3 @@ def _fuse_activations(model: GPT2) -> None:
         widening = mlp.c_fc
         mlp.set_submodule("c_fc", PackedLinear(widening.weight.detach(), widening.bias.detach(), with_gelu=True))
         mlp.act = nn.Identity()
-
-
-def _centred(head_VC: Tensor, vocab_size: int) -> Tensor:
-    """The head less its mean row, which takes the same number from all of a token's logits and changes no probability.
-
-    GPT-2's logits lie around -100, where neighbours in bf16 are half a nat apart; around 0 they are much closer.
-    """
-    return (head_VC.float() - head_VC[:vocab_size].float().mean(dim=0)).to(head_VC.dtype)

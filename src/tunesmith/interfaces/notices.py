@@ -51,6 +51,11 @@ def notices_of(event: Event) -> list[str]:
                 reason=event.reason,
             )
         )
+    elif isinstance(event, CheckpointDamaged):
+        damaged = say(
+            "the checkpoint {folder} is damaged ({reason}) and set aside", folder=event.folder, reason=event.reason
+        )
+        lines.append(say("warning: {notice}", notice=damaged))
     else:
         lines += _notice(event)
     return lines
@@ -61,11 +66,6 @@ def _notice(event: Event) -> list[str]:
     if isinstance(event, CompilationFailed):
         reason = printable(event.reason)
         return [say("warning: compiling failed ({reason}): training continues uncompiled, slower", reason=reason)]
-    if isinstance(event, CheckpointDamaged):
-        damaged = say(
-            "the checkpoint {folder} is damaged ({reason}) and set aside", folder=event.folder, reason=event.reason
-        )
-        return [say("warning: {notice}", notice=damaged)]
     if isinstance(event, StopAsked):
         return [say("stopping: the step is finished and everything saved; Ctrl-C again stops at once")]
     if isinstance(event, ResumeVerified):

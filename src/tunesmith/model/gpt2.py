@@ -244,8 +244,16 @@ class GPT2(nn.Module):
         return head
 
     def logits(self, hidden_NC: Tensor) -> Tensor:
-        """Logits over the true vocabulary, [N, V] in fp32. For few rows: the loss never calls this."""
-        logits_NV = F.linear(hidden_NC, self.head_VC.to(hidden_NC.dtype))
+        """Logits over the true vocabulary, [N, V] in fp32. For few rows: the loss never calls this.
+
+        On a GPU the product of 16-bit numbers is written in fp32: GPT-2's logits lie around -100, where neighbors in
+        bf16 are half a nat apart, so that likely tokens would be tied. That product has no backward pass.
+        """
+        head_VC = self.head_VC.to(hidden_NC.dtype)
+        if hidden_NC.is_cuda and hidden_NC.dtype.itemsize == 2 and not torch.is_grad_enabled():
+            logits_NV = torch.mm(hidden_NC, head_VC.t(), out_dtype=torch.float32)
+        else:
+            logits_NV = F.linear(hidden_NC, head_VC)
         return logits_NV[:, : self.config.vocab_size].float()
 
     @torch.no_grad()

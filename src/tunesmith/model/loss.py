@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tunesmith.model.shape import LOSS_CHUNK_ROWS, LOSS_HEAD_SLICES
-from tunesmith.model.softmax import nats_and_gradient
+from tunesmith.model.shape import EVALUATION_CHUNK_ROWS, LOSS_CHUNK_ROWS, LOSS_HEAD_SLICES
+from tunesmith.model.softmax import nats_and_gradient, nats_of
 
 ROWS_MULTIPLE = 64
 
@@ -43,14 +43,40 @@ def sum_of_nats(
 @torch.no_grad()
 def nats_of_each_token(hidden_NC: Tensor, head_VC: Tensor, targets_N: Tensor, vocab_size: int) -> Tensor:
     """Cross-entropy of each token in nats, [N] in fp32, without gradients."""
-    head_VC = head_VC.to(hidden_NC.dtype)
+    weight_VC = _weight_for_logits(head_VC, hidden_NC, vocab_size)
     nats_N = torch.empty(len(targets_N), dtype=torch.float32, device=hidden_NC.device)
-    n_rows = LOSS_CHUNK_ROWS[hidden_NC.device.type]
+    n_rows = EVALUATION_CHUNK_ROWS[hidden_NC.device.type]
     for start in range(0, len(targets_N), n_rows):
         rows = slice(start, start + n_rows)
-        logits_KV = F.linear(hidden_NC[rows], head_VC)[:, :vocab_size].float()
-        nats_N[rows] = F.cross_entropy(logits_KV, targets_N[rows], reduction="none")
+        nats_of(F.linear(hidden_NC[rows], weight_VC), targets_N[rows], vocab_size, out_K=nats_N[rows])
     return nats_N
+
+
+def centered_head(head_VC: Tensor, vocab_size: int, dtype: torch.dtype) -> Tensor:
+    """The head less its mean row, which takes the same number from all of a token's logits.
+
+    No probability changes, and neither does a gradient: the gradient of a token's logits sums to 0. GPT-2's logits lie
+    around -100, where neighbors in bf16 are half a nat apart; around 0 they are much closer.
+
+    Args:
+        head_VC: output projection with its padded rows.
+        vocab_size: rows that are real.
+        dtype: of the copy, [V, C].
+    """
+    mean_C = head_VC[:vocab_size].mean(dim=0, dtype=torch.float32)
+    return torch.sub(head_VC, mean_C, out=torch.empty_like(head_VC, dtype=dtype))
+
+
+def _weight_for_logits(head_VC: Tensor, hidden_NC: Tensor, vocab_size: int) -> Tensor:
+    """The head in the dtype of the hidden states; centered where that dtype is too coarse for GPT-2's logits."""
+    if _centers(hidden_NC):
+        return centered_head(head_VC, vocab_size, hidden_NC.dtype)
+    return head_VC.to(hidden_NC.dtype)
+
+
+def _centers(hidden_NC: Tensor) -> bool:
+    """Whether logits are computed from a centered head: on a GPU in 16 bits, where the head is copied in any case."""
+    return hidden_NC.is_cuda and hidden_NC.dtype.itemsize == 2
 
 
 class _SumOfNats(torch.autograd.Function):
@@ -64,7 +90,7 @@ class _SumOfNats(torch.autograd.Function):
         rows_M: Tensor | None,
     ) -> Tensor:
         dtype, device = hidden_NC.dtype, hidden_NC.device
-        weight_VC = head_VC.to(dtype)
+        weight_VC = _weight_for_logits(head_VC, hidden_NC, vocab_size)
         n_targets = len(targets_M)
         # Matrix products prepare themselves for every new number of rows: the last chunk is filled up.
         filling = -n_targets % ROWS_MULTIPLE
@@ -73,11 +99,10 @@ class _SumOfNats(torch.autograd.Function):
         states_KC = torch.zeros(n_rows, hidden_NC.shape[1], dtype=dtype, device=device)
         buffer_KV = torch.empty(n_rows, len(head_VC), dtype=dtype, device=device)
         learns_head = ctx.needs_input_grad[1]
-        slice_rows = -(-len(head_VC) // LOSS_HEAD_SLICES)
-        product_SC = torch.empty_like(weight_VC[:slice_rows]) if learns_head else None
         nats_M = torch.empty(len(targets_M), dtype=torch.float32, device=device)
         grad_hidden_NC = torch.zeros_like(hidden_NC)
         grad_head_VC = torch.zeros_like(head_VC, dtype=torch.float32) if learns_head else None
+        product_SC = _product_buffer(head_VC, dtype) if learns_head else None
         for start in range(0, len(targets_M), n_rows):
             chunk = slice(start, start + n_rows)
             chosen = slice(start, min(start + n_rows, n_targets)) if rows_M is None else rows_M[chunk]
@@ -91,10 +116,8 @@ class _SumOfNats(torch.autograd.Function):
             torch.mm(hidden_KC, weight_VC.t(), out=logits_KV)
             nats_and_gradient(logits_KV, targets_K, vocab_size, out_K=nats_M[chunk])  # logits become gradients
             grad_hidden_NC[chosen] = torch.mm(logits_KV, weight_VC)[:n_real]
-            if grad_head_VC is not None and product_SC is not None:
-                slices = zip(grad_head_VC.split(slice_rows), logits_KV.split(slice_rows, dim=1), strict=True)
-                for sum_SC, logits_KS in slices:
-                    sum_SC.add_(torch.mm(logits_KS.t(), hidden_KC, out=product_SC[: len(sum_SC)]))
+            if grad_head_VC is not None:
+                _add_product(grad_head_VC, logits_KV, hidden_KC, product_SC)
         ctx.save_for_backward(grad_hidden_NC, grad_head_VC)
         ctx.head_dtype = head_VC.dtype
         return nats_M.sum()
@@ -109,3 +132,28 @@ class _SumOfNats(torch.autograd.Function):
         if grad_head_VC is not None:
             grad_head_VC = grad_head_VC.mul_(grad_nats).to(ctx.head_dtype)
         return grad_hidden_NC, grad_head_VC, None, None, None
+
+
+def _product_buffer(head_VC: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """What a slice of the head's gradient is computed in before it is added to the fp32 sum; None on a GPU.
+
+    Never fp16: no loss scale has been applied yet, and a token that the model gives no probability, a few hundred times
+    in a chunk, takes the product beyond 65,504.
+    """
+    if head_VC.is_cuda:
+        return None
+    slice_rows = -(-len(head_VC) // LOSS_HEAD_SLICES)
+    return head_VC.new_empty(slice_rows, head_VC.shape[1], dtype=torch.float32 if dtype == torch.float16 else dtype)
+
+
+def _add_product(sum_VC: Tensor, grad_KV: Tensor, hidden_KC: Tensor, product_SC: Tensor | None) -> None:
+    """Add a chunk's gradient of the head, grad_KV^T hidden_KC, to the fp32 sum; `product_SC` is overwritten."""
+    if product_SC is not None:
+        hidden_KC = hidden_KC.to(product_SC.dtype)
+        slices = zip(sum_VC.split(len(product_SC)), grad_KV.split(len(product_SC), dim=1), strict=True)
+        for sum_SC, grad_KS in slices:
+            sum_SC.add_(torch.mm(grad_KS.t().to(product_SC.dtype), hidden_KC, out=product_SC[: len(sum_SC)]))
+    elif hidden_KC.dtype == torch.float32:
+        sum_VC.addmm_(grad_KV.t(), hidden_KC)
+    else:  # the product itself adds in fp32
+        torch.addmm(sum_VC, grad_KV.t(), hidden_KC, out_dtype=torch.float32, out=sum_VC)

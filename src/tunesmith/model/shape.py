@@ -10,8 +10,10 @@ SHORT_DOCUMENT_TOKENS = 256
 """Up to this length the CPU's fused attention is faster in fp32 than in bf16, casts included."""
 LOSS_CHUNK_ROWS = {"cpu": 512, "cuda": 4096}
 """Rows that the loss projects at a time: large enough for the matrix product, small enough for the memory."""
+EVALUATION_CHUNK_ROWS = {"cpu": 512, "cuda": 2048}
+"""The same where no gradient is wanted: 200 MB of bf16 logits, beside which little else is held."""
 LOSS_HEAD_SLICES = 8
-"""In which the gradient of the head is computed: its sum is fp32, and a product is as large again."""
+"""In which a CPU computes the gradient of the head: its sum is fp32, and a product is as large again."""
 ACTIVATION_NAMES = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu", "relu", "silu", "swish", "tanh")
 """What checkpoints call the functions that `tunesmith.model.gpt2` implements."""
 

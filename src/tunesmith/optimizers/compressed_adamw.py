@@ -17,7 +17,7 @@ from torch.optim.adamw import adamw
 from tunesmith.errors import UserError
 from tunesmith.model.softmax import has_triton
 from tunesmith.optimizers.codes import read, write, zeros
-from tunesmith.optimizers.randomness import generator_for, random_31_bits
+from tunesmith.optimizers.randomness import generator_for, random_31_bits, seed_for
 from tunesmith.optimizers.rates import Rates
 from tunesmith.optimizers.rounding import join, split, stochastic_bf16
 from tunesmith.optimizers.state_plan import BLOCK, StatePlan
@@ -32,12 +32,17 @@ WEIGHT_ROUNDING, GRADIENT_ROUNDING = 0, 1
 class CompressedAdamW(torch.optim.Optimizer):
     """AdamW with a compressed state for some parameters and the usual one for the others.
 
+    An attribute `found_inf`, as torch's fused optimizers know it, is an fp32 scalar: unless it is 0, `step` changes
+    nothing. Where kernels update, they look at it themselves and the host does not wait for it.
+
     Args:
         groups: parameters with their `weight_decay`.
         plan: how weights and moments are kept.
         compressed: which of the parameters; their data become bf16 here unless the plan keeps them in fp32.
         seed: of all rounding by chance.
     """
+
+    _step_supports_amp_scaling = True  # torch.amp.GradScaler sets `found_inf` instead of reading it on the host
 
     def __init__(
         self,
@@ -62,32 +67,47 @@ class CompressedAdamW(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         assert closure is None
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is not None and not all(map(has_kernel, self._number)):
+            if bool(found_inf):  # host sync on a GPU without Triton
+                return
+            found_inf = None
         self._make_room()
         for group in self.param_groups:
             given = [parameter for parameter in group["params"] if parameter.grad is not None]
-            for parameter in given:
-                if parameter in self._number:
-                    self.update(parameter, group)
-            update_uncompressed([p for p in given if p not in self._number], self.state, group)
+            compressed = [parameter for parameter in given if parameter in self._number]
+            if compressed:
+                steps = [self.state[parameter]["step"] for parameter in compressed]
+                counted = [1 - found_inf] * len(steps) if found_inf is not None else 1.0
+                torch._foreach_add_(steps, counted)
+            for parameter in compressed:
+                self._update(parameter, group, found_inf)
+            update_uncompressed([p for p in given if p not in self._number], self.state, group, found_inf)
         self._accumulations, self._has_begun = 0, False
 
     @torch.no_grad()
     def update(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
         """Update one compressed parameter from its gradient."""
+        self.state[parameter]["step"] += 1
+        self._update(parameter, group, None)
+
+    @torch.no_grad()
+    def _update(self, parameter: nn.Parameter, group: dict[str, Any], found_inf: Tensor | None) -> None:
+        """The same, with the step counted already."""
         assert parameter.grad is not None
         self._has_begun = True
-        state = self.state[parameter]
-        state["step"] += 1
+        state, number = self.state[parameter], self._number[parameter]
         beta1, beta2 = group["betas"]
-        rates = Rates(group["lr"], group["weight_decay"], beta1, beta2, group["eps"], int(state["step"]))
-        if parameter.is_cuda and has_triton():
+        rates = Rates(group["lr"], group["weight_decay"], beta1, beta2, group["eps"])
+        if has_kernel(parameter):
             from tunesmith.optimizers.compressed_kernel import launch  # noqa: PLC0415  triton is not everywhere
 
-            seed = generator_for(torch.device("cpu"), self._seed, rates.step, self._number[parameter]).initial_seed()
-            launch(parameter.data, parameter.grad, state, self.plan, rates, seed=seed)
+            seed = seed_for(self._seed, number, WEIGHT_ROUNDING)
+            launch(parameter.data, parameter.grad, state, self.plan, rates, seed=seed, found_inf=found_inf)
             return
-        generator = generator_for(parameter.device, self._seed, rates.step, self._number[parameter], WEIGHT_ROUNDING)
-        update_in_stretches(parameter.data, parameter.grad, state, self.plan, rates, generator)
+        step = int(state["step"])
+        generator = generator_for(parameter.device, self._seed, step, number, WEIGHT_ROUNDING)
+        update_in_stretches(parameter.data, parameter.grad, state, self.plan, rates, step, generator)
 
     def accumulate(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
         """The sum of a bf16 parameter's gradient so far and a new one, rounded by chance: small ones are not lost."""
@@ -95,6 +115,13 @@ class CompressedAdamW(torch.optim.Optimizer):
         if held is None:
             return gradient
         self._accumulations += 1
+        if has_kernel(parameter):
+            from tunesmith.optimizers.compressed_kernel import launch_accumulate  # noqa: PLC0415  as above
+
+            seed = seed_for(self._seed, self._number[parameter], GRADIENT_ROUNDING)
+            step_done = self.state[parameter]["step"]
+            launch_accumulate(held, gradient, step_done, seed=seed, accumulation=self._accumulations)
+            return held
         step = int(self.state[parameter]["step"])
         numbers = (self._seed, step, self._number[parameter], GRADIENT_ROUNDING, self._accumulations)
         generator = generator_for(parameter.device, *numbers)
@@ -127,7 +154,8 @@ class CompressedAdamW(torch.optim.Optimizer):
     def _fresh_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         if parameter not in self._number:
             return uncompressed_state(parameter)
-        state = {"step": torch.zeros((), dtype=torch.float32)}  # on the host, where it is read
+        # where it is read: by the kernel, or on the host
+        state = {"step": torch.zeros((), device=parameter.device if has_kernel(parameter) else "cpu")}
         for moment, code in zip(("exp_avg", "exp_avg_sq"), self.plan.moments, strict=True):
             state[f"{moment}_codes"], state[f"{moment}_scales"] = zeros(code, parameter.numel(), parameter.device)
         if self.plan.weights == "split":
@@ -139,6 +167,11 @@ class CompressedAdamW(torch.optim.Optimizer):
         return state
 
 
+def has_kernel(parameter: Tensor) -> bool:
+    """Whether Triton kernels update a compressed parameter."""
+    return parameter.is_cuda and has_triton()
+
+
 def uncompressed_state(parameter: nn.Parameter) -> dict[str, Tensor]:
     """Both moments and the step of torch's fused AdamW, made before the first step: memory does not run out in it."""
     return {
@@ -147,8 +180,13 @@ def uncompressed_state(parameter: nn.Parameter) -> dict[str, Tensor]:
     }
 
 
-def update_uncompressed(parameters: list[nn.Parameter], state: Any, group: dict[str, Any]) -> None:  # noqa: ANN401
-    """One step of torch's fused AdamW."""
+def update_uncompressed(
+    parameters: list[nn.Parameter],
+    state: Any,  # noqa: ANN401
+    group: dict[str, Any],
+    found_inf: Tensor | None = None,
+) -> None:
+    """One step of torch's fused AdamW; unless `found_inf`, an fp32 scalar, is 0, it changes nothing."""
     if not parameters:
         return
     beta1, beta2 = group["betas"]
@@ -161,6 +199,7 @@ def update_uncompressed(parameters: list[nn.Parameter], state: Any, group: dict[
             max_exp_avg_sqs=[],
             state_steps=[state[parameter]["step"] for parameter in parameters],
             fused=True,
+            found_inf=found_inf,
             amsgrad=False,
             beta1=beta1,
             beta2=beta2,
@@ -177,6 +216,7 @@ def update_in_stretches(
     state: dict[str, Tensor],
     plan: StatePlan,
     rates: Rates,
+    step: int,
     generator: torch.Generator,
 ) -> None:
     """The update in plain torch, for any device; the weight and its state are overwritten.
@@ -187,6 +227,7 @@ def update_in_stretches(
         state: compressed moments.
         plan: how they are kept.
         rates: numbers of this step.
+        step: counts from 1.
         generator: of all rounding by chance.
     """
     first, second = plan.moments
@@ -209,8 +250,8 @@ def update_in_stretches(
         if remainders is not None:
             value_S = join(value_S, remainders[numbers])
         value_BS = value_S.float().view(-1, BLOCK).mul_(1 - rates.learning_rate * rates.weight_decay)
-        root_BS = (moment_2 / (1 - rates.beta2**rates.step)).sqrt_().add_(rates.epsilon)
-        value_BS.addcdiv_(moment_1, root_BS, value=-rates.learning_rate / (1 - rates.beta1**rates.step))
+        root_BS = (moment_2 / (1 - rates.beta2**step)).sqrt_().add_(rates.epsilon)
+        value_BS.addcdiv_(moment_1, root_BS, value=-rates.learning_rate / (1 - rates.beta1**step))
         bits_BS = random_31_bits(value_BS.numel(), generator).view(-1, BLOCK)
         write(second, moment_2, codes_2, scales_2, (bits_BS >> 16) * 2.0**-15)
         chance_BS = torch.rand(value_BS.shape, generator=generator, device=weight.device) if first.bits == 4 else None

@@ -11,11 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class MuonAdamW(torch.optim.Optimizer):
     """Two optimizers that share a list of groups and a state.
+
+    An attribute `found_inf`, as torch's fused optimizers know it, is an fp32 scalar: unless it is 0, `step` changes
+    nothing. On a GPU the host does not wait for it.
 
     Args:
         matrices: what Muon moves.
@@ -24,6 +27,8 @@ class MuonAdamW(torch.optim.Optimizer):
         betas: AdamW's.
         epsilon: AdamW's.
     """
+
+    _step_supports_amp_scaling = True  # torch.amp.GradScaler sets `found_inf` instead of reading it on the host
 
     def __init__(
         self,
@@ -49,5 +54,32 @@ class MuonAdamW(torch.optim.Optimizer):
             closure: not taken; torch's signature.
         """
         assert closure is None
-        self._muon.step()
-        self._adamw.step()
+        found_inf: Tensor | None = getattr(self, "found_inf", None)
+        if found_inf is not None and found_inf.is_cuda:
+            self._step_unless(found_inf)
+        elif found_inf is None or not bool(found_inf):
+            self._muon.step()
+            self._adamw.step()
+
+    @torch.no_grad()
+    def _step_unless(self, found_inf: Tensor) -> None:
+        """Torch's Muon cannot leave out an update on the device: it is made matrix by matrix, and taken back there."""
+        is_bad, whole_groups = found_inf != 0, self._muon.param_groups
+        try:
+            for group in whole_groups:
+                for matrix in group["params"]:
+                    if matrix.grad is None:
+                        continue
+                    live = (matrix.data, self.state[matrix]["momentum_buffer"])
+                    before = [tensor.clone() for tensor in live]
+                    self._muon.param_groups = [{**group, "params": [matrix]}]
+                    self._muon.step()
+                    for tensor, kept in zip(live, before, strict=True):
+                        torch.where(is_bad, kept, tensor, out=tensor)
+        finally:
+            self._muon.param_groups = whole_groups
+        self._adamw.found_inf = found_inf  # type: ignore[attr-defined]
+        try:
+            self._adamw.step()
+        finally:
+            del self._adamw.found_inf  # type: ignore[attr-defined]

@@ -6,11 +6,15 @@ import torch
 from torch import Tensor
 
 
+def seed_for(*numbers: int) -> int:
+    """A seed of 63 bits that these numbers decide."""
+    name = ",".join(map(str, numbers)).encode()
+    return int.from_bytes(blake2b(name, digest_size=8).digest(), "little") >> 1
+
+
 def generator_for(device: torch.device, *numbers: int) -> torch.Generator:
     """A generator that these numbers decide."""
-    name = ",".join(map(str, numbers)).encode()
-    seed = int.from_bytes(blake2b(name, digest_size=8).digest(), "little") >> 1
-    return torch.Generator(device).manual_seed(seed)
+    return torch.Generator(device).manual_seed(seed_for(*numbers))
 
 
 def random_31_bits(count: int, generator: torch.Generator) -> Tensor:

@@ -13,7 +13,6 @@ class Rates:
         beta1: decay of the first moment.
         beta2: decay of the second.
         epsilon: added to the root of the second.
-        step: counts from 1.
     """
 
     learning_rate: float
@@ -21,4 +20,3 @@ class Rates:
     beta1: float
     beta2: float
     epsilon: float
-    step: int

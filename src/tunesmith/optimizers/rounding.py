@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 HALF = 1 << 15
+QUIET_NAN = 0x7FC00000
+"""A NaN that stays one when its lower half is rounded; a GPU's own, 0x7FFFFFFF, would become -0."""
 
 
 def split(value: Tensor) -> tuple[Tensor, Tensor]:
@@ -32,5 +34,6 @@ def stochastic_bf16(value: Tensor, bits: Tensor) -> Tensor:
         value: fp32.
         bits: int32 of the same shape, of which the lowest 16 are random.
     """
-    upper = (value.view(torch.int32) + (bits & 0xFFFF)) >> 16
+    value_bits = value.view(torch.int32).masked_fill(value.isnan(), QUIET_NAN)
+    upper = (value_bits + (bits & 0xFFFF)) >> 16
     return upper.to(torch.int16).view(torch.bfloat16)

@@ -15,7 +15,7 @@ from typing import Literal
 from tunesmith.allocator import pinned_bytes
 from tunesmith.config import Recompute
 from tunesmith.model.lora import LoRA
-from tunesmith.model.shape import LOSS_CHUNK_ROWS, LOSS_HEAD_SLICES, GPT2Config
+from tunesmith.model.shape import EVALUATION_CHUNK_ROWS, LOSS_CHUNK_ROWS, LOSS_HEAD_SLICES, GPT2Config
 from tunesmith.optimizers.state_plan import HOST_STAGING_BYTES, StatePlan
 
 FP32_BYTES, HALF_BYTES = 4, 2
@@ -165,6 +165,25 @@ def memory_of(demand: Demand, correction: Correction) -> Memory:
     return replace(largest, workspace=correction.workspace_bytes)
 
 
+def evaluation_bytes(demand: Demand, memory: Memory, tokens: int) -> int:
+    """What an evaluation between two steps takes: everything that is kept through it, and its largest moment.
+
+    Args:
+        demand: what the steps do.
+        memory: of a step.
+        tokens: that the evaluation computes at once.
+    """
+    shape, number = demand.shape, demand.number_bytes
+    head = shape.padded_vocab_size * shape.n_embd
+    stream = tokens * shape.n_embd * number
+    cast = 0 if demand.states.is_half or number == FP32_BYTES else shape.n_embd * shape.n_inner * number
+    block = 3 * stream + 2 * tokens * shape.n_inner * number + cast  # before the block, behind attention, given back
+    rows = min(EVALUATION_CHUNK_ROWS[demand.device], tokens)
+    head_copy = head * number if number != FP32_BYTES else 0
+    loss = 2 * stream + head_copy + rows * shape.padded_vocab_size * number
+    return memory.weights + memory.moments + memory.workspace + max(block, loss)
+
+
 def snapshot_bytes(demand: Demand) -> int:
     """What a checkpoint that is being written keeps beside the run on the host: fp32 weights and all states."""
     learned = Learned.of(demand.shape, demand.lora, demand.frozen)
@@ -243,9 +262,11 @@ def moments_of(demand: Demand, activation_factor: float) -> list[Memory]:
     # the loss: head in the dtype of the arithmetic, a chunk of logits, the head's product and its sum
     rows = min(LOSS_CHUNK_ROWS[demand.device], demand.tokens)
     head_cast = learned.head * number if number != FP32_BYTES else 0
-    product = learned.head // LOSS_HEAD_SLICES * number if learned.learns_head else 0
-    if demand.device == "cpu" and number != FP32_BYTES:  # a CPU adds to fp32 what it has cast first
-        product += product * FP32_BYTES // number
+    product = 0  # on a GPU the product adds to the fp32 sum itself
+    if demand.device == "cpu" and learned.learns_head:
+        product = learned.head // LOSS_HEAD_SLICES * number
+        if number != FP32_BYTES:  # a CPU adds to fp32 what it has cast first
+            product += product * FP32_BYTES // number
     chunk = rows * shape.padded_vocab_size * number
     loss = head_cast + product + chunk + head_gradient + stream
     # backward through a block: gradients of what it widened to, and of its weights before they are stored

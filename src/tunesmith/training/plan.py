@@ -22,7 +22,7 @@ from tunesmith.optimizers.state_plan import STATE_PLANS
 from tunesmith.planning.cards import REFERENCE
 from tunesmith.planning.experience import Experience
 from tunesmith.planning.hardware import GIB, Hardware
-from tunesmith.planning.memory import Demand, snapshot_bytes
+from tunesmith.planning.memory import Demand, evaluation_bytes, snapshot_bytes
 from tunesmith.planning.search import MOST_TOKENS, Request, Way, best_way, candidates, choose_way, fits, way_of
 from tunesmith.planning.speed import flops_per_token
 from tunesmith.training.epoch import request_of
@@ -235,7 +235,7 @@ def make_plan(
         tokens_per_step=step.value,
         tokens_per_micro_batch=shape.tokens,
         micro_batches_per_step=shape.per_step,
-        tokens_per_evaluation_batch=min(MOST_TOKENS[hardware.kind], EVALUATION_TOKENS_FACTOR * shape.tokens),
+        tokens_per_evaluation_batch=_evaluation_tokens(way, hardware, fewest=context.value),
         constant_size=compiled.value or hardware.kind == "cuda",
         compiled=compiled.value,
         states=way.demand.states.name,
@@ -296,6 +296,16 @@ def _weight_decay(config: TrainConfig) -> float:
     if config.weight_decay != "auto":
         return config.weight_decay
     return SCRATCH_WEIGHT_DECAY if config.from_scratch else WEIGHT_DECAY
+
+
+def _evaluation_tokens(way: Way, hardware: Hardware, *, fewest: int) -> int:
+    """How many tokens an evaluation computes at once: without gradients more than a step, as far as they fit."""
+    tokens = min(MOST_TOKENS[hardware.kind], EVALUATION_TOKENS_FACTOR * way.demand.tokens)
+    if hardware.kind == "cpu":
+        return tokens
+    while tokens > fewest and evaluation_bytes(way.demand, way.memory, tokens) > hardware.budget.value:
+        tokens = max(tokens // 2, fewest)
+    return tokens
 
 
 def _optimizer(config: TrainConfig, request: Request, hardware: Hardware, *, is_sharded: bool) -> Choice[str]:

@@ -102,10 +102,10 @@ def train_step(
 def _update_unless(is_bad: Tensor, optimizer: torch.optim.Optimizer, *, is_sharded: bool) -> None:
     """Update, or change nothing.
 
-    Decided on the device, by the way that `GradScaler` has into fused optimizers; the others, which are there for large
-    models and their long steps, wait for the verdict.
+    Decided on the device, by the way that `GradScaler` has into fused optimizers. Weights in parts wait for the
+    verdict, and so do those whose masters are updated on the host.
     """
-    if is_sharded or not isinstance(optimizer, torch.optim.AdamW):
+    if is_sharded or isinstance(optimizer, HostAdamW):
         if not bool(is_bad):  # host sync
             optimizer.step()
         return
