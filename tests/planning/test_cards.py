@@ -107,7 +107,7 @@ def test_memory_that_a_gpu_is_not_known_with_is_planned_as_asked_and_said() -> N
 def drivers_card(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose first GPU has this name."""
     state = CardState(name, 12 * GIB, 11 * GIB, has_display=False, neighbours=())
-    monkeypatch.setattr(hardware, "card_state", lambda _number: state)
+    monkeypatch.setattr(hardware, "card_state_of_cuda", lambda _index: state)
 
 
 def test_a_gpu_of_unknown_speed_gets_no_times(
@@ -115,7 +115,7 @@ def test_a_gpu_of_unknown_speed_gets_no_times(
 ) -> None:
     """Neither on the screen nor in JSON stands a time, a speed or a name of another GPU; memory is planned as ever."""
     drivers_card("NVIDIA FooBar 9000", monkeypatch)
-    found = hardware_of_driver()
+    found = hardware_of_driver("auto")
     assert found is not None
     assert found.speed_of == ""
     plan: dict[str, Any] = tunesmith.plan(model="gpt2")

@@ -230,7 +230,8 @@ def test_kernels_are_launched_where_their_tensors_are(cuda: FakeCuda, monkeypatc
     state = dict.fromkeys(
         ("exp_avg_codes", "exp_avg_scales", "exp_avg_sq_codes", "exp_avg_sq_scales"), torch.zeros(128)
     )
-    rates = Rates(1e-3, 0.0, 0.9, 0.999, 1e-8, 1)
+    state["step"] = torch.ones(())
+    rates = Rates(1e-3, 0.0, 0.9, 0.999, 1e-8)
     compressed_kernel.launch(weight, torch.zeros(1, 128), state, STATE_PLANS["fp32-8bit"], rates, seed=1)
     assert launched == [1, 1]
     assert cuda.current == 0
@@ -286,7 +287,8 @@ def test_recovery_from_fp16_asks_its_own_gpu(
 ) -> None:
     """bf16 where the GPU that trains has it, whatever the current one has."""
     monkeypatch.setattr("tunesmith.training.recovery.weights_are_finite", lambda _model: True)
-    model = SimpleNamespace(compute_dtype=torch.float16, head_VC=SimpleNamespace(device=device))
+    blocks = SimpleNamespace(h=[SimpleNamespace()])
+    model = SimpleNamespace(compute_dtype=torch.float16, head_VC=SimpleNamespace(device=device), transformer=blocks)
     recovery = Recovery(model, None, None, Progress, "")  # type: ignore[arg-type]
     list(recovery.recover(3, Progress(step=3)))
     assert model.compute_dtype == wider

@@ -19,7 +19,6 @@ from tunesmith.model.freezing import Frozen, refuse_impossible_freezing
 from tunesmith.model.lora import LoRA
 from tunesmith.model.shape import GPT2Config
 from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.planning.cards import REFERENCE
 from tunesmith.planning.experience import Experience
 from tunesmith.planning.hardware import GIB, Hardware
 from tunesmith.planning.memory import Demand, evaluation_bytes, snapshot_bytes
@@ -381,7 +380,7 @@ def _compiled_for_so_long(run_s: float, hardware: Hardware) -> Choice[bool]:
     minutes = run_s / 60
     pays = minutes >= COMPILING_PAYS_AFTER_MINUTES
     if not hardware.speed_of:
-        reason = say("the GPU's speed is not known; by the size of the run, as for {card}", card=REFERENCE)
+        reason = say("decided by the size of the run: this GPU's speed is not known")
     elif pays:
         reason = say("pays in a run of about {minutes:,.0f} minutes", minutes=minutes)
     else:
