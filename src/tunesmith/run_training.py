@@ -58,7 +58,7 @@ def _trained_by_others(config: TrainConfig) -> "TrainResult":
     known = {field.name for field in fields(TrainResult)}
     if not known <= set(outcome):
         raise UserError(
-            "the processes of --devices {devices} ended with exit code {code}",
+            "the processes of devices={devices} ended with exit code {code}",
             hint="they said why above",
             devices=config.devices,
             code=code,
