@@ -1,11 +1,11 @@
 """A measurement with the circumstances it was made in."""
 
-import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tunesmith.files import to_json
 from tunesmith.machine import environment
 
 RESULTS = Path(__file__).parent / "results"
@@ -21,5 +21,5 @@ def keep(name: str, result: dict[str, Any]) -> Path:
         "environment": environment(),
         **result,
     }
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    path.write_text(to_json(content, indent=2) + "\n", encoding="utf-8")
     return path

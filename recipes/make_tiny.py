@@ -151,7 +151,7 @@ def make_shape(folder: Path, texts: list[str]) -> None:
         "bos_token_id": end_of_text_id,
         "eos_token_id": end_of_text_id,
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    (folder / "config.json").write_text(json.dumps(config, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def ship(run: Path, texts: list[str]) -> None:
@@ -169,7 +169,7 @@ def ship(run: Path, texts: list[str]) -> None:
         "outcome": json.loads((run / "run.json").read_text("utf-8"))["outcome"],
     }
     note["outcome"].pop("out")
-    (ASSET / "recipe.json").write_text(json.dumps(note, indent=2) + "\n", encoding="utf-8")
+    (ASSET / "recipe.json").write_text(json.dumps(note, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ PACKAGE = Path(tunesmith.__file__).parent
 FLOORS = [
     {"messages"},
     {"errors", "quantities", "symptoms"},
-    {"allocator", "files"},
+    {"allocator", "config_values", "files"},
     {"config", "gauges", "machine", "out_of_memory"},
     {"backends"},
     {"model", "data"},

@@ -4,13 +4,18 @@ Each function imports its verb when it is called: `prepare` works without torch,
 use.
 """
 
-from collections.abc import Callable
-from contextlib import nullcontext
-from os import PathLike, fspath
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import fields
+from difflib import get_close_matches
+from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunesmith.config import (
+    CONFIGS,
     CommonConfig,
+    DoctorConfig,
     EvaluateConfig,
     ExplainConfig,
     ExportConfig,
@@ -26,8 +31,9 @@ from tunesmith.config import (
     TokenizerTrainConfig,
     TrainConfig,
 )
+from tunesmith.config_values import in_one_row
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import speak
+from tunesmith.messages.catalogue import LANGUAGES, speak
 from tunesmith.messages.language import chosen_language
 from tunesmith.run_training import all_events, run_training
 
@@ -38,9 +44,33 @@ if TYPE_CHECKING:
     from tunesmith.training.events import Event, TrainResult
 
 Source = str | PathLike[str]
+Sources = Source | Iterable[Source]
+"""One or several: a list, a tuple, `folder.glob("*.txt")`."""
 Asked = TypeVar("Asked", bound=CommonConfig)
 
 
+FLAG = re.compile(r"(tunesmith [^;]*)|(?<![\w/-])--([a-z][a-z-]*)(?![\w-])")
+"""A command that can be typed as it stands, or a flag outside of one."""
+OPTIONS = {field.name for config in CONFIGS for field in fields(config)}
+
+
+@contextmanager
+def _in_python_names() -> Iterator[None]:
+    """Errors name options as Python does: `learning_rate` where the command line has `--learning-rate`."""
+
+    def in_python(text: str) -> str:
+        return FLAG.sub(
+            lambda found: name if (name := (found[2] or "").replace("-", "_")) in OPTIONS else found[0], text
+        )
+
+    try:
+        yield
+    except UserError as error:
+        error.message, error.hint = in_python(error.message), in_python(error.hint)
+        raise
+
+
+@_in_python_names()
 def doctor(*, model: Source | None = None, quick: bool = False) -> dict[str, Any]:
     """Check this machine; the keys of the result are those of `tunesmith doctor --json`.
 
@@ -50,9 +80,11 @@ def doctor(*, model: Source | None = None, quick: bool = False) -> dict[str, Any
     """
     from tunesmith.doctor.examination import examine  # noqa: PLC0415
 
-    return examine(model=None if model is None else fspath(model), quick=quick).as_json()
+    config = _asked(DoctorConfig, {}, model=model, quick=quick)
+    return examine(model=config.model, quick=config.quick).as_json()
 
 
+@_in_python_names()
 def explain(source: Source) -> dict[str, Any]:
     """Find the cause of an error; the keys of the result are those of `tunesmith explain --json`.
 
@@ -64,10 +96,11 @@ def explain(source: Source) -> dict[str, Any]:
     """
     from tunesmith.explaining.explain import explain as run  # noqa: PLC0415
 
-    return run(ExplainConfig(fspath(source))).as_json()
+    return run(_asked(ExplainConfig, {}, source=source)).as_json()
 
 
-def prepare(*sources: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+@_in_python_names()
+def prepare(*sources: Sources, **options: Any) -> dict[str, Any]:  # noqa: ANN401
     """Turn text into training tokens; the keys of the result are those of `tunesmith prepare --json`.
 
     Args:
@@ -83,7 +116,8 @@ def prepare(*sources: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
     return prepare_text(_asked(PrepareConfig, options, sources=sources))
 
 
-def train_tokenizer(*sources: Source, out: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+@_in_python_names()
+def train_tokenizer(*sources: Sources, out: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
     """Make a byte-level BPE tokenizer from text; the keys of the result are those of `tokenizer train --json`.
 
     Args:
@@ -100,7 +134,8 @@ def train_tokenizer(*sources: Source, out: Source, **options: Any) -> dict[str, 
     return run(_asked(TokenizerTrainConfig, options, sources=sources, out=out))
 
 
-def extend_tokenizer(model: Source, *sources: Source, out: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+@_in_python_names()
+def extend_tokenizer(model: Source, *sources: Sources, out: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
     """Add words to the vocabulary of a model; the keys of the result are those of `tokenizer extend --json`.
 
     Args:
@@ -118,7 +153,8 @@ def extend_tokenizer(model: Source, *sources: Source, out: Source, **options: An
     return run(_asked(TokenizerExtendConfig, options, model=model, sources=sources, out=out))
 
 
-def plan(*sources: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+@_in_python_names()
+def plan(*sources: Sources, **options: Any) -> dict[str, Any]:  # noqa: ANN401
     """Say what a training run would do; the keys of the result are those of `tunesmith plan --json`.
 
     Args:
@@ -134,8 +170,9 @@ def plan(*sources: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
     return forecast(_asked(PlanConfig, options, sources=sources)).as_json()
 
 
+@_in_python_names()
 def train(
-    *sources: Source,
+    *sources: Sources,
     out: Source,
     on_event: "Callable[[Event], None] | None" = None,
     progress: bool | None = None,
@@ -174,7 +211,7 @@ def train(
         return run_training(config, on_event=show_and_tell, stop=stop)
 
 
-def training_events(*sources: Source, out: Source, **options: Any) -> "Events":  # noqa: ANN401
+def training_events(*sources: Sources, out: Source, **options: Any) -> "Events":  # noqa: ANN401
     """Fine-tune a model on text, one event after another; the last one is `Ended`, with the result.
 
     Leaving the loop early saves the run and ends it, as Ctrl-C does at the command line; `train(resume=True, out=...)`
@@ -197,7 +234,9 @@ def training_events(*sources: Source, out: Source, **options: Any) -> "Events": 
         UserError: from the first `next` on, if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    return _saved_when_left(_asked(TrainConfig, options, sources=sources, out=out))
+    with _in_python_names():
+        config = _asked(TrainConfig, options, sources=sources, out=out)
+    return _saved_when_left(config)
 
 
 def _saved_when_left(config: TrainConfig) -> "Events":
@@ -206,20 +245,20 @@ def _saved_when_left(config: TrainConfig) -> "Events":
 
     if config.devices > 1:
         raise UserError(
-            "training_events hears of its own process only, and --devices {devices} starts others",
+            "training_events hears of its own process only, and devices={devices} starts others",
             hint="use tunesmith.train, which waits for them; metrics.jsonl in the run's folder says what happens",
             devices=config.devices,
         )
     stop = StopRequest()
     events = all_events(config, stop, ALONE)
     try:
-        yield next(events)
-        while True:
-            with nullcontext() if stop() else stop_on_signals(stop):  # never while it waits
-                event = next(events, None)
-            if event is None:
-                return
+        with _in_python_names():
+            event: Event | None = next(events)
+        while event is not None:
             yield event
+            # never while it waits
+            with _in_python_names(), nullcontext() if stop() else stop_on_signals(stop):
+                event = next(events, None)
     except GeneratorExit:
         stop.set()
         for _ in events:
@@ -229,7 +268,8 @@ def _saved_when_left(config: TrainConfig) -> "Events":
         events.close()
 
 
-def evaluate(model: Source, *sources: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+@_in_python_names()
+def evaluate(model: Source, *sources: Sources, **options: Any) -> dict[str, Any]:  # noqa: ANN401
     """Measure perplexity; the keys of the result are those of `tunesmith evaluate --json`.
 
     Args:
@@ -246,6 +286,7 @@ def evaluate(model: Source, *sources: Source, **options: Any) -> dict[str, Any]:
     return evaluate_model(_asked(EvaluateConfig, options, model=model, sources=sources))
 
 
+@_in_python_names()
 def generate(model: Source, **options: Any) -> "list[GeneratedText]":  # noqa: ANN401
     """Write texts.
 
@@ -262,7 +303,8 @@ def generate(model: Source, **options: Any) -> "list[GeneratedText]":  # noqa: A
     return generate_texts(_asked(GenerateConfig, options, model=model))
 
 
-def serve(*models: Source, on_ready: "Callable[[Serving], object] | None" = None, **options: Any) -> None:  # noqa: ANN401
+@_in_python_names()
+def serve(*models: Sources, on_ready: "Callable[[Serving], object] | None" = None, **options: Any) -> None:  # noqa: ANN401
     """Serve models until Ctrl-C or SIGTERM: completions in OpenAI's form, and a page.
 
     Args:
@@ -280,6 +322,7 @@ def serve(*models: Source, on_ready: "Callable[[Serving], object] | None" = None
     serve_models(config, on_ready=on_ready or (lambda _serving: None))
 
 
+@_in_python_names()
 def export(model: Source, *, out: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
     """Write a model in another form; the keys of the result are those of `tunesmith export --json`.
 
@@ -297,6 +340,7 @@ def export(model: Source, *, out: Source, **options: Any) -> dict[str, Any]:  # 
     return export_model(_asked(ExportConfig, options, model=model, out=out))
 
 
+@_in_python_names()
 def import_model(checkpoint: Source, *, out: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
     """Make a model folder of another program's checkpoint; the keys of the result are those of `import --json`.
 
@@ -314,6 +358,7 @@ def import_model(checkpoint: Source, *, out: Source, **options: Any) -> dict[str
     return import_checkpoint(_asked(ImportConfig, options, checkpoint=checkpoint, out=out))
 
 
+@_in_python_names()
 def push(model: Source, repo: str, **options: Any) -> dict[str, Any]:  # noqa: ANN401
     """Upload a model to the hub; the keys of the result are those of `push --json`.
 
@@ -331,6 +376,7 @@ def push(model: Source, repo: str, **options: Any) -> dict[str, Any]:  # noqa: A
     return push_model(_asked(PushConfig, options, model=model, repo=repo))
 
 
+@_in_python_names()
 def report(run: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
     """Write one HTML file about a run; the keys of the result are those of `tunesmith report --json`.
 
@@ -347,6 +393,7 @@ def report(run: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
     return write_report(_asked(ReportConfig, options, run=run))
 
 
+@_in_python_names()
 def runs(folder: Source = ".", **options: Any) -> list[dict[str, Any]]:  # noqa: ANN401
     """List runs; the keys are those of `tunesmith runs --json`.
 
@@ -363,7 +410,8 @@ def runs(folder: Source = ".", **options: Any) -> list[dict[str, Any]]:  # noqa:
     return list_runs(_asked(RunsConfig, options, folder=folder))
 
 
-def compare_runs(*runs: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+@_in_python_names()
+def compare_runs(*runs: Sources, **options: Any) -> dict[str, Any]:  # noqa: ANN401
     """Lay runs side by side; the keys are those of `tunesmith runs --compare --json`.
 
     Args:
@@ -379,19 +427,29 @@ def compare_runs(*runs: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN4
     return compare(_asked(RunsConfig, options, compare=runs))
 
 
-def _asked(verb: type[Asked], options: dict[str, Any], **arguments: Source | tuple[Source, ...]) -> Asked:
-    """The configuration that a command line would give, its paths as strings; from here on its language is spoken."""
-    config = verb(**_plain(arguments), **_plain(options))
-    speak(chosen_language(config.lang))
-    return config
+def _asked(verb: type[Asked], options: dict[str, Any], **arguments: Any) -> Asked:  # noqa: ANN401
+    """The configuration that a command line would give; from here on its language is spoken.
 
+    Args:
+        verb: what is asked.
+        options: by name.
+        arguments: that have a place of their own in the function; a tuple holds what was given one after the other,
+            lists among it. Left out, the same name may stand among the options.
 
-def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    """Paths as the strings that a command line would give."""
-
-    def plain(value: Any) -> Any:  # noqa: ANN401  whatever an option is
-        if isinstance(value, tuple):
-            return tuple(map(plain, value))
-        return fspath(value) if isinstance(value, PathLike) else value
-
-    return {name: plain(value) for name, value in options.items()}
+    Raises:
+        UserError: for a value that is not valid.
+        TypeError: for an option that does not exist.
+    """
+    known = [field.name for field in fields(verb)]
+    unknown = next((name for name in options if name not in known), None)
+    if unknown is not None:
+        close = get_close_matches(unknown, known, n=1)
+        meant = f". Did you mean {close[0]!r}?" if close else ""
+        raise TypeError(f"{verb.__name__} has no option {unknown!r}{meant}")
+    given: dict[str, Any] = {
+        name: in_one_row(value) if isinstance(value, tuple) else value for name, value in arguments.items()
+    }
+    named = {name: value for name, value in given.items() if value != () or name not in options}
+    language = options.get("lang", "auto")
+    speak(chosen_language(language if language in LANGUAGES else "auto"))
+    return verb(**named, **options)

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter
 
+from tunesmith.config_values import check_values
+
 Auto = Literal["auto"]
 Language = Literal["auto", "en", "ja"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
@@ -36,14 +38,6 @@ TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
 
 def _flag(default: Any, **parameter: Any) -> Any:  # noqa: ANN401  dataclasses.field is typed so too
     return field(default=default, kw_only=True, **parameter)
-
-
-def _tuples_of_one(config: object, *names: str) -> None:
-    """Make a tuple of each named field that holds a single value, as a frozen dataclass sets its own fields."""
-    for name in names:
-        value = getattr(config, name)
-        if isinstance(value, str | float | int):
-            object.__setattr__(config, name, (value,))
 
 
 @dataclass(frozen=True)
@@ -124,6 +118,14 @@ class CommonConfig:
     lang: Language = _flag(default="auto")
     """Language of everything that is said: en, ja; auto takes the system's."""
 
+    def __post_init__(self) -> None:
+        """Whatever a caller passes is checked, and recorded as the command line would have it.
+
+        Raises:
+            UserError: naming the field, the value and what is valid.
+        """
+        check_values(self)
+
 
 @dataclass(frozen=True)
 class ComputingConfig(CommonConfig):
@@ -182,10 +184,6 @@ class TokenizerExtendConfig(CommonConfig, ReadingConfig, _ModelArgument):
 
     new_tokens: int = _flag(default=1000)
     """How many entries to learn from the sources at most: what makes them shortest."""
-
-    def __post_init__(self) -> None:
-        """One mark may be given as it is."""
-        _tuples_of_one(self, "special_tokens")
 
 
 @Parameter(name="*")
@@ -316,10 +314,6 @@ class TrainConfig(ComputingConfig, ReadingConfig):
     track: Annotated[tuple[TrackerName, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
     """Also tell these of the run, each through its own library; none of them can stop or slow it."""
 
-    def __post_init__(self) -> None:
-        """One tracker may be given as it is."""
-        _tuples_of_one(self, "track")
-
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -440,10 +434,6 @@ class EvaluateConfig(ComputingConfig, ReadingConfig, _ModelArgument):
     out: str | None = _flag(default=None)
     """File (.jsonl) for the figures of every sample; it must not exist yet."""
 
-    def __post_init__(self) -> None:
-        """One text may be given as it is."""
-        _tuples_of_one(self, "trained_on")
-
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -516,10 +506,6 @@ class GenerateConfig(ComputingConfig, _ModelArgument):
     out: str | None = _flag(default=None)
     """File for the texts, .jsonl or .txt; it must not exist yet."""
 
-    def __post_init__(self) -> None:
-        """One prompt, temperature, stop string or text may be given as it is."""
-        _tuples_of_one(self, "prompt", "temperature", "stop", "trained_on")
-
 
 @Parameter(name="*")
 @dataclass(frozen=True)
@@ -555,10 +541,6 @@ class ServeConfig(ComputingConfig, _ModelArguments):
 
     trained_on: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
     """What the models were trained on, to mark copies; default: what their run folders say."""
-
-    def __post_init__(self) -> None:
-        """One model or text may be given as it is."""
-        _tuples_of_one(self, "models", "trained_on")
 
 
 @dataclass(frozen=True)
@@ -598,10 +580,6 @@ class RunsConfig(CommonConfig, _FolderArgument):
 
     out: str | None = _flag(default=None)
     """File for the comparison as a page with curves (HTML)."""
-
-    def __post_init__(self) -> None:
-        """One run may be given as it is, to be told that it needs another."""
-        _tuples_of_one(self, "compare")
 
 
 CONFIGS = (

@@ -5,7 +5,30 @@ model, an unreachable hub. The command line prints it as `error: ...` and `hint:
 code 1; in Python it is an ordinary exception with the same two texts. Anything else that escapes is our bug.
 """
 
+import unicodedata
+from pathlib import PurePath
+
 from tunesmith.messages.catalogue import say
+
+INVISIBLE = {"Cc", "Cs", "Zl", "Zp"}
+"""Unicode's categories of control characters, of bytes of a name that are no text, and of line ends."""
+
+
+def on_one_line(text: str) -> str:
+    """A text on one line with all its blanks: what breaks a line or drives a terminal is shown as Python writes it."""
+    return "".join(_escaped(one) if unicodedata.category(one) in INVISIBLE else one for one in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _bounded(value: object) -> object:
+    """A path or a word, between quotes where blanks at its ends would not be seen."""
+    if not isinstance(value, str | PurePath):
+        return value
+    shown = str(value)
+    return f'"{shown}"' if shown != shown.strip() else value
 
 
 class UserError(Exception):
@@ -24,8 +47,9 @@ class UserError(Exception):
             hint: another one.
             values: of the names in both (`tunesmith.messages.catalogue.say`).
         """
-        self.message = " ".join(say(message, **values).split())
-        self.hint = " ".join(say(hint, **values).split())
+        shown = {name: _bounded(value) for name, value in values.items()}
+        self.message = on_one_line(say(message, **shown))
+        self.hint = on_one_line(say(hint, **shown))
         super().__init__(self.message)
 
     def __str__(self) -> str:

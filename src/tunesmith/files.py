@@ -7,6 +7,7 @@ the same thing next, or owns the folder, sweeps it away.
 import errno
 import glob
 import json
+import math
 import os
 import secrets
 import shutil
@@ -157,7 +158,50 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write indented JSON a person can read, atomically."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, to_json(value, indent=2) + "\n")
+
+
+def to_json(
+    value: object,
+    *,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    default: Callable[[Any], object] | None = None,
+) -> str:
+    """JSON as every parser reads it: NaN and infinity, which JSON does not have, are null.
+
+    Args:
+        value: of what JSON knows.
+        indent: blanks a level.
+        separators: as for `json.dumps`.
+        default: likewise, for what JSON does not know.
+    """
+
+    def dumped(what: object) -> str:
+        return json.dumps(
+            what, ensure_ascii=False, allow_nan=False, indent=indent, separators=separators, default=default
+        )
+
+    try:
+        return dumped(value)
+    except ValueError:  # hardly ever: only then each number is looked at
+        return dumped(_finite(value))
+
+
+def shown_json(value: object) -> str:
+    """What stands in somebody's file, for a message: also what JSON does not have."""
+    try:
+        return json.dumps(value, allow_nan=False, default=str)
+    except ValueError:
+        return str(value)
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {(str(name) if isinstance(name, float) else name): _finite(one) for name, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def parse_json(text: str | bytes) -> Any:  # noqa: ANN401

@@ -3,6 +3,7 @@
 Each function imports what it needs when it is called: a command line that only prints help waits for nothing.
 """
 
+import math
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, closing
 from dataclasses import fields, replace
@@ -60,18 +61,20 @@ def _trained_by_others(config: TrainConfig) -> "TrainResult":
     from tunesmith.reporting.run_record import describe_run  # noqa: PLC0415
     from tunesmith.training.events import TrainResult  # noqa: PLC0415
     from tunesmith.training.in_processes import train_in_processes  # noqa: PLC0415
+    from tunesmith.training.run_files import number_or  # noqa: PLC0415
 
     code = train_in_processes(config)
     outcome = describe_run(Path(config.out))["outcome"] if code in {0, 130} else {}
     known = {field.name for field in fields(TrainResult)}
     if not known <= set(outcome):
         raise UserError(
-            "the processes of --devices {devices} ended with exit code {code}",
+            "the processes of devices={devices} ended with exit code {code}",
             hint="they said why above",
             devices=config.devices,
             code=code,
         )
-    return TrainResult(**{name: outcome[name] for name in known})
+    base_perplexity = number_or(outcome["base_perplexity"], math.inf)
+    return TrainResult(**{name: outcome[name] for name in known} | {"base_perplexity": base_perplexity})
 
 
 def _run_here(

@@ -30,6 +30,7 @@ what other programs say."""
 SAYS_DOCSTRINGS = {"interfaces/help.py"}
 """Says what `help_texts` collects."""
 NO_SENTENCES = {
+    "api.py": {". Did you mean {}?"},
     "backends.py": {"pip install triton-windows"},
     "run_training.py": {"--track {}"},
     "distributed/joining.py": {"already in use"},

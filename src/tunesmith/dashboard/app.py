@@ -9,7 +9,7 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -18,6 +18,7 @@ from tunesmith.dashboard.run_state import state_of
 from tunesmith.errors import UserError
 from tunesmith.reporting.run_list import runs_by_name
 from tunesmith.serving.gate import INLINE_STYLES, Gate
+from tunesmith.serving.json_response import JsonResponse
 from tunesmith.serving.refusal import Refusal
 from tunesmith.training.run_files import CHECKPOINTS
 from tunesmith.training.wishes import WISHES, make_wish
@@ -46,7 +47,7 @@ def make_app(folder: Path, *, host: str, token: str | None, on_start: Callable[[
         return FileResponse(PAGE / "index.html")
 
     async def words(_request: Request) -> Response:
-        return JSONResponse({**shell_words(), "only": await to_thread(_only, folder)})
+        return JsonResponse({**shell_words(), "only": await to_thread(_only, folder)})
 
     async def runs(_request: Request) -> Response:
         return HTMLResponse(await to_thread(list_of_runs, folder))
@@ -55,7 +56,7 @@ def make_app(folder: Path, *, host: str, token: str | None, on_start: Callable[[
         name, run = await to_thread(_find, folder, request)
         found = await to_thread(state_of, name, run)
         bar = bar_of(found, is_one_of_many=run != folder)
-        return JSONResponse({"version": found.version, "goes_on": found.goes_on, "bar": bar})
+        return JsonResponse({"version": found.version, "goes_on": found.goes_on, "bar": bar})
 
     async def report(request: Request) -> Response:
         _, run = await to_thread(_find, folder, request)
@@ -69,7 +70,7 @@ def make_app(folder: Path, *, host: str, token: str | None, on_start: Callable[[
         if not (await to_thread(state_of, name, run)).goes_on:
             raise Refusal(409, "no process works on the run {name} now", code="not_running", name=name)
         await to_thread(make_wish, run / CHECKPOINTS, wanted)
-        return JSONResponse({"asked": wanted}, 202)
+        return JsonResponse({"asked": wanted}, 202)
 
     return Starlette(
         routes=[

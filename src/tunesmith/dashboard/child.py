@@ -1,6 +1,5 @@
 """`python -m tunesmith.dashboard.child FOLDER LANGUAGE`: the server beside a training (`dashboard/beside.py`)."""
 
-import json
 import os
 import socket
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from tunesmith.dashboard.app import make_app
 from tunesmith.errors import UserError
+from tunesmith.files import to_json
 from tunesmith.messages.catalogue import speak
 from tunesmith.serving.address import listen, url_of
 from tunesmith.serving.hosting import run_app
@@ -42,7 +42,7 @@ def _listening() -> socket.socket:
 
 
 def _tell(url: str) -> None:
-    sys.stdout.write(json.dumps({"url": url}) + "\n")
+    sys.stdout.write(to_json({"url": url}) + "\n")
     sys.stdout.flush()
 
 

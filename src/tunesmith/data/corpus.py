@@ -121,7 +121,7 @@ def prepare_corpus(
         "files": [{"name": file.name, "sha256": file.sha256} for file in found.files],
         "source_of_file": list(found.argument_of_file),
     }
-    fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    fingerprint = hashlib.sha256(json.dumps(settings, sort_keys=True, allow_nan=False).encode()).hexdigest()
     folder = out or _cached(fingerprint)
     if not (folder / MANIFEST).is_file():
         try:

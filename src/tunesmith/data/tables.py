@@ -6,7 +6,6 @@ the error lists them. Rows stream: a table may be larger than memory (.json, whi
 
 import csv
 import io
-import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from tunesmith.data.hub_datasets import HubDataset
 from tunesmith.data.samples import SampleList
 from tunesmith.data.source_files import SourceFile
 from tunesmith.errors import UserError
-from tunesmith.files import parse_json
+from tunesmith.files import parse_json, shown_json
 
 Row = dict[str, Any]
 KNOWN_PAIRS = (("prompt", "completion"), ("question", "answer"), ("instruction", "output"), ("input", "output"))
@@ -184,7 +183,7 @@ def text_of(file: SourceFile | HubDataset, row: Row, field: str, number: int) ->
             path=file.path,
             number=number,
             field=field,
-            value=json.dumps(value, default=str)[:60],
+            value=shown_json(value)[:60],
         )
     return value
 

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from tunesmith.distributed.lost import lost
 from tunesmith.distributed.place import Place
 from tunesmith.distributed.pulse import FAILED, Pulse
+from tunesmith.files import to_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,23 +110,23 @@ class ManyProcesses(Team):
     def share(self, make: Callable[[], Any]) -> Any:  # noqa: ANN401
         key = self._next_key("share")
         if self.leads:
-            self._store.set(key, json.dumps(make()))
+            self._store.set(key, to_json(make()))
         return self._read(key)
 
     def gather(self, value: Any) -> list[Any]:  # noqa: ANN401
         key = self._next_key("gather")
-        self._store.set(f"{key}/{self.rank}", json.dumps(value))
+        self._store.set(f"{key}/{self.rank}", to_json(value))
         return [self._read(f"{key}/{rank}") for rank in range(self.size)]
 
     def collect(self, value: Any) -> list[Any]:  # noqa: ANN401
         key = self._next_key("collect")
         if self.leads:
             return [value, *(json.loads(self._taken(f"{key}/{rank}")) for rank in range(1, self.size))]
-        text = json.dumps(value)
+        text = to_json(value)
         pieces = [text[first : first + PIECE] for first in range(0, len(text), PIECE)]
         for number, piece in enumerate(pieces):
             self._store.set(f"{key}/{self.rank}/{number}", piece)
-        self._store.set(f"{key}/{self.rank}", json.dumps(len(pieces)))
+        self._store.set(f"{key}/{self.rank}", to_json(len(pieces)))
         return []
 
     @contextmanager

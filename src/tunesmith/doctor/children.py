@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from tunesmith.files import to_json
 from tunesmith.messages.catalogue import say
 
 LET_GO_S = 0.5
@@ -99,5 +100,5 @@ class Child:
 
 def found(**values: object) -> None:
     """In a probe: say what was found."""
-    sys.stdout.write(json.dumps(values) + "\n")
+    sys.stdout.write(to_json(values) + "\n")
     sys.stdout.flush()

@@ -5,6 +5,8 @@ text. Two models are compared on the same draws: what both find hard cancels out
 Reference: Efron & Tibshirani 1993, chapter 13 (percentile interval).
 """
 
+from typing import Literal
+
 import numpy as np
 import numpy.typing as npt
 
@@ -30,5 +32,7 @@ def resampled_sums(columns_KS: npt.NDArray[np.number], *, seed: int) -> Floats |
 
 def interval_of(draws_D: Floats) -> Interval:
     """The 95 % percentile interval of a figure, from its draws."""
-    low, high = np.percentile(draws_D, PERCENTILES)
+    # nothing lies between two infinite draws
+    method: Literal["linear", "nearest"] = "linear" if np.isfinite(draws_D).all() else "nearest"
+    low, high = np.percentile(draws_D, PERCENTILES, method=method)
     return float(low), float(high)

@@ -72,6 +72,12 @@ def compare(tuned: Evaluation, base: Evaluation, sizes: TextSizes, *, same_token
     )
     perplexity = difference(
         tuned.perplexity - base.perplexity,
-        lambda nats, base_nats, _, tokens: as_perplexity(nats / tokens) - as_perplexity(base_nats / tokens),
+        lambda nats, base_nats, _, tokens: _minus(as_perplexity(nats / tokens), as_perplexity(base_nats / tokens)),
     )
     return Comparison(bits_per_byte, nats_per_token, perplexity, better_samples)
+
+
+def _minus(one_D: Floats, other_D: Floats) -> Floats:
+    """NaN between two infinite ones."""
+    with np.errstate(invalid="ignore"):
+        return one_D - other_D

@@ -1,6 +1,5 @@
 """The verb `evaluate`: one or two models and text in, figures out."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from tunesmith.errors import UserError
 from tunesmith.evaluation.comparison import compare
 from tunesmith.evaluation.novelty import novelty
 from tunesmith.evaluation.perplexity import Evaluation, confidence_interval, evaluate_split, sliding_method
-from tunesmith.files import parse_json, refuse_existing, write_text
+from tunesmith.files import parse_json, refuse_existing, to_json, write_text
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.generation.text_model import load_for_writing
 from tunesmith.machine import choose_dtype
@@ -90,7 +89,7 @@ def _evaluated(config: EvaluateConfig, team: Team) -> dict[str, Any]:
         _refuse_other_samples(config, tuned, base)
         _add_base(samples, base.evaluation)
     if out:
-        write_text(out, "".join(json.dumps(line) + "\n" for line in samples))
+        write_text(out, "".join(to_json(line) + "\n" for line in samples))
     worst = np.argsort(-tuned.evaluation.sample_nats / tuned.evaluation.sample_tokens, kind="stable")[: config.worst]
     return {
         "model": config.model,
@@ -169,7 +168,7 @@ def _difference(tuned: _Measured, base: _Measured, sizes: TextSizes, config: Eva
         same_tokenizer=tuned.tokenizer.fingerprint == base.tokenizer.fingerprint,
         seed=config.seed,
     )
-    difference: dict[str, Any] = json.loads(json.dumps(asdict(comparison)))
+    difference: dict[str, Any] = asdict(comparison)
     return difference
 
 

@@ -1,5 +1,6 @@
 """What a run folder says of itself: how it ended, what went wrong in it, and whether it learned."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from tunesmith.files import parse_json
 from tunesmith.messages.catalogue import say
 from tunesmith.symptoms.table import named
 from tunesmith.training.run import RunFolder
-from tunesmith.training.run_files import METRICS
+from tunesmith.training.run_files import METRICS, number_or
 
 WORSE_BY = 1.02
 """A last evaluation so many times above the best one is overfitting and not chance."""
@@ -133,7 +134,11 @@ def _full_disk(folder: Path, lines: Lines) -> Iterator[Cause]:
 
 
 def _overfitted(lines: Lines) -> Iterator[Cause]:
-    evaluations = [line for line in _of("evaluation", lines) if line.get("step", 0) > 0]
+    evaluations = [
+        {**line, "validation_perplexity": number_or(line["validation_perplexity"], math.inf)}
+        for line in _of("evaluation", lines)
+        if line.get("step", 0) > 0
+    ]
     if len(evaluations) < 2:
         return
     best = min(evaluations, key=lambda line: line["validation_perplexity"])
@@ -168,8 +173,8 @@ def _spikes(lines: Lines) -> Iterator[Cause]:
                 say(
                     "step {step:,}: {loss:.3f}, usually {usual:.3f}",
                     step=line["step"],
-                    loss=line["loss_nats_per_token"],
-                    usual=line["usual_nats_per_token"],
+                    loss=number_or(line["loss_nats_per_token"], math.inf),
+                    usual=number_or(line["usual_nats_per_token"], math.inf),
                 )
                 for line in spikes[:3]
             ),
@@ -218,8 +223,8 @@ def _all_well(folder: Path, description: dict[str, Any]) -> Cause:
         (
             say(
                 "perplexity {before:.2f} before, {after:.2f} after {steps:,} steps",
-                before=outcome["base_perplexity"],
-                after=outcome["perplexity"],
+                before=number_or(outcome["base_perplexity"], math.inf),
+                after=number_or(outcome["perplexity"], math.inf),
                 steps=outcome["steps"],
             ),
         ),

@@ -1,22 +1,23 @@
 """What a command says: results on stdout, errors, hints and notices on stderr, and its exit code."""
 
-import json
 import sys
 from typing import Any
 
+from tunesmith.errors import on_one_line
+from tunesmith.files import to_json
 from tunesmith.messages.catalogue import say
 
 DONE, USER_ERROR, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401
-    """One JSON value on stdout."""
-    print(json.dumps(value, ensure_ascii=False))
+    """One JSON value on stdout; a number that is not finite is null."""
+    print(to_json(value))
 
 
 def fail(message: str, hint: str, code: int) -> int:
     """Say what is wrong and what to do, on stderr."""
-    notice(say("error:"), " ".join(message.split()))
+    notice(say("error:"), message)
     notice(say("hint:"), hint)
     return code
 
@@ -34,6 +35,4 @@ def fail_by_the_machine(error: Exception) -> int:
 
 def notice(label: str, text: str) -> None:
     """One line on stderr; text from files and names cannot drive the terminal."""
-    from tunesmith.interfaces.tables import printable  # noqa: PLC0415  for errors only
-
-    print(label, printable(text), file=sys.stderr)
+    print(label, on_one_line(text), file=sys.stderr)

@@ -3,7 +3,9 @@
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from tunesmith.errors import on_one_line
 from tunesmith.interfaces.process_rows import process_rows
 from tunesmith.interfaces.tables import aligned
 from tunesmith.interfaces.wrapping import padded, wrapped
@@ -136,7 +138,7 @@ def _methods(methods: tuple[Method, ...], width: int) -> str:
         before = method.model
         mark = "> " if method.is_chosen else "  "
         table.add_row(
-            name,
+            Text(on_one_line(name)),
             mark + method.method,
             memory(method.peak_memory_bytes),
             say("yes") if method.fits else say("no"),
@@ -145,7 +147,7 @@ def _methods(methods: tuple[Method, ...], width: int) -> str:
             duration(method.duration_s) if method.fits and method.duration_s is not None else "",
             style="" if method.fits else "dim",
         )
-    console = Console(width=width, highlight=False, no_color=True, force_terminal=False)
+    console = Console(width=width, highlight=False, emoji=False, no_color=True, force_terminal=False)
     with console.capture() as capture:
         console.print(table)
     legend = say("> is what train takes; again: what the backward pass computes once more")

@@ -53,7 +53,8 @@ class Progress:
         self._quiet = quiet
         self._is_stopping = is_stopping
         terminal = sys.stderr.isatty()
-        self._console = Console(stderr=True, highlight=False, quiet=quiet, width=None if terminal else PLAIN_WIDTH)
+        width = None if terminal else PLAIN_WIDTH
+        self._console = Console(stderr=True, highlight=False, emoji=False, quiet=quiet, width=width)
         self._is_redrawn = terminal and not quiet and not self._console.is_dumb_terminal
         self._is_in_notebook = is_in_notebook() and not quiet
         self._live: ResizedLive | NotebookView | None = None

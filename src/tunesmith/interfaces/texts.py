@@ -1,6 +1,5 @@
 """Texts for a person or a file: one below the other, in JSON lines, or streaming in."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from tunesmith.config import GenerateConfig
 from tunesmith.data.sources import escapes
-from tunesmith.files import write_text
+from tunesmith.files import to_json, write_text
 from tunesmith.generation.write_texts import GeneratedText
 from tunesmith.interfaces.tables import printable
 from tunesmith.messages.catalogue import say
@@ -30,7 +29,7 @@ def keep_texts(texts: Sequence[GeneratedText], config: GenerateConfig) -> None:
     """Write the file that was asked for: an object a line for .jsonl, else the texts as they are."""
     path = Path(config.out or "")
     if path.suffix == ".jsonl":
-        write_text(path, "".join(json.dumps(asdict(text), ensure_ascii=False) + "\n" for text in texts))
+        write_text(path, "".join(to_json(asdict(text)) + "\n" for text in texts))
     else:
         write_text(path, _joined([text.text for text in texts], texts, config) + "\n")
 

@@ -24,7 +24,7 @@ def with_plain_dashes(typed: Sequence[str]) -> list[str]:
     """A lone - is the value of the flag before it, else standard input; the parser would take it for a flag."""
     tokens: list[str] = []
     for word in typed:
-        before = tokens[-1] if tokens else ""
+        before = tokens[-1] if tokens and "--" not in tokens else ""  # behind -- nothing is a flag
         if word == "-" and before.startswith("--") and "=" not in before and before not in SWITCHES:
             tokens[-1] = f"{before}=-"
         else:

@@ -3,11 +3,11 @@
 A checkpoint that asks for arithmetic we do not implement must never load as something slightly different.
 """
 
-import json
 from dataclasses import asdict
 from typing import Any
 
 from tunesmith.errors import UserError
+from tunesmith.files import shown_json
 from tunesmith.model.shape import ACTIVATION_NAMES, GPT2Config
 
 LANGUAGE_MODELS = ("GPT2LMHeadModel", "GPT2Model", "GPT2DoubleHeadsModel")
@@ -109,7 +109,7 @@ def _refuse_other_architectures(raw: dict[str, Any], origin: str) -> None:
             "{origin} holds {architectures}, not a language model",
             hint="take the checkpoint it was made from (GPT2LMHeadModel)",
             origin=origin,
-            architectures=json.dumps(architectures)[:80],
+            architectures=shown_json(architectures)[:80],
         )
 
 
@@ -121,7 +121,7 @@ def _refuse_unimplemented_switches(raw: dict[str, Any], origin: str) -> None:
                 hint="take a checkpoint without it; ignoring it would compute something else",
                 origin=origin,
                 name=name,
-                value=json.dumps(raw[name])[:80],
+                value=shown_json(raw[name])[:80],
             )
     activation = raw.get("activation_function", "gelu_new")
     if not isinstance(activation, str) or activation not in ACTIVATION_NAMES:
@@ -142,7 +142,7 @@ def _size(raw: dict[str, Any], name: str, default: int, origin: str) -> int:
             hint="the checkpoint's config.json is damaged; get it again",
             origin=origin,
             name=name,
-            value=json.dumps(value)[:80],
+            value=shown_json(value)[:80],
             largest=LARGEST_SIZES[name],
         )
     return value
@@ -156,7 +156,7 @@ def _positive_number(raw: dict[str, Any], name: str, default: float, origin: str
             hint="the checkpoint's config.json is damaged; get it again",
             origin=origin,
             name=name,
-            value=json.dumps(value)[:80],
+            value=shown_json(value)[:80],
         )
     return float(value)
 
@@ -169,6 +169,6 @@ def _switch(raw: dict[str, Any], name: str, *, default: bool, origin: str) -> bo
             hint="the checkpoint's config.json is damaged; get it again",
             origin=origin,
             name=name,
-            value=json.dumps(value)[:80],
+            value=shown_json(value)[:80],
         )
     return value

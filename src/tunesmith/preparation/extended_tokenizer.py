@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
+from tunesmith.files import to_json
 from tunesmith.messages.catalogue import say
 from tunesmith.preparation.new_merges import NewMerges
 
@@ -68,7 +69,7 @@ def extended(tokenizer: TextTokenizer, new: NewMerges, special_tokens: Mapping[s
         }
         for token, token_id in special_tokens.items()
     ]
-    made = Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
+    made = Tokenizer.from_str(to_json(content))
     return TextTokenizer(made, end_of_text_id=tokenizer.end_of_text_id, folder=tokenizer.folder)
 
 

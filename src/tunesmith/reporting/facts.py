@@ -1,5 +1,6 @@
 """The figures and tables of a report: each number as the metrics file or `run.json` has it."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ import numpy as np
 from tunesmith import quantities
 from tunesmith.messages.catalogue import Phrase, say
 from tunesmith.reporting.run_record import RunRecord
+from tunesmith.training.run_files import number_or
 
 Rows = list[list[str]]
 SHOWN_SOURCES = 30
@@ -286,8 +288,8 @@ def _incident(line: dict[str, Any]) -> list[str]:
     if kind == "loss_spike":
         what = say(
             "the loss was {loss:.3f}, far above the usual {usual:.3f}",
-            loss=float(line.get("loss_nats_per_token", 0)),
-            usual=float(line.get("usual_nats_per_token", 0)),
+            loss=number_or(line.get("loss_nats_per_token", 0), math.inf),
+            usual=number_or(line.get("usual_nats_per_token", 0), math.inf),
         )
         return [what, say("training went on")]
     if kind == "out_of_memory":

@@ -14,7 +14,7 @@ from typing import Any
 from tunesmith.errors import UserError
 from tunesmith.files import parse_json
 from tunesmith.reporting.columns import Columns, columns_of
-from tunesmith.training.run_files import METRICS, NOVELTY, RUN_FILE, SAMPLES
+from tunesmith.training.run_files import METRICS, NOVELTY, RUN_FILE, SAMPLES, number_or, read_settings
 
 INCIDENTS = ("out_of_memory", "bad_numbers", "loss_spike", "save_failed")
 
@@ -140,7 +140,7 @@ def describe_run(path: Path) -> dict[str, Any]:
         raise UserError(
             "{path} is damaged", hint="its metrics.jsonl still holds what was measured; train again", path=file
         )
-    return dict(description)
+    return {**description, **{part: read_settings(description[part]) for part in ("asked", "plan")}}
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -161,8 +161,8 @@ def _measured(line: dict[str, Any]) -> Measured | None:
         return Measured(
             step=int(line["step"]),
             epoch=float(line["epoch"]),
-            nats_per_token=float(line["validation_nats_per_token"]),
-            perplexity=float(line["validation_perplexity"]),
+            nats_per_token=number_or(line["validation_nats_per_token"], math.nan),
+            perplexity=number_or(line["validation_perplexity"], math.inf),
             is_best=bool(line["is_best"]),
         )
     except (KeyError, TypeError, ValueError):

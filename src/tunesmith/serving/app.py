@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -19,6 +19,7 @@ from tunesmith.serving.completions import Completions
 from tunesmith.serving.copies import Copies
 from tunesmith.serving.events import Answered
 from tunesmith.serving.gate import Gate
+from tunesmith.serving.json_response import JsonResponse
 from tunesmith.serving.metrics import Metrics
 from tunesmith.serving.refusal import Refusal
 from tunesmith.serving.served_model import ServedModel, find_model
@@ -55,14 +56,14 @@ def make_app(
             await to_thread(model.worker.stop)
 
     async def list_models(_request: Request) -> Response:
-        return JSONResponse({"object": "list", "data": [model.as_json() for model in models]})
+        return JsonResponse({"object": "list", "data": [model.as_json() for model in models]})
 
     async def describe_model(request: Request) -> Response:
-        return JSONResponse(find_model(models, request.path_params["name"]).as_json())
+        return JsonResponse(find_model(models, request.path_params["name"]).as_json())
 
     async def health(_request: Request) -> Response:
         well = all(model.worker.is_alive for model in models)
-        return JSONResponse({"status": "ok" if well else "failed"}, 200 if well else 503)
+        return JsonResponse({"status": "ok" if well else "failed"}, 200 if well else 503)
 
     async def figures(_request: Request) -> Response:
         return Response(metrics.text(), media_type="text/plain; version=0.0.4")

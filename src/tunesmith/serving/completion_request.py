@@ -4,13 +4,12 @@ A parameter that is unknown, or would change the text and is not implemented, is
 Reference: https://platform.openai.com/docs/api-reference/completions
 """
 
-import json
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tunesmith.files import parse_json
+from tunesmith.files import parse_json, to_json
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.messages.catalogue import Phrase
 from tunesmith.serving.refusal import Refusal
@@ -150,7 +149,7 @@ def read_request(body: bytes) -> CompletionRequest:
     """
     try:
         values = parse_json(body)
-        json.dumps(values, ensure_ascii=False).encode("utf-8")
+        to_json(values).encode("utf-8")
     except UnicodeEncodeError:
         raise Refusal(400, "the body holds half a character (a lone surrogate)") from None
     except ValueError:

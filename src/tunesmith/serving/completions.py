@@ -1,6 +1,5 @@
 """`/v1/completions`: whole answers and streams, in OpenAI's form."""
 
-import json
 import secrets
 import time
 from asyncio import to_thread
@@ -10,15 +9,17 @@ from typing import Any
 
 import numpy as np
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tunesmith.config import ServeConfig
+from tunesmith.files import to_json
 from tunesmith.serving.answer import Answer, Choice, ReadPrompt
 from tunesmith.serving.body import read_body
 from tunesmith.serving.completion_request import CompletionRequest, read_request
 from tunesmith.serving.events import Answered
 from tunesmith.serving.hang_up import HungUp, unless_hung_up
+from tunesmith.serving.json_response import JsonResponse
 from tunesmith.serving.live_text import Ended, Piece
 from tunesmith.serving.metrics import Metrics
 from tunesmith.serving.refusal import Refusal
@@ -138,7 +139,7 @@ class _Exchange:
         try:
             body = await unless_hung_up(receive, self._whole(), most_s=self._max_seconds + READING_S)
             answer.outcome = "ok"
-            return JSONResponse(body)
+            return JsonResponse(body)
         except HungUp:
             return Response(status_code=499)  # which nobody reads
         except Refusal as refusal:
@@ -261,4 +262,4 @@ class _EventStream(Response):
 
 
 def _event(value: dict[str, Any]) -> str:
-    return f"data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    return f"data: {to_json(value, separators=(',', ':'))}\n\n"

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from tunesmith.files import parse_json
 from tunesmith.serving.body import read_body
+from tunesmith.serving.json_response import JsonResponse
 from tunesmith.serving.refusal import Refusal
 from tunesmith.serving.served_model import ServedModel, find_model
 
@@ -35,7 +36,7 @@ class Copies:
                 code="training_text_unknown",
                 model=model.name,
             )
-        return JSONResponse({"copies": await to_thread(model.training_text.copies, text)})
+        return JsonResponse({"copies": await to_thread(model.training_text.copies, text)})
 
     def _asked(self, body: bytes) -> tuple[ServedModel, str]:
         try:

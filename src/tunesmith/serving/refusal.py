@@ -1,8 +1,7 @@
 """What a client is told when it does not get what it asked for, in the form of OpenAI's errors."""
 
-from starlette.responses import JSONResponse
-
 from tunesmith.messages.catalogue import say
+from tunesmith.serving.json_response import JsonResponse
 
 BAD_REQUEST = "invalid_request_error"
 SERVER_ERROR = "server_error"
@@ -43,7 +42,7 @@ class Refusal(Exception):  # noqa: N818  an answer rather than a fault
         kind = SERVER_ERROR if status >= 500 else BAD_REQUEST
         self.body = {"error": {"message": say(message, **values), "type": kind, "param": param, "code": code}}
 
-    def response(self) -> JSONResponse:
+    def response(self) -> JsonResponse:
         """As an answer."""
         headers = {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
-        return JSONResponse(self.body, self.status, headers)
+        return JsonResponse(self.body, self.status, headers)

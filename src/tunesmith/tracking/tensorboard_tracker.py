@@ -1,10 +1,10 @@
 """TensorBoard: event files in the run folder; look with `tensorboard --logdir RUN`."""
 
-import json
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from tunesmith.files import to_json
 from tunesmith.tracking.tracker import TrackedRun
 
 FOLDER = "tensorboard"
@@ -18,7 +18,7 @@ class TensorBoardTracker:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter  # noqa: PLC0415
 
         self._writer = EventFileWriter(str(run.folder / FOLDER))
-        self._text("settings", json.dumps(dict(run.settings), ensure_ascii=False, indent=1, default=str), 0)
+        self._text("settings", to_json(dict(run.settings), indent=1, default=str), 0)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary  # noqa: PLC0415

@@ -50,7 +50,7 @@ def with_blueprint(config: Config, find: Callable[[str], Path]) -> Config:
     tokenizer = load_tokenizer(find(config.tokenizer), {}) if config.tokenizer else _own_tokenizer(config)
     shape = replace(blueprint_shape(config, find), vocab_size=tokenizer.vocab_size)
     hf_config = as_hf_config(shape, tokenizer.end_of_text_id)
-    digest = hashlib.sha256(f"{json.dumps(hf_config)}{tokenizer.json}".encode()).hexdigest()[:8]
+    digest = hashlib.sha256(f"{json.dumps(hf_config, allow_nan=False)}{tokenizer.json}".encode()).hexdigest()[:8]
     name = config.shape or f"gpt2-{shape.n_layer}x{shape.n_embd}"
     folder = cache_folder() / "fresh" / f"{name}-{digest}"
     if not folder.is_dir():

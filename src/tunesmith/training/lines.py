@@ -1,8 +1,9 @@
 """JSON-lines files that a full disk cannot hurt: what does not fit is kept in memory and written when there is room."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from tunesmith.files import to_json
 
 
 class LinesFile:
@@ -23,7 +24,7 @@ class LinesFile:
 
     def append(self, line: dict[str, Any]) -> None:
         """Add an object; never half of it."""
-        self._waiting.append(json.dumps(line, ensure_ascii=False) + "\n")
+        self._waiting.append(to_json(line) + "\n")
         self.flush()
 
     def flush(self) -> None:

@@ -26,8 +26,7 @@ def asked_before(run: RunFolder) -> TrainConfig:
     known = {field.name for field in fields(TrainConfig)} - set(ONE_SITTING)
     asked: Mapping[str, Any] = run.describe()["asked"]
     before = {name: value for name, value in asked.items() if name in known}
-    lists = {name: tuple(value) for name, value in before.items() if isinstance(value, list)}
-    return TrainConfig(**{**before, **lists}, out=str(run.path))
+    return TrainConfig(**before, out=str(run.path))
 
 
 def asked_now(given: TrainConfig, before: TrainConfig, run: RunFolder) -> TrainConfig:

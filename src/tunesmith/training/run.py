@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import UserError
-from tunesmith.files import parse_json, remove_folder, sweep_leftovers, write_json, write_text
+from tunesmith.files import parse_json, remove_folder, sweep_leftovers, to_json, write_json, write_text
 from tunesmith.training.checkpoint import DAMAGED_SUFFIX, STATE
 from tunesmith.training.lines import LinesFile
 from tunesmith.training.lock import is_locked, locked
 from tunesmith.training.retention import drop_old
-from tunesmith.training.run_files import CHECKPOINTS, METRICS, RUN_FILE, SAMPLES
+from tunesmith.training.run_files import CHECKPOINTS, METRICS, RUN_FILE, SAMPLES, read_settings
 
 STEP_FOLDER = "step-" + "[0-9]" * 8
 BEFORE_THE_BEGINNING = -1
@@ -109,8 +109,8 @@ class RunFolder:
             )
         try:
             description: dict[str, Any] = parse_json(path.read_text("utf-8"))
-            description["asked"].keys(), description["plan"].keys(), description["outcome"]["status"]
-            description["data"]["fingerprint"]
+            description |= {part: read_settings(description[part]) for part in ("asked", "plan")}
+            description["outcome"]["status"], description["data"]["fingerprint"]
         except (ValueError, KeyError, TypeError, AttributeError):
             raise UserError("{path} is damaged", hint="train again into another --out", path=path) from None
         return description
@@ -202,4 +202,4 @@ def _kind_of(line: bytes) -> str:
 
 def as_json(value: object) -> dict[str, Any]:
     """A dataclass as plain JSON values."""
-    return json.loads(json.dumps(asdict(value)))  # type: ignore[call-overload, no-any-return]
+    return json.loads(to_json(asdict(value)))  # type: ignore[call-overload, no-any-return]

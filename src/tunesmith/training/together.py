@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,6 +24,7 @@ from tunesmith.training.optimizer import trainable
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.progress import Progress
 from tunesmith.training.run import as_json
+from tunesmith.training.run_files import read_settings
 
 
 def refuse_alone(config: TrainConfig) -> None:
@@ -50,9 +50,7 @@ def refuse_alone(config: TrainConfig) -> None:
 
 def told_config(team: Team, own: TrainConfig) -> TrainConfig:
     """What the first process was asked, or asks itself because it resumes; a host may keep its files elsewhere."""
-    told: dict[str, Any] = team.share(dict)
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in told.items()}
-    config = TrainConfig(**values)
+    config = TrainConfig(**read_settings(team.share(dict)))
     if config.resume:
         return config
     return replace(config, sources=own.sources, model=own.model)
@@ -86,7 +84,7 @@ def told_plan(team: Team, plan: TrainPlan | None) -> TrainPlan:
     if team.size == 1:
         assert plan is not None
         return plan
-    told = TrainPlan(**team.share(lambda: as_json(plan)))
+    told = TrainPlan(**read_settings(team.share(lambda: as_json(plan))))
     return replace(told, device=f"cuda:{team.local_rank}") if told.device.startswith("cuda") else told
 
 

@@ -62,7 +62,8 @@ def _products(facts: Facts) -> Iterator[Check]:
     for product in facts.torch.products:
         name = f"matmul {product.dtype}"
         if product.relative_error is None:
-            yield Check(name, "fail", product.error, _known_fix(facts, product.error))
+            error = product.error or say("the result is no number (NaN or infinity)")
+            yield Check(name, "fail", error, _known_fix(facts, error))
         elif product.relative_error > LARGEST_ERROR.get(product.dtype, 0.0):
             yield Check(
                 name,
@@ -76,7 +77,8 @@ def _products(facts: Facts) -> Iterator[Check]:
 
 def _step(facts: Facts, step: StepFacts) -> Check:
     if step.before is None or step.after is None or step.expected is None:
-        return Check("training step", "fail", step.error, _known_fix(facts, step.error))
+        error = step.error or say("the result is no number (NaN or infinity)")
+        return Check("training step", "fail", error, _known_fix(facts, error))
     is_as_expected = abs(step.before - step.expected) <= LOSS_LEEWAY * step.expected
     if not is_as_expected or not step.after < step.before:
         return Check(
