@@ -240,10 +240,10 @@ TYPED = [
         trained_on=[Path("a"), "b c"],
         stride_tokens=3.0,
         worst=0,
-        quiet=True,
     ),
     made(
         GenerateConfig,
+        quiet=True,
         prompt=["", ODD, "-", "--out=x", "two\nlines"],
         temperature=[0.1, 1 / 3],
         stop=["\n", "--", " "],
@@ -281,6 +281,7 @@ def texts(tmp_path: Path) -> list[Path]:
     return paths
 
 
+@pytest.mark.slow
 def test_a_run_of_lists_is_resumed(texts: list[Path], tmp_path: Path) -> None:
     """Sources, source weights and LoRA targets as lists: stopped and resumed, the run is that of typed tuples."""
     options: dict[str, Any] = {"model": "tiny", "max_steps": 4, "tokens_per_step": 256, "lora_rank": 2, "dropout": 0.1}

@@ -71,7 +71,7 @@ class _LogArgument:
 
 
 @dataclass(frozen=True)
-class ReadingConfig(_SourceArguments):
+class TextConfig(_SourceArguments):
     """What text there is, and flags that say how it is read."""
 
     split_on: str = _flag(default="auto")
@@ -95,6 +95,11 @@ class ReadingConfig(_SourceArguments):
     on_bad_bytes: Literal["stop", "replace", "skip-sample"] = _flag(default="stop")
     """What to do with bytes that do not decode."""
 
+
+@dataclass(frozen=True)
+class ReadingConfig(TextConfig):
+    """Flags that say which samples of the text are taken, and how often."""
+
     dedupe: Literal["none", "exact", "near"] = _flag(default="none")
     """Leave out samples that repeat an earlier one: exactly, or nearly (four fifths the same)."""
 
@@ -109,12 +114,6 @@ class CommonConfig:
     json: bool = _flag(default=False)
     """Print the result as one JSON object on stdout."""
 
-    quiet: bool = _flag(default=False)
-    """Show no progress and no notices."""
-
-    seed: int = _flag(default=42)
-    """Every random choice follows from it."""
-
     lang: Language = _flag(default="auto")
     """Language of everything that is said: en, ja; auto takes the system's."""
 
@@ -128,7 +127,19 @@ class CommonConfig:
 
 
 @dataclass(frozen=True)
-class ComputingConfig(CommonConfig):
+class _SeedConfig(CommonConfig):
+    seed: int = _flag(default=42)
+    """Every random choice follows from it."""
+
+
+@dataclass(frozen=True)
+class _QuietConfig(CommonConfig):
+    quiet: bool = _flag(default=False)
+    """Show no progress and no notices."""
+
+
+@dataclass(frozen=True)
+class ComputingConfig(_SeedConfig):
     """Flags of the verbs that compute with a model."""
 
     device: str = _flag(default="auto")
@@ -140,7 +151,7 @@ class ComputingConfig(CommonConfig):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class PrepareConfig(CommonConfig, ReadingConfig):
+class PrepareConfig(_SeedConfig, ReadingConfig):
     """Turn text into training tokens, and show what the model will see."""
 
     tokenizer: str = _flag(default="gpt2")
@@ -158,7 +169,7 @@ class PrepareConfig(CommonConfig, ReadingConfig):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class TokenizerTrainConfig(CommonConfig, ReadingConfig):
+class TokenizerTrainConfig(CommonConfig, TextConfig):
     """Make a byte-level BPE tokenizer from text."""
 
     out: str = field(kw_only=True)
@@ -170,7 +181,7 @@ class TokenizerTrainConfig(CommonConfig, ReadingConfig):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class TokenizerExtendConfig(CommonConfig, ReadingConfig, _ModelArgument):
+class TokenizerExtendConfig(CommonConfig, TextConfig, _ModelArgument):
     """Add words to the vocabulary of a model."""
 
     out: str = field(kw_only=True)
@@ -186,10 +197,9 @@ class TokenizerExtendConfig(CommonConfig, ReadingConfig, _ModelArgument):
     """How many entries to learn from the sources at most: what makes them shortest."""
 
 
-@Parameter(name="*")
 @dataclass(frozen=True)
-class TrainConfig(ComputingConfig, ReadingConfig):
-    """Fine-tune a GPT-2 model on your text."""
+class TrainingConfig(ComputingConfig, ReadingConfig):
+    """Flags that a plan of a training depends on."""
 
     model: str = _flag(default="gpt2")
     """Where to start: tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2, a hub id, or a folder."""
@@ -308,6 +318,12 @@ class TrainConfig(ComputingConfig, ReadingConfig):
     sample_prompts: str | None = _flag(default=None)
     """File with one prompt a line for the samples at every evaluation; default: the model starts by itself."""
 
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class TrainConfig(TrainingConfig, _QuietConfig):
+    """Fine-tune a GPT-2 model on your text."""
+
     dashboard: bool = _flag(default=False)
     """Also show the run live in a browser, on this machine only, where it can be saved or stopped."""
 
@@ -317,7 +333,7 @@ class TrainConfig(ComputingConfig, ReadingConfig):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class PlanConfig(TrainConfig):
+class PlanConfig(TrainingConfig):
     """Say what a training run would do, what it needs and how long it takes."""
 
     out: str = _flag(default="my-model")
@@ -437,7 +453,7 @@ class EvaluateConfig(ComputingConfig, ReadingConfig, _ModelArgument):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class GenerateConfig(ComputingConfig, _ModelArgument):
+class GenerateConfig(ComputingConfig, _QuietConfig, _ModelArgument):
     """Write text with a model."""
 
     prompt: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
@@ -509,7 +525,7 @@ class GenerateConfig(ComputingConfig, _ModelArgument):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class ServeConfig(ComputingConfig, _ModelArguments):
+class ServeConfig(ComputingConfig, _QuietConfig, _ModelArguments):
     """Serve models: completions in OpenAI's form, and a page to play with."""
 
     runs: str | None = _flag(default=None)
@@ -551,7 +567,7 @@ class _RunArgument:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class ReportConfig(CommonConfig, _RunArgument):
+class ReportConfig(_SeedConfig, _RunArgument):
     """Write one HTML file about a run, readable offline."""
 
     out: str | None = _flag(default=None)

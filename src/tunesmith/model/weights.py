@@ -207,7 +207,7 @@ def _write_one_by_one(tensors: Mapping[str, Tensor], path: Path, metadata: dict[
     for name, (dtype, shape, n_bytes) in sorted(about.items(), key=lambda entry: -entry[1][0].itemsize):
         header[name] = {"dtype": SAFETENSORS_DTYPES[dtype], "shape": shape, "data_offsets": [end, end + n_bytes]}
         end += n_bytes
-    encoded = json.dumps(header, separators=(",", ":")).encode()
+    encoded = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
     encoded += b" " * (-len(encoded) % 8)
     with path.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tunesmith.config import TrainConfig
+from tunesmith.config import TrainingConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.effective_batch import choose_tokens_per_step, steps_per_epoch
 from tunesmith.data.mixture import Mixture
@@ -44,7 +44,7 @@ class Epoch:
 
 
 def request_of(
-    config: TrainConfig,
+    config: TrainingConfig,
     model: GPT2Config,
     corpus: Corpus,
     hardware: Hardware,
@@ -112,7 +112,7 @@ def request_of(
     return request, Epoch(context, lengths, mixture.n_tokens, step)
 
 
-def lora_of(config: TrainConfig) -> LoRA | None:
+def lora_of(config: TrainingConfig) -> LoRA | None:
     """The adapters that were asked for; None where all weights are learned."""
     if not config.lora_rank:
         return None
