@@ -102,9 +102,9 @@ def test_a_run_with_adapters(make_model_folder: Callable[..., Path], tmp_path: P
 @pytest.mark.parametrize(
     ("asked", "named"),
     [
-        ({"lora_rank": -1}, "--lora-rank -1"),
-        ({"lora_rank": 4, "lora_targets": ("c_attn",)}, "--lora-targets c_attn is none of attn.c_attn"),
-        ({"lora_rank": 4, "freeze": "embeddings"}, "--lora-rank and --freeze exclude each other"),
+        ({"lora_rank": -1}, "lora_rank -1"),
+        ({"lora_rank": 4, "lora_targets": ("c_attn",)}, "lora_targets c_attn is none of attn.c_attn"),
+        ({"lora_rank": 4, "freeze": "embeddings"}, "lora_rank and freeze exclude each other"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

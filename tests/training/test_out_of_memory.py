@@ -148,7 +148,7 @@ def test_an_update_that_had_begun_is_not_made_twice(
     states: str, train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Weights that have changed cannot give the same gradients again: such a run ends, resumable."""
-    update, calls = CompressedAdamW.update, iter(range(10**6))
+    update, calls = CompressedAdamW._update, iter(range(10**6))
 
     def limited(optimizer: CompressedAdamW, *arguments: Any) -> None:
         update(optimizer, *arguments)
@@ -156,10 +156,10 @@ def test_an_update_that_had_begun_is_not_made_twice(
             raise torch.OutOfMemoryError(NO_MEMORY)
 
     with monkeypatch.context() as broken:
-        broken.setattr(CompressedAdamW, "update", limited)
+        broken.setattr(CompressedAdamW, "_update", limited)
         with pytest.raises(UserError, match="in the middle of an update") as error:
             train("out", states=states, precision="bf16")
-    assert "--resume" in error.value.hint
+    assert "continue from the last checkpoint with resume" in error.value.hint
     assert tunesmith.train(out=tmp_path / "out", resume=True).steps > 0
 
 

@@ -154,7 +154,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
             text, model=make_model_folder(), out=tmp_path / "out", epochs=100, learning_rate=0.9,
             max_grad_norm=1e30, warmup_fraction=0.0, weight_decay=1e6,
         )  # fmt: skip
-    assert "lower --learning-rate (now 0.9)" in error.value.hint
+    assert "lower learning_rate (now 0.9)" in error.value.hint
 
 
 def test_a_damaged_model_is_refused_before_training(

@@ -169,6 +169,9 @@ def _difference(tuned: _Measured, base: _Measured, sizes: TextSizes, config: Eva
         seed=config.seed,
     )
     difference: dict[str, Any] = asdict(comparison)
+    for figure in difference.values():
+        if isinstance(figure, dict) and figure["confidence_interval"] is not None:
+            figure["confidence_interval"] = list(figure["confidence_interval"])  # as in JSON
     return difference
 
 
