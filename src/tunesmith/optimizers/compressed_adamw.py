@@ -97,7 +97,8 @@ class CompressedAdamW(torch.optim.Optimizer):
         assert parameter.grad is not None
         self._has_begun = True
         state, number = self.state[parameter], self._number[parameter]
-        rates = Rates(group["lr"], group["weight_decay"], *group["betas"], group["eps"])
+        beta1, beta2 = group["betas"]
+        rates = Rates(group["lr"], group["weight_decay"], beta1, beta2, group["eps"])
         if has_kernel(parameter):
             from tunesmith.optimizers.compressed_kernel import launch  # noqa: PLC0415  triton is not everywhere
 

@@ -104,7 +104,7 @@ def launch_accumulate(total: Tensor, new: Tensor, step: Tensor, *, seed: int, ac
         )
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _add_rounded(total_ptr, new_ptr, at, count, random):  # type: ignore[no-untyped-def]
     """Some numbers of the sum, rounded by 16 random bits."""
     there = at < count
@@ -134,7 +134,7 @@ def _accumulate(  # type: ignore[no-untyped-def]
     _add_rounded(total_ptr, new_ptr, at + 7 * LANES, count, r3 >> 16)
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _one_minus_power(log_base, exponent):  # type: ignore[no-untyped-def]
     """1 - base^exponent for a base below 1, with all digits where that is small: what a moment lacks yet."""
     x = log_base * exponent
