@@ -1,6 +1,11 @@
 """Choosing tokens where the logits are: the same distributions and the same draws as on the host."""
 
 import math
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,3 +96,13 @@ def test_a_row_of_impossible_tokens_but_one_draws_that() -> None:
     logits_1V[0, 4] = 0.5
     rules = DeviceRules.of([SamplingRules(0.7, 5, 0.9)], 9, CPU)
     assert choose_tokens(logits_1V, rules, torch.tensor([0.77], dtype=torch.float64)).tolist() == [4]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_the_kernel_keeps_and_draws_what_the_host_does() -> None:
+    """Triton's interpreter runs it on the CPU: small vocabularies with ties, and GPT-2's whole one."""
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    program = Path(__file__).with_name("sampling_kernel_against_host.py")
+    answer = subprocess.run([sys.executable, program], capture_output=True, text=True, env=environment, check=False)
+    assert answer.stdout == "equal\n", answer.stderr

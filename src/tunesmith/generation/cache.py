@@ -86,16 +86,32 @@ class PrefillAttention:
         self._stretches = list(zip(places, layout.offsets, layout.offsets[1:], strict=False))
         for place, start, end in self._stretches:
             cache.lengths[place] = end - start
+        self._at: tuple[Tensor, Tensor] | None = None
+        if cache.k_LBHPD.is_cuda and len(places) > 1:  # a launch for each prompt and layer would take longer
+            self._at = _places_and_positions(self._stretches, cache.k_LBHPD.device)
 
     def of_layer(self, layer: int) -> Attend:
         """What the model calls in a layer."""
         return partial(self._attend, layer)
 
     def _attend(self, layer: int, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
+        if self._at is not None:
+            place_N, position_N = self._at
+            for cached_LBHPD, new_NHD in ((self._cache.k_LBHPD, k_NHD), (self._cache.v_LBHPD, v_NHD)):
+                cached_LBHPD[layer, place_N, :, position_N] = new_NHD.to(cached_LBHPD.dtype)
+            return self._within_prompts(q_NHD, k_NHD, v_NHD, scale)
         for place, start, end in self._stretches:
             self._cache.k_LBHPD[layer, place, :, : end - start] = k_NHD[start:end].transpose(0, 1)
             self._cache.v_LBHPD[layer, place, :, : end - start] = v_NHD[start:end].transpose(0, 1)
         return self._within_prompts(q_NHD, k_NHD, v_NHD, scale)
+
+
+def _places_and_positions(stretches: list[tuple[int, int, int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where in the cache each token of the stream belongs: its text and its position there, int64 [N] each."""
+    place_N = np.concatenate([np.full(end - start, place) for place, start, end in stretches])
+    position_N = np.concatenate([np.arange(end - start) for _, start, end in stretches])
+    places, positions = (torch.from_numpy(it_N).to(device, non_blocking=True) for it_N in (place_N, position_N))
+    return places, positions
 
 
 class DecodeAttention:

@@ -1,7 +1,8 @@
 """From logits to tokens where the logits are: the rules of `sampling`, for many rows at once, without a host sync.
 
-The host's way looks for candidates row by row; here everything is one pass over whole rows, which a card prefers. Both
-draw the same token from the same chance, up to the rounding of sums.
+The host's way looks for candidates row by row; here everything is done with whole rows, which a GPU prefers: by one
+Triton kernel (`sampling_kernel.py`), or in plain torch where there is none. All draw the same token from the same
+chance, up to the rounding of sums.
 
 Shapes: N texts, V vocabulary.
 """
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.generation.sampling import SamplingRules
+from tunesmith.model.softmax import has_triton
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,18 @@ def choose_tokens(logits_NV: Tensor, rules: DeviceRules, uniform_N: Tensor) -> T
         rules: a row each.
         uniform_N: float64, chance of each row from [0, 1).
     """
+    if logits_NV.is_cuda and has_triton():
+        from tunesmith.generation.sampling_kernel import launch  # noqa: PLC0415  triton is not everywhere
+
+        return launch(
+            logits_NV,
+            rules.temperature_N1,
+            rules.is_greedy_N,
+            rules.top_k_N1,
+            rules.top_p_N1,
+            rules.log_min_p_N1,
+            uniform_N,
+        )
     likeliest_N = logits_NV.argmax(dim=1)
     below_NV = (logits_NV - logits_NV.amax(dim=1, keepdim=True)) / rules.temperature_N1
     lowest_N1 = rules.log_min_p_N1
