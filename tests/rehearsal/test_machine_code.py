@@ -235,3 +235,22 @@ def test_every_kernel_is_listed() -> None:
         room = ".".join(path.relative_to(Path(tunesmith.__file__).parent).with_suffix("").parts)
         launched |= {f"{room}.{name}" for name in kernels - called}
     assert launched - PROBES == {kernel.module for kernel in KERNELS}
+
+
+def test_every_launch_pins_what_may_change() -> None:
+    """FP fusion, whose default differs between versions of Triton, and the GPU that the tensors are on."""
+    launches = 0
+    for path in Path(tunesmith.__file__).parent.rglob("*_kernel.py"):
+        tree = ast.parse(path.read_text("utf-8"))
+        guarded = {
+            call
+            for block in ast.walk(tree)
+            if isinstance(block, ast.With) and "torch.cuda.device_of" in ast.unparse(block.items[0])
+            for call in ast.walk(block)
+        }
+        for call in ast.walk(tree):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Subscript):
+                launches += 1
+                assert "enable_fp_fusion" in {keyword.arg for keyword in call.keywords}, path
+                assert call in guarded, path
+    assert launches == len({kernel.module for kernel in KERNELS})
