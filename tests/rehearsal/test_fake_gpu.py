@@ -48,7 +48,7 @@ CAPTURED_ARITHMETIC = frozenset(
     {"add", "add_", "addmm", "amax", "argmax", "cumsum", "div", "embedding", "exp", "gather", "ge", "gelu", "gt"}
     | {"index_put_", "logsumexp", "lt", "masked_fill_", "maximum", "minimum", "mm", "mul", "native_layer_norm"}
     | {"_scaled_dot_product_efficient_attention", "searchsorted", "sort", "sub", "sub_", "sum", "where"}
-    | {"arange", "scalar_tensor", "zeros", "_to_copy", "device"}
+    | {"arange", "empty", "scalar_tensor", "zeros", "_to_copy", "device"}
 )
 """None of them waits, allocates by data, or copies from pageable memory; attention has no dropout here."""
 MOST_LAUNCHES = {"forward": 22, "backward": 34}
