@@ -1,6 +1,8 @@
 """Every way to keep weights and optimizer, trained: near the reference, exactly resumed, in an ordinary folder."""
 
+import gc
 import math
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,18 @@ def masters(model: GPT2, optimizer: torch.optim.Optimizer) -> dict[str, torch.Te
     """fp32 weights by name."""
     whole = WholeWeights(model, optimizer)
     return {name: whole.get(name, p.detach()).float().clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("states", list(STATE_PLANS))
+def test_a_model_that_is_let_go_is_freed(states: str, make_model_folder: Callable[..., Path]) -> None:
+    """Weights, gradients and moments are gone when nobody holds model and optimizer: a second run needs their memory."""
+    model, optimizer = learner(make_model_folder(**SHAPE), states)
+    step(model, optimizer, batches(1))
+    held = [weakref.ref(parameter) for parameter in model.parameters()]
+    held += [weakref.ref(value) for state in optimizer.state.values() for value in state.values()]
+    del model, optimizer
+    gc.collect()
+    assert [it() for it in held if it() is not None] == []
 
 
 @pytest.mark.parametrize("micro_batches", [1, 3])

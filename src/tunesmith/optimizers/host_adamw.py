@@ -11,7 +11,9 @@ References: Ren et al. 2021, "ZeRO-Offload: Democratizing Billion-Scale Model Tr
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +48,7 @@ class HostAdamW(torch.optim.Optimizer):
         # a thread has a current GPU of its own, and to wait on another one would start CUDA there
         self._adder = ThreadPoolExecutor(1, "gradients", use_device, (self.param_groups[0]["params"][0].device,))
         self._streams: dict[torch.device, torch.cuda.Stream] = {}
+        take = WeakMethod(self._take)  # a hook that held the optimizer would keep the whole model in memory for ever
         for group in self.param_groups:
             for parameter in group["params"]:
                 master = nn.Parameter(parameter.detach().to("cpu", torch.float32, copy=True))
@@ -54,7 +57,7 @@ class HostAdamW(torch.optim.Optimizer):
                 self.state[parameter] = {**uncompressed_state(master), "master": master.data}
                 if parameter in halves:
                     parameter.data = parameter.data.to(torch.bfloat16)
-                parameter.register_post_accumulate_grad_hook(self._take)
+                parameter.register_post_accumulate_grad_hook(partial(_take_away, take))
 
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update the masters from what has arrived, and the weights from the masters."""
@@ -131,6 +134,14 @@ class HostAdamW(torch.optim.Optimizer):
             return
         staged = pinned_empty(master.shape, parameter.dtype)
         parameter.copy_(staged.copy_(master), non_blocking=True)
+
+
+def _take_away(take: WeakMethod[Any], parameter: Tensor) -> None:
+    """Let the optimizer take a gradient, if there still is one."""
+    taker = take()
+    if taker is not None:
+        assert isinstance(parameter, nn.Parameter)
+        taker(parameter)
 
 
 def _add_when_there(total: Tensor, arrived: Tensor, event: torch.cuda.Event) -> None:

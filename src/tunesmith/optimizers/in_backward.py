@@ -8,9 +8,11 @@ must be summed before they are used: then everything is as with any other optimi
 Reference: Lv et al. 2023, "Full Parameter Fine-tuning for Large Language Models with Limited Resources" (LOMO).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Literal
+from weakref import WeakMethod
 
 import torch
 from torch import Tensor, nn
@@ -34,9 +36,12 @@ class InBackwardAdamW(CompressedAdamW):
         self._does: Literal["hold", "measure", "update"] = "hold"
         self._max_grad_norm = torch.inf
         self._squares: Tensor | None = None
-        for group in self.param_groups:
+        # A parameter holds its hooks where the garbage collector does not look: one that held the optimizer, or a group
+        # and so the parameters, would keep the whole model in memory for ever.
+        use = WeakMethod(self._use)
+        for number, group in enumerate(self.param_groups):
             for parameter in group["params"]:
-                parameter.register_post_accumulate_grad_hook(lambda p, group=group: self._use(p, group))
+                parameter.register_post_accumulate_grad_hook(partial(_use_up, use, number))
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
@@ -69,9 +74,10 @@ class InBackwardAdamW(CompressedAdamW):
         return self._squares.sqrt()
 
     @torch.no_grad()
-    def _use(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
+    def _use(self, parameter: nn.Parameter, group_number: int) -> None:
         if self._does == "hold":
             return
+        group = self.param_groups[group_number]
         assert parameter.grad is not None
         square = torch.linalg.vector_norm(parameter.grad, dtype=torch.float32).square()
         self._squares = square if self._squares is None else self._squares + square
@@ -85,3 +91,11 @@ class InBackwardAdamW(CompressedAdamW):
                 self._has_begun = True
                 update_uncompressed([parameter], self.state, group)
         parameter.grad = None
+
+
+def _use_up(use: WeakMethod[Any], group_number: int, parameter: Tensor) -> None:
+    """Let the optimizer take a gradient, if there still is one."""
+    taker = use()
+    if taker is not None:
+        assert isinstance(parameter, nn.Parameter)
+        taker(parameter, group_number)
