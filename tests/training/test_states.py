@@ -76,7 +76,7 @@ def masters(model: GPT2, optimizer: torch.optim.Optimizer) -> dict[str, torch.Te
 
 @pytest.mark.parametrize("states", list(STATE_PLANS))
 def test_a_model_that_is_let_go_is_freed(states: str, make_model_folder: Callable[..., Path]) -> None:
-    """Weights, gradients and moments are gone when nobody holds model and optimizer: a second run needs their memory."""
+    """Weights, gradients and moments are gone when model and optimizer are: a second run needs the memory."""
     model, optimizer = learner(make_model_folder(**SHAPE), states)
     step(model, optimizer, batches(1))
     held = [weakref.ref(parameter) for parameter in model.parameters()]

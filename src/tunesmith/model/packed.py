@@ -43,13 +43,18 @@ def rows_of(hidden_NC: Tensor, rows_M: npt.NDArray[np.int64]) -> Tensor:
     """The hidden states behind which something is predicted, [M, C]; all of them where nothing is left out."""
     if len(rows_M) == len(hidden_NC):
         return hidden_NC
-    return hidden_NC[torch.from_numpy(rows_M).to(hidden_NC.device, non_blocking=True)]
+    return hidden_NC[_to(hidden_NC.device, rows_M)]
 
 
 def on_device_of(model: GPT2, values_N: npt.NDArray[np.int64]) -> Tensor:
     """An int64 array where the model is; a card fetches it without making anybody wait."""
+    return _to(model.head_VC.device, values_N)
+
+
+def _to(device: torch.device, values_N: npt.NDArray[np.int64]) -> Tensor:
+    """From pinned memory, without which a GPU's copy makes the host wait whatever it is asked."""
     tensor_N = torch.from_numpy(values_N)
-    return tensor_N.pin_memory().to(model.head_VC.device, non_blocking=True) if model.head_VC.is_cuda else tensor_N
+    return tensor_N.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor_N
 
 
 @contextmanager
