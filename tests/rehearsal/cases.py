@@ -88,6 +88,8 @@ def demand_of(case: dict[str, Any]) -> Demand:
         lora=LoRA(8, 16.0, case.get("dropout", 0.0), PROJECTIONS) if case.get("lora") else None,
         frozen=case.get("frozen", "nothing"),
         dropout=case.get("dropout", 0.0) > 0,
+        document_tokens=float(case.get("document_tokens", CONTEXT_TOKENS)),
+        attention="efficient_varlen" if case.get("precision") == "fp32" else "flash_varlen",
     )
 
 
@@ -223,6 +225,8 @@ def generate(case: dict[str, Any]) -> dict[str, Any]:
             for parameter in model.parameters():
                 parameter.data = parameter.data.to(dtype)
         logits = ready_for_writing(model, "none")
+        if case.get("sabotage") == "leftover":
+            logits = _counted(logits)
         cache = KeyValueCache(model, texts=n_texts, positions=512)
         watch.restart()
         Decoder(model, logits, cache).read({place: [5] * 20 for place in range(n_texts)})
@@ -255,17 +259,19 @@ def generate(case: dict[str, Any]) -> dict[str, Any]:
 def recorded_of(step: Any, cache: KeyValueCache) -> dict[str, Any]:
     """What a recorded step does, as a lint wants it."""
     kept = {it.untyped_storage()._cdata for it in (*step.state, cache.k_LBHPD, cache.v_LBHPD)}
-    made: set[int] = set()
-    seen: set[int] = set()
+    fresh: set[int] = set()  # made by this step, or written over before it was read
+    read: set[int] = set()
     leftover = []
     for call in watch.calls:
-        before = set(call.reads)
-        for key in call.writes:
-            is_old = key not in made and key not in kept
-            if is_old and (key in seen or key in before):
+        fresh |= call.makes
+        read -= call.makes  # an address that is used again
+        read |= call.reads
+        overwrites = call.op.name in {"copy_", "fill_", "zero_"}
+        for key in call.writes - kept - fresh:
+            if overwrites and key not in read:
+                fresh.add(key)
+            else:
                 leftover.append(f"{call.op.full_name} at {call.place}")
-        seen |= before
-        made |= set(call.writes) if call.op.name in {"copy_", "fill_", "zero_"} else set()
     return {
         "ops": sorted({call.op.full_name for call in watch.calls}),
         "syncs": dict(watch.syncs),
@@ -274,6 +280,16 @@ def recorded_of(step: Any, cache: KeyValueCache) -> dict[str, Any]:
         "unknown_size": sorted({call.op.full_name for call in watch.calls if call.op.has_unknown_size}),
         "written_but_not_given_back": leftover,
     }
+
+
+def _counted(logits: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The same, with a number on the device that grows with each step and is no part of its state."""
+    count = torch.zeros((), device=DEVICE)
+
+    def counted(hidden_NC: torch.Tensor) -> torch.Tensor:
+        return logits(hidden_NC) + count.add_(1)
+
+    return counted
 
 
 def _wait_for_item(model: GPT2) -> None:

@@ -89,8 +89,9 @@ class Call:
     """One operation on the device, for lints: its storages by identity."""
 
     op: Op
-    reads: tuple[int, ...]
-    writes: tuple[int, ...]
+    reads: set[int]
+    writes: set[int]
+    makes: set[int]
     place: str
 
 
@@ -165,8 +166,8 @@ class Watch(TorchDispatchMode):
         on_device = any(it.is_cuda for it in outputs) or any(it.is_cuda for it in inputs)
         if on_device and op.launches:
             self.launches[op.full_name] += 1
-        if on_device and self.keeps_calls:
-            self._keep(op, args, inputs)
+        if on_device and self.keeps_calls and not op.full_name.startswith("prim::"):  # those ask for a device only
+            self._keep(op, args, inputs, outputs)
         if op.full_name == "add.Tensor":
             self._credit_engine(inputs, outputs)
         for tensor in outputs:
@@ -248,12 +249,13 @@ class Watch(TorchDispatchMode):
                 self._live[total._cdata], self._live[first._cdata] = size, 0
                 weakref.finalize(total, self._drop, self._live, total._cdata)
 
-    def _keep(self, op: Op, args: Any, inputs: list[Tensor]) -> None:
+    def _keep(self, op: Op, args: Any, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         written = [it for at in op.writes if at < len(args) for it in tree_leaves(args[at]) if isinstance(it, Tensor)]
         only_written = op.name in {"copy_", "fill_", "zero_"}
         reads = [it for it in inputs if not (only_written and it is args[0])]
-        keys = [tuple(it.untyped_storage()._cdata for it in some) for some in (reads, written)]
-        self.calls.append(Call(op, *keys, place()))
+        reads, writes, results = ({it.untyped_storage()._cdata for it in some} for some in (reads, written, outputs))
+        makes = results - reads - writes - self._live.keys()  # before they are held
+        self.calls.append(Call(op, reads, writes, makes, place()))
 
 
 def place() -> str:

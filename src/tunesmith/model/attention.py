@@ -21,7 +21,7 @@ from torch import Tensor
 from tunesmith.backends import AttentionBackend, choose_attention, device_here
 from tunesmith.machine import Choice
 from tunesmith.model.gpt2 import GPT2, Attend
-from tunesmith.model.shape import SHORT_DOCUMENT_TOKENS
+from tunesmith.model.shape import SHORT_DOCUMENT_TOKENS, document_slots
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,8 @@ class DocumentLayout:
 
     @property
     def slots(self) -> int:
-        """How many documents a kernel is prepared for: the next of few sizes, an eighth apart."""
-        n_documents = len(self.offsets) - 1
-        step = max(1 << n_documents.bit_length() >> 4, 64)
-        return -(-n_documents // step) * step
+        """How many documents a kernel is prepared for."""
+        return document_slots(len(self.offsets) - 1)
 
     def offsets_in_slots(self) -> Tensor:
         """int32 [slots + 1]: the offsets, the last one repeated; those documents are empty."""

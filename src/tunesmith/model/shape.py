@@ -14,8 +14,15 @@ EVALUATION_CHUNK_ROWS = {"cpu": 512, "cuda": 2048}
 """The same where no gradient is wanted: 200 MB of bf16 logits, beside which little else is held."""
 LOSS_HEAD_SLICES = 8
 """In which a CPU computes the gradient of the head: its sum is fp32, and a product is as large again."""
+MIN_DOCUMENT_SLOTS = 64
 ACTIVATION_NAMES = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu", "relu", "silu", "swish", "tanh")
 """What checkpoints call the functions that `tunesmith.model.gpt2` implements."""
+
+
+def document_slots(n_documents: int) -> int:
+    """How many documents a kernel is prepared for: the next of few numbers, an eighth apart."""
+    step = max(1 << n_documents.bit_length() >> 4, MIN_DOCUMENT_SLOTS)
+    return -(-n_documents // step) * step
 
 
 @dataclass(frozen=True)

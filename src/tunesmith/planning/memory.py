@@ -13,12 +13,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tunesmith.allocator import pinned_bytes
+from tunesmith.backends import AttentionBackend
 from tunesmith.config import Recompute
 from tunesmith.model.lora import LoRA
-from tunesmith.model.shape import EVALUATION_CHUNK_ROWS, LOSS_CHUNK_ROWS, LOSS_HEAD_SLICES, GPT2Config
+from tunesmith.model.shape import EVALUATION_CHUNK_ROWS, LOSS_CHUNK_ROWS, LOSS_HEAD_SLICES, GPT2Config, document_slots
 from tunesmith.optimizers.state_plan import HOST_STAGING_BYTES, StatePlan
 
 FP32_BYTES, HALF_BYTES = 4, 2
+FLASH_ROWS, FLASH_COLUMNS = 128, 32
+"""FlashAttention-2's backward pass pads each document by so many rows, and the channels of a head to a multiple."""
 GATHERED_BLOCKS = 2
 """Of a model in parts: the one that computes, and the one that is fetched meanwhile."""
 Device = Literal["cpu", "cuda"]
@@ -93,6 +96,8 @@ class Demand:
         dropout: whether there is any.
         processes: that learn together, each with a memory of its own.
         is_sharded: whether each of them holds only its part of weights, gradients and moments.
+        document_tokens: of a document, on average: attention on a GPU takes memory for each document.
+        attention: what computes it on a GPU.
     """
 
     shape: GPT2Config
@@ -108,6 +113,8 @@ class Demand:
     dropout: bool = False
     processes: int = 1
     is_sharded: bool = False
+    document_tokens: float = 1024.0
+    attention: AttentionBackend = "flash_varlen"
 
 
 @dataclass(frozen=True)
@@ -195,13 +202,7 @@ def kept_bytes_per_token(demand: Demand, *, is_frozen: bool) -> float:
     """What a block keeps for its backward pass, of every token; without the inputs of matrices that are frozen."""
     shape, number = demand.shape, demand.number_bytes
     wide, inner = shape.n_embd, shape.n_inner
-    attention_number = FP32_BYTES if shape.reorder_and_upcast_attn else number
-    attention: float = 4 * wide * attention_number  # queries, keys, values, output
-    if demand.device == "cpu" and attention_number == HALF_BYTES:
-        attention += demand.share_of_short * (4 * wide * (FP32_BYTES - HALF_BYTES) + wide * HALF_BYTES)
-    elif attention_number != number:
-        attention += wide * number
-    attention += FP32_BYTES * shape.n_head  # the softmax's normalisers
+    attention = _attention_bytes_per_token(demand)
     norms_in = 2 * wide * number + 4 * FP32_BYTES
     norms_out = 2 * wide * number
     activation_in, activation_out = inner * number, inner * number
@@ -213,6 +214,19 @@ def kept_bytes_per_token(demand: Demand, *, is_frozen: bool) -> float:
     if demand.recompute == "light":
         return attention + norms_in + activation_in + masks
     return attention + norms_in + norms_out + activation_in + activation_out + masks
+
+
+def _attention_bytes_per_token(demand: Demand) -> float:
+    """Of that, what attention itself keeps."""
+    shape, number = demand.shape, demand.number_bytes
+    wide = shape.n_embd
+    attention_number = FP32_BYTES if shape.reorder_and_upcast_attn else number
+    attention: float = 4 * wide * attention_number  # queries, keys, values, output
+    if demand.device == "cpu" and attention_number == HALF_BYTES:
+        attention += demand.share_of_short * (4 * wide * (FP32_BYTES - HALF_BYTES) + wide * HALF_BYTES)
+    elif attention_number != number:
+        attention += wide * number
+    return attention + FP32_BYTES * shape.n_head  # the softmax's normalisers
 
 
 def moments_of(demand: Demand, activation_factor: float) -> list[Memory]:
@@ -247,7 +261,7 @@ def moments_of(demand: Demand, activation_factor: float) -> list[Memory]:
     in_layer = ((shape.n_layer - n_frozen) * learned_layer + n_frozen * frozen_layer) / shape.n_layer
     stream = demand.tokens * shape.n_embd * number
     kept_per_layer = {"blocks": stream, "offload": 0}.get(demand.recompute, in_layer)
-    kept = shape.n_layer * kept_per_layer + 3 * stream  # behind the embeddings, before and behind the last norm
+    kept = shape.n_layer * kept_per_layer
     again = learned_layer if demand.recompute in {"blocks", "offload"} else 0
     if states.gradients == "host" and demand.device == "cuda":
         host += max(HOST_STAGING_BYTES, head_gradient)
@@ -259,46 +273,159 @@ def moments_of(demand: Demand, activation_factor: float) -> list[Memory]:
     kept_casts = (
         shape.n_layer * casts_of_block * {"nothing": 1.0, "light": _share_of_c_proj(shape)}.get(demand.recompute, 0.0)
     )
-    # the loss: head in the dtype of the arithmetic, a chunk of logits, the head's product and its sum
-    rows = min(LOSS_CHUNK_ROWS[demand.device], demand.tokens)
-    head_cast = learned.head * number if number != FP32_BYTES else 0
-    product = 0  # on a GPU the product adds to the fp32 sum itself
-    if demand.device == "cpu" and learned.learns_head:
-        product = learned.head // LOSS_HEAD_SLICES * number
-        if number != FP32_BYTES:  # a CPU adds to fp32 what it has cast first
-            product += product * FP32_BYTES // number
-    chunk = rows * shape.padded_vocab_size * number
-    loss = head_cast + product + chunk + head_gradient + stream
-    # backward through a block: gradients of what it widened to, and of its weights before they are stored
-    working = int(demand.tokens * (2 * shape.n_inner + 2 * shape.n_embd) * number)
-    weight_gradient = shape.n_embd * shape.n_inner * (number + (0 if half else FP32_BYTES)) if learned.matrices else 0
+    working = _working(demand, kept, again, kept_per_layer, learned_layer, activation_factor)
+    weight_gradient = _weight_gradient(demand, learned, half=half)
 
     def moment(*, gradients: float, activations: float, loss: float, casts: float) -> Memory:
         return Memory(weights, adam, int(gradients), int(activations), int(loss), int(casts), 0, host)
 
     outside_gradient = 0 if demand.is_sharded else head_gradient
     block_gradients = (gradients - outside_gradient) / shape.n_layer
-    return [
-        moment(gradients=held, activations=kept, loss=loss, casts=kept_casts),
+    before_the_end = 0.0 if one_by_one else gradients - outside_gradient
+    if demand.device == "cuda" and not demand.is_sharded:  # the last block's own are not there yet
+        at_the_end = 0.0 if one_by_one else before_the_end - block_gradients
+    else:
+        at_the_end = block_gradients if one_by_one else before_the_end
+    moments = [
+        moment(
+            gradients=held,
+            activations=kept + working.streams_at_loss,
+            loss=_loss_bytes(demand, learned, head_gradient) + working.of_loss,
+            casts=kept_casts,
+        ),
         moment(
             gradients=held + weight_gradient,
-            activations=kept + again + working,
+            activations=working.in_last_block,
             loss=head_gradient,
             casts=kept_casts + (casts_of_block if again else 0),
         ),
         moment(
-            gradients=max(held, block_gradients if one_by_one else gradients - outside_gradient) + weight_gradient,
-            activations=kept_per_layer + again + working,
+            gradients=max(held, at_the_end) + weight_gradient,
+            activations=working.in_first_block,
             loss=head_gradient,
             casts=casts_of_block,
         ),
         moment(  # the embeddings' gradient is made beside the head's
-            gradients=max(held, 0 if one_by_one else gradients - outside_gradient) + head_gradient,
-            activations=stream,
+            gradients=max(held, before_the_end) + head_gradient,
+            activations=working.at_embeddings,
             loss=head_gradient,
             casts=0,
         ),
     ]
+    if demand.device == "cuda":  # attention's backward pass, behind that of the MLP
+        mlp_gradients = 0 if one_by_one else 2 * shape.n_embd * shape.n_inner * matrix_bytes * bool(learned.matrices)
+        moments += [
+            moment(
+                gradients=max(held, before + mlp_gradients),
+                activations=activations,
+                loss=head_gradient,
+                casts=casts,
+            )
+            for before, activations, casts in (
+                (0.0, working.in_last_attention, kept_casts + (casts_of_block if again else 0)),
+                (at_the_end, working.in_first_attention, casts_of_block),
+            )
+        ]
+    return moments
+
+
+@dataclass(frozen=True)
+class _Working:
+    """Activations in the moments of a step, in bytes: what is kept, and what the backward pass works on.
+
+    Attributes:
+        of_loss: what the loss makes of its chunk's hidden states.
+        streams_at_loss: streams that are there besides what blocks keep.
+        in_last_block: while the last block's MLP is gone back through, the first one in a backward pass.
+        in_first_block: while the first block's is.
+        at_embeddings: at the end.
+        in_last_attention: as `in_last_block`, of attention.
+        in_first_attention: as `in_first_block`.
+    """
+
+    of_loss: int
+    streams_at_loss: float
+    in_last_block: float
+    in_first_block: float
+    at_embeddings: float
+    in_last_attention: float = 0.0
+    in_first_attention: float = 0.0
+
+
+def _working(
+    demand: Demand, kept: float, again: float, kept_per_layer: float, learned_layer: float, factor: float
+) -> _Working:
+    """Which activations there are in each moment.
+
+    A GPU's allocator counts exactly what is alive, operation by operation; on a CPU kernels have buffers of their own.
+    """
+    shape, number = demand.shape, demand.number_bytes
+    stream = demand.tokens * shape.n_embd * number
+    inner = demand.tokens * shape.n_inner * number
+    if demand.device == "cpu":
+        # behind the embeddings, before and behind the last norm; gradients of what a block widened to
+        streams, widened = 3 * stream, 2 * inner + 2 * stream
+        return _Working(0, streams, kept + streams + again + widened, kept_per_layer + again + widened, stream)
+    # The gradient of the block's output and that of what its MLP widened to, beside the block's own activations;
+    # with its activation's output where that is computed again, and a gradient behind dropout.
+    mlp = stream + inner * (2 if demand.recompute == "light" else 1) + (stream if demand.dropout else 0)
+    # Of attention: gradients of the block's output, of its own, of queries, keys and values.
+    saved = (_attention_bytes_per_token(demand) + shape.n_embd * number) * factor * demand.tokens
+    if demand.recompute != "light":
+        saved += stream  # the norm's output
+    attention = saved + 5 * stream + _flash_scratch_bytes(demand)
+    # Where blocks are computed again their own input is among what they keep then.
+    others = kept - kept_per_layer
+    own = learned_layer if again else kept_per_layer
+    rows = min(LOSS_CHUNK_ROWS[demand.device], demand.tokens)
+    return _Working(
+        of_loss=2 * rows * shape.n_embd * number,
+        streams_at_loss=2 * stream,  # before and behind the last norm; the first block keeps the embeddings' sum
+        in_last_block=others + own + mlp,
+        in_first_block=own + mlp,
+        at_embeddings=stream + demand.tokens * shape.n_embd * FP32_BYTES,
+        in_last_attention=others + attention,
+        in_first_attention=attention,
+    )
+
+
+def _weight_gradient(demand: Demand, learned: Learned, *, half: bool) -> int:
+    """Of the largest matrix of a block, before it is stored."""
+    if not learned.matrices:
+        return 0
+    shape, number = demand.shape, demand.number_bytes
+    if demand.device == "cuda":
+        return shape.n_embd * shape.n_inner * (number if half else FP32_BYTES)
+    return shape.n_embd * shape.n_inner * (number + (0 if half else FP32_BYTES))
+
+
+def _flash_scratch_bytes(demand: Demand) -> int:
+    """What FlashAttention 2's backward pass takes for itself: fp32 sums of dQ and of dO times O.
+
+    It pads each of the documents that the kernel is prepared for by `FLASH_ROWS` rows, so that short documents take
+    many times what their tokens would.
+    """
+    shape = demand.shape
+    if demand.attention != "flash_varlen" or demand.number_bytes != HALF_BYTES or shape.reorder_and_upcast_attn:
+        return 0
+    head_dim = shape.n_embd // shape.n_head
+    columns = -(-head_dim // FLASH_COLUMNS) * FLASH_COLUMNS
+    slots = document_slots(max(round(demand.tokens / demand.document_tokens), 1))
+    return (demand.tokens + FLASH_ROWS * slots) * shape.n_head * (columns + 1) * FP32_BYTES
+
+
+def _loss_bytes(demand: Demand, learned: Learned, head_gradient: int) -> int:
+    """Head in the dtype of the arithmetic, a chunk of logits, the head's product and its sum, the gradient behind."""
+    shape, number = demand.shape, demand.number_bytes
+    head_cast = learned.head * number if number != FP32_BYTES else 0
+    product = 0  # on a GPU the product adds to the fp32 sum itself
+    if demand.device == "cpu" and learned.learns_head:
+        product = learned.head // LOSS_HEAD_SLICES * number
+        if number != FP32_BYTES:  # a CPU adds to fp32 what it has cast first
+            product += product * FP32_BYTES // number
+    rows = min(LOSS_CHUNK_ROWS[demand.device], demand.tokens)
+    chunk = rows * shape.padded_vocab_size * number
+    return head_cast + product + chunk + head_gradient + demand.tokens * shape.n_embd * number
 
 
 def _share_of_c_proj(shape: GPT2Config) -> float:

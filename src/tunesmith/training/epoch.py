@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from tunesmith.backends import choose_attention
 from tunesmith.config import TrainingConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.effective_batch import choose_tokens_per_step, steps_per_epoch
@@ -90,6 +91,10 @@ def request_of(
         dropout=config.dropout > 0,
         processes=processes,
         is_sharded=is_sharded,
+        document_tokens=float(lengths.mean()),
+        attention=choose_attention(
+            hardware.facts, "float32" if model.reorder_and_upcast_attn else hardware.precision, model.head_dim
+        ).value,
     )
     if config.states != "auto":
         refused = refusal(STATE_PLANS[config.states], demand, hardware.precision)
