@@ -10,6 +10,7 @@ from transformers import GPT2LMHeadModel
 
 from tunesmith.errors import UserError
 from tunesmith.generation import ahead
+from tunesmith.generation.cache import KeyValueCache
 from tunesmith.generation.captured import WARM_UPS, Recorder
 from tunesmith.generation.engine import STEPS_AHEAD, Engine
 from tunesmith.generation.request import Continuation, Request, WrittenToken
@@ -160,6 +161,31 @@ def test_no_numbers_are_an_error(model: GPT2) -> None:
         model.transformer.ln_f.bias.fill_(torch.nan)
     with pytest.raises(UserError, match="computes no numbers"):
         list(engine.run())
+
+
+@torch.no_grad()
+def test_what_a_recorded_step_reads_and_writes_stays_where_it_is(model: GPT2) -> None:
+    """A CUDA graph knows addresses: neither loading texts, nor a step, nor going on from another one moves a tensor."""
+    cache = KeyValueCache(model, texts=2, positions=64)
+    short, long = (
+        ahead._Step(model, model.logits, cache, NEVER, 2, reach, sorts=True, penalises=True) for reach in (16, 32)
+    )
+
+    def addresses() -> list[dict[str, int]]:
+        """Of all tensors that the steps, their rules and the cache hold."""
+        holders = (short, long, short.rules, long.rules, cache)
+        return [{n: it.data_ptr() for n, it in vars(one).items() if isinstance(it, torch.Tensor)} for one in holders]
+
+    before = addresses()
+    assert [len(held) for held in before] == [6, 6, 6, 6, 2]
+    texts = [ahead.Going([0, 5, 9], SamplingRules(0.9, 40, 0.9, 0.01, 1.2), 3), ahead.Going([0, 7], GREEDY, 0)]
+    short.load(texts, [2, 1])
+    short.run([0.3, 0.8], None)
+    long.go_on_from(short)
+    long.run([0.1, 0.2], None)
+    short.load(texts[::-1], [1, 2])
+    short.run([0.5, 0.6], None)
+    assert addresses() == before
 
 
 def test_work_is_recorded_without_having_been_done(monkeypatch: pytest.MonkeyPatch) -> None:
