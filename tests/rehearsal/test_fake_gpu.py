@@ -74,6 +74,7 @@ def cases() -> dict[str, dict[str, Any]]:
         f"{n} texts": {"kind": "generate", "width": 768, "layers": 4, "texts": n, "precision": "bf16", "rules": RULES}
         for n in (1, 64)
     }
+    found["evaluation"] = {**STEP, "steps": 1, "evaluates": True}
     texts["finds leftover"] = {**texts["1 texts"], "sabotage": "leftover"}
     steps = {name: {**STEP, **case} for name, case in STEPS.items()}
     return {**steps, **found, **texts, "launches": {"kind": "launches", "width": 768, "tokens": 4096}}
@@ -115,6 +116,14 @@ def test_a_step_runs_without_waiting_in_the_planned_bytes(results: dict[str, Any
     assert without_lines(result["syncs"]) == SYNCS.get(name, {})
     off = result["peak_bytes"] / result["planned_bytes"] - 1
     assert -LARGER_PLANS.get(name, PEAK_TOLERANCE) <= off <= PEAK_TOLERANCE
+
+
+def test_an_evaluation_waits_for_its_results_only(results: dict[str, Any]) -> None:
+    """One wait a batch, for the losses; it runs beside the optimizer's states in fewer bytes than a step."""
+    measured = results["evaluation"]["evaluation"]
+    assert measured["faults"] == {}
+    assert without_lines(measured["syncs"]) == {"_to_copy.default from cuda to cpu at evaluation/perplexity.py": 1}
+    assert measured["peak_bytes"] < results["evaluation"]["peak_bytes"]
 
 
 @pytest.mark.slow
