@@ -121,30 +121,30 @@ def test_public_names_are_sorted_and_there() -> None:
         _ = tunesmith.tarin
 
 
-COMMON = {"json", "lang"}
-COMPUTING = {"seed", "device", "precision"}
-TEXT = {"sources", "split_on", "text_field", "prompt_field", "completion_field", "template", "encoding", "on_bad_bytes"}
-READING = TEXT | {"dedupe", "weights"}
+COMMON = {"json", "quiet", "seed", "lang"}
+COMPUTING = {"device", "precision"}
+READING = {"sources", "split_on", "text_field", "prompt_field", "completion_field", "template"}
+READING |= {"encoding", "on_bad_bytes", "dedupe", "weights"}
 TRAINING = COMMON | COMPUTING | READING
 TRAINING |= {"model", "out", "resume", "from_scratch", "epochs", "max_steps", "learning_rate", "weight_decay"}
 TRAINING |= {"warmup_fraction", "max_grad_norm", "tokens_per_step", "context_tokens", "dropout", "eval_every_steps"}
 TRAINING |= {"max_hours", "stop_at", "verify_resume", "keep_gb"}
-TRAINING |= {"save_every_steps", "val_fraction", "sample_prompts", "compile", "freeze", "states", "recompute"}
-TRAINING |= {"shape", "layers", "width", "heads", "tokenizer", "vocab_size", "optimizer"}
+TRAINING |= {"save_every_steps", "val_fraction", "sample_prompts", "track", "compile", "freeze", "states", "recompute"}
+TRAINING |= {"shape", "layers", "width", "heads", "tokenizer", "vocab_size", "optimizer", "dashboard"}
 TRAINING |= {"devices", "shard", "deterministic"}
 TRAINING |= {"lora_rank", "lora_alpha", "lora_dropout", "lora_targets"}
 FLAGS = {
-    PrepareConfig: COMMON | {"seed"} | READING | {"tokenizer", "out", "val_fraction", "preview"},
-    TokenizerExtendConfig: COMMON | TEXT | {"model", "out", "words", "special_tokens", "new_tokens"},
-    TokenizerTrainConfig: COMMON | TEXT | {"out", "vocab_size"},
-    TrainConfig: TRAINING | {"quiet", "dashboard", "track"},
+    PrepareConfig: COMMON | READING | {"tokenizer", "out", "val_fraction", "preview"},
+    TokenizerExtendConfig: COMMON | READING | {"model", "out", "words", "special_tokens", "new_tokens"},
+    TokenizerTrainConfig: COMMON | READING | {"out", "vocab_size"},
+    TrainConfig: TRAINING,
     PlanConfig: TRAINING | {"vram", "gpu"},
     DoctorConfig: COMMON | {"model", "quick", "fix", "yes"},
     ExplainConfig: COMMON | {"source"},
     ExportConfig: COMMON | {"model", "out", "to", "dtype", "merge", "base"},
     PushConfig: COMMON | {"model", "repo", "private"},
     ImportConfig: COMMON | {"checkpoint", "out", "tokenizer", "activation"},
-    ReportConfig: COMMON | {"seed"} | {"run", "out", "novelty"},
+    ReportConfig: COMMON | {"run", "out", "novelty"},
     RunsConfig: COMMON | {"folder", "sort", "compare", "out"},
     EvaluateConfig: COMMON
     | COMPUTING
@@ -152,13 +152,11 @@ FLAGS = {
     | {"model", "base", "context_tokens", "stride_tokens", "novelty", "trained_on", "worst", "out", "devices"},
     GenerateConfig: COMMON
     | COMPUTING
-    | {"quiet"}
     | {"model", "prompt", "prompts_file", "prompt_field", "num_samples", "max_new_tokens", "min_new_tokens"}
     | {"temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size", "stop", "truncate"}
     | {"include_prompt", "sample_delim", "reject_copied", "trained_on", "batch_size", "quantize", "out", "devices"},
     ServeConfig: COMMON
     | COMPUTING
-    | {"quiet"}
     | {
         "models",
         "runs",

@@ -71,7 +71,7 @@ class _LogArgument:
 
 
 @dataclass(frozen=True)
-class TextConfig(_SourceArguments):
+class ReadingConfig(_SourceArguments):
     """What text there is, and flags that say how it is read."""
 
     split_on: str = _flag(default="auto")
@@ -95,11 +95,6 @@ class TextConfig(_SourceArguments):
     on_bad_bytes: Literal["stop", "replace", "skip-sample"] = _flag(default="stop")
     """What to do with bytes that do not decode."""
 
-
-@dataclass(frozen=True)
-class ReadingConfig(TextConfig):
-    """Flags that say which samples of the text are taken, and how often."""
-
     dedupe: Literal["none", "exact", "near"] = _flag(default="none")
     """Leave out samples that repeat an earlier one: exactly, or nearly (four fifths the same)."""
 
@@ -114,6 +109,12 @@ class CommonConfig:
     json: bool = _flag(default=False)
     """Print the result as one JSON object on stdout."""
 
+    quiet: bool = _flag(default=False)
+    """Show no progress and no notices."""
+
+    seed: int = _flag(default=42)
+    """Every random choice follows from it."""
+
     lang: Language = _flag(default="auto")
     """Language of everything that is said: en, ja; auto takes the system's."""
 
@@ -127,19 +128,7 @@ class CommonConfig:
 
 
 @dataclass(frozen=True)
-class _SeedConfig(CommonConfig):
-    seed: int = _flag(default=42)
-    """Every random choice follows from it."""
-
-
-@dataclass(frozen=True)
-class _QuietConfig(CommonConfig):
-    quiet: bool = _flag(default=False)
-    """Show no progress and no notices."""
-
-
-@dataclass(frozen=True)
-class ComputingConfig(_SeedConfig):
+class ComputingConfig(CommonConfig):
     """Flags of the verbs that compute with a model."""
 
     device: str = _flag(default="auto")
@@ -151,7 +140,7 @@ class ComputingConfig(_SeedConfig):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class PrepareConfig(_SeedConfig, ReadingConfig):
+class PrepareConfig(CommonConfig, ReadingConfig):
     """Turn text into training tokens, and show what the model will see."""
 
     tokenizer: str = _flag(default="gpt2")
@@ -169,7 +158,7 @@ class PrepareConfig(_SeedConfig, ReadingConfig):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class TokenizerTrainConfig(CommonConfig, TextConfig):
+class TokenizerTrainConfig(CommonConfig, ReadingConfig):
     """Make a byte-level BPE tokenizer from text."""
 
     out: str = field(kw_only=True)
@@ -181,7 +170,7 @@ class TokenizerTrainConfig(CommonConfig, TextConfig):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class TokenizerExtendConfig(CommonConfig, TextConfig, _ModelArgument):
+class TokenizerExtendConfig(CommonConfig, ReadingConfig, _ModelArgument):
     """Add words to the vocabulary of a model."""
 
     out: str = field(kw_only=True)
@@ -197,9 +186,10 @@ class TokenizerExtendConfig(CommonConfig, TextConfig, _ModelArgument):
     """How many entries to learn from the sources at most: what makes them shortest."""
 
 
+@Parameter(name="*")
 @dataclass(frozen=True)
-class TrainingConfig(ComputingConfig, ReadingConfig):
-    """Flags that a plan of a training depends on."""
+class TrainConfig(ComputingConfig, ReadingConfig):
+    """Fine-tune a GPT-2 model on your text."""
 
     model: str = _flag(default="gpt2")
     """Where to start: tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2, a hub id, or a folder."""
@@ -318,12 +308,6 @@ class TrainingConfig(ComputingConfig, ReadingConfig):
     sample_prompts: str | None = _flag(default=None)
     """File with one prompt a line for the samples at every evaluation; default: the model starts by itself."""
 
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class TrainConfig(TrainingConfig, _QuietConfig):
-    """Fine-tune a GPT-2 model on your text."""
-
     dashboard: bool = _flag(default=False)
     """Also show the run live in a browser, on this machine only, where it can be saved or stopped."""
 
@@ -333,7 +317,7 @@ class TrainConfig(TrainingConfig, _QuietConfig):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class PlanConfig(TrainingConfig):
+class PlanConfig(TrainConfig):
     """Say what a training run would do, what it needs and how long it takes."""
 
     out: str = _flag(default="my-model")
@@ -453,7 +437,7 @@ class EvaluateConfig(ComputingConfig, ReadingConfig, _ModelArgument):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class GenerateConfig(ComputingConfig, _QuietConfig, _ModelArgument):
+class GenerateConfig(ComputingConfig, _ModelArgument):
     """Write text with a model."""
 
     prompt: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
@@ -525,7 +509,7 @@ class GenerateConfig(ComputingConfig, _QuietConfig, _ModelArgument):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class ServeConfig(ComputingConfig, _QuietConfig, _ModelArguments):
+class ServeConfig(ComputingConfig, _ModelArguments):
     """Serve models: completions in OpenAI's form, and a page to play with."""
 
     runs: str | None = _flag(default=None)
@@ -567,7 +551,7 @@ class _RunArgument:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class ReportConfig(_SeedConfig, _RunArgument):
+class ReportConfig(CommonConfig, _RunArgument):
     """Write one HTML file about a run, readable offline."""
 
     out: str | None = _flag(default=None)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from itertools import compress
 from typing import Literal, TypeVar
 
-from tunesmith.config import ReadingConfig, TextConfig
+from tunesmith.config import ReadingConfig
 from tunesmith.data.encoding import bad_byte, detect_encoding, known_encoding
 from tunesmith.data.hub_datasets import HubDataset
 from tunesmith.data.samples import SampleList, without_parts
@@ -58,7 +58,7 @@ class ReadingOptions:
     weights: tuple[float, ...] = ()
 
 
-def reading_options(config: TextConfig) -> ReadingOptions:
+def reading_options(config: ReadingConfig) -> ReadingOptions:
     """What the flags of a verb ask for.
 
     Raises:
@@ -72,15 +72,16 @@ def reading_options(config: TextConfig) -> ReadingOptions:
             template=config.template,
         )
     fields = Fields(config.text_field, config.prompt_field, config.completion_field, template)
-    dedupe, weights = (config.dedupe, config.weights) if isinstance(config, ReadingConfig) else ("none", ())
-    if weights and (len(weights) != len(config.sources) or min(weights) <= 0):
+    if config.weights and (len(config.weights) != len(config.sources) or min(config.weights) <= 0):
         raise UserError(
             "--weights {weights} does not give each of the {n_sources} sources a number above 0",
             hint="--weights 2 0.5 shows the first source twice in an epoch and half of the second",
-            weights=" ".join(map(str, weights)),
+            weights=" ".join(map(str, config.weights)),
             n_sources=len(config.sources),
         )
-    return ReadingOptions(config.split_on, fields, config.encoding, config.on_bad_bytes, dedupe, tuple(weights))
+    return ReadingOptions(
+        config.split_on, fields, config.encoding, config.on_bad_bytes, config.dedupe, tuple(config.weights)
+    )
 
 
 def escapes(text: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from tunesmith.config import TrainingConfig
+from tunesmith.config import TrainConfig
 from tunesmith.data.cache_folder import cache_folder
 from tunesmith.data.source_files import found_sources
 from tunesmith.data.sources import reading_options
@@ -32,7 +32,7 @@ FLAGS = ("shape", "layers", "width", "heads", "tokenizer", "vocab_size")
 HEAD_CHANNELS = 64
 """Of all GPT-2s."""
 
-Config = TypeVar("Config", bound=TrainingConfig)
+Config = TypeVar("Config", bound=TrainConfig)
 
 
 def with_blueprint(config: Config, find: Callable[[str], Path]) -> Config:
@@ -60,12 +60,12 @@ def with_blueprint(config: Config, find: Callable[[str], Path]) -> Config:
     return replace(config, model=str(folder))
 
 
-def is_described(config: TrainingConfig) -> bool:
+def is_described(config: TrainConfig) -> bool:
     """Whether the model is one that is nowhere yet."""
     return config.from_scratch and any(getattr(config, flag) is not None for flag in FLAGS)
 
 
-def shown_model(config: TrainingConfig) -> str:
+def shown_model(config: TrainConfig) -> str:
     """What to call the model: the path of a folder in the cache tells nobody anything."""
     if not is_described(config):
         return config.model
@@ -73,13 +73,13 @@ def shown_model(config: TrainingConfig) -> str:
     return folder.name.rsplit("-", 1)[0] if folder.is_dir() else _name(config)
 
 
-def _name(config: TrainingConfig) -> str:
+def _name(config: TrainConfig) -> str:
     if config.layers or config.width:
         return "gpt2-" + "x".join(str(size) for size in (config.layers, config.width) if size)
     return config.shape or config.model
 
 
-def blueprint_shape(config: TrainingConfig, find: Callable[[str], Path]) -> GPT2Config:
+def blueprint_shape(config: TrainConfig, find: Callable[[str], Path]) -> GPT2Config:
     """The shape that was described; its vocabulary is the named model's.
 
     Args:
@@ -113,7 +113,7 @@ def blueprint_shape(config: TrainingConfig, find: Callable[[str], Path]) -> GPT2
     )
 
 
-def _own_tokenizer(config: TrainingConfig) -> TextTokenizer:
+def _own_tokenizer(config: TrainConfig) -> TextTokenizer:
     """Trained on the sources."""
     if set(STANDARD_INPUT) & set(config.sources):
         raise UserError(

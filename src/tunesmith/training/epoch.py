@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tunesmith.backends import choose_attention
-from tunesmith.config import TrainingConfig
+from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.effective_batch import choose_tokens_per_step, steps_per_epoch
 from tunesmith.data.mixture import Mixture
@@ -45,7 +45,7 @@ class Epoch:
 
 
 def request_of(
-    config: TrainingConfig,
+    config: TrainConfig,
     model: GPT2Config,
     corpus: Corpus,
     hardware: Hardware,
@@ -117,7 +117,7 @@ def request_of(
     return request, Epoch(context, lengths, mixture.n_tokens, step)
 
 
-def lora_of(config: TrainingConfig) -> LoRA | None:
+def lora_of(config: TrainConfig) -> LoRA | None:
     """The adapters that were asked for; None where all weights are learned."""
     if not config.lora_rank:
         return None

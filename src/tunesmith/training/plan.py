@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.backends import choose_attention
-from tunesmith.config import Recompute, StatePlanName, TrainingConfig
+from tunesmith.config import Recompute, StatePlanName, TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.dealing import rounded_up, shape_of_micro_batches
 from tunesmith.errors import UserError
@@ -143,7 +143,7 @@ class TrainPlan:
 
 
 def make_plan(
-    config: TrainingConfig,
+    config: TrainConfig,
     model: GPT2Config,
     corpus: Corpus,
     hardware: Hardware,
@@ -291,7 +291,7 @@ def prospect_of(plan: TrainPlan, model: GPT2Config) -> Prospect:
     return Prospect(model.matrix_parameters, plan.train_tokens, seen)
 
 
-def _weight_decay(config: TrainingConfig) -> float:
+def _weight_decay(config: TrainConfig) -> float:
     if config.weight_decay != "auto":
         return config.weight_decay
     return SCRATCH_WEIGHT_DECAY if config.from_scratch else WEIGHT_DECAY
@@ -307,7 +307,7 @@ def _evaluation_tokens(way: Way, hardware: Hardware, *, fewest: int) -> int:
     return tokens
 
 
-def _optimizer(config: TrainingConfig, request: Request, hardware: Hardware, *, is_sharded: bool) -> Choice[str]:
+def _optimizer(config: TrainConfig, request: Request, hardware: Hardware, *, is_sharded: bool) -> Choice[str]:
     if config.optimizer != "auto":
         return Choice(config.optimizer, say("asked for"))
     if not config.from_scratch or request.demand.lora is not None:
@@ -356,7 +356,7 @@ def _why_recompute(way: Way, request: Request) -> Choice[str]:
     return Choice(what, str(WHY_RECOMPUTED[what]))
 
 
-def _compiled(config: TrainingConfig, hardware: Hardware, run_s: float) -> Choice[bool]:
+def _compiled(config: TrainConfig, hardware: Hardware, run_s: float) -> Choice[bool]:
     """Whether compiling saves more time than it takes."""
     possible = hardware.can_compile
     if config.compile == "no":
@@ -402,7 +402,7 @@ def _checkpoint_bytes(way: Way, hardware: Hardware) -> Choice[int]:
     return Choice(0, say("no room on the host for a copy: training waits while a checkpoint is written"))
 
 
-def _deterministic(config: TrainingConfig, hardware: Hardware) -> Choice[bool]:
+def _deterministic(config: TrainConfig, hardware: Hardware) -> Choice[bool]:
     """Whether sums are always added in the same order."""
     if hardware.kind == "cpu":
         return Choice(config.deterministic, say("a CPU adds in the same order each time"))
@@ -411,7 +411,7 @@ def _deterministic(config: TrainingConfig, hardware: Hardware) -> Choice[bool]:
     return Choice(False, say("a GPU may add in another order each time; --deterministic fixes it"))
 
 
-def _learning_rate(config: TrainingConfig, model: GPT2Config) -> Choice[float]:
+def _learning_rate(config: TrainConfig, model: GPT2Config) -> Choice[float]:
     if config.learning_rate != "auto":
         return Choice(config.learning_rate, say("asked for"))
     if config.lora_rank:

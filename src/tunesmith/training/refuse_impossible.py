@@ -1,6 +1,6 @@
 """Settings of a training that make no sense, named all at once before anything is loaded."""
 
-from tunesmith.config import TrainingConfig
+from tunesmith.config import TrainConfig
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
 from tunesmith.model.lora import PROJECTIONS
@@ -8,7 +8,7 @@ from tunesmith.preparation.train_tokenizer import SMALLEST_VOCAB
 from tunesmith.training.blueprint import FLAGS
 
 
-def refuse_impossible(config: TrainingConfig) -> None:
+def refuse_impossible(config: TrainConfig) -> None:
     """Check what can be checked before anything is loaded, and name every problem at once.
 
     Raises:
@@ -65,7 +65,7 @@ def refuse_impossible(config: TrainingConfig) -> None:
         ),
         *(at_least(f"--{name}", getattr(config, name), 1) for name in ("layers", "width", "heads")),
         at_least("--vocab-size", config.vocab_size, SMALLEST_VOCAB),
-        exclude_each_other("--shape", "--model") if config.shape and config.model != TrainingConfig.model else None,
+        exclude_each_other("--shape", "--model") if config.shape and config.model != TrainConfig.model else None,
         exclude_each_other("--tokenizer", "--vocab-size") if config.tokenizer and config.vocab_size else None,
         exclude_each_other("--lora-rank", "--from-scratch") if config.lora_rank and config.from_scratch else None,
         exclude_each_other("--lora-rank", "--optimizer") if config.lora_rank and config.optimizer == "muon" else None,

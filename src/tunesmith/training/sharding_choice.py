@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from tunesmith.config import TrainingConfig
+from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.errors import UserError
 from tunesmith.machine import Choice
@@ -48,7 +48,7 @@ def share_of_hardware(hardware: Hardware, processes: Processes) -> Hardware:
 
 
 def choose_sharding(
-    config: TrainingConfig,
+    config: TrainConfig,
     model: GPT2Config,
     corpus: Corpus,
     hardware: Hardware,
@@ -77,7 +77,7 @@ def choose_sharding(
 
 
 def _by_room(
-    config: TrainingConfig,
+    config: TrainConfig,
     model: GPT2Config,
     corpus: Corpus,
     hardware: Hardware,
@@ -102,7 +102,7 @@ def _by_room(
     )
 
 
-def _refusal(config: TrainingConfig, precision: str) -> str:
+def _refusal(config: TrainConfig, precision: str) -> str:
     """Why the model cannot be held in parts; empty where it can."""
     if config.lora_rank:
         return say("adapters are small: every process holds them whole")
