@@ -259,7 +259,7 @@ def test_errors_cannot_drive_the_terminal(tmp_path: Path, capsys: pytest.Capture
     said = capsys.readouterr().err
     assert "\x1b" not in said
     assert "\x07" not in said
-    assert "a\ufffd[2J" in said
+    assert "a\\x1b[2J" in said
 
 
 def test_errors_of_the_machine_are_one_line_and_our_own_are_raised(

@@ -240,7 +240,7 @@ TYPED = [
         trained_on=[Path("a"), "b c"],
         stride_tokens=3.0,
         worst=0,
-        quiet=True,
+        json=True,
     ),
     made(
         GenerateConfig,

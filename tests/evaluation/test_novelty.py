@@ -91,5 +91,5 @@ def test_a_run_folder_leads_to_its_text(tmp_path: Path, make_model_folder: Calla
     assert result["novelty"]["held_out"]["copied_share"]["16"] < 0.1  # what was kept apart, not what was named
     with pytest.raises(UserError, match="does not say what it was trained on"):
         tunesmith.evaluate(foreign, text, novelty=2)
-    with pytest.raises(UserError, match="--reject-copied 5 is too short"):
+    with pytest.raises(UserError, match=r"^reject_copied 5 is too short"):
         tunesmith.generate(foreign, reject_copied=5)
