@@ -66,6 +66,6 @@ def test_there_must_be_so_many_blocks(make_model_folder: Callable[..., Path], tm
     """More blocks than the model has are an error, before anything is written."""
     text = tmp_path / "text.txt"
     text.write_text("one\ntwo\nthree\n", encoding="utf-8")
-    with pytest.raises(UserError, match="--freeze 3: the model has 2 blocks"):
+    with pytest.raises(UserError, match="freeze 3: the model has 2 blocks"):
         tunesmith.train(text, model=make_model_folder(), out=tmp_path / "out", freeze=3)
     assert not (tmp_path / "out").exists()
