@@ -240,6 +240,7 @@ TYPED = [
         trained_on=[Path("a"), "b c"],
         stride_tokens=3.0,
         worst=0,
+        json=True,
     ),
     made(
         GenerateConfig,

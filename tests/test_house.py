@@ -3,7 +3,6 @@
 import ast
 import subprocess
 import sys
-from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from tunesmith.config import (
     TokenizerTrainConfig,
     TrainConfig,
 )
+from tunesmith.config_values import flag_names
 
 PACKAGE = Path(tunesmith.__file__).parent
 
@@ -121,11 +121,12 @@ def test_public_names_are_sorted_and_there() -> None:
         _ = tunesmith.tarin
 
 
-COMMON = {"json", "quiet", "seed", "lang"}
-COMPUTING = {"device", "precision"}
-READING = {"sources", "split_on", "text_field", "prompt_field", "completion_field", "template"}
-READING |= {"encoding", "on_bad_bytes", "dedupe", "weights"}
-TRAINING = COMMON | COMPUTING | READING
+COMMON = {"json", "lang"}
+COMPUTING = {"device", "precision", "seed"}
+TEXT = {"sources", "split_on", "text_field", "prompt_field", "completion_field", "template", "encoding", "on_bad_bytes"}
+READING = TEXT | {"dedupe", "weights"}
+TRAINING = COMMON | COMPUTING | READING | {"quiet"}
+OF_RUNS_ONLY = {"resume", "verify_resume", "stop_at", "keep_gb", "sample_prompts", "dashboard", "track", "quiet"}
 TRAINING |= {"model", "out", "resume", "from_scratch", "epochs", "max_steps", "learning_rate", "weight_decay"}
 TRAINING |= {"warmup_fraction", "max_grad_norm", "tokens_per_step", "context_tokens", "dropout", "eval_every_steps"}
 TRAINING |= {"max_hours", "stop_at", "verify_resume", "keep_gb"}
@@ -134,17 +135,17 @@ TRAINING |= {"shape", "layers", "width", "heads", "tokenizer", "vocab_size", "op
 TRAINING |= {"devices", "shard", "deterministic"}
 TRAINING |= {"lora_rank", "lora_alpha", "lora_dropout", "lora_targets"}
 FLAGS = {
-    PrepareConfig: COMMON | READING | {"tokenizer", "out", "val_fraction", "preview"},
-    TokenizerExtendConfig: COMMON | READING | {"model", "out", "words", "special_tokens", "new_tokens"},
-    TokenizerTrainConfig: COMMON | READING | {"out", "vocab_size"},
+    PrepareConfig: COMMON | READING | {"seed", "tokenizer", "out", "val_fraction", "preview"},
+    TokenizerExtendConfig: COMMON | TEXT | {"model", "out", "words", "special_tokens", "new_tokens"},
+    TokenizerTrainConfig: COMMON | TEXT | {"out", "vocab_size"},
     TrainConfig: TRAINING,
-    PlanConfig: TRAINING | {"vram", "gpu"},
+    PlanConfig: (TRAINING - OF_RUNS_ONLY) | {"vram", "gpu"},
     DoctorConfig: COMMON | {"model", "quick", "fix", "yes"},
     ExplainConfig: COMMON | {"source"},
     ExportConfig: COMMON | {"model", "out", "to", "dtype", "merge", "base"},
     PushConfig: COMMON | {"model", "repo", "private"},
     ImportConfig: COMMON | {"checkpoint", "out", "tokenizer", "activation"},
-    ReportConfig: COMMON | {"run", "out", "novelty"},
+    ReportConfig: COMMON | {"seed", "run", "out", "novelty"},
     RunsConfig: COMMON | {"folder", "sort", "compare", "out"},
     EvaluateConfig: COMMON
     | COMPUTING
@@ -152,11 +153,13 @@ FLAGS = {
     | {"model", "base", "context_tokens", "stride_tokens", "novelty", "trained_on", "worst", "out", "devices"},
     GenerateConfig: COMMON
     | COMPUTING
+    | {"quiet"}
     | {"model", "prompt", "prompts_file", "prompt_field", "num_samples", "max_new_tokens", "min_new_tokens"}
     | {"temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size", "stop", "truncate"}
     | {"include_prompt", "sample_delim", "reject_copied", "trained_on", "batch_size", "quantize", "out", "devices"},
     ServeConfig: COMMON
     | COMPUTING
+    | {"quiet"}
     | {
         "models",
         "runs",
@@ -176,4 +179,4 @@ FLAGS = {
 @pytest.mark.parametrize("config", FLAGS, ids=lambda config: config.__name__)
 def test_flags_are_pinned(config: type) -> None:
     """A new flag is a decision, not an accident."""
-    assert {field.name for field in fields(config)} == FLAGS[config]
+    assert set(flag_names(config)) == FLAGS[config]

@@ -31,7 +31,7 @@ from tunesmith.config import (
     TokenizerTrainConfig,
     TrainConfig,
 )
-from tunesmith.config_values import in_one_row
+from tunesmith.config_values import flag_names, in_one_row
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import LANGUAGES, speak
 from tunesmith.messages.language import chosen_language
@@ -440,7 +440,7 @@ def _asked(verb: type[Asked], options: dict[str, Any], **arguments: Any) -> Aske
         UserError: for a value that is not valid.
         TypeError: for an option that does not exist.
     """
-    known = [field.name for field in fields(verb)]
+    known = flag_names(verb)
     unknown = next((name for name in options if name not in known), None)
     if unknown is not None:
         close = get_close_matches(unknown, known, n=1)

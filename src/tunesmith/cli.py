@@ -477,6 +477,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         notice(say("interrupted:"), say("stopped at once"))
         return INTERRUPTED
+    finally:
+        app.config = ()  # the file of this command is not that of the next one in this process
 
 
 def usage_hint(tokens: list[str]) -> str:

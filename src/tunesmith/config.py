@@ -7,11 +7,11 @@ arguments come from the bases on the right.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from cyclopts import Parameter
 
-from tunesmith.config_values import check_values
+from tunesmith.config_values import NO_FLAG, check_values
 
 Auto = Literal["auto"]
 Language = Literal["auto", "en", "ja"]
@@ -34,6 +34,10 @@ StatePlanName = Literal[
 
 ShapeName = Literal["gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2"]
 TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
+
+_Kind = TypeVar("_Kind")
+_OfRunsOnly = Annotated[_Kind, NO_FLAG]
+"""A setting of `train` that changes nothing in a plan: no flag of `plan`."""
 
 
 def _flag(default: Any, **parameter: Any) -> Any:  # noqa: ANN401  dataclasses.field is typed so too
@@ -71,7 +75,7 @@ class _LogArgument:
 
 
 @dataclass(frozen=True)
-class ReadingConfig(_SourceArguments):
+class TextConfig(_SourceArguments):
     """What text there is, and flags that say how it is read."""
 
     split_on: str = _flag(default="auto")
@@ -95,6 +99,11 @@ class ReadingConfig(_SourceArguments):
     on_bad_bytes: Literal["stop", "replace", "skip-sample"] = _flag(default="stop")
     """What to do with bytes that do not decode."""
 
+
+@dataclass(frozen=True)
+class ReadingConfig(TextConfig):
+    """Flags that say which samples of the text are taken, and how often."""
+
     dedupe: Literal["none", "exact", "near"] = _flag(default="none")
     """Leave out samples that repeat an earlier one: exactly, or nearly (four fifths the same)."""
 
@@ -109,12 +118,6 @@ class CommonConfig:
     json: bool = _flag(default=False)
     """Print the result as one JSON object on stdout."""
 
-    quiet: bool = _flag(default=False)
-    """Show no progress and no notices."""
-
-    seed: int = _flag(default=42)
-    """Every random choice follows from it."""
-
     lang: Language = _flag(default="auto")
     """Language of everything that is said: en, ja; auto takes the system's."""
 
@@ -128,7 +131,19 @@ class CommonConfig:
 
 
 @dataclass(frozen=True)
-class ComputingConfig(CommonConfig):
+class _SeedConfig(CommonConfig):
+    seed: int = _flag(default=42)
+    """Every random choice follows from it."""
+
+
+@dataclass(frozen=True)
+class _QuietConfig(CommonConfig):
+    quiet: bool = _flag(default=False)
+    """Show no progress and no notices."""
+
+
+@dataclass(frozen=True)
+class ComputingConfig(_SeedConfig):
     """Flags of the verbs that compute with a model."""
 
     device: str = _flag(default="auto")
@@ -140,7 +155,7 @@ class ComputingConfig(CommonConfig):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class PrepareConfig(CommonConfig, ReadingConfig):
+class PrepareConfig(_SeedConfig, ReadingConfig):
     """Turn text into training tokens, and show what the model will see."""
 
     tokenizer: str = _flag(default="gpt2")
@@ -158,7 +173,7 @@ class PrepareConfig(CommonConfig, ReadingConfig):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class TokenizerTrainConfig(CommonConfig, ReadingConfig):
+class TokenizerTrainConfig(CommonConfig, TextConfig):
     """Make a byte-level BPE tokenizer from text."""
 
     out: str = field(kw_only=True)
@@ -170,7 +185,7 @@ class TokenizerTrainConfig(CommonConfig, ReadingConfig):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class TokenizerExtendConfig(CommonConfig, ReadingConfig, _ModelArgument):
+class TokenizerExtendConfig(CommonConfig, TextConfig, _ModelArgument):
     """Add words to the vocabulary of a model."""
 
     out: str = field(kw_only=True)
@@ -188,7 +203,7 @@ class TokenizerExtendConfig(CommonConfig, ReadingConfig, _ModelArgument):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class TrainConfig(ComputingConfig, ReadingConfig):
+class TrainConfig(ComputingConfig, _QuietConfig, ReadingConfig):
     """Fine-tune a GPT-2 model on your text."""
 
     model: str = _flag(default="gpt2")
@@ -323,6 +338,15 @@ class PlanConfig(TrainConfig):
     out: str = _flag(default="my-model")
     """Folder for the result; a plan writes nothing."""
 
+    resume: _OfRunsOnly[bool] = _flag(default=False)
+    verify_resume: _OfRunsOnly[bool] = _flag(default=False)
+    stop_at: _OfRunsOnly[str | None] = _flag(default=None)
+    keep_gb: _OfRunsOnly[float | None] = _flag(default=None)
+    sample_prompts: _OfRunsOnly[str | None] = _flag(default=None)
+    dashboard: _OfRunsOnly[bool] = _flag(default=False)
+    track: _OfRunsOnly[tuple[TrackerName, ...]] = _flag(default=())
+    quiet: _OfRunsOnly[bool] = _flag(default=False)
+
     vram: str | None = _flag(default=None)
     """Plan for a card with so much memory, for example 12GB, instead of this machine."""
 
@@ -437,7 +461,7 @@ class EvaluateConfig(ComputingConfig, ReadingConfig, _ModelArgument):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class GenerateConfig(ComputingConfig, _ModelArgument):
+class GenerateConfig(ComputingConfig, _QuietConfig, _ModelArgument):
     """Write text with a model."""
 
     prompt: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
@@ -509,7 +533,7 @@ class GenerateConfig(ComputingConfig, _ModelArgument):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class ServeConfig(ComputingConfig, _ModelArguments):
+class ServeConfig(ComputingConfig, _QuietConfig, _ModelArguments):
     """Serve models: completions in OpenAI's form, and a page to play with."""
 
     runs: str | None = _flag(default=None)
@@ -551,7 +575,7 @@ class _RunArgument:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class ReportConfig(CommonConfig, _RunArgument):
+class ReportConfig(_SeedConfig, _RunArgument):
     """Write one HTML file about a run, readable offline."""
 
     out: str | None = _flag(default=None)

@@ -16,6 +16,8 @@ from os import PathLike, fspath
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from cyclopts import Parameter
+
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
 
@@ -38,6 +40,10 @@ SYNONYMS = {
 BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 LONGEST_SHOWN = 120
 """Characters of a value in a message."""
+
+
+NO_FLAG = Parameter(parse=False)
+"""Beside the type of an inherited field that changes nothing for a command: it has no such flag."""
 
 
 class _WrongValueError(Exception):
@@ -73,6 +79,12 @@ def check_values(config: Any) -> None:  # noqa: ANN401  a frozen dataclass
             raise _refusal(field, wrong) from None
         if checked is not value:
             object.__setattr__(config, field.name, checked)
+
+
+def flag_names(config: type) -> list[str]:
+    """The fields of a config that can be asked for: those that change what its command does."""
+    kinds = get_type_hints(config, include_extras=True)
+    return [field.name for field in fields(config) if NO_FLAG not in getattr(kinds[field.name], "__metadata__", ())]
 
 
 @cache

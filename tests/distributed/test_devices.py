@@ -1,5 +1,6 @@
 """`train --devices 2` as a user starts it: one voice, and an end within seconds when a process is lost."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+import tunesmith
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 
@@ -46,3 +49,21 @@ def test_a_killed_process_ends_the_others(module_model_folder: Path, own_caches:
     assert errors == ["error: rank 1 was ended by SIGKILL, and the others with it"]
     assert f"tunesmith train --resume --devices 2 --out {out}" in said
     assert "Traceback" not in said
+
+
+def test_lists_from_python_reach_every_process(module_model_folder: Path, own_caches: None, tmp_path: Path) -> None:  # noqa: ARG001
+    """Sources, source weights and LoRA targets as lists train in two processes, and again when the run is resumed."""
+    texts = [tmp_path / "a  b.txt", tmp_path / "c.txt"]
+    for text in texts:
+        text.write_text("".join(f"{text.stem} {number}, lamp steady.\n" for number in range(40)), "utf-8")
+    out = tmp_path / "run"
+    lists = {"weights": [1, 2], "lora_targets": ["attn.c_attn"]}
+    together = {"devices": 2, "device": "cpu"}
+    result = tunesmith.train(
+        [texts[0], str(texts[1])], out=out, model=module_model_folder, max_steps=2, lora_rank=2, **lists, **together
+    )
+    assert result.steps == 2
+    asked = json.loads((out / "run.json").read_text("utf-8"))["asked"]
+    assert asked["sources"] == list(map(str, texts))
+    assert (asked["weights"], asked["lora_targets"]) == ([1.0, 2.0], ["attn.c_attn"])
+    assert tunesmith.train(out=out, resume=True, max_steps=3, **lists, **together).steps == 3

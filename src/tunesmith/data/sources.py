@@ -5,6 +5,7 @@ What was decided for a file and what was left out of it is counted in its `Sourc
 
 import io
 import lzma
+import math
 import re
 import tarfile
 import zipfile
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import compress
 from typing import Literal, TypeVar
 
-from tunesmith.config import ReadingConfig
+from tunesmith.config import ReadingConfig, TextConfig
 from tunesmith.data.encoding import bad_byte, detect_encoding, known_encoding
 from tunesmith.data.hub_datasets import HubDataset
 from tunesmith.data.samples import SampleList, without_parts
@@ -58,7 +59,7 @@ class ReadingOptions:
     weights: tuple[float, ...] = ()
 
 
-def reading_options(config: ReadingConfig) -> ReadingOptions:
+def reading_options(config: TextConfig) -> ReadingOptions:
     """What the flags of a verb ask for.
 
     Raises:
@@ -72,16 +73,15 @@ def reading_options(config: ReadingConfig) -> ReadingOptions:
             template=config.template,
         )
     fields = Fields(config.text_field, config.prompt_field, config.completion_field, template)
-    if config.weights and (len(config.weights) != len(config.sources) or min(config.weights) <= 0):
+    dedupe, weights = (config.dedupe, config.weights) if isinstance(config, ReadingConfig) else ("none", ())
+    if weights and (len(weights) != len(config.sources) or not all(0 < weight < math.inf for weight in weights)):
         raise UserError(
             "--weights {weights} does not give each of the {n_sources} sources a number above 0",
             hint="--weights 2 0.5 shows the first source twice in an epoch and half of the second",
-            weights=" ".join(map(str, config.weights)),
+            weights=" ".join(map(str, weights)),
             n_sources=len(config.sources),
         )
-    return ReadingOptions(
-        config.split_on, fields, config.encoding, config.on_bad_bytes, config.dedupe, tuple(config.weights)
-    )
+    return ReadingOptions(config.split_on, fields, config.encoding, config.on_bad_bytes, dedupe, weights)
 
 
 def escapes(text: str) -> str:

@@ -168,11 +168,12 @@ def _difference(tuned: _Measured, base: _Measured, sizes: TextSizes, config: Eva
         same_tokenizer=tuned.tokenizer.fingerprint == base.tokenizer.fingerprint,
         seed=config.seed,
     )
-    difference: dict[str, Any] = asdict(comparison)
-    for figure in difference.values():
-        if isinstance(figure, dict) and figure["confidence_interval"] is not None:
-            figure["confidence_interval"] = list(figure["confidence_interval"])  # as in JSON
-    return difference
+    return asdict(comparison, dict_factory=_with_lists)
+
+
+def _with_lists(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Intervals as JSON has them, for Python too."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in pairs}
 
 
 def _novelty(tuned: _Measured, config: EvaluateConfig) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from dataclasses import fields
 
 from cyclopts.config import Dict
 
-from tunesmith.config import CONFIGS
+from tunesmith.config import CONFIGS, PlanConfig, TrainConfig
+from tunesmith.config_values import flag_names
 from tunesmith.errors import UsageError
 from tunesmith.messages.catalogue import LANGUAGES, speak
 from tunesmith.messages.language import chosen_language
@@ -18,6 +19,8 @@ SWITCHES = {
     for sign in ("", "no-")
 }
 """Flags that take no value."""
+OF_RUNS_ONLY = {flag.name.replace("_", "-") for flag in fields(TrainConfig) if flag.name not in flag_names(PlanConfig)}
+"""What `train` can be asked and `plan` cannot."""
 
 
 def with_plain_dashes(typed: Sequence[str]) -> list[str]:
@@ -53,6 +56,8 @@ def settings_of(tokens: list[str]) -> tuple[Dict, ...]:
     from tunesmith.interfaces.config_file import read_config_file  # noqa: PLC0415
 
     settings = {**read_config_file(path), **asked}
+    if tokens[:1] == ["plan"]:  # one file is for train and plan
+        settings = {name: value for name, value in settings.items() if name not in OF_RUNS_ONLY}
     if settings.get("lang") in LANGUAGES:
         speak(settings["lang"])
     return (Dict(settings, source=path, use_commands_as_keys=False),)

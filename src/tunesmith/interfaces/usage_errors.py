@@ -26,7 +26,7 @@ def usage_error(error: CycloptsError) -> str:
 def _unknown_flag(error: UnknownOptionError) -> str:
     word = error.token.keyword or error.token.value
     flag = word if error.token.source in {"", "cli"} else word.removeprefix("--")
-    known = [name for argument in error.argument_collection for name in argument.names]
+    known = [name for argument in error.argument_collection if argument.parse for name in argument.names]
     meant = _nearest(word if word.startswith("-") else f"--{word}", known)
     if error.token.source not in {"", "cli"}:
         if meant is None:

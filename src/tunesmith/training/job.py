@@ -183,10 +183,14 @@ def train_model(config: TrainConfig, *, stop: Callable[[], bool], team: Team = A
 
 def _followed(config: TrainConfig, team: Team, why_stop: Callable[[], str], agreed: Agreed) -> Iterator[Event]:
     """The same run in a process that writes nothing and is told what the first one reads."""
-    device = _refuse_early(config, team)
+    if not config.resume:
+        _refuse_early(config, team)
     with team.one_after_the_other("model"):
         config = config if config.resume else with_blueprint(config, local_folder)
+    was_resumed = config.resume
     config = told_config(team, config)
+    # of a resumed run only what is typed anew was known before
+    device = _refuse_early(config, team) if was_resumed else choose_device(config.device).value
     with deterministic(device, is_on=config.deterministic):
         with _sources(config) as found:
             loop, _ = _set_up(config, RunFolder(Path(config.out)), found, why_stop, agreed, None, team)
