@@ -68,6 +68,7 @@ def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("gpu_tables")
 
 
+@pytest.mark.slow
 def test_every_stage_runs_on_a_cpu(dry_run: list[Line]) -> None:
     """Each stage measures or answers something; what needs a GPU says so; nothing ends in an error."""
     broken = [line for line in dry_run if line["status"] in {"error", "died", "timeout"}]
@@ -79,6 +80,7 @@ def test_every_stage_runs_on_a_cpu(dry_run: list[Line]) -> None:
     assert "no time left" not in reasons
 
 
+@pytest.mark.slow
 def test_the_loss_is_compared_with_double_precision(dry_run: list[Line]) -> None:
     """In fp32 the loss is right to a few units in the last place, and columns that pad the vocabulary get nothing."""
     line = next(line for line in dry_run if line["case"] == "loss, float32")
@@ -88,6 +90,7 @@ def test_the_loss_is_compared_with_double_precision(dry_run: list[Line]) -> None
         assert errors["padding"] == 0
 
 
+@pytest.mark.slow
 def test_attention_is_compared_with_double_precision(dry_run: list[Line]) -> None:
     """Outputs and gradients in fp32, for each width of a head."""
     lines = [line for line in dry_run if line["stage"] == "attention" and line["case"].startswith("heads")]
@@ -127,6 +130,7 @@ def test_a_case_that_fails_ends_no_other(tmp_path: Path) -> None:
     assert late["reason"] == "no time left"
 
 
+@pytest.mark.slow
 def test_a_dry_run_is_no_measurement(dry_run: list[Line], tables: ModuleType) -> None:
     """Its lines can be rendered, and are not taken for those of a GPU."""
     assert not tables.is_measured_on_gpu(dry_run)

@@ -55,6 +55,7 @@ def test_unusable_input(piped: bytes, arguments: tuple[str, ...], named: str, tm
     assert named in lines[0]
 
 
+@pytest.mark.slow
 def test_a_run_on_piped_text_resumes(tmp_path: Path) -> None:
     """The text of an interrupted run is found in the cache; without it the run says what is missing."""
     run = tmp_path / "run"

@@ -26,6 +26,7 @@ def workers(launcher: int) -> list[psutil.Process]:
     )
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_others(module_model_folder: Path, own_caches: None, tmp_path: Path) -> None:  # noqa: ARG001
     """The user reads once which rank was lost and how to go on; nobody outlives it, and a checkpoint is there."""
     text = tmp_path / "log.txt"
@@ -51,6 +52,7 @@ def test_a_killed_process_ends_the_others(module_model_folder: Path, own_caches:
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_lists_from_python_reach_every_process(module_model_folder: Path, own_caches: None, tmp_path: Path) -> None:  # noqa: ARG001
     """Sources, source weights and LoRA targets as lists train in two processes, and again when the run is resumed."""
     texts = [tmp_path / "a  b.txt", tmp_path / "c.txt"]

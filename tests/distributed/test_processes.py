@@ -17,6 +17,8 @@ from tunesmith.config import TrainConfig
 from tunesmith.training.events import Ended, Event, Stepped
 from tunesmith.training.job import train_model
 
+pytestmark = pytest.mark.slow
+
 WORKER = Path(__file__).with_name("worker.py")
 PROCESSES = 4
 RELATIVE = 1e-5

@@ -75,6 +75,7 @@ def test_writing_together_is_writing_alone(
     assert [one["logprobs"] for one in together] == [pytest.approx(one.logprobs, abs=1e-5) for one in alone]
 
 
+@pytest.mark.slow
 def test_texts_that_copy_are_written_anew_together(
     module_model_folder: Path,
     text: Path,

@@ -50,6 +50,7 @@ def train(model: GPT2, n_steps: int) -> list[float]:
     return [float(result.nats) / result.tokens for result in results]
 
 
+@pytest.mark.slow
 def test_compiled_is_eager_and_stays_compiled(make_model_folder: Callable[..., Path]) -> None:
     """Losses equal those of the model as written; layouts change, the code does not; names stay."""
     folder = make_model_folder(n_layer=4)

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 CANNOT_BUILD = 3
 FOLDER = Path(__file__).parent
 STEP = {"kind": "train", "width": 768, "layers": 4, "tokens": 4096, "steps": 2}

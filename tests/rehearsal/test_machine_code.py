@@ -168,6 +168,7 @@ def order(ptx: str) -> str:
     return "".join(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_no_kernel_spills(capability: int, tmp_path: Path) -> None:
     """Neither local memory nor stack, at most 128 registers, and little shared memory."""
