@@ -97,8 +97,8 @@ def measured(side: str, text: Path, tokenizer: Path) -> dict[str, Any]:
 
 def ours(side: str, text: Path, tokenizer: Path) -> dict[str, Any]:
     """`prepare`, with a stop watch around the writing of the corpus and around loading the fast tokenizer."""
-    from tunesmith import prepare  # noqa: PLC0415
-    from tunesmith.data import corpus, corpus_writer, fast_tokenizer  # noqa: PLC0415
+    from tunesmith import prepare
+    from tunesmith.data import corpus, corpus_writer, fast_tokenizer
 
     spent_s = {"write_corpus": 0.0, "FastTokenizer": 0.0}
 
@@ -129,8 +129,8 @@ def ours(side: str, text: Path, tokenizer: Path) -> dict[str, Any]:
 
 def guide(text: Path, tokenizer: Path) -> dict[str, Any]:
     """The guide's loading and tokenisation of the first lines, without its imports."""
-    from datasets import load_dataset  # noqa: PLC0415
-    from transformers import AutoTokenizer  # noqa: PLC0415
+    from datasets import load_dataset
+    from transformers import AutoTokenizer
 
     encode = AutoTokenizer.from_pretrained(tokenizer)
     encode.pad_token = encode.eos_token

@@ -94,8 +94,8 @@ def rates(write: Callable[[int, int], int], *, quick: bool) -> dict[str, Any]:
 
 def transformers_side(model: Path, quick: bool, dtype: str = "bfloat16") -> dict[str, Any]:  # noqa: FBT001
     """`generate` with its default cache."""
-    import torch  # noqa: PLC0415  each side imports what it needs
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     network = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype)).eval()
@@ -112,10 +112,10 @@ def transformers_side(model: Path, quick: bool, dtype: str = "bfloat16") -> dict
 
 def our_side(model: Path, quick: bool, quantize: str = "none") -> dict[str, Any]:  # noqa: FBT001
     """The engine of `tunesmith generate`."""
-    from tunesmith.config import GenerateConfig  # noqa: PLC0415
-    from tunesmith.generation.text_model import load_for_writing  # noqa: PLC0415
-    from tunesmith.generation.text_requests import text_requests  # noqa: PLC0415
-    from tunesmith.generation.write_texts import write_requests  # noqa: PLC0415
+    from tunesmith.config import GenerateConfig
+    from tunesmith.generation.text_model import load_for_writing
+    from tunesmith.generation.text_requests import text_requests
+    from tunesmith.generation.write_texts import write_requests
 
     config = {"precision": "bf16", "device": "cpu", "quantize": quantize, "temperature": 0.0, "prompt": PROMPT}
     writer = load_for_writing(GenerateConfig(str(model), **config))
@@ -129,10 +129,10 @@ def our_side(model: Path, quick: bool, quantize: str = "none") -> dict[str, Any]
 
 def memory_bound(model: Path, quick: bool) -> dict[str, Any]:  # noqa: FBT001
     """How fast memory is read, and how many tokens a second that allows when each reads all matrices in bf16."""
-    import torch  # noqa: PLC0415
+    import torch
 
-    from tunesmith.model.config_file import read_hf_config  # noqa: PLC0415
-    from tunesmith.model.hf_config import gpt2_config  # noqa: PLC0415
+    from tunesmith.model.config_file import read_hf_config
+    from tunesmith.model.hf_config import gpt2_config
 
     numbers = torch.ones(READ_BYTES // 4 // (4 if quick else 1), dtype=torch.float32)
     fastest_s = float("inf")
@@ -157,7 +157,7 @@ def prompts() -> list[str]:
 
 def pipeline_loop(model: Path, quick: bool) -> dict[str, Any]:  # noqa: FBT001
     """One prompt after the other, as most scripts do it."""
-    from transformers import pipeline  # noqa: PLC0415
+    from transformers import pipeline
 
     write = pipeline("text-generation", model=str(model), device="cpu")
     write(PROMPT, max_new_tokens=4)

@@ -86,12 +86,12 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace, missing: list[str], scratch: Path) -> None:
     """Every stage that was asked for; torch is imported here, after the settings of its allocator."""
-    from tunesmith.allocator import set_up_allocators  # noqa: PLC0415
+    from tunesmith.allocator import set_up_allocators
 
     set_up_allocators()
 
-    from gpu_stages import generation, kernels, programs, switches, training, traps  # noqa: PLC0415
-    from gpu_stages.running import Journal, Setting, Stage, run_stage  # noqa: PLC0415
+    from gpu_stages import generation, kernels, programs, switches, training, traps
+    from gpu_stages.running import Journal, Setting, Stage, run_stage
 
     stages = (
         Stage("facts", kernels.FACTS, 2, 30, is_isolated=True),

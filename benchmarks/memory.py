@@ -64,22 +64,22 @@ def combinations(sizes: list[str]) -> list[Combination]:
 
 def run(combination: Combination) -> dict[str, Any]:
     """Two steps; predicted and measured bytes."""
-    from tunesmith.allocator import set_up_allocators  # noqa: PLC0415
+    from tunesmith.allocator import set_up_allocators
 
     set_up_allocators()
-    import numpy as np  # noqa: PLC0415
-    import torch  # noqa: PLC0415
+    import numpy as np
+    import torch
 
-    from tunesmith.data.batches import Batch  # noqa: PLC0415
-    from tunesmith.machine import choose_dtype, peak_memory_bytes  # noqa: PLC0415
-    from tunesmith.model.attention import SHORT_DOCUMENT_TOKENS  # noqa: PLC0415
-    from tunesmith.model.gpt2 import GPT2  # noqa: PLC0415
-    from tunesmith.model.recomputation import recompute  # noqa: PLC0415
-    from tunesmith.optimizers.state_plan import STATE_PLANS  # noqa: PLC0415
-    from tunesmith.planning.memory import Correction, Demand, memory_of  # noqa: PLC0415
-    from tunesmith.training.calibration import calibrate  # noqa: PLC0415
-    from tunesmith.training.optimizer import make_optimizer  # noqa: PLC0415
-    from tunesmith.training.step import train_step  # noqa: PLC0415
+    from tunesmith.data.batches import Batch
+    from tunesmith.machine import choose_dtype, peak_memory_bytes
+    from tunesmith.model.attention import SHORT_DOCUMENT_TOKENS
+    from tunesmith.model.gpt2 import GPT2
+    from tunesmith.model.recomputation import recompute
+    from tunesmith.optimizers.state_plan import STATE_PLANS
+    from tunesmith.planning.memory import Correction, Demand, memory_of
+    from tunesmith.training.calibration import calibrate
+    from tunesmith.training.optimizer import make_optimizer
+    from tunesmith.training.step import train_step
 
     shape, states = SHAPES[combination.size], STATE_PLANS[combination.states]
     dtype = choose_dtype("auto", torch.device("cpu")).value

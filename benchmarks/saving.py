@@ -67,9 +67,9 @@ def main() -> None:
 
 
 def _side(asked: argparse.Namespace) -> dict[str, Any]:
-    import tunesmith  # noqa: PLC0415  in the process that is measured
-    from tunesmith.allocator import set_up_allocators  # noqa: PLC0415
-    from tunesmith.training.events import Planned, Stepped  # noqa: PLC0415
+    import tunesmith
+    from tunesmith.allocator import set_up_allocators
+    from tunesmith.training.events import Planned, Stepped
 
     set_up_allocators()  # as the command line does
     ends_s: dict[int, float] = {}

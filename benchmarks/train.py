@@ -106,7 +106,7 @@ def samples_of(folder: Path) -> list[str]:
 
 def full_windows(folder: Path, model: Path) -> list[str]:
     """Texts of 511 tokens, which with their end-of-text fill a window of 512."""
-    from tokenizers import Tokenizer  # noqa: PLC0415
+    from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
     windows: list[str] = []
@@ -128,7 +128,7 @@ def read_jsonl(path: Path) -> list[str]:
 
 def peak_side(_text: Path, _model: Path) -> dict[str, Any]:
     """The machine's best bf16 matrix product."""
-    import torch  # noqa: PLC0415
+    import torch
 
     best = 0.0
     for m, k, n in ((2048, 768, 3072), (2048, 2048, 2048), (4096, 4096, 4096)):
@@ -147,7 +147,7 @@ def peak_side(_text: Path, _model: Path) -> dict[str, Any]:
 
 def guide_side(text: Path, model: Path) -> dict[str, Any]:
     """The guide's script."""
-    import guide_script  # noqa: PLC0415
+    import guide_script
 
     with tempfile.TemporaryDirectory() as out:
         samples = read_jsonl(text)[:40]
@@ -163,8 +163,8 @@ def guide_side(text: Path, model: Path) -> dict[str, Any]:
 
 def tuned_side(text: Path, model: Path) -> dict[str, Any]:
     """The well-tuned `Trainer`."""
-    import guide_script  # noqa: PLC0415
-    import tuned_trainer  # noqa: PLC0415
+    import guide_script
+    import tuned_trainer
 
     with tempfile.TemporaryDirectory() as out:
         made = tuned_trainer.trainer(model, read_jsonl(text)[:80], Path(out), max_steps=2)
@@ -178,7 +178,7 @@ class Stopped(Exception):  # noqa: N818  no error
 
 def timed(trainer: Any, tokens_per_batch: int) -> tuple[float, int]:
     """Seconds and tokens from the end of the first micro-batch to the end of the fifth."""
-    from transformers import TrainerCallback  # noqa: PLC0415
+    from transformers import TrainerCallback
 
     ends_s: list[float] = []
 
@@ -200,10 +200,10 @@ def timed(trainer: Any, tokens_per_batch: int) -> tuple[float, int]:
 
 def ours_side(text: Path, model: Path, *, compiled: bool = False) -> dict[str, Any]:
     """`tunesmith train` at its defaults."""
-    from tunesmith.allocator import keep_freed_memory  # noqa: PLC0415
-    from tunesmith.config import TrainConfig  # noqa: PLC0415
-    from tunesmith.run_training import run_training  # noqa: PLC0415
-    from tunesmith.training.events import Event, Planned, Stepped  # noqa: PLC0415
+    from tunesmith.allocator import keep_freed_memory
+    from tunesmith.config import TrainConfig
+    from tunesmith.run_training import run_training
+    from tunesmith.training.events import Event, Planned, Stepped
 
     keep_freed_memory()  # as the command line does
     steps: list[tuple[float, Stepped]] = []

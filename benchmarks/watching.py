@@ -123,13 +123,13 @@ class _NoWatch:
 
 
 def _side(asked: argparse.Namespace) -> dict[str, Any]:
-    import tunesmith  # noqa: PLC0415  in the process that is measured
-    from tunesmith.allocator import set_up_allocators  # noqa: PLC0415
-    from tunesmith.interfaces.progress import Progress  # noqa: PLC0415
-    from tunesmith.tracking import registry  # noqa: PLC0415
-    from tunesmith.training import job  # noqa: PLC0415
-    from tunesmith.training.events import Planned, Stepped  # noqa: PLC0415
-    from tunesmith.training.run import RunFolder  # noqa: PLC0415
+    import tunesmith
+    from tunesmith.allocator import set_up_allocators
+    from tunesmith.interfaces.progress import Progress
+    from tunesmith.tracking import registry
+    from tunesmith.training import job
+    from tunesmith.training.events import Planned, Stepped
+    from tunesmith.training.run import RunFolder
 
     set_up_allocators()  # as the command line does
     ends_s: dict[int, float] = {}

@@ -114,7 +114,7 @@ def small_tokenizer() -> Tokenizer:
 @pytest.fixture
 def make_model_folder(tmp_path: Path, small_tokenizer: Tokenizer) -> Callable[..., Path]:
     """A function that lets transformers write a random GPT-2 folder, any field of its config overridden."""
-    from transformers import GPT2Config, GPT2LMHeadModel  # noqa: PLC0415  seconds to import, for some tests only
+    from transformers import GPT2Config, GPT2LMHeadModel
 
     def make(name: str = "model", *, seed: int = 0, tokenizer: bool = True, **overrides: Any) -> Path:
         folder = tmp_path / name

@@ -87,7 +87,7 @@ def test_mistakes_are_raised_at_the_first_event(tmp_path: Path) -> None:
 
 def test_ctrl_c_while_a_step_is_computed(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The loop ends by itself, saved; between events the program's own handlers are in force."""
-    from tunesmith.training import loop  # noqa: PLC0415
+    from tunesmith.training import loop
 
     handler = signal.getsignal(signal.SIGINT)
     train_step, calls = loop.train_step, []

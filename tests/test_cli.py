@@ -193,9 +193,9 @@ def test_flags_win_over_the_config_file(
 
 def test_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """An escape sequence in a text is shown as a replacement character."""
-    from tunesmith.config import GenerateConfig  # noqa: PLC0415
-    from tunesmith.generation.write_texts import GeneratedText  # noqa: PLC0415
-    from tunesmith.interfaces.texts import texts_block  # noqa: PLC0415
+    from tunesmith.config import GenerateConfig
+    from tunesmith.generation.write_texts import GeneratedText
+    from tunesmith.interfaces.texts import texts_block
 
     texts = [GeneratedText("", text, 1, 1.0, "stop", [], []) for text in ("red \x1b[31m alert\x07", "two\nlines")]
     block = texts_block(texts, GenerateConfig("tiny"))

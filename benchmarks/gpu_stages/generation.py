@@ -37,8 +37,8 @@ def generator(model: GPT2, n_texts: int, n_new: int, rules: SamplingRules) -> Ca
 
 def decoding(setting: Setting, n_texts: int) -> Result:
     """New tokens per second in bf16, with and without filters: ours, and `generate` of transformers."""
-    from transformers import GPT2Config as HFConfig  # noqa: PLC0415  seconds of imports
-    from transformers import GPT2LMHeadModel  # noqa: PLC0415
+    from transformers import GPT2Config as HFConfig
+    from transformers import GPT2LMHeadModel
 
     device = setting.torch_device
     size, n_new = ("gpt2", 128) if setting.is_gpu else ("tiny", 8)

@@ -99,10 +99,10 @@ def _environment() -> dict[str, str]:
 
 def peer(setting: Setting, *, tuned: bool) -> Result:
     """`Trainer`: as the guide runs it, or by somebody who knows it well; the first steps are left out."""
-    import guide_script  # noqa: PLC0415  imports transformers
-    import tuned_trainer  # noqa: PLC0415
-    from transformers import GPT2Config as HFConfig  # noqa: PLC0415  seconds of imports
-    from transformers import GPT2LMHeadModel, TrainerCallback  # noqa: PLC0415
+    import guide_script
+    import tuned_trainer
+    from transformers import GPT2Config as HFConfig
+    from transformers import GPT2LMHeadModel, TrainerCallback
 
     device, folder = setting.torch_device, setting.folder / ("tuned" if tuned else "guide")
     folder.mkdir(parents=True, exist_ok=True)
@@ -158,8 +158,8 @@ def ours(setting: Setting, *, lengths: tuple[int, int], compiled: bool) -> Resul
 
 def byte_tokenizer() -> Any:
     """A tokenizer whose tokens are bytes: no file of GPT-2's own is needed."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers  # noqa: PLC0415
-    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {character: number for number, character in enumerate([*alphabet, "<|endoftext|>"])}

@@ -51,7 +51,7 @@ def training(setting: Setting, *, lengths: tuple[int, int], compiled: bool, toke
         tokens: of a micro-batch, on a GPU.
         micro_batches: of a step.
     """
-    from torch._dynamo.utils import counters  # noqa: PLC0415  its import takes a second
+    from torch._dynamo.utils import counters
 
     device = setting.torch_device
     size, tokens = ("gpt2", tokens) if setting.is_gpu else ("tiny", 1024)

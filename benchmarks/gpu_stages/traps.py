@@ -43,7 +43,7 @@ def verdict(*, passes: bool, **evidence: object) -> Result:
 
 def graphs() -> int:
     """Made by the compiler since it was reset."""
-    from torch._dynamo.utils import counters  # noqa: PLC0415  its import takes a second
+    from torch._dynamo.utils import counters
 
     return int(counters["stats"]["unique_graphs"])
 

@@ -183,7 +183,7 @@ def memory(device: torch.device, others_bytes: int = 0) -> dict[str, int]:
 def driver_bytes_in_use() -> int | None:
     """On the first GPU as its driver counts them, without starting anything on it; None where it does not say."""
     try:
-        import pynvml  # noqa: PLC0415  not on every machine
+        import pynvml
 
         pynvml.nvmlInit()
         return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(0)).used)

@@ -80,7 +80,7 @@ def segments_grow() -> bool:
 
 def pinned_empty(shape: "torch.Size | tuple[int, ...]", dtype: "torch.dtype") -> "torch.Tensor":
     """Host memory that a GPU reads and writes by itself; ordinary memory where no more may be pinned, as under WSL."""
-    import torch  # noqa: PLC0415
+    import torch
 
     try:
         return torch.empty(shape, dtype=dtype, pin_memory=True)
@@ -106,7 +106,7 @@ def _torch_pins_exactly() -> bool:
 
 def _accepts_settings(segments: str) -> bool:
     """Tell torch's allocator, with exact pinned blocks where it knows of them."""
-    import torch  # noqa: PLC0415
+    import torch
 
     for settings in (f"{segments},{EXACT_PINNED_BLOCKS}", segments):
         try:
@@ -119,7 +119,7 @@ def _accepts_settings(segments: str) -> bool:
 
 def _can_allocate(device: "torch.device") -> bool:
     """Whether a block can be had with the present settings; a full GPU says nothing about them."""
-    import torch  # noqa: PLC0415
+    import torch
 
     try:
         torch.empty(TRIAL_BYTES, dtype=torch.uint8, device=device)

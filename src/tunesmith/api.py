@@ -78,7 +78,7 @@ def doctor(*, model: Source | None = None, quick: bool = False) -> dict[str, Any
         model: also check whether this model can be trained here.
         quick: only what is known at once.
     """
-    from tunesmith.doctor.examination import examine  # noqa: PLC0415
+    from tunesmith.doctor.examination import examine
 
     config = _asked(DoctorConfig, {}, model=model, quick=quick)
     return examine(model=config.model, quick=config.quick).as_json()
@@ -94,7 +94,7 @@ def explain(source: Source) -> dict[str, Any]:
     Raises:
         UserError: if it cannot be read.
     """
-    from tunesmith.explaining.explain import explain as run  # noqa: PLC0415
+    from tunesmith.explaining.explain import explain as run
 
     return run(_asked(ExplainConfig, {}, source=source)).as_json()
 
@@ -111,7 +111,7 @@ def prepare(*sources: Sources, **options: Any) -> dict[str, Any]:  # noqa: ANN40
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.preparation.prepare import prepare_text  # noqa: PLC0415
+    from tunesmith.preparation.prepare import prepare_text
 
     return prepare_text(_asked(PrepareConfig, options, sources=sources))
 
@@ -129,7 +129,7 @@ def train_tokenizer(*sources: Sources, out: Source, **options: Any) -> dict[str,
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.preparation.train_tokenizer import train_tokenizer as run  # noqa: PLC0415
+    from tunesmith.preparation.train_tokenizer import train_tokenizer as run
 
     return run(_asked(TokenizerTrainConfig, options, sources=sources, out=out))
 
@@ -148,7 +148,7 @@ def extend_tokenizer(model: Source, *sources: Sources, out: Source, **options: A
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.preparation.extend_tokenizer import extend_tokenizer as run  # noqa: PLC0415
+    from tunesmith.preparation.extend_tokenizer import extend_tokenizer as run
 
     return run(_asked(TokenizerExtendConfig, options, model=model, sources=sources, out=out))
 
@@ -165,7 +165,7 @@ def plan(*sources: Sources, **options: Any) -> dict[str, Any]:  # noqa: ANN401
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.training.forecast import forecast  # noqa: PLC0415
+    from tunesmith.training.forecast import forecast
 
     return forecast(_asked(PlanConfig, options, sources=sources)).as_json()
 
@@ -194,12 +194,12 @@ def train(
     """
     config = _asked(TrainConfig, options, sources=sources, out=out)
     heard = on_event or (lambda _event: None)
-    from tunesmith.interfaces.notebook_view import is_in_notebook  # noqa: PLC0415  as the module's docstring says
+    from tunesmith.interfaces.notebook_view import is_in_notebook
 
     if not (is_in_notebook() and on_event is None if progress is None else progress):
         return run_training(config, on_event=heard)
-    from tunesmith.interfaces.progress import Progress  # noqa: PLC0415
-    from tunesmith.training.interrupt import StopRequest  # noqa: PLC0415
+    from tunesmith.interfaces.progress import Progress
+    from tunesmith.training.interrupt import StopRequest
 
     stop = StopRequest()
     with Progress(quiet=config.quiet, is_stopping=stop) as shown:
@@ -240,8 +240,8 @@ def training_events(*sources: Sources, out: Source, **options: Any) -> "Events":
 
 
 def _saved_when_left(config: TrainConfig) -> "Events":
-    from tunesmith.distributed.team import ALONE  # noqa: PLC0415  as the module's docstring says
-    from tunesmith.training.interrupt import StopRequest, stop_on_signals  # noqa: PLC0415
+    from tunesmith.distributed.team import ALONE
+    from tunesmith.training.interrupt import StopRequest, stop_on_signals
 
     if config.devices > 1:
         raise UserError(
@@ -281,7 +281,7 @@ def evaluate(model: Source, *sources: Sources, **options: Any) -> dict[str, Any]
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.evaluation.evaluate import evaluate_model  # noqa: PLC0415
+    from tunesmith.evaluation.evaluate import evaluate_model
 
     return evaluate_model(_asked(EvaluateConfig, options, model=model, sources=sources))
 
@@ -298,7 +298,7 @@ def generate(model: Source, **options: Any) -> "list[GeneratedText]":  # noqa: A
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.generation.generate import generate_texts  # noqa: PLC0415
+    from tunesmith.generation.generate import generate_texts
 
     return generate_texts(_asked(GenerateConfig, options, model=model))
 
@@ -316,7 +316,7 @@ def serve(*models: Sources, on_ready: "Callable[[Serving], object] | None" = Non
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.serving.serve import serve_models  # noqa: PLC0415
+    from tunesmith.serving.serve import serve_models
 
     config = _asked(ServeConfig, options, models=models)
     serve_models(config, on_ready=on_ready or (lambda _serving: None))
@@ -335,7 +335,7 @@ def export(model: Source, *, out: Source, **options: Any) -> dict[str, Any]:  # 
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.exporting.export import export_model  # noqa: PLC0415
+    from tunesmith.exporting.export import export_model
 
     return export_model(_asked(ExportConfig, options, model=model, out=out))
 
@@ -353,7 +353,7 @@ def import_model(checkpoint: Source, *, out: Source, **options: Any) -> dict[str
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.importing.import_checkpoint import import_checkpoint  # noqa: PLC0415
+    from tunesmith.importing.import_checkpoint import import_checkpoint
 
     return import_checkpoint(_asked(ImportConfig, options, checkpoint=checkpoint, out=out))
 
@@ -371,7 +371,7 @@ def push(model: Source, repo: str, **options: Any) -> dict[str, Any]:  # noqa: A
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.exporting.push import push_model  # noqa: PLC0415
+    from tunesmith.exporting.push import push_model
 
     return push_model(_asked(PushConfig, options, model=model, repo=repo))
 
@@ -388,7 +388,7 @@ def report(run: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.reporting.write_report import write_report  # noqa: PLC0415
+    from tunesmith.reporting.write_report import write_report
 
     return write_report(_asked(ReportConfig, options, run=run))
 
@@ -405,7 +405,7 @@ def runs(folder: Source = ".", **options: Any) -> list[dict[str, Any]]:  # noqa:
         UserError: if there is no such folder.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.reporting.run_list import list_runs  # noqa: PLC0415
+    from tunesmith.reporting.run_list import list_runs
 
     return list_runs(_asked(RunsConfig, options, folder=folder))
 
@@ -422,7 +422,7 @@ def compare_runs(*runs: Sources, **options: Any) -> dict[str, Any]:  # noqa: ANN
         UserError: if they cannot be compared.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.reporting.comparison import compare_runs as compare  # noqa: PLC0415
+    from tunesmith.reporting.comparison import compare_runs as compare
 
     return compare(_asked(RunsConfig, options, compare=runs))
 

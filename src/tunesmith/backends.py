@@ -189,7 +189,7 @@ def triton_assumed(system: str) -> Choice[bool]:
 @cache
 def device_here(device: "torch.device") -> Device:
     """The facts of a device of this machine."""
-    import torch  # noqa: PLC0415
+    import torch
 
     if device.type == "cpu":
         return Device("cpu", sys.platform)
@@ -236,9 +236,9 @@ def _launch_one_kernel(index: int) -> None:
     Raises:
         RuntimeError: or whatever else goes wrong with it.
     """
-    import torch  # noqa: PLC0415
-    import triton  # noqa: PLC0415
-    import triton.language as tl  # noqa: PLC0415
+    import torch
+    import triton
+    import triton.language as tl
 
     @triton.jit  # type: ignore[untyped-decorator]
     def store(pointer, VALUE: tl.constexpr):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202

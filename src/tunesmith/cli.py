@@ -83,8 +83,8 @@ NOTHING_LISTED = RunsConfig()
 @app.command
 def doctor(config: DoctorConfig = WHOLE_MACHINE) -> int:
     """Check this machine, and say what mends it."""
-    from tunesmith.doctor.examination import examine  # noqa: PLC0415
-    from tunesmith.interfaces.doctor_table import doctor_table, fixing_lines  # noqa: PLC0415
+    from tunesmith.doctor.examination import examine
+    from tunesmith.interfaces.doctor_table import doctor_table, fixing_lines
 
     verdict = examine(model=config.model, quick=config.quick)
     if config.json:
@@ -92,7 +92,7 @@ def doctor(config: DoctorConfig = WHOLE_MACHINE) -> int:
     else:
         print(doctor_table(verdict, width=shutil.get_terminal_size().columns, in_color=sys.stdout.isatty()))
     if config.fix:
-        from tunesmith.doctor.fixing import fix  # noqa: PLC0415
+        from tunesmith.doctor.fixing import fix
 
         stream = sys.stderr if config.json else sys.stdout
         for line in fixing_lines(verdict.safe_commands, will_run=config.yes):
@@ -106,8 +106,8 @@ def doctor(config: DoctorConfig = WHOLE_MACHINE) -> int:
 @app.command
 def explain(config: ExplainConfig = STANDARD_INPUT) -> int:
     """Find the cause of an error, and what mends it."""
-    from tunesmith.explaining.explain import explain as run  # noqa: PLC0415
-    from tunesmith.interfaces.explanation_text import explanation_text  # noqa: PLC0415
+    from tunesmith.explaining.explain import explain as run
+    from tunesmith.interfaces.explanation_text import explanation_text
 
     explanation = run(config)
     if config.json:
@@ -122,13 +122,13 @@ def prepare(config: PrepareConfig = NOTHING_ASKED) -> int:
     """Turn text into training tokens, and show what the model will see."""
     if not config.sources:
         raise UsageError("no source was named", hint="name the text: tunesmith prepare FILE --tokenizer gpt2")
-    from tunesmith.preparation.prepare import prepare_text  # noqa: PLC0415
+    from tunesmith.preparation.prepare import prepare_text
 
     report = prepare_text(config)
     if config.json:
         print_json(report)
     else:
-        from tunesmith.interfaces.lint_report import lint_report  # noqa: PLC0415
+        from tunesmith.interfaces.lint_report import lint_report
 
         print(lint_report(report))
     return DONE
@@ -143,13 +143,13 @@ def train_tokenizer(config: TokenizerTrainConfig) -> int:
     """Make a byte-level BPE tokenizer from your text."""
     if not config.sources:
         raise UsageError("no source was named", hint="name the text: tunesmith tokenizer train FILE --out DIR")
-    from tunesmith.preparation.train_tokenizer import train_tokenizer as run  # noqa: PLC0415
+    from tunesmith.preparation.train_tokenizer import train_tokenizer as run
 
     result = run(config)
     if config.json:
         print_json(result)
     else:
-        from tunesmith.interfaces.tables import tokenizer_table  # noqa: PLC0415
+        from tunesmith.interfaces.tables import tokenizer_table
 
         print(tokenizer_table(result, config.sources))
     return DONE
@@ -158,13 +158,13 @@ def train_tokenizer(config: TokenizerTrainConfig) -> int:
 @tokenizer_app.command(name="extend")
 def extend_tokenizer(config: TokenizerExtendConfig) -> int:
     """Add words, frequent pieces of a text or special tokens to the vocabulary of a model."""
-    from tunesmith.preparation.extend_tokenizer import extend_tokenizer as run  # noqa: PLC0415
+    from tunesmith.preparation.extend_tokenizer import extend_tokenizer as run
 
     result = run(config)
     if config.json:
         print_json(result)
     else:
-        from tunesmith.interfaces.extension_table import extension_table  # noqa: PLC0415
+        from tunesmith.interfaces.extension_table import extension_table
 
         print(extension_table(result, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
     return DONE
@@ -173,13 +173,13 @@ def extend_tokenizer(config: TokenizerExtendConfig) -> int:
 @app.command
 def plan(config: PlanConfig = NOTHING_PLANNED) -> int:
     """Say what a training run would do, what it needs and how long it takes."""
-    from tunesmith.training.forecast import forecast  # noqa: PLC0415
+    from tunesmith.training.forecast import forecast
 
     found = forecast(config)
     if config.json:
         print_json(found.as_json())
     else:
-        from tunesmith.interfaces.plan_table import forecast_report  # noqa: PLC0415
+        from tunesmith.interfaces.plan_table import forecast_report
 
         print(forecast_report(found, width=shutil.get_terminal_size().columns))
     return DONE
@@ -190,14 +190,14 @@ def train(config: TrainConfig) -> int:
     """Fine-tune a GPT-2 model on your text."""
     place = _place_here()
     if place is None and config.devices > 1:
-        from tunesmith.training.in_processes import train_in_processes  # noqa: PLC0415
+        from tunesmith.training.in_processes import train_in_processes
 
         return train_in_processes(config)
     set_up_allocators()
-    from tunesmith.distributed.lost import ToldError  # noqa: PLC0415
-    from tunesmith.interfaces.progress import Progress  # noqa: PLC0415
-    from tunesmith.run_training import run_training  # noqa: PLC0415  torch is imported late
-    from tunesmith.training.interrupt import StopRequest  # noqa: PLC0415
+    from tunesmith.distributed.lost import ToldError
+    from tunesmith.interfaces.progress import Progress
+    from tunesmith.run_training import run_training
+    from tunesmith.training.interrupt import StopRequest
 
     speaks = place is None or place.rank == 0
     try:
@@ -243,7 +243,7 @@ def _told_result(config: TrainConfig, result: "TrainResult", progress: "Progress
 
 def _place_here() -> "Place | None":
     """This process among those that share a verb's work; None where it is the only one."""
-    from tunesmith.distributed.place import place_here  # noqa: PLC0415
+    from tunesmith.distributed.place import place_here
 
     place = place_here()
     if place is not None:
@@ -253,7 +253,7 @@ def _place_here() -> "Place | None":
 
 def _in_processes(config: EvaluateConfig | GenerateConfig) -> int:
     """Start others, who do what was asked."""
-    from tunesmith.distributed.verbs import do_in_processes  # noqa: PLC0415
+    from tunesmith.distributed.verbs import do_in_processes
 
     return do_in_processes(config)
 
@@ -267,8 +267,8 @@ def evaluate(config: EvaluateConfig) -> int:
     if place is None and config.devices > 1:
         return _in_processes(config)
     set_up_allocators()
-    from tunesmith.distributed.lost import ToldError  # noqa: PLC0415
-    from tunesmith.evaluation.evaluate import evaluate_model  # noqa: PLC0415
+    from tunesmith.distributed.lost import ToldError
+    from tunesmith.evaluation.evaluate import evaluate_model
 
     try:
         result = evaluate_model(config)
@@ -279,7 +279,7 @@ def evaluate(config: EvaluateConfig) -> int:
     if config.json:
         print_json(result)
     else:
-        from tunesmith.interfaces.tables import evaluation_table  # noqa: PLC0415
+        from tunesmith.interfaces.tables import evaluation_table
 
         print(evaluation_table(result, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
     return DONE
@@ -292,7 +292,7 @@ def generate(config: GenerateConfig) -> int:
     if place is None and config.devices > 1:
         return _in_processes(config)
     set_up_allocators()
-    from tunesmith.interfaces.texts import TextProgress, keep_texts, texts_block  # noqa: PLC0415
+    from tunesmith.interfaces.texts import TextProgress, keep_texts, texts_block
 
     speaks = place is None or place.rank == 0
     with TextProgress(quiet=config.quiet or not speaks, streams=speaks and not (config.json or config.out)) as progress:
@@ -317,9 +317,9 @@ def generate(config: GenerateConfig) -> int:
 
 def _texts(config: GenerateConfig, progress: "TextProgress") -> "tuple[list[GeneratedText], int]":
     """What was written, and the exit code."""
-    from tunesmith.distributed.lost import ToldError  # noqa: PLC0415
-    from tunesmith.generation.generate import generate_texts  # noqa: PLC0415
-    from tunesmith.generation.write_texts import Interrupted  # noqa: PLC0415
+    from tunesmith.distributed.lost import ToldError
+    from tunesmith.generation.generate import generate_texts
+    from tunesmith.generation.write_texts import Interrupted
 
     try:
         return generate_texts(config, on_text=progress.count, show=progress.show, on_model=progress.note), DONE
@@ -337,8 +337,8 @@ def serve(config: ServeConfig = NOTHING_SERVED) -> int:
     if not config.models:
         raise UsageError("no model was named", hint="name one or several: tunesmith serve my-model")
     set_up_allocators()
-    from tunesmith.interfaces.serving_lines import ServingLines  # noqa: PLC0415
-    from tunesmith.serving.serve import serve_models  # noqa: PLC0415
+    from tunesmith.interfaces.serving_lines import ServingLines
+    from tunesmith.serving.serve import serve_models
 
     lines = ServingLines(quiet=config.quiet)
     show = (lambda serving: print_json(lines.as_json(serving))) if config.json else lines.ready
@@ -354,8 +354,8 @@ def _serve_runs(config: ServeConfig) -> int:
             hint="start two servers: tunesmith serve --runs DIR, and tunesmith serve MODEL",
             models=", ".join(config.models),
         )
-    from tunesmith.dashboard.serve_runs import serve_runs  # noqa: PLC0415
-    from tunesmith.interfaces.serving_lines import ServingLines  # noqa: PLC0415
+    from tunesmith.dashboard.serve_runs import serve_runs
+    from tunesmith.interfaces.serving_lines import ServingLines
 
     lines = ServingLines(quiet=config.quiet)
     serve_runs(config, on_ready=lambda ready: print_json({"url": ready.url}) if config.json else lines.runs(ready.url))
@@ -365,13 +365,13 @@ def _serve_runs(config: ServeConfig) -> int:
 @app.command
 def export(config: ExportConfig) -> int:
     """Write a model in another form, checked after writing."""
-    from tunesmith.exporting.export import export_model  # noqa: PLC0415
+    from tunesmith.exporting.export import export_model
 
     result = export_model(config)
     if config.json:
         print_json(result)
     else:
-        from tunesmith.interfaces.in_and_out import export_lines  # noqa: PLC0415
+        from tunesmith.interfaces.in_and_out import export_lines
 
         print(export_lines(result))
     return DONE
@@ -380,13 +380,13 @@ def export(config: ExportConfig) -> int:
 @app.command
 def push(config: PushConfig) -> int:
     """Upload a model to the Hugging Face hub: its ordinary files and its card, nothing else of the run."""
-    from tunesmith.exporting.push import push_model  # noqa: PLC0415
+    from tunesmith.exporting.push import push_model
 
     result = push_model(config)
     if config.json:
         print_json(result)
     else:
-        from tunesmith.interfaces.in_and_out import push_lines  # noqa: PLC0415
+        from tunesmith.interfaces.in_and_out import push_lines
 
         print(push_lines(result))
     return DONE
@@ -395,13 +395,13 @@ def push(config: PushConfig) -> int:
 @app.command(name="import")
 def import_model(config: ImportConfig) -> int:
     """Make a model folder of another program's checkpoint, read back after writing."""
-    from tunesmith.importing.import_checkpoint import import_checkpoint  # noqa: PLC0415
+    from tunesmith.importing.import_checkpoint import import_checkpoint
 
     result = import_checkpoint(config)
     if config.json:
         print_json(result)
     else:
-        from tunesmith.interfaces.in_and_out import import_lines  # noqa: PLC0415
+        from tunesmith.interfaces.in_and_out import import_lines
 
         print(import_lines(result))
     return DONE
@@ -410,7 +410,7 @@ def import_model(config: ImportConfig) -> int:
 @app.command
 def report(config: ReportConfig) -> int:
     """Write one HTML file about a run, readable offline."""
-    from tunesmith.reporting.write_report import write_report  # noqa: PLC0415
+    from tunesmith.reporting.write_report import write_report
 
     result = write_report(config)
     if config.json:
@@ -424,23 +424,23 @@ def report(config: ReportConfig) -> int:
 def runs(config: RunsConfig = NOTHING_LISTED) -> int:
     """List runs, or lay some of them side by side."""
     if config.compare:
-        from tunesmith.reporting.comparison import compare_runs  # noqa: PLC0415
+        from tunesmith.reporting.comparison import compare_runs
 
         compared = compare_runs(config)
         if config.json:
             print_json(compared)
         else:
-            from tunesmith.interfaces.run_tables import comparison_table  # noqa: PLC0415
+            from tunesmith.interfaces.run_tables import comparison_table
 
             print(comparison_table(compared))
         return DONE
-    from tunesmith.reporting.run_list import list_runs  # noqa: PLC0415
+    from tunesmith.reporting.run_list import list_runs
 
     rows = list_runs(config)
     if config.json:
         print_json(rows)
     else:
-        from tunesmith.interfaces.run_tables import runs_table  # noqa: PLC0415
+        from tunesmith.interfaces.run_tables import runs_table
 
         print(runs_table(rows, config.folder))
     return DONE
@@ -460,7 +460,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return run_verb(tokens)
     except cyclopts.CycloptsError as error:
-        from tunesmith.interfaces.usage_errors import usage_error  # noqa: PLC0415  for errors only
+        from tunesmith.interfaces.usage_errors import usage_error
 
         return fail(usage_error(error), usage_hint(tokens), USAGE_ERROR)
     except UserError as error:

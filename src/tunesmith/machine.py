@@ -42,7 +42,7 @@ def choose_device(asked: str) -> "Choice[torch.device]":
     Raises:
         UserError: if the asked device is none or not here.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     if asked == "auto":
         if torch.cuda.is_available():
@@ -75,7 +75,7 @@ def use_device(device: "torch.device") -> None:
     """
     if device.type != "cuda":
         return
-    import torch  # noqa: PLC0415
+    import torch
 
     torch.cuda.set_device(device)
     set_up_gpu_allocator(device)
@@ -87,7 +87,7 @@ def choose_dtype(asked: str, device: "torch.device") -> "Choice[torch.dtype]":
     Raises:
         UserError: for fp16 on a CPU, which has no fp16 arithmetic to gain from.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     if asked == "fp16" and device.type == "cpu":
         raise UserError("--precision fp16 needs a CUDA device", hint="use --precision bf16 or fp32 on a CPU")
@@ -104,7 +104,7 @@ def choose_dtype(asked: str, device: "torch.device") -> "Choice[torch.dtype]":
 
 def gpu_uuid(device: "torch.device") -> str:
     """The UUID by which the driver knows a GPU, "GPU-..."; empty for a CPU."""
-    import torch  # noqa: PLC0415
+    import torch
 
     return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else ""
 
@@ -125,7 +125,7 @@ def native_dtype(capability: tuple[int, int]) -> Choice[str]:
 
 def device_name(device: "torch.device") -> str:
     """The card's name, or the processor's with the number of its threads."""
-    import torch  # noqa: PLC0415
+    import torch
 
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
@@ -150,16 +150,16 @@ def peak_memory_bytes(device: "torch.device") -> int:
     On a GPU it is what tensors took at most; where segments cannot grow it is what torch reserved for them, because the
     gaps between tensors are lost to everybody else.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated if segments_grow() else torch.cuda.max_memory_reserved
         return peak(device)
     if sys.platform == "win32":
-        import psutil  # noqa: PLC0415
+        import psutil
 
         return int(psutil.Process().memory_info().peak_wset)
-    import resource  # noqa: PLC0415
+    import resource
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
@@ -167,7 +167,7 @@ def peak_memory_bytes(device: "torch.device") -> int:
 
 def reset_peak_memory(device: "torch.device") -> None:
     """Let the peak begin anew, of a card or of this process; elsewhere than on Linux that of a process only grows."""
-    import torch  # noqa: PLC0415
+    import torch
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -181,7 +181,7 @@ def reset_peak_memory(device: "torch.device") -> None:
 
 def environment() -> dict[str, str | int]:
     """Versions and machine facts for `run.json`; of the package itself also where it runs from a source tree."""
-    from importlib.metadata import version  # noqa: PLC0415
+    from importlib.metadata import version
 
     packages = ("torch", "numpy", "tokenizers", "safetensors")
     return {
@@ -211,8 +211,8 @@ def deterministic(device: "torch.device", *, is_on: bool) -> Iterator[None]:
     if not is_on or device.type != "cuda":
         yield
         return
-    import torch  # noqa: PLC0415
-    from torch._inductor import config as compiler  # noqa: PLC0415  the switch changes it, too
+    import torch
+    from torch._inductor import config as compiler
 
     _fix_cublas_workspaces()
     filling: Any = torch.utils.deterministic
@@ -235,12 +235,12 @@ def any_order() -> Iterator[None]:
 
     `cumsum` is such an operation, which sampling with top-p needs.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     if not torch.are_deterministic_algorithms_enabled():
         yield
         return
-    from torch._inductor import config as compiler  # noqa: PLC0415  the switch changes it, too
+    from torch._inductor import config as compiler
 
     only_warned, compiled_so = torch.is_deterministic_algorithms_warn_only_enabled(), compiler.deterministic
     torch.use_deterministic_algorithms(False)
@@ -253,7 +253,7 @@ def any_order() -> Iterator[None]:
 
 def _fix_cublas_workspaces() -> None:
     """Set what cuBLAS reads when it is first used; torch looks once, and then fails for the rest of the process."""
-    import torch  # noqa: PLC0415
+    import torch
 
     if os.environ.get(CUBLAS_SETTING) in DETERMINISTIC_WORKSPACES:
         return

@@ -72,7 +72,7 @@ def _attempt(work: Callable[[int], T], pieces: int) -> tuple[T] | None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on the card or on the host."""
-    import torch  # noqa: PLC0415
+    import torch
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
@@ -89,7 +89,7 @@ def free_memory() -> None:
 
     A replayed CUDA graph may still run in memory that is cached: every GPU finishes first what it was given.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     gc.collect()
     if not torch.cuda.is_initialized():
@@ -103,7 +103,7 @@ def free_memory() -> None:
 
 def _gpu_is_full() -> bool:
     """Whether the current GPU has no room left for a library."""
-    import torch  # noqa: PLC0415
+    import torch
 
     if not torch.cuda.is_initialized():
         return False

@@ -39,15 +39,15 @@ def run_training(
     Raises:
         UserError: if it cannot be done.
     """
-    from tunesmith.distributed.place import place_here  # noqa: PLC0415  as the module's docstring says
-    from tunesmith.distributed.team import ALONE  # noqa: PLC0415
+    from tunesmith.distributed.place import place_here
+    from tunesmith.distributed.team import ALONE
 
     place = place_here()
     if place is None and config.devices > 1:
         return _trained_by_others(config)
     if place is None:
         return _run_here(config, on_event=on_event, team=ALONE, stop=stop)
-    from tunesmith.distributed.joining import joined  # noqa: PLC0415
+    from tunesmith.distributed.joining import joined
 
     place.refuse_other_devices(config.devices)
     with joined(place, device=config.device) as team:
@@ -58,10 +58,10 @@ def run_training(
 
 def _trained_by_others(config: TrainConfig) -> "TrainResult":
     """Start the processes that train; what happens there is heard by nobody here."""
-    from tunesmith.reporting.run_record import describe_run  # noqa: PLC0415
-    from tunesmith.training.events import TrainResult  # noqa: PLC0415
-    from tunesmith.training.in_processes import train_in_processes  # noqa: PLC0415
-    from tunesmith.training.run_files import number_or  # noqa: PLC0415
+    from tunesmith.reporting.run_record import describe_run
+    from tunesmith.training.events import TrainResult
+    from tunesmith.training.in_processes import train_in_processes
+    from tunesmith.training.run_files import number_or
 
     code = train_in_processes(config)
     outcome = describe_run(Path(config.out))["outcome"] if code in {0, 130} else {}
@@ -80,8 +80,8 @@ def _trained_by_others(config: TrainConfig) -> "TrainResult":
 def _run_here(
     config: TrainConfig, *, on_event: "Callable[[Event], None]", team: "Team", stop: "StopRequest | None"
 ) -> "TrainResult":
-    from tunesmith.training.events import Ended  # noqa: PLC0415
-    from tunesmith.training.interrupt import StopRequest, stop_on_signals  # noqa: PLC0415
+    from tunesmith.training.events import Ended
+    from tunesmith.training.interrupt import StopRequest, stop_on_signals
 
     stop = stop or StopRequest()
     events = all_events(config, stop, team)
@@ -98,18 +98,18 @@ def _run_here(
 
 def all_events(config: TrainConfig, stop: Callable[[], bool], team: "Team") -> "Events":
     """Those of the run, of the trackers beside it, and of the report behind it."""
-    from tunesmith.doctor.guard import refuse_processor_by_surprise  # noqa: PLC0415
-    from tunesmith.tracking.registry import make_trackers  # noqa: PLC0415
-    from tunesmith.tracking.tracking import Tracking  # noqa: PLC0415
-    from tunesmith.training.events import Ended, WatchFailed  # noqa: PLC0415
-    from tunesmith.training.job import train_model  # noqa: PLC0415
+    from tunesmith.doctor.guard import refuse_processor_by_surprise
+    from tunesmith.tracking.registry import make_trackers
+    from tunesmith.tracking.tracking import Tracking
+    from tunesmith.training.events import Ended, WatchFailed
+    from tunesmith.training.job import train_model
 
     def failures() -> "Events":
         for failure in tracking.failures():
             yield WatchFailed(f"--track {failure.tracker}", failure.reason)
 
     if config.dashboard and team.leads:
-        from tunesmith.serving.hosting import refuse_without_extra  # noqa: PLC0415
+        from tunesmith.serving.hosting import refuse_without_extra
 
         refuse_without_extra("tunesmith train --dashboard")
     refuse_processor_by_surprise(config)
@@ -136,8 +136,8 @@ def all_events(config: TrainConfig, stop: Callable[[], bool], team: "Team") -> "
 
 def _page(out: str, beside: ExitStack) -> "Event":
     """Start the live page, which ends with what is beside the run; a run goes on without."""
-    from tunesmith.dashboard.beside import NoPageError, page_beside  # noqa: PLC0415
-    from tunesmith.training.events import PageOpened, WatchFailed  # noqa: PLC0415
+    from tunesmith.dashboard.beside import NoPageError, page_beside
+    from tunesmith.training.events import PageOpened, WatchFailed
 
     try:
         return PageOpened(beside.enter_context(page_beside(Path(out))))
@@ -147,7 +147,7 @@ def _page(out: str, beside: ExitStack) -> "Event":
 
 def _tracked_before(config: TrainConfig) -> tuple[TrackerName, ...]:
     """The trackers of a run that is resumed; an unreadable one is refused later, with better words."""
-    from tunesmith.reporting.run_record import describe_run  # noqa: PLC0415
+    from tunesmith.reporting.run_record import describe_run
 
     if not config.resume:
         return ()
@@ -159,8 +159,8 @@ def _tracked_before(config: TrainConfig) -> tuple[TrackerName, ...]:
 
 def _report(out: str) -> "Event":
     """Write the report that every run ends with; a run is whole without one."""
-    from tunesmith.reporting.write_report import write_report  # noqa: PLC0415
-    from tunesmith.training.events import ReportWritten, WatchFailed  # noqa: PLC0415
+    from tunesmith.reporting.write_report import write_report
+    from tunesmith.training.events import ReportWritten, WatchFailed
 
     try:
         return ReportWritten(Path(write_report(ReportConfig(out))["report"]))

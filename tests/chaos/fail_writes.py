@@ -47,7 +47,7 @@ def main() -> int:
 
 def _break_runs(folder: Path, faults: int, chance: random.Random) -> dict[str, object]:
     sys.path.insert(0, str(Path(__file__).parent))
-    from small_run import VARIANTS, SmallRun, differences, make_world  # noqa: PLC0415  imports torch
+    from small_run import VARIANTS, SmallRun, differences, make_world
 
     report = ctypes.CDLL(os.environ[PRELOADED]).failing_disk_report
     text, model = make_world(folder)

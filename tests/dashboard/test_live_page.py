@@ -130,7 +130,7 @@ def test_who_may_wish(folder: Path) -> None:
 
 def test_mistakes(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """A folder that is none, and both kinds of server at once."""
-    from tunesmith.cli import main  # noqa: PLC0415
+    from tunesmith.cli import main
 
     assert main(["serve", "--runs", str(tmp_path / "none")]) == 1
     assert "is no folder" in capfd.readouterr().err

@@ -72,7 +72,7 @@ def test_end_of_text_is_the_checkpoints(
 
 def test_no_end_of_text_is_an_error(tmp_path: Path) -> None:
     """A tokenizer that knows no end-of-text is refused."""
-    from tokenizers.models import WordLevel  # noqa: PLC0415
+    from tokenizers.models import WordLevel
 
     Tokenizer(WordLevel({"a": 0, "b": 1}, unk_token="a")).save(str(tmp_path / "tokenizer.json"))  # noqa: S106
     with pytest.raises(UserError, match="names no end-of-text token"):

@@ -15,7 +15,7 @@ from tunesmith.errors import UserError
 
 def test_quick_on_this_machine(capsys: pytest.CaptureFixture[str]) -> None:
     """One JSON object with the pinned keys; torch's version is known without importing it."""
-    import torch  # noqa: PLC0415
+    import torch
 
     code = main(["doctor", "--quick", "--json"])
     answer = json.loads(capsys.readouterr().out)

@@ -241,7 +241,7 @@ def test_a_card_that_cannot_be_used_is_an_error_before_a_run() -> None:
 
 def test_who_says_device_cpu_means_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only `--device auto` with a large model is refused."""
-    import torch  # noqa: PLC0415
+    import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     sick = replace(m.GOOD, torch=TorchFacts("2.13.0+cpu", ""))

@@ -274,7 +274,7 @@ def _tables() -> dict[str, bytes]:
 
 def small_run(folder: Path) -> Path:
     """A finished run of a model of two narrow blocks."""
-    import tunesmith  # noqa: PLC0415
+    import tunesmith
 
     tiny, model, text = local_folder("tiny"), folder / "model", folder / "log.txt"
     model.mkdir()

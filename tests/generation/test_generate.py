@@ -139,7 +139,7 @@ def test_ctrl_c_keeps_what_is_finished(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Texts that were done stand in the file, and the exit code says that it was interrupted."""
-    from tunesmith.interfaces import texts  # noqa: PLC0415
+    from tunesmith.interfaces import texts
 
     def interrupt(_self: object, done: int, _of: int) -> None:
         if done == 2:

@@ -21,7 +21,7 @@ SameButForTies = Callable[[Path, Sequence[Request], Sequence[list[int]], Sequenc
 @pytest.fixture
 def same_but_for_ties() -> SameButForTies:
     """A function that checks that two sets of texts are the same, or part where rounding decides; it tells which do."""
-    from transformers import GPT2LMHeadModel  # noqa: PLC0415  seconds to import, for some tests only
+    from transformers import GPT2LMHeadModel
 
     def check(
         folder: Path, requests: Sequence[Request], first: Sequence[list[int]], second: Sequence[list[int]]

@@ -156,7 +156,7 @@ def _loaded(folder: Path) -> Any:
 
 def tokenizer_of(folder: Path) -> Any:
     """Ours."""
-    from tunesmith.data.tokenizer import load_tokenizer  # noqa: PLC0415
+    from tunesmith.data.tokenizer import load_tokenizer
 
     return load_tokenizer(folder, json.loads((folder / "config.json").read_text()))
 
@@ -247,7 +247,7 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_other_kinds_are_refused(make_model_folder: Callable[..., Path], tmp_path: Path) -> None:
     """A vocabulary that is no byte-level BPE is left alone."""
-    from tokenizers import models  # noqa: PLC0415
+    from tokenizers import models
 
     folder = make_model_folder(tokenizer=False)
     pieces = [("<|endoftext|>", 0.0), *((chr(97 + number), -1.0) for number in range(26))]

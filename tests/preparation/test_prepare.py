@@ -133,7 +133,7 @@ def test_torch_is_not_needed(text: Path, make_model_folder: Callable[..., Path])
 
 def test_histogram_bins_double() -> None:
     """Every sample is in one bin, borders are powers of two, and the longest is not lost."""
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
     bins = length_histogram(np.array([1, 2, 3, 4, 7, 8, 64]))
     assert [(part.from_tokens, part.to_tokens, part.samples) for part in bins] == [

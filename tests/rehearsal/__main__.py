@@ -28,11 +28,11 @@ def main() -> None:
         print(error, file=sys.stderr)
         sys.exit(CANNOT_BUILD)
     warnings.simplefilter("ignore")
-    import torch  # noqa: PLC0415
+    import torch
 
     torch.set_num_threads(1)
     backend.pretend(lambda name, tensors: watch.launched(name, tensors))  # noqa: PLW0108  it is not there yet
-    from cases import run, watch  # noqa: PLC0415
+    from cases import run, watch
 
     torch._subclasses.FakeTensor.is_pinned = lambda tensor, *_: watch.is_pinned(tensor)
 

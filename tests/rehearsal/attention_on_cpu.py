@@ -201,7 +201,7 @@ def flash_backward(
 @contextmanager
 def gpu_attention_on_cpu() -> Iterator[None]:
     """Both backends' operators run on CPU tensors while this lasts."""
-    from torch.nn.attention import varlen  # noqa: F401, PLC0415  defines the operators
+    from torch.nn.attention import varlen  # noqa: F401  defines the operators
 
     aten, torch_attn = torch.library.Library("aten", "IMPL"), torch.library.Library("torch_attn", "IMPL")
     aten.impl("_efficient_attention_forward", efficient_forward, "CPU")

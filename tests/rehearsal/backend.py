@@ -84,10 +84,10 @@ def pretend(launched: Callable[[str, list[Any]], None]) -> None:
     Args:
         launched: told of each launch of a Triton kernel, with its tensors.
     """
-    import numpy as np  # noqa: PLC0415
-    import torch  # noqa: PLC0415
-    import triton  # noqa: PLC0415
-    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode  # noqa: PLC0415
+    import numpy as np
+    import torch
+    import triton
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
     properties = SimpleNamespace(
         name="NVIDIA GeForce RTX 4070 Ti",
@@ -132,7 +132,7 @@ def pretend(launched: Callable[[str, list[Any]], None]) -> None:
     FakeTensor.record_stream = lambda _self, _stream: None
     torch.nn.functional.scaled_dot_product_attention = _fused_attention
     ThreadPoolExecutor.submit = _done_at_once  # fakes are for one thread
-    from tunesmith import backends  # noqa: PLC0415
+    from tunesmith import backends
 
     backends._launch_one_kernel = lambda _index: None
     triton.jit = lambda function=None, **_: _recorded(function, launched) if function else triton.jit
@@ -148,7 +148,7 @@ def _fused_attention(
     query: Any, key: Any, value: Any, attn_mask: Any = None, *, is_causal: bool = False, scale: float | None = None
 ) -> Any:
     """The kernel that torch takes on a GPU; without one it would take products of all with all."""
-    import torch  # noqa: PLC0415
+    import torch
 
     ops, settings = torch.ops.aten, {"is_causal": is_causal, "scale": scale}
     if attn_mask is None and query.dtype != torch.float32:
@@ -161,7 +161,7 @@ def _fused_attention(
 
 def _recorded(function: Callable[..., Any], launched: Callable[[str, list[Any]], None]) -> Any:
     """In the place of a kernel: `kernel[grid](...)` is told, and nothing runs."""
-    import torch  # noqa: PLC0415
+    import torch
 
     def launch(*arguments: Any, **named: Any) -> None:
         tensors = [it for it in (*arguments, *named.values()) if isinstance(it, torch.Tensor)]

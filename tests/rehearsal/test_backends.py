@@ -177,9 +177,9 @@ def test_upcast_attention_is_planned_in_fp32(tmp_path: Path) -> None:
 
 def test_what_writes_says_what_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     """`generate` and `serve` show a GPU's attention and why; of a CPU there is nothing to say."""
-    import torch  # noqa: PLC0415
+    import torch
 
-    from tunesmith.generation.text_model import TextModel  # noqa: PLC0415
+    from tunesmith.generation.text_model import TextModel
 
     def says(kind: str) -> str:
         head = SimpleNamespace(is_cuda=kind == "cuda", device=torch.device(kind))

@@ -369,7 +369,7 @@ def test_another_dtype_means_another_attention(monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_copy_of_a_compiled_model_is_compiled_by_itself() -> None:
     """It shares neither pauses nor failures with what it was copied from."""
-    import copy  # noqa: PLC0415
+    import copy
 
     model = new_model(replace(SHAPE, n_layer=1))
     compile_in_place(model, backend="aot_eager")

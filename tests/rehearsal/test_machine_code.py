@@ -117,11 +117,11 @@ def _compiled_anew(own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def compiled(kernel: Kernel, capability: int) -> Any:
     """For GPUs of a compute capability."""
-    from importlib import import_module  # noqa: PLC0415
+    from importlib import import_module
 
-    import triton  # noqa: PLC0415  it is not everywhere
-    from triton.backends.compiler import GPUTarget  # noqa: PLC0415
-    from triton.compiler import ASTSource  # noqa: PLC0415
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
 
     module, name = kernel.module.rsplit(".", 1)
     function = getattr(import_module(f"tunesmith.{module}"), name)
@@ -146,7 +146,7 @@ def compiled(kernel: Kernel, capability: int) -> Any:
 
 def resources(code: Any, tmp_path: Path) -> dict[str, int]:
     """What NVIDIA's tool says that a kernel uses: REG, STACK, SHARED, LOCAL."""
-    import triton  # noqa: PLC0415
+    import triton
 
     path = tmp_path / "kernel.cubin"
     path.write_bytes(code.asm["cubin"])

@@ -170,7 +170,7 @@ def test_verbs_that_write_and_measure_use_the_chosen_gpu(cuda: FakeCuda) -> None
 
 def test_training_uses_the_chosen_gpu(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the first weight is loaded, in a new run and in one that is resumed."""
-    from tunesmith.training import learner  # noqa: PLC0415  what is patched
+    from tunesmith.training import learner
 
     class LoadedError(Exception):
         """Far enough."""
@@ -188,8 +188,8 @@ def test_threads_use_the_gpu_of_their_model(
     make_model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server's worker and the thread that adds gradients: each has a current GPU of its own."""
-    from tunesmith.optimizers import host_adamw  # noqa: PLC0415  what is patched
-    from tunesmith.serving import worker  # noqa: PLC0415
+    from tunesmith.optimizers import host_adamw
+    from tunesmith.serving import worker
 
     used: list[tuple[torch.device, bool]] = []
 
@@ -213,8 +213,8 @@ def test_threads_use_the_gpu_of_their_model(
 def test_kernels_are_launched_where_their_tensors_are(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     """Triton launches on the current GPU: that is the tensors' own meanwhile, and afterwards what it was."""
     pytest.importorskip("triton")
-    from tunesmith.model import softmax_kernel  # noqa: PLC0415  needs triton
-    from tunesmith.optimizers import compressed_kernel  # noqa: PLC0415
+    from tunesmith.model import softmax_kernel
+    from tunesmith.optimizers import compressed_kernel
 
     launched: list[int] = []
 
@@ -537,9 +537,9 @@ def test_engines_are_closed_by_who_drops_them(
     make_model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker whose step failed, and texts that were written or broken off."""
-    from tunesmith.generation.engine import continue_texts  # noqa: PLC0415  beside what is patched
-    from tunesmith.generation.sampling import SamplingRules  # noqa: PLC0415
-    from tunesmith.serving.worker import Worker  # noqa: PLC0415
+    from tunesmith.generation.engine import continue_texts
+    from tunesmith.generation.sampling import SamplingRules
+    from tunesmith.serving.worker import Worker
 
     model = load_gpt2(make_model_folder())
     closed: list[Engine] = []

@@ -68,7 +68,7 @@ def reciting_folder(tmp_path_factory: pytest.TempPathFactory, small_tokenizer: T
 
 
 def _random_model(**shape: int) -> Any:
-    from transformers import GPT2Config, GPT2LMHeadModel  # noqa: PLC0415  seconds to import
+    from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(1)
     return GPT2LMHeadModel(GPT2Config(vocab_size=300, bos_token_id=0, eos_token_id=0, initializer_range=0.3, **shape))

@@ -52,7 +52,7 @@ def test_greedy_text_and_logprobs_equal_transformers(
     client: openai.OpenAI, small_folder: Path, small_tokenizer: Tokenizer
 ) -> None:
     """Text, log-probabilities of its tokens and of those of the prompt, and the likeliest tokens."""
-    from transformers import GPT2LMHeadModel  # noqa: PLC0415
+    from transformers import GPT2LMHeadModel
 
     oracle = GPT2LMHeadModel.from_pretrained(small_folder).eval()
     ids = [0, *small_tokenizer.encode(PROMPT, add_special_tokens=False).ids]

@@ -50,8 +50,8 @@ def tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 def test_tensorboard(tracked: Callable[[str], Path]) -> None:
     """Event files, read back by TensorBoard."""
     folder = tracked("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: PLC0415
-    from tensorboard.util import tensor_util  # noqa: PLC0415
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util import tensor_util
 
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0})
     events.Reload()
@@ -81,7 +81,7 @@ def log_records(content: bytes) -> Iterator[bytes]:
 
 def whole_wandb_log(path: Path) -> list[Any]:
     """Its records, once the last one is there: the process that writes them may come a little later."""
-    from wandb.proto.wandb_internal_pb2 import Record  # noqa: PLC0415
+    from wandb.proto.wandb_internal_pb2 import Record
 
     deadline_s = time.monotonic() + 30
     while True:
@@ -131,7 +131,7 @@ def test_mlflow(tracked: Callable[[str], Path], tmp_path: Path, monkeypatch: pyt
     pytest.importorskip("sqlalchemy")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     tracked("mlflow")
-    from mlflow import MlflowClient  # noqa: PLC0415
+    from mlflow import MlflowClient
 
     client = MlflowClient()
     experiment = client.get_experiment_by_name("tunesmith")

@@ -101,8 +101,8 @@ def test_a_poisoned_sample_is_named_and_left_out(
 
 def tunesmith_tokenizer(tmp_path: Path) -> Any:
     """The small model's own."""
-    from tunesmith.data.tokenizer import load_tokenizer  # noqa: PLC0415
-    from tunesmith.model.config_file import read_hf_config  # noqa: PLC0415
+    from tunesmith.data.tokenizer import load_tokenizer
+    from tunesmith.model.config_file import read_hf_config
 
     return load_tokenizer(tmp_path / "model", read_hf_config(tmp_path / "model"))
 

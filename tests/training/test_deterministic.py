@@ -93,7 +93,7 @@ def unused_gpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.fixture
 def torchs_switches() -> Iterator[Callable[[], list[Any]]]:
     """What torch is told about order now; afterwards as before."""
-    from torch._inductor import config as compiler  # noqa: PLC0415  takes seconds
+    from torch._inductor import config as compiler
 
     def switches() -> list[Any]:
         filling: Any = torch.utils.deterministic
@@ -162,7 +162,7 @@ def test_on_a_cpu_nothing_changes(text: Path, tmp_path: Path, make_model_folder:
 
 def test_a_plan_shows_the_fixed_order(capsys: pytest.CaptureFixture[str]) -> None:
     """With its reason, and why nothing is compiled then unless that is asked for."""
-    from tunesmith.cli import main  # noqa: PLC0415  loads the command line
+    from tunesmith.cli import main
 
     plan = tunesmith.plan(model="gpt2", gpu="RTX 4070 Ti", epochs=1e5, deterministic=True)
     assert (plan["deterministic"], plan["compiled"]) == (True, False)
@@ -186,7 +186,7 @@ def test_verifying_a_resume_on_a_gpu_fixes_the_order(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No two runs on a GPU are the same without, broken or not."""
-    from tunesmith.training import job  # noqa: PLC0415  what is patched
+    from tunesmith.training import job
 
     def begun(device: torch.device, *, is_on: bool) -> None:
         raise BegunError(device, is_on)
@@ -203,7 +203,7 @@ def test_the_broken_run_has_the_plan_of_the_unbroken_one(
     text: Path, tmp_path: Path, make_model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory is another one when it begins, and with other micro-batches sums would be added in another order."""
-    from tunesmith.training import learner  # noqa: PLC0415  what is patched
+    from tunesmith.training import learner
 
     budgets = iter([32 * GIB, *[GIB] * 9])
     planned: list[int] = []
@@ -235,7 +235,7 @@ def test_samples_are_written_in_any_order(
     make_model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sampling sums in an operation that has no fixed order on a GPU; the run does not depend on it."""
-    from tunesmith.training import samples  # noqa: PLC0415  what is patched
+    from tunesmith.training import samples
 
     seen: list[bool] = []
     monkeypatch.setattr(

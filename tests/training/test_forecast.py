@@ -172,7 +172,7 @@ def test_this_machine_without_a_card(text: Path) -> None:
 
 
 def _parts(config: PlanConfig) -> Any:
-    from tunesmith.training.forecast import _corpus, _shape  # noqa: PLC0415
+    from tunesmith.training.forecast import _corpus, _shape
 
     shape, folder = _shape(config.model)
     return shape, _corpus(config, shape, folder, [])

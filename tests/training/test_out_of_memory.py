@@ -187,7 +187,7 @@ def test_evaluation_and_samples_shrink_too(train: Callable[..., Path], monkeypat
         return hidden_states(model, tokens_N, *others)
 
     monkeypatch.setattr("tunesmith.evaluation.perplexity.hidden_states", limited)
-    from tunesmith.generation import write_texts  # noqa: PLC0415
+    from tunesmith.generation import write_texts
 
     engine = write_texts.Engine
 

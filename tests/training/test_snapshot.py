@@ -146,8 +146,8 @@ def test_a_system_that_pins_too_little_is_named(
     *, is_wsl: bool, limit_gib: int, n_notices: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before a run that offloads begins; where enough can be pinned, or elsewhere than on WSL, nothing is said."""
-    from tunesmith.model.presets import preset_shape  # noqa: PLC0415  what is patched, and a shape for it
-    from tunesmith.training import job  # noqa: PLC0415
+    from tunesmith.model.presets import preset_shape
+    from tunesmith.training import job
 
     asked: list[int] = []
 
@@ -174,7 +174,7 @@ def test_whole_weights_are_made_one_by_one(
 ) -> None:
     """All fp32 weights at once would not fit the GPU that split ones were chosen for."""
     joined: list[int] = []
-    from tunesmith.training import optimizer as module  # noqa: PLC0415  what is patched
+    from tunesmith.training import optimizer as module
 
     join = module.join
     monkeypatch.setattr(module, "join", lambda half, rest: joined.append(1) or join(half, rest))
@@ -225,7 +225,7 @@ def test_gradients_on_their_way_are_bounded() -> None:
 
 def test_the_plan_knows_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU: staged gradients, what is offloaded as torch pins it, and a checkpoint's copy where it fits."""
-    from tunesmith.model.presets import preset_shape  # noqa: PLC0415  beside the one test that needs it
+    from tunesmith.model.presets import preset_shape
 
     xl = preset_shape("gpt2-xl")
     assert xl is not None
@@ -234,7 +234,7 @@ def test_the_plan_knows_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     parameters = 1_557_611_200 + (xl.padded_vocab_size - xl.vocab_size) * xl.n_embd
     for version, block in (("2.13.0", stream), ("2.12.1", 1 << 26)):
         monkeypatch.setattr("tunesmith.allocator.version", lambda _name, now=version: now)
-        from tunesmith.allocator import _torch_pins_exactly  # noqa: PLC0415  to be asked anew
+        from tunesmith.allocator import _torch_pins_exactly
 
         _torch_pins_exactly.cache_clear()
         assert pinned_bytes(stream) == block

@@ -101,7 +101,7 @@ def test_the_best_model_is_kept(make_model_folder: Callable[..., Path], text: Pa
     corpus = json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))
     assert corpus["outcome"]["best_step"] == result.best_step
     # measured again from the files, on the very samples that were kept apart
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
     kept_apart = np.random.default_rng(42).permutation(len(LINES))[: round(len(LINES) * 0.3)]
     held_out.write_text("".join(f"{LINES[number]}\n" for number in sorted(kept_apart)), encoding="utf-8")

@@ -38,7 +38,7 @@ def serve_runs(config: ServeConfig, *, on_ready: Callable[[ServingRuns], object]
         raise UserError(
             "{folder} is no folder", hint="name the folder that your runs stand in: tunesmith runs DIR", folder=folder
         )
-    from tunesmith.dashboard.app import make_app  # noqa: PLC0415  an extra
+    from tunesmith.dashboard.app import make_app
 
     with listen(config.host, config.port) as listening:
         ready = ServingRuns(page_of(url_of(listening), token), folder)

@@ -11,6 +11,6 @@ def cache_folder() -> Path:
     configured = os.environ.get(CACHE_VARIABLE)
     if configured:
         return Path(configured)
-    from platformdirs import user_cache_path  # noqa: PLC0415  not needed where the variable is set
+    from platformdirs import user_cache_path
 
     return user_cache_path("tunesmith")

@@ -90,7 +90,7 @@ def _portions(samples: Stretches) -> Iterator[Stretches]:
 
 def _signatures(tokens: npt.NDArray[Any], samples: Stretches) -> Signatures:
     """uint32 [samples, HASH_FUNCTIONS]."""
-    from rensa import RMinHash  # noqa: PLC0415  only where duplicates are looked for
+    from rensa import RMinHash
 
     starts, ends = samples.starts.tolist(), samples.ends.tolist()
     shingles = [_shingles(tokens[start : end - 1]) for start, end in zip(starts, ends, strict=True)]

@@ -65,7 +65,7 @@ class FastTokenizer:
 
     def _try_fast_path(self) -> None:
         try:
-            import gigatoken  # noqa: PLC0415  seconds of imports, for large texts only
+            import gigatoken
 
             self._fast = gigatoken.Tokenizer.from_json(self._reference.json)
         except Exception as error:  # noqa: BLE001  whatever a young library raises, the reference stands
@@ -89,7 +89,7 @@ class FastTokenizer:
         self.path, self.reason = "tokenizers", reason
 
     def _encode_fast(self, texts: list[str]) -> tuple[TokenIds, Int64s]:
-        import awkward  # noqa: PLC0415  what gigatoken answers in
+        import awkward
 
         pieces, pieces_of_text = safe_pieces(texts, PIECE_CHARACTERS)
         encoded = self._fast.encode_batch(pieces, parallel=HAS_IDLE_CORES)

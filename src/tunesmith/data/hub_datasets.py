@@ -55,7 +55,7 @@ class HubDataset:
         Raises:
             UserError: if the hub does not know the dataset or cannot be reached.
         """
-        from huggingface_hub import HfApi  # noqa: PLC0415  heavy, for this source only
+        from huggingface_hub import HfApi
 
         try:
             commit = HfApi().dataset_info(self.dataset).sha
@@ -69,7 +69,7 @@ class HubDataset:
         Raises:
             UserError: if the dataset or its split cannot be read.
         """
-        from datasets import load_dataset  # noqa: PLC0415  heavy, for this source only
+        from datasets import load_dataset
 
         try:
             yield from load_dataset(self.dataset, split=self.split, revision=self.sha256, streaming=True)

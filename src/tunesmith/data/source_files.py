@@ -31,7 +31,7 @@ READABLE = (*TEXT_KINDS, *TABLE_KINDS)
 
 
 def _open_zstandard(path: Path) -> object:
-    import pyarrow as pa  # noqa: PLC0415  the standard library reads it from Python 3.14 on
+    import pyarrow as pa
 
     return pa.input_stream(str(path), compression="zstd")
 

@@ -30,7 +30,7 @@ def read_spiece(path: Path) -> Tokenizer:
         UserError: if it is of another kind than unigram.
         Exception: whatever the library raises for a damaged file.
     """
-    from sentencepiece import sentencepiece_model_pb2  # noqa: PLC0415  for few checkpoints only
+    from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto.FromString(  # type: ignore[attr-defined]  # made at import
         path.read_bytes()

@@ -290,14 +290,14 @@ def _arrow_rows(file: SourceFile, binary: BinaryIO) -> Iterator[Row]:
 
 
 def _parquet_batches(binary: BinaryIO) -> Iterator[Any]:
-    from pyarrow import parquet  # noqa: PLC0415
+    from pyarrow import parquet
 
     yield from parquet.ParquetFile(binary).iter_batches(ROWS_A_TIME)
 
 
 def _arrow_batches(binary: BinaryIO) -> Iterator[Any]:
     """Both forms of Arrow's format: the file form ends in an index, the stream form does not."""
-    import pyarrow as pa  # noqa: PLC0415
+    import pyarrow as pa
 
     try:
         reader = pa.ipc.open_file(binary)

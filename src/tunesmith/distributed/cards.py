@@ -13,7 +13,7 @@ def refuse_too_few_cards(processes: int, *, device: str) -> None:
     Raises:
         UserError: if there are more of them than cards, and cards are to be used.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     cards = torch.cuda.device_count()
     if device == "cpu" or (device == "auto" and not cards) or processes <= cards:

@@ -44,8 +44,8 @@ def joined(place: Place, *, device: str) -> Iterator[ManyProcesses]:
         ToldError: in every process but the one that tells.
         UserError: in that one.
     """
-    import torch  # noqa: PLC0415
-    import torch.distributed as dist  # noqa: PLC0415
+    import torch
+    import torch.distributed as dist
 
     on_cards = device != "cpu" and torch.cuda.is_available()
     try:
@@ -77,9 +77,9 @@ def joined(place: Place, *, device: str) -> Iterator[ManyProcesses]:
 
 def _grouped(place: Place, *, device: str, on_cards: bool) -> tuple["Store", Pulse]:
     """Bring the process into the group; what all of them reach, and how they know that the others live."""
-    import torch  # noqa: PLC0415
-    import torch.distributed as dist  # noqa: PLC0415
-    from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # noqa: PLC0415
+    import torch
+    import torch.distributed as dist
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
     refuse_too_few_cards(place.local_size, device=device)
     if on_cards:
@@ -110,9 +110,9 @@ def _met(place: Place) -> "Store":
     Raises:
         UserError: if it cannot be reached, or its port is taken.
     """
-    import torch.distributed as dist  # noqa: PLC0415
-    from torch.distributed import PrefixStore  # type: ignore[attr-defined]  # noqa: PLC0415
-    from torch.distributed.rendezvous import rendezvous  # noqa: PLC0415
+    import torch.distributed as dist
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+    from torch.distributed.rendezvous import rendezvous
 
     if place.address.startswith(":") or place.address.endswith(":"):
         raise UsageError(

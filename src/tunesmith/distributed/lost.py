@@ -23,7 +23,7 @@ class ToldError(Exception):
 
 def is_loss(error: BaseException) -> bool:
     """Whether an error of torch says that another process cannot be reached."""
-    import torch.distributed as dist  # noqa: PLC0415
+    import torch.distributed as dist
 
     if isinstance(error, dist.DistError):  # of the backend, the network or the store
         return True

@@ -33,7 +33,7 @@ def dealt_like(live: Tensor, values: Tensor) -> Tensor:
     """The first process's values, dealt as a live tensor is; what others give is only of the same shape."""
     if not is_part(live):
         return values.to(live.device, live.dtype).clone()
-    from torch.distributed.tensor import DTensor, distribute_tensor  # noqa: PLC0415
+    from torch.distributed.tensor import DTensor, distribute_tensor
 
     assert isinstance(live, DTensor)
     return distribute_tensor(values.to(live.to_local().device, live.dtype), live.device_mesh, live.placements)

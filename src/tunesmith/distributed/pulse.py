@@ -188,8 +188,8 @@ class Pulse:
 
 def _abort_on_cards() -> None:
     """Let reductions end that wait on a card for who is gone; what they leave there is used by nobody."""
-    import torch  # noqa: PLC0415
-    import torch.distributed as dist  # noqa: PLC0415
+    import torch
+    import torch.distributed as dist
 
     if torch.cuda.is_initialized() and dist.is_initialized():
         with suppress(Exception):
@@ -198,8 +198,8 @@ def _abort_on_cards() -> None:
 
 def leave_group() -> None:
     """Let the process end without waiting for reductions that will never be done, which torch would do."""
-    import torch  # noqa: PLC0415
-    import torch.distributed as dist  # noqa: PLC0415
+    import torch
+    import torch.distributed as dist
 
     group = dist.distributed_c10d._get_default_group()  # noqa: SLF001
     for kept in (group, group._get_backend(torch.device("cpu"))):  # noqa: SLF001

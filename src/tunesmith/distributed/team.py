@@ -142,27 +142,27 @@ class ManyProcesses(Team):
         self.share(lambda: None)
 
     def largest(self, number: int) -> int:
-        import torch  # noqa: PLC0415
-        import torch.distributed as dist  # noqa: PLC0415
+        import torch
+        import torch.distributed as dist
 
         tensor = torch.tensor(number)
         self.wait_for(dist.all_reduce(tensor, dist.ReduceOp.MAX, async_op=True), tensor)
         return int(tensor)
 
     def sum_on_host(self, numbers: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        import torch  # noqa: PLC0415
+        import torch
 
         return self.sum_on_device(torch.from_numpy(numbers)).numpy()
 
     def sum_on_device(self, tensor: "Tensor") -> "Tensor":
-        import torch.distributed as dist  # noqa: PLC0415
+        import torch.distributed as dist
 
         self.wait_for(dist.all_reduce(tensor, async_op=True), tensor)
         return tensor
 
     def receive(self, tensor: "Tensor") -> None:
-        import torch  # noqa: PLC0415
-        import torch.distributed as dist  # noqa: PLC0415
+        import torch
+        import torch.distributed as dist
 
         sent = tensor.detach().contiguous()
         sent_bytes = sent.reshape(-1).view(torch.uint8)  # not every backend knows every dtype
@@ -203,7 +203,7 @@ class ManyProcesses(Team):
         return self._pulse.asked(lambda: self._read_from_store(key))
 
     def _read_from_store(self, key: str) -> Any:  # noqa: ANN401
-        import torch.distributed as dist  # noqa: PLC0415
+        import torch.distributed as dist
 
         while True:
             try:

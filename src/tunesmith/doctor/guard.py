@@ -26,7 +26,7 @@ def refuse_processor_by_surprise(config: TrainConfig) -> None:
     """
     if config.device == "cpu" or config.resume:  # a run that is resumed stays where its plan says
         return
-    import torch  # noqa: PLC0415  a run needs it next
+    import torch
 
     if torch.cuda.is_available():
         device = choose_device(config.device).value

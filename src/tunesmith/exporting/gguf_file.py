@@ -80,7 +80,7 @@ def verify_gguf(exported: Exported, folder: Path, dtype: str) -> Verification:
     """
     path = _path(exported, folder, dtype)
     if find_spec("llama_cpp") is not None:
-        from tunesmith.exporting.llama_cpp import LlamaCpp  # noqa: PLC0415  not everybody has it
+        from tunesmith.exporting.llama_cpp import LlamaCpp
 
         with LlamaCpp(path) as runtime:
             return verify(exported, runtime, largest_difference=LARGEST_DIFFERENCE[dtype])

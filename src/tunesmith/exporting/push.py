@@ -33,7 +33,7 @@ def push_model(config: PushConfig) -> dict[str, Any]:
     folder = local_folder(config.model)
     names = _files(folder)
     api = _hub(config.repo)
-    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]  # noqa: PLC0415
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]
 
     try:
         url = api.create_repo(config.repo, private=config.private, exist_ok=True)
@@ -85,15 +85,15 @@ def _hub(repo: str) -> "HfApi":
     Raises:
         UserError: if the name cannot be, nobody is signed in, or nobody answers.
     """
-    from huggingface_hub import HfApi, get_token  # noqa: PLC0415  heavy
-    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # noqa: PLC0415  HTTPError: of its HTTP client
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
         HfHubHTTPError,
         HFValidationError,
         HTTPError,
         OfflineModeIsEnabled,
         RepositoryNotFoundError,
     )
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # noqa: PLC0415
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(repo)

@@ -38,7 +38,7 @@ class CardGauge:
     def open(cls, identity: str) -> Self | None:
         """The gauge of a card by its UUID ("GPU-..."); None where no driver knows it."""
         try:
-            import pynvml  # noqa: PLC0415  loads the driver's library
+            import pynvml
         except ImportError:
             return None
         try:

@@ -79,7 +79,7 @@ def choose_tokens(logits_NV: Tensor, rules: DeviceRules, uniform_N: Tensor) -> T
         uniform_N: float64, chance of each row from [0, 1).
     """
     if logits_NV.is_cuda and has_triton():
-        from tunesmith.generation.sampling_kernel import launch  # noqa: PLC0415  triton is not everywhere
+        from tunesmith.generation.sampling_kernel import launch
 
         return launch(
             logits_NV,

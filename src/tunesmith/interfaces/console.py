@@ -24,8 +24,8 @@ def fail(message: str, hint: str, code: int) -> int:
 
 def fail_by_the_machine(error: Exception) -> int:
     """Say what the table of symptoms knows of an error that is the machine's; any other one is raised again."""
-    from tunesmith.symptoms.recognise import recognise  # noqa: PLC0415
-    from tunesmith.symptoms.table import is_of_the_machine  # noqa: PLC0415
+    from tunesmith.symptoms.recognise import recognise
+    from tunesmith.symptoms.table import is_of_the_machine
 
     known = recognise(str(error))
     if known is None or not is_of_the_machine(known.symptom):

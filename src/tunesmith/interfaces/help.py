@@ -21,27 +21,27 @@ class SpokenHelp:
 
     def __call__(self, console: "Console", options: "ConsoleOptions", panel: "HelpPanel") -> None:
         """Show the verbs, or the flags of one."""
-        from cyclopts.help.formatters import DefaultFormatter  # noqa: PLC0415
+        from cyclopts.help.formatters import DefaultFormatter
 
         DefaultFormatter(column_specs=_columns)(console, options, panel.copy(title=_translated(panel.title)))
 
     def render_usage(self, console: "Console", options: "ConsoleOptions", usage: Any) -> None:  # noqa: ANN401, ARG002
         """Show what is typed, in short."""
-        from rich.text import Text  # noqa: PLC0415
+        from rich.text import Text
 
         console.print(Text(say("Usage: {command}", command=str(usage).strip()), style="bold"), soft_wrap=True)
         console.print()
 
     def render_description(self, console: "Console", options: "ConsoleOptions", description: Any) -> None:  # noqa: ANN401
         """Show what a verb does."""
-        from tunesmith.interfaces.wrapping import wrapped  # noqa: PLC0415
+        from tunesmith.interfaces.wrapping import wrapped
 
         console.print("\n".join(wrapped(_translated(description), options.max_width)), markup=False, highlight=False)
         console.print()
 
 
 def _columns(console: "Console", options: "ConsoleOptions", entries: "list[HelpEntry]") -> "tuple[ColumnSpec, ...]":
-    from cyclopts.help.specs import get_default_command_columns, get_default_parameter_columns  # noqa: PLC0415
+    from cyclopts.help.specs import get_default_command_columns, get_default_parameter_columns
 
     are_flags = any(entry.type is not None for entry in entries)
     usual = get_default_parameter_columns if are_flags else get_default_command_columns
@@ -51,9 +51,9 @@ def _columns(console: "Console", options: "ConsoleOptions", entries: "list[HelpE
 
 def _described(entry: "HelpEntry") -> "RenderableType":
     """What a verb or a flag means, its choices, and what it is if nobody says."""
-    from rich.text import Text  # noqa: PLC0415
+    from rich.text import Text
 
-    from tunesmith.interfaces.wrapping import WrappedText  # noqa: PLC0415
+    from tunesmith.interfaces.wrapping import WrappedText
 
     shown = WrappedText(_translated(entry.description))
     if entry.choices:

@@ -53,7 +53,7 @@ def settings_of(tokens: list[str]) -> tuple[Dict, ...]:
         return (Dict(asked, source="--lang", use_commands_as_keys=False),)
     if not path:
         raise UsageError("--config needs a file", hint="write --config FILE.toml or --config FILE.yaml")
-    from tunesmith.interfaces.config_file import read_config_file  # noqa: PLC0415
+    from tunesmith.interfaces.config_file import read_config_file
 
     settings = {**read_config_file(path), **asked}
     if tokens[:1] == ["plan"]:  # one file is for train and plan

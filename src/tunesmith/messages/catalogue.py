@@ -81,7 +81,7 @@ class Phrase:
 
 @cache
 def _catalogue(language: str) -> dict[str, str]:
-    from babel.messages.pofile import read_po  # noqa: PLC0415  only who reads another language waits for it
+    from babel.messages.pofile import read_po
 
     with files("tunesmith.messages").joinpath(f"{language}.po").open("rb") as file:
         return {str(message.id): str(message.string) for message in read_po(file) if message.id and message.string}

@@ -32,7 +32,7 @@ def system_language(environment: Mapping[str, str]) -> str:
 
 def _language_of_windows() -> str:
     if sys.platform == "win32":
-        import ctypes  # noqa: PLC0415  has what it takes there only
+        import ctypes
 
         return WINDOWS_LANGUAGES.get(ctypes.windll.kernel32.GetUserDefaultUILanguage() & 0x3FF, "en")
     raise AssertionError("asked for on Windows only")

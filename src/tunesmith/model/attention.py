@@ -113,13 +113,13 @@ class EfficientVarlenAttention:
     """The same in one kernel for the whole stream, or in a few where lengths differ much; every GPU, every dtype."""
 
     def __init__(self, layout: DocumentLayout, device: torch.device) -> None:
-        from tunesmith.model.efficient_attention import section_offsets, sections_of  # noqa: PLC0415  GPUs only
+        from tunesmith.model.efficient_attention import section_offsets, sections_of
 
         self.sections = sections_of(layout.offsets)
         self.offsets = _on_device(section_offsets(layout.offsets, self.sections), device)
 
     def __call__(self, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
-        from tunesmith.model.efficient_attention import efficient_varlen_attention  # noqa: PLC0415
+        from tunesmith.model.efficient_attention import efficient_varlen_attention
 
         return efficient_varlen_attention(q_NHD, k_NHD, v_NHD, self.offsets, self.sections, scale)
 
@@ -137,7 +137,7 @@ class VarlenAttention:
         self.longest = longest
 
     def __call__(self, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
-        from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415  of no use where there is no card
+        from torch.nn.attention.varlen import varlen_attn
 
         y_NHD = varlen_attn(
             q_NHD,

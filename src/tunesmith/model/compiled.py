@@ -137,7 +137,7 @@ class CompiledBlocks:
 
 def _is_of_compiler(error: Exception) -> bool:
     """Whether the compiler failed, and not what it had made or the memory that it needs."""
-    from torch._dynamo.exc import TorchDynamoException  # noqa: PLC0415  a second to import
+    from torch._dynamo.exc import TorchDynamoException
 
     causes = [error, getattr(error, "inner_exception", None), error.__cause__]
     if any(cause is not None and is_out_of_memory(cause) for cause in causes):

@@ -79,7 +79,7 @@ def folder_here(model: str) -> Path | None:
         return local_folder(model)
     if Path(model).is_file() or (model not in PRESETS and _looks_like_a_path(model)):
         return local_folder(model)  # which says what is wrong
-    from huggingface_hub import try_to_load_from_cache  # noqa: PLC0415  heavy
+    from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(PRESETS.get(model, model), "config.json")
     return Path(found).parent if isinstance(found, str) else None
@@ -91,8 +91,8 @@ def _looks_like_a_path(model: str) -> bool:
 
 
 def _from_hub(repo_id: str) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415  heavy, and local models do without
-    from huggingface_hub.errors import LocalEntryNotFoundError  # noqa: PLC0415
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     info = _ask_hub(repo_id)
     if info is None:  # no network: what an earlier run downloaded is as good
@@ -122,8 +122,8 @@ def _from_hub(repo_id: str) -> Path:
 
 def _ask_hub(repo_id: str) -> "ModelInfo | None":
     """What the hub knows of the repository, or None if it cannot be asked."""
-    from huggingface_hub import HfApi  # noqa: PLC0415
-    from huggingface_hub.errors import (  # type: ignore[attr-defined]  # noqa: PLC0415  HTTPError: of its HTTP client
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
         GatedRepoError,
         HFValidationError,
         HTTPError,

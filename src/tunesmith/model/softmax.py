@@ -31,7 +31,7 @@ def nats_and_gradient(logits_KV: Tensor, targets_K: Tensor, vocab_size: int, *, 
         out_K: fp32, overwritten.
     """
     if logits_KV.is_cuda and has_triton():
-        from tunesmith.model.softmax_kernel import launch  # noqa: PLC0415  triton is part of torch's CUDA builds only
+        from tunesmith.model.softmax_kernel import launch
 
         launch(logits_KV, targets_K, vocab_size, out_K=out_K)
         return
@@ -51,7 +51,7 @@ def nats_of(logits_KV: Tensor, targets_K: Tensor, vocab_size: int, *, out_K: Ten
         out_K: fp32, overwritten.
     """
     if logits_KV.is_cuda and has_triton():
-        from tunesmith.model.softmax_kernel import launch  # noqa: PLC0415  triton is part of torch's CUDA builds only
+        from tunesmith.model.softmax_kernel import launch
 
         launch(logits_KV, targets_K, vocab_size, out_K=out_K, writes_gradient=False)
         return

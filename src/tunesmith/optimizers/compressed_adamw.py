@@ -100,7 +100,7 @@ class CompressedAdamW(torch.optim.Optimizer):
         beta1, beta2 = group["betas"]
         rates = Rates(group["lr"], group["weight_decay"], beta1, beta2, group["eps"])
         if has_kernel(parameter):
-            from tunesmith.optimizers.compressed_kernel import launch  # noqa: PLC0415  triton is not everywhere
+            from tunesmith.optimizers.compressed_kernel import launch
 
             seed = seed_for(self._seed, number, WEIGHT_ROUNDING)
             launch(parameter.data, parameter.grad, state, self.plan, rates, seed=seed, found_inf=found_inf)
@@ -116,7 +116,7 @@ class CompressedAdamW(torch.optim.Optimizer):
             return gradient
         self._accumulations += 1
         if has_kernel(parameter):
-            from tunesmith.optimizers.compressed_kernel import launch_accumulate  # noqa: PLC0415  as above
+            from tunesmith.optimizers.compressed_kernel import launch_accumulate
 
             seed = seed_for(self._seed, self._number[parameter], GRADIENT_ROUNDING)
             step_done = self.state[parameter]["step"]

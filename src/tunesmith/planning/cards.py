@@ -247,7 +247,7 @@ def _is_model(card: Card, wanted: _Name) -> bool:
 
 def _near(wanted: _Name) -> Iterator[str]:
     """Names that may have been meant, for a mistake."""
-    from difflib import get_close_matches  # noqa: PLC0415  for a mistake only
+    from difflib import get_close_matches
 
     models = [_read(card.name).model for card in CARDS]
     near = get_close_matches(wanted.model, models, n=3, cutoff=0.6)

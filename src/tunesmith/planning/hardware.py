@@ -99,7 +99,7 @@ def hardware_here(device: str, precision: str) -> Hardware:
     Raises:
         UserError: if it has no such device or arithmetic.
     """
-    from tunesmith.model.compiled import can_compile  # noqa: PLC0415  torch is needed from here on
+    from tunesmith.model.compiled import can_compile
 
     chosen = choose_device(device)
     dtype = choose_dtype(precision, chosen.value)
@@ -301,7 +301,7 @@ def allocator_share(device: "torch.device") -> float:
 
     It may take a little more than the budget, because what the driver's libraries load later lies outside of it.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     state = _state_of(device)
     held = torch.cuda.memory_reserved(device)
@@ -318,7 +318,7 @@ def _state_of(device: "torch.device") -> CardState:
 
     What this process has cached and does not use is given back first: an earlier run in the same process leaves it.
     """
-    import torch  # noqa: PLC0415
+    import torch
 
     free_memory()
     free, total = torch.cuda.mem_get_info(device)

@@ -84,7 +84,7 @@ def _state(handle_of: Callable[[Any], Any]) -> CardState | None:
 @contextmanager
 def _driver():  # type: ignore[no-untyped-def]  # noqa: ANN202  the module, which has no types, or None
     try:
-        import pynvml  # noqa: PLC0415  loads the driver's library
+        import pynvml
     except ImportError:
         yield None
         return

@@ -24,7 +24,7 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
         raise UserError("--novelty {count} makes no sense", hint="write 0 or more", count=config.novelty)
     if config.novelty:
         describe_run(folder)  # before a model is loaded
-        from tunesmith.reporting.measure_novelty import measure_novelty  # noqa: PLC0415  a report needs no torch
+        from tunesmith.reporting.measure_novelty import measure_novelty
 
         measure_novelty(folder, n_texts=config.novelty, seed=config.seed)
     run = read_run(folder)

@@ -73,7 +73,7 @@ def page_of(url: str, token: str | None) -> str:
 
 def run_app(app: "ASGIApp", listening: socket.socket) -> None:
     """Serve on a socket until Ctrl-C or SIGTERM; answers that have begun are finished."""
-    import uvicorn  # noqa: PLC0415  an extra
+    import uvicorn
 
     options = uvicorn.Config(
         app, log_level="error", access_log=False, server_header=False, lifespan="on", ws="none", proxy_headers=False

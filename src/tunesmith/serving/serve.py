@@ -41,8 +41,8 @@ def _serve(
     on_ready: Callable[[Serving], object],
     on_answer: Callable[[Answered], object],
 ) -> None:
-    from tunesmith.serving.app import make_app  # noqa: PLC0415  an extra
-    from tunesmith.serving.served_model import load_models  # noqa: PLC0415
+    from tunesmith.serving.app import make_app
+    from tunesmith.serving.served_model import load_models
 
     models = load_models(config, now_s=int(time.time()))
     url = url_of(listening)

@@ -24,8 +24,8 @@ class MLflowTracker:
         self._samples: list[dict[str, Any]] = []
 
     def start(self, run: TrackedRun) -> None:
-        from mlflow import MlflowClient  # noqa: PLC0415
-        from mlflow.entities import Param  # noqa: PLC0415
+        from mlflow import MlflowClient
+        from mlflow.entities import Param
 
         for talkative in ("mlflow", "alembic"):
             logging.getLogger(talkative).setLevel(logging.WARNING)
@@ -44,7 +44,7 @@ class MLflowTracker:
             self._client.log_batch(self._run_id, params=params[start : start + MOST_AT_ONCE])
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        from mlflow.entities import Metric  # noqa: PLC0415
+        from mlflow.entities import Metric
 
         now_ms = int(time.time() * 1000)
         self._client.log_batch(

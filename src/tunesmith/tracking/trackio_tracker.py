@@ -18,7 +18,7 @@ class TrackioTracker:
     """Logs to a run of Trackio."""
 
     def start(self, run: TrackedRun) -> None:
-        import trackio  # noqa: PLC0415
+        import trackio
 
         for name, module in list(sys.modules.items()):
             if name.partition(".")[0] == "trackio":

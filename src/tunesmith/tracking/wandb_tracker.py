@@ -14,7 +14,7 @@ class WandbTracker:
     """Logs to a run of W&B that goes on over resumes."""
 
     def start(self, run: TrackedRun) -> None:
-        import wandb  # noqa: PLC0415
+        import wandb
 
         self._wandb = wandb
         self._run = wandb.init(

@@ -87,7 +87,7 @@ def make_learner(
     use_device(device)
     model = load_model(config, plan, start.weights if start.checkpoint else None)
     if plan.shard:
-        from tunesmith.distributed.sharding import shard  # noqa: PLC0415  most runs have one process
+        from tunesmith.distributed.sharding import shard
 
         shard(model, team, device)
     model = model.to(device).train()

@@ -136,7 +136,7 @@ class TrainPlan:
     @property
     def dtype(self) -> "torch.dtype":
         """The dtype of the arithmetic."""
-        import torch  # noqa: PLC0415  a plan can be made where it is missing
+        import torch
 
         dtype: torch.dtype = getattr(torch, self.precision)
         return dtype

@@ -117,10 +117,10 @@ def make_engine(team: Team, model: GPT2) -> Engine:
     if team.size == 1:
         return Engine(model)
     if _is_in_parts(model):
-        from tunesmith.distributed.sharding import ShardedEngine  # noqa: PLC0415  torch's own part takes a second
+        from tunesmith.distributed.sharding import ShardedEngine
 
         return ShardedEngine(model, team)
-    from tunesmith.distributed.replication import ReplicatedEngine  # noqa: PLC0415
+    from tunesmith.distributed.replication import ReplicatedEngine
 
     assert isinstance(team, ManyProcesses)
     return ReplicatedEngine(model, team)

@@ -11,7 +11,7 @@ from tunesmith.planning.neighbours import card_state
 def main() -> None:
     """Write the fields of `DriverFacts`, cards as dictionaries."""
     try:
-        import pynvml  # noqa: PLC0415  may be missing
+        import pynvml
     except ImportError as error:
         found(version="", error=f"{error} (nvidia-ml-py)", cards=[])
         return

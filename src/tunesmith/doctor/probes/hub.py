@@ -9,7 +9,7 @@ PATIENCE_S = 4.0
 
 def main() -> None:
     """Write the fields of `HubFacts`."""
-    from huggingface_hub import HfApi, constants  # noqa: PLC0415  heavy
+    from huggingface_hub import HfApi, constants
 
     found(endpoint=constants.ENDPOINT, is_offline=constants.HF_HUB_OFFLINE)
     if constants.HF_HUB_OFFLINE:

@@ -9,9 +9,9 @@ TEXT = "Lamp steady.\n\t caf\u00e9 \u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u30b9\u3
 def main() -> None:
     """Write what the self-check found; empty where all was right."""
     try:
-        from tunesmith.data.tokenizer import load_tokenizer  # noqa: PLC0415  what is to be tried
-        from tunesmith.model.config_file import read_hf_config  # noqa: PLC0415
-        from tunesmith.model.hub import TINY, local_folder  # noqa: PLC0415
+        from tunesmith.data.tokenizer import load_tokenizer
+        from tunesmith.model.config_file import read_hf_config
+        from tunesmith.model.hub import TINY, local_folder
 
         folder = local_folder(TINY)
         tokenizer = load_tokenizer(folder, read_hf_config(folder))

@@ -87,7 +87,7 @@ def _content(path: Path) -> str:
 
 def _cards_in_registry() -> int | None:
     if sys.platform == "win32":
-        import winreg  # noqa: PLC0415  Windows only
+        import winreg
 
         try:
             with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, DISPLAY_ADAPTERS) as adapters:
@@ -100,7 +100,7 @@ def _cards_in_registry() -> int | None:
 
 def _is_of_nvidia(adapters: object, name: str) -> bool:
     if sys.platform == "win32":
-        import winreg  # noqa: PLC0415  Windows only
+        import winreg
 
         try:
             with winreg.OpenKey(adapters, name) as adapter:
@@ -191,7 +191,7 @@ def memory() -> tuple[int, int]:
 
 def packages() -> tuple[PackageFacts, ...]:
     """What tunesmith asks for, extras left out; nothing where it is not installed but runs from a source tree."""
-    from packaging.requirements import Requirement  # noqa: PLC0415  for this only
+    from packaging.requirements import Requirement
 
     try:
         wanted_texts = requires("tunesmith") or []

@@ -25,7 +25,7 @@ TEXT = "Wind from the north-west, lamp steady, three ships went by."
 def main() -> None:
     """All stages."""
     found(stage="import")
-    import torch  # noqa: PLC0415  the point of this process
+    import torch
 
     found(version=torch.__version__, cuda=torch.version.cuda or "", is_rocm=torch.version.hip is not None)
     found(stage="cuda")
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def _triton() -> dict[str, object]:
-    from tunesmith.backends import triton_here  # noqa: PLC0415
+    from tunesmith.backends import triton_here
 
     usable = triton_here(0)
     return {"works": usable.value, "found": usable.reason}
@@ -63,7 +63,7 @@ def _triton() -> dict[str, object]:
 
 def _try_cudnn(device: "torch.device") -> None:
     """A convolution is what only cuDNN does."""
-    import torch  # noqa: PLC0415
+    import torch
 
     try:
         found(cudnn=torch.backends.cudnn.version())
@@ -75,9 +75,9 @@ def _try_cudnn(device: "torch.device") -> None:
 
 
 def _dtypes(device: "torch.device") -> list["torch.dtype"]:
-    import torch  # noqa: PLC0415
+    import torch
 
-    from tunesmith.machine import NATIVE_BF16_CAPABILITY  # noqa: PLC0415
+    from tunesmith.machine import NATIVE_BF16_CAPABILITY
 
     if device.type == "cpu":
         return [torch.float32]
@@ -86,7 +86,7 @@ def _dtypes(device: "torch.device") -> list["torch.dtype"]:
 
 
 def _product(device: "torch.device", dtype: "torch.dtype") -> dict[str, object]:
-    import torch  # noqa: PLC0415
+    import torch
 
     name = str(dtype).removeprefix("torch.")
     generator = torch.Generator().manual_seed(0)
@@ -108,16 +108,16 @@ def _training_step(device: "torch.device") -> dict[str, object]:
 
 
 def _losses(device: "torch.device") -> dict[str, object]:
-    import torch  # noqa: PLC0415
+    import torch
 
-    from tunesmith.data.tokenizer import load_tokenizer  # noqa: PLC0415
-    from tunesmith.machine import choose_dtype  # noqa: PLC0415
-    from tunesmith.model.config_file import read_hf_config  # noqa: PLC0415
-    from tunesmith.model.hub import TINY, local_folder  # noqa: PLC0415
-    from tunesmith.model.weights import load_gpt2  # noqa: PLC0415
-    from tunesmith.optimizers.state_plan import STATE_PLANS  # noqa: PLC0415
-    from tunesmith.training.optimizer import make_optimizer  # noqa: PLC0415
-    from tunesmith.training.step import sum_of_batch_nats, train_step  # noqa: PLC0415
+    from tunesmith.data.tokenizer import load_tokenizer
+    from tunesmith.machine import choose_dtype
+    from tunesmith.model.config_file import read_hf_config
+    from tunesmith.model.hub import TINY, local_folder
+    from tunesmith.model.weights import load_gpt2
+    from tunesmith.optimizers.state_plan import STATE_PLANS
+    from tunesmith.training.optimizer import make_optimizer
+    from tunesmith.training.step import sum_of_batch_nats, train_step
 
     folder: Path = local_folder(TINY)
     tokenizer = load_tokenizer(folder, read_hf_config(folder))
@@ -146,9 +146,9 @@ def _losses(device: "torch.device") -> dict[str, object]:
 
 def _one_document(ids: list[int], end_of_text_id: int) -> "Batch":
     """A sample as training sees it: end-of-text before it and behind it."""
-    import numpy as np  # noqa: PLC0415
+    import numpy as np
 
-    from tunesmith.data.batches import Batch  # noqa: PLC0415
+    from tunesmith.data.batches import Batch
 
     stream = np.array([end_of_text_id, *ids, end_of_text_id], np.int64)
     count = len(stream) - 1
