@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import inductor
 import numpy as np
 import torch
+from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from watch import Watch
 
@@ -26,6 +28,7 @@ from tunesmith.generation.inference_weights import ready_for_writing
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.model.adapters import attach
 from tunesmith.model.attention import DocumentLayout
+from tunesmith.model.compiled import compile_in_place
 from tunesmith.model.freezing import freeze
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.lora import PROJECTIONS, LoRA
@@ -101,6 +104,11 @@ def model_of(case: dict[str, Any], demand: Demand) -> GPT2:
             attach(model, demand.lora, seed=0)
     model.compute_dtype = DTYPES[case.get("precision", "bf16")]
     freeze(model, demand.frozen)  # type: ignore[arg-type]
+    if case.get("compiled"):
+        inductor.prepare(watch)
+        torch.compiler.reset()
+        counters.clear()
+        compile_in_place(model, fullgraph=True)
     recompute(model, demand.recompute)
     return model
 
@@ -158,6 +166,8 @@ def train(case: dict[str, Any]) -> dict[str, Any]:
             "syncs": dict(watch.syncs),
             "faults": faults,
             "launches": sum(watch.launches.values()),
+            "generated_launches": sum(n for name, n in watch.launches.items() if name.startswith(inductor.PREFIX)),
+            "graphs": counters["stats"]["unique_graphs"] if case.get("compiled") else 0,
             "flash_scratch_bytes": watch.flash_scratch_bytes,
             "planned_bytes": memory_of(demand, Correction()).peak_bytes,
             "planned_parts": memory_of(demand, Correction()).parts,
