@@ -31,7 +31,7 @@ PACKAGE = Path(tunesmith.__file__).parent
 
 FLOORS = [
     {"messages"},
-    {"errors", "quantities", "symptoms"},
+    {"errors", "quantities"},
     {"allocator", "config_values", "files"},
     {"config", "gauges", "machine", "out_of_memory"},
     {"backends"},
@@ -42,7 +42,8 @@ FLOORS = [
     {"generation", "preparation", "importing"},
     {"evaluation", "exporting", "serving"},
     {"training"},
-    {"doctor", "explaining", "reporting", "tracking"},
+    {"diagnostics"},
+    {"doctor", "reporting", "tracking"},
     {"dashboard"},
     {"interfaces"},
     {"run_training"},

@@ -94,7 +94,7 @@ def explain(source: Source) -> dict[str, Any]:
     Raises:
         UserError: if it cannot be read.
     """
-    from tunesmith.explaining.explain import explain as run
+    from tunesmith.diagnostics.explain import explain as run
 
     return run(_asked(ExplainConfig, {}, source=source)).as_json()
 

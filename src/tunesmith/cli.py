@@ -36,21 +36,22 @@ from tunesmith.config import (
     TokenizerTrainConfig,
     TrainConfig,
 )
-from tunesmith.errors import UsageError, UserError
+from tunesmith.errors import UsageError
 from tunesmith.interfaces.console import (
     DONE,
     INTERRUPTED,
     USAGE_ERROR,
     USER_ERROR,
+    enable_tracebacks,
     fail,
-    fail_by_the_machine,
+    fail_with,
     notice,
     print_json,
+    show_traceback,
 )
 from tunesmith.interfaces.help import SpokenHelp
 from tunesmith.interfaces.typed_words import settings_of, with_plain_dashes
 from tunesmith.messages.catalogue import say
-from tunesmith.messages.system_errors import said_by_system
 
 if TYPE_CHECKING:
     from tunesmith.distributed.place import Place
@@ -106,7 +107,7 @@ def doctor(config: DoctorConfig = WHOLE_MACHINE) -> int:
 @app.command
 def explain(config: ExplainConfig = STANDARD_INPUT) -> int:
     """Find the cause of an error, and what mends it."""
-    from tunesmith.explaining.explain import explain as run
+    from tunesmith.diagnostics.explain import explain as run
     from tunesmith.interfaces.explanation_text import explanation_text
 
     explanation = run(config)
@@ -450,31 +451,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     use_utf8()
     tokens = with_plain_dashes(sys.argv[1:] if arguments is None else arguments)
+    enable_tracebacks(tokens)
     try:
         app.config = settings_of(tokens)
         app.help = say(
             "Fine-tune GPT-2 on the GPU you own. Start with: tunesmith train FILE.txt --model tiny --out my-model"
         )
         app.help_epilogue = say(
-            "Any flag can also stand in a TOML or YAML file: --config FILE. Flags on the command line win."
+            "Any flag can also stand in a TOML or YAML file: --config FILE. Flags on the command line win. "
+            "--traceback shows where an error arose."
         )
-        return run_verb(tokens)
+        return int(app(tokens, exit_on_error=False, print_error=False) or DONE)
     except cyclopts.CycloptsError as error:
         from tunesmith.interfaces.usage_errors import usage_error
 
         return fail(usage_error(error), usage_hint(tokens), USAGE_ERROR)
-    except UserError as error:
-        return fail(error.message, error.hint, USAGE_ERROR if isinstance(error, UsageError) else USER_ERROR)
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stdout = io.StringIO()
         return DONE
-    except OSError as error:  # no permission, no space, a disk gone: the system's own words name it best
-        return fail(
-            f"{error.filename or say('a file')}: {said_by_system(error)}",
-            say("check space and permissions"),
-            USER_ERROR,
-        )
+    except Exception as error:  # noqa: BLE001  whatever it is, its cause or its place and how to report it are shown
+        return fail_with(error)
     except KeyboardInterrupt:
+        show_traceback()
         notice(say("interrupted:"), say("stopped at once"))
         return INTERRUPTED
     finally:
@@ -492,11 +490,3 @@ def use_utf8() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", newline="\n", errors="replace")
-
-
-def run_verb(tokens: list[str]) -> int:
-    """Run what was typed."""
-    try:
-        return int(app(tokens, exit_on_error=False, print_error=False) or DONE)
-    except (RuntimeError, ImportError) as error:  # torch's, of the card, its driver or a library, is not our bug
-        return fail_by_the_machine(error)

@@ -1,6 +1,6 @@
 """What `explain` found, for a person."""
 
-from tunesmith.explaining.explanation import Cause, Explanation
+from tunesmith.diagnostics.run_diagnosis import Cause, Explanation
 from tunesmith.interfaces.tables import aligned, printable
 from tunesmith.messages.catalogue import say
 
@@ -23,7 +23,7 @@ def explanation_text(explanation: Explanation, *, width: int) -> str:
 
 def _rows(cause: Cause) -> list[tuple[str, str]]:
     evidence = [(say("seen") if position == 0 else "", printable(line)) for position, line in enumerate(cause.evidence)]
-    return [(say("cause"), printable(cause.cause)), *evidence, (say("mend"), printable(cause.fix))]
+    return [(say("cause"), printable(cause.cause)), *evidence, (say("fix"), printable(cause.fix))]
 
 
 def _next() -> str:

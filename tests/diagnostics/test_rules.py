@@ -1,4 +1,4 @@
-"""The table of symptoms against messages from the field."""
+"""The rules about known issues against messages from the field."""
 
 import tomllib
 from importlib.resources import files
@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from babel.messages.pofile import read_po
 
-from tunesmith.symptoms.recognise import recognise
-from tunesmith.symptoms.table import SYMPTOMS
+from tunesmith.diagnostics.matcher import all_rules, best_match
 
 HERE = Path(__file__).parent
-MET = tomllib.loads((HERE / "met_before.toml").read_text("utf-8"))["message"]
+RULES = all_rules()
+FIELD_MESSAGES = tomllib.loads((HERE / "field_messages.toml").read_text("utf-8"))["message"]
 PASTED_WHOLE = """(venv) user@host:~/gpt2$ python finetune.py --epochs 3
 /home/user/venv/lib/python3.11/site-packages/some/module.py:12: FutureWarning: `old` is deprecated, use `new`
 Loading text: 100%|##########| 12/12 [00:03<00:00,  3.91it/s]
@@ -53,37 +53,37 @@ UNRELATED = (
 
 
 def test_names_are_unique() -> None:
-    """A name means one row."""
-    assert len({symptom.name for symptom in SYMPTOMS}) == len(SYMPTOMS)
+    """A name means one rule."""
+    assert len({rule.name for rule in RULES}) == len(RULES)
 
 
-@pytest.mark.parametrize("symptom", SYMPTOMS, ids=lambda symptom: symptom.name)
-def test_every_row_knows_its_own_examples(symptom) -> None:
-    """And no other row takes them."""
-    assert symptom.examples
-    for example in symptom.examples:
-        found = recognise(example)
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_every_rule_matches_its_own_examples(rule) -> None:
+    """And no other rule does."""
+    assert rule.examples
+    for example in rule.examples:
+        found = best_match(example)
         assert found is not None, example
-        assert found.symptom.name == symptom.name, example
+        assert found.rule.name == rule.name, example
 
 
 @pytest.mark.parametrize("pasted", ["{line}", PASTED_WHOLE], ids=["alone", "whole"])
 def test_messages_from_the_field(pasted: str) -> None:
-    """At least 95 % of the messages that are no examples of the table get the right cause, none a wrong one."""
+    """At least 95 % of the messages that are not examples of the rules get the right cause, and none a wrong one."""
     wrong = []
-    for message in MET:
-        found = recognise(pasted.replace("{line}", message["text"]))
-        if found is None or found.symptom.name != message["cause"]:
-            wrong.append((message["from"], found and found.symptom.name))
-    assert len(MET) >= 1000
-    assert len(wrong) <= 0.05 * len(MET), wrong
+    for message in FIELD_MESSAGES:
+        found = best_match(pasted.replace("{line}", message["text"]))
+        if found is None or found.rule.name != message["cause"]:
+            wrong.append((message["from"], found and found.rule.name))
+    assert len(FIELD_MESSAGES) >= 1000
+    assert len(wrong) <= 0.05 * len(FIELD_MESSAGES), wrong
     assert [name for _, name in wrong if name is not None] == []
 
 
 @pytest.mark.parametrize("text", UNRELATED)
 def test_unrelated_text_is_unknown(text: str) -> None:
     """Nothing is better than something wrong."""
-    assert recognise(text) is None
+    assert best_match(text) is None
 
 
 def test_the_cause_goes_before_what_follows_from_it() -> None:
@@ -93,9 +93,9 @@ def test_the_cause_goes_before_what_follows_from_it() -> None:
         "\x1b[31mtorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\x1b[0m\n"
         "torch._dynamo.exc.BackendCompilerFailed: backend='inductor' raised:\n"
     )
-    found = recognise(log)
+    found = best_match(log)
     assert found is not None
-    assert (found.symptom.name, found.line_number) == ("card-memory-full", 2)
+    assert (found.rule.name, found.line_number) == ("gpu-memory-full", 2)
 
 
 @pytest.mark.parametrize(
@@ -110,13 +110,13 @@ def test_the_cause_goes_before_what_follows_from_it() -> None:
 )
 def test_other_languages_and_quotation_marks(text: str, cause: str) -> None:
     """A system's own wording is known in several languages, whatever its quotation marks."""
-    found = recognise(text)
+    found = best_match(text)
     assert found is not None
-    assert found.symptom.name == cause
+    assert found.rule.name == cause
 
 
 def test_a_long_log_is_read_without_its_steps() -> None:
-    """What is said again and again is left out, and the error still stands where it stood."""
+    """Repeated lines are left out, and the line number of the error is that in the file."""
     steps = [
         f"step {step}  loss {3 + step % 7 / 10:.3f}  {'#' * (step % 40)}{' ' * (40 - step % 40)}| {step / 1000:.1%}"
         for step in range(30_000)
@@ -125,14 +125,14 @@ def test_a_long_log_is_read_without_its_steps() -> None:
         "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB",
         "made smaller, going on",
     ]
-    found = recognise("\n".join([*steps, "done"]))
+    found = best_match("\n".join([*steps, "done"]))
     assert found is not None
-    assert (found.symptom.name, found.line_number) == ("card-memory-full", 12_346)
+    assert (found.rule.name, found.line_number) == ("gpu-memory-full", 12_346)
 
 
-def test_every_row_speaks_japanese() -> None:
-    """Cause and fix of every row stand in the catalogue."""
+def test_every_rule_is_translated() -> None:
+    """Cause and fix of every rule are in the message catalog."""
     with files("tunesmith.messages").joinpath("ja.po").open("rb") as file:
         translated = {message.id for message in read_po(file) if message.id and message.string}
-    texts = {text for symptom in SYMPTOMS for text in (symptom.cause, symptom.fix)}
+    texts = {text for rule in RULES for text in (rule.cause, rule.fix)}
     assert texts - translated == set()

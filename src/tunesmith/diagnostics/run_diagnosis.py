@@ -1,28 +1,61 @@
-"""What a run folder says of itself: how it ended, what went wrong in it, and whether it learned."""
+"""Diagnose a run directory: how the run ended, what went wrong in it, and whether it improved the model."""
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.explaining.explanation import Cause, Explanation
+from tunesmith.diagnostics.matcher import rule_named
 from tunesmith.files import parse_json
 from tunesmith.messages.catalogue import say
-from tunesmith.symptoms.table import named
 from tunesmith.training.run import RunFolder
 from tunesmith.training.run_files import METRICS, number_or
 
-WORSE_BY = 1.02
-"""A last evaluation so many times above the best one is overfitting and not chance."""
+UNKNOWN = "unknown"
+OVERFIT_RATIO = 1.02
+"""Of the last validation perplexity to the best one; below it the difference is noise."""
 FEW_SAMPLES = 100
-BAD_STEP = ("step", "what", "action")
-GIB = 1 << 30
 
 Lines = list[dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class Cause:
+    """One cause with its evidence, in the person's language; `name` is that of a rule, or of a finding in a run."""
+
+    name: str
+    cause: str
+    evidence: tuple[str, ...]
+    fix: str
+
+    def as_json(self) -> dict[str, Any]:
+        """As in `tunesmith explain --json`."""
+        return vars(self) | {"evidence": list(self.evidence)}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What `explain` found.
+
+    Attributes:
+        source: what was read.
+        causes: the likeliest first; empty where none is known.
+        others: less specific matches.
+    """
+
+    source: str
+    causes: tuple[Cause, ...]
+    others: tuple[Cause, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The keys of `tunesmith explain --json`."""
+        first, *more = (*self.causes, *self.others) if self.causes else (Cause(UNKNOWN, "", (), ""), *self.others)
+        return {"source": self.source, **first.as_json(), "more": [cause.as_json() for cause in more]}
+
+
 def explain_run(folder: Path) -> Explanation:
-    """Everything that is not as it should be, the gravest first; where nothing is, that.
+    """Everything abnormal in a run, the gravest first.
 
     Raises:
         UserError: if the folder's run.json is damaged.
@@ -32,18 +65,18 @@ def explain_run(folder: Path) -> Explanation:
     lines = metrics(folder)
     causes = (
         *_how_it_ended(run, description, lines),
-        *_bad_numbers(lines),
+        *_nonfinite(lines),
         *_full_disk(folder, lines),
-        *_overfitted(lines),
+        *_overfit(lines),
         *_spikes(lines),
-        *_shrunk(lines),
+        *_out_of_memory(lines),
         *_few_samples(description),
     )
     return Explanation(str(folder), causes or (_all_well(folder, description),))
 
 
 def metrics(folder: Path) -> Lines:
-    """The lines of metrics.jsonl; one that a crash has halved is left out."""
+    """The lines of metrics.jsonl, without one that a crash cut off."""
     path = folder / METRICS
     lines = []
     for line in path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []:
@@ -56,7 +89,7 @@ def metrics(folder: Path) -> Lines:
     return lines
 
 
-def _of(kind: str, lines: Lines) -> Lines:
+def _of_kind(kind: str, lines: Lines) -> Lines:
     return [line for line in lines if line.get("kind") == kind]
 
 
@@ -75,79 +108,81 @@ def _how_it_ended(run: RunFolder, description: dict[str, Any], lines: Lines) -> 
         say("metrics.jsonl: the last line is of step {step:,} of {steps:,}", step=_last_step(lines), steps=steps),
         say("checkpoints: {names}", names=", ".join(folder.name for folder in checkpoints) or say("none")),
     ]
-    go_on = f"tunesmith train --resume --out {run.path}"
+    resume = f"tunesmith train --resume --out {run.path}"
     if status == "interrupted":
-        by = description["outcome"].get("stopped_by", "")
+        stopped_by = description["outcome"].get("stopped_by", "")
         yield Cause(
             "stopped-on-purpose",
-            say("the run was stopped and everything saved ({by})", by=by or say("Ctrl-C or a signal")),
+            say("the run was stopped and everything saved ({by})", by=stopped_by or say("Ctrl-C or a signal")),
             tuple(evidence),
-            go_on,
+            resume,
         )
     elif run.is_being_written():
-        yield Cause("still-running", say("the run is going on now"), tuple(evidence), say("wait for it"))
+        yield Cause(
+            "still-running", say("the run is still in progress"), tuple(evidence), say("wait until it has finished")
+        )
     else:
         yield Cause(
-            "ended-without-a-word",
+            "ended-unexpectedly",
             say(
-                "the run ended without being able to say why: it was killed (memory of the machine, a scheduler), the "
-                "power failed, or the machine was restarted"
+                "the run ended without saving: it was killed (memory of the machine, a scheduler), the power failed, "
+                "or the machine was restarted"
             ),
             tuple(evidence),
-            say("{command} goes on from the last checkpoint; nothing else is lost", command=go_on),
+            say("{command} continues from the last checkpoint; nothing else is lost", command=resume),
         )
 
 
-def _bad_numbers(lines: Lines) -> Iterator[Cause]:
-    bad = _of("bad_numbers", lines)
+def _nonfinite(lines: Lines) -> Iterator[Cause]:
+    bad = _of_kind("bad_numbers", lines)
     if not bad:
         return
     samples = dict.fromkeys(sample for line in bad for sample in line.get("samples", []))
     evidence = [
         say(
-            "step {step:,}: the {what} became no number; {action}",
+            "step {step:,}: the {what} became NaN or Inf; {action}",
             step=line["step"],
             what=line["what"],
             action=line["action"],
         )
         for line in bad[:3]
     ]
-    symptom = named("loss-is-no-number")
+    rule = rule_named("nonfinite-loss")
     yield Cause(
-        symptom.name,
-        say("{count:,} steps had numbers that were none", count=len(bad)),
+        rule.name,
+        say("{count:,} steps had NaN or Inf", count=len(bad)),
         (*evidence, *samples),
-        say("look at the samples that are named and mend or remove them") if samples else say(symptom.fix),
+        say("check the samples above, and correct or remove them") if samples else say(rule.fix),
     )
 
 
 def _full_disk(folder: Path, lines: Lines) -> Iterator[Cause]:
-    failed = _of("save_failed", lines)
+    failed = _of_kind("save_failed", lines)
     if failed:
-        symptom = named("disk-full")
+        rule = rule_named("disk-full")
         yield Cause(
-            symptom.name,
+            rule.name,
             say("{count:,} checkpoints could not be saved", count=len(failed)),
             tuple(say("step {step:,}: {reason}", step=line["step"], reason=line["reason"]) for line in failed[:3]),
-            say(symptom.fix).replace("DIR", str(folder)),
+            say(rule.fix).replace("DIR", str(folder)),
         )
 
 
-def _overfitted(lines: Lines) -> Iterator[Cause]:
+def _overfit(lines: Lines) -> Iterator[Cause]:
     evaluations = [
         {**line, "validation_perplexity": number_or(line["validation_perplexity"], math.inf)}
-        for line in _of("evaluation", lines)
+        for line in _of_kind("evaluation", lines)
         if line.get("step", 0) > 0
     ]
     if len(evaluations) < 2:
         return
     best = min(evaluations, key=lambda line: line["validation_perplexity"])
     last = evaluations[-1]
-    if last["validation_perplexity"] > WORSE_BY * best["validation_perplexity"]:
+    if last["validation_perplexity"] > OVERFIT_RATIO * best["validation_perplexity"]:
         yield Cause(
-            "overfitted",
+            "overfit",
             say(
-                "after step {step:,} the model learned the text by heart; the result is the model of that step",
+                "after step {step:,} the model overfitted the training text; the result is the model of that step",
                 step=best["step"],
             ),
             (
@@ -164,7 +199,7 @@ def _overfitted(lines: Lines) -> Iterator[Cause]:
 
 
 def _spikes(lines: Lines) -> Iterator[Cause]:
-    spikes = _of("loss_spike", lines)
+    spikes = _of_kind("loss_spike", lines)
     if spikes:
         yield Cause(
             "loss-spikes",
@@ -182,25 +217,25 @@ def _spikes(lines: Lines) -> Iterator[Cause]:
         )
 
 
-def _shrunk(lines: Lines) -> Iterator[Cause]:
-    shrunk = _of("out_of_memory", lines)
-    if shrunk:
-        last = shrunk[-1]
+def _out_of_memory(lines: Lines) -> Iterator[Cause]:
+    retries = _of_kind("out_of_memory", lines)
+    if retries:
+        last = retries[-1]
         yield Cause(
-            "memory-ran-out",
+            "out-of-memory-retries",
             say(
-                "memory ran out {count:,} times; each step was made again in smaller pieces, nothing was lost",
-                count=len(shrunk),
+                "memory ran out {count:,} times; each step was retried in smaller micro-batches, nothing was lost",
+                count=len(retries),
             ),
             (
                 say(
-                    "since step {step:,}: {tokens:,} tokens at once, {times:,} times a step",
+                    "since step {step:,}: micro-batches of {tokens:,} tokens, {times:,} a step",
                     step=last["step"],
                     tokens=last["tokens_per_micro_batch"],
                     times=last["micro_batches"],
                 ),
             ),
-            say("nothing; close other programs on the card to be faster (tunesmith doctor names them)"),
+            say("nothing; closing other programs on the GPU makes training faster (tunesmith doctor lists them)"),
         )
 
 
@@ -209,9 +244,9 @@ def _few_samples(description: dict[str, Any]) -> Iterator[Cause]:
     if samples < FEW_SAMPLES:
         yield Cause(
             "few-samples",
-            say("the run learns from {count:,} samples; figures on so few say little", count=samples),
+            say("the run trains on {count:,} samples; losses of so small a data set are unreliable", count=samples),
             (say("run.json: train_samples {count:,}", count=samples),),
-            say("more text; or tell with --split-on where a sample ends: tunesmith prepare SOURCE shows what is taken"),
+            say("more text; or set with --split-on where a sample ends: tunesmith prepare SOURCE shows the samples"),
         )
 
 

@@ -1,4 +1,4 @@
-"""The page about troubles is the table of symptoms."""
+"""The troubleshooting page shows the rules about known issues."""
 
 import importlib.util
 from pathlib import Path
@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("language", ["en", "ja"])
-def test_the_page_is_what_the_table_says(language: str) -> None:
-    """`python recipes/troubleshooting_page.py` was run after the table was changed."""
+def test_the_page_matches_the_rules(language: str) -> None:
+    """`python recipes/troubleshooting_page.py` was run after the rules were changed."""
     spec = importlib.util.spec_from_file_location("recipe", ROOT / "recipes" / "troubleshooting_page.py")
     assert spec is not None
     assert spec.loader is not None

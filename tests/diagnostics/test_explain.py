@@ -1,4 +1,4 @@
-"""The verb: messages, logs in any encoding, run folders."""
+"""The command: messages, logs in any encoding, run folders."""
 
 import io
 import json
@@ -28,7 +28,7 @@ def test_a_log_in_any_encoding(tmp_path: Path, encoding: str) -> None:
 def test_a_message_and_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Between quotes, or piped; what is not known is called so."""
     assert main(["explain", "CUDA out of memory. Tried to allocate 20 MiB", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["name"] == "card-memory-full"
+    assert json.loads(capsys.readouterr().out)["name"] == "gpu-memory-full"
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"all is quiet\n")))
     assert main(["explain"]) == 0
     assert "unknown" in capsys.readouterr().out
@@ -52,7 +52,7 @@ def test_our_own_errors_mend_themselves(
         said = capsys.readouterr().err
         error, hint = (line.split(":", 1)[1].strip() for line in said.splitlines())
         answer = tunesmith.explain(f"step 1\n{said}")
-        assert (answer["name"], answer["cause"], answer["fix"]) == ("said-by-tunesmith", error, hint)
+        assert (answer["name"], answer["cause"], answer["fix"]) == ("reported-by-tunesmith", error, hint)
         assert answer["evidence"][0].endswith(said.splitlines()[0])
 
 
@@ -67,7 +67,7 @@ def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(tmp_path / "none.log")]) == 1
     assert "there is no file or folder" in capsys.readouterr().err
     assert main(["explain", str(tmp_path)]) == 1
-    assert "holds no run" in capsys.readouterr().err
+    assert "contains no run" in capsys.readouterr().err
 
 
 def run_folder(tmp_path: Path, status: str, lines: list[dict[str, Any]], samples: int = 500) -> Path:
@@ -102,7 +102,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, "running", [{"kind": "step", "step": 42}])
     before = sorted(folder.rglob("*"))
     answer = tunesmith.explain(folder)
-    assert answer["name"] == "ended-without-a-word"
+    assert answer["name"] == "ended-unexpectedly"
     assert f"tunesmith train --resume --out {folder}" in answer["fix"]
     assert any("step 42 of 100" in line for line in answer["evidence"])
     assert sorted(folder.rglob("*")) == before
@@ -122,7 +122,7 @@ def test_what_went_wrong_in_a_run(tmp_path: Path) -> None:
     ]
     answer = tunesmith.explain(run_folder(tmp_path, "finished", lines, samples=20))
     names = [answer["name"], *(cause["name"] for cause in answer["more"])]
-    assert names == ["loss-is-no-number", "disk-full", "overfitted", "memory-ran-out", "few-samples"]
+    assert names == ["nonfinite-loss", "disk-full", "overfit", "out-of-memory-retries", "few-samples"]
     assert "poems.txt line 12" in answer["evidence"]
-    overfitted = next(cause for cause in answer["more"] if cause["name"] == "overfitted")
+    overfitted = next(cause for cause in answer["more"] if cause["name"] == "overfit")
     assert "19.00 at step 20, 27.00 at step 30" in overfitted["evidence"][0]
