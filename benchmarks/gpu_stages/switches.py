@@ -11,8 +11,8 @@ from torch import Tensor
 from gpu_stages.generation import FILTERED
 from gpu_stages.running import Case, Result, Setting, a_gpu, anything
 from gpu_stages.workloads import TINY_VOCABULARY, VOCABULARY, Trainee, batches_of, seconds_of, without_triton
-from tunesmith.generation import device_sampling
-from tunesmith.generation.device_sampling import DeviceRules
+from tunesmith.generation import sampling_batched
+from tunesmith.generation.sampling_batched import BatchedSamplingParams
 from tunesmith.model import loss, softmax
 from tunesmith.model.loss import nats_of_each_token
 from tunesmith.optimizers import compressed_adamw
@@ -70,9 +70,9 @@ def sampling(setting: Setting, n_texts: int) -> tuple[Work | None, Work | None]:
     vocabulary = VOCABULARY if setting.is_gpu else TINY_VOCABULARY
     logits_NV = torch.randn(n_texts, vocabulary, device=device) * 3
     uniform_N = torch.rand(n_texts, device=device, dtype=torch.float64)
-    rules = DeviceRules.of([FILTERED] * n_texts, vocabulary, device)
-    work = partial(device_sampling.choose_tokens, logits_NV, rules, uniform_N)
-    return plainly(work, device_sampling), work
+    rules = BatchedSamplingParams.of([FILTERED] * n_texts, vocabulary).to(device, sorts=True, penalizes=False)
+    work = partial(sampling_batched.sample_tokens, logits_NV, rules, uniform_N)
+    return plainly(work, sampling_batched), work
 
 
 def accumulation(setting: Setting) -> tuple[Work | None, Work | None]:

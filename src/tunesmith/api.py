@@ -38,9 +38,9 @@ from tunesmith.messages.language import chosen_language
 from tunesmith.run_training import all_events, run_training
 
 if TYPE_CHECKING:
-    from tunesmith.generation.write_texts import GeneratedText
+    from tunesmith.generation.generate import GeneratedText
     from tunesmith.run_training import Events
-    from tunesmith.serving.events import Serving
+    from tunesmith.serving.server import ServerInfo
     from tunesmith.training.events import Event, TrainResult
 
 Source = str | PathLike[str]
@@ -304,7 +304,7 @@ def generate(model: Source, **options: Any) -> "list[GeneratedText]":  # noqa: A
 
 
 @_in_python_names()
-def serve(*models: Sources, on_ready: "Callable[[Serving], object] | None" = None, **options: Any) -> None:  # noqa: ANN401
+def serve(*models: Sources, on_ready: "Callable[[ServerInfo], object] | None" = None, **options: Any) -> None:  # noqa: ANN401
     """Serve models until Ctrl-C or SIGTERM: completions in OpenAI's form, and a page.
 
     Args:
@@ -316,7 +316,7 @@ def serve(*models: Sources, on_ready: "Callable[[Serving], object] | None" = Non
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.serving.serve import serve_models
+    from tunesmith.serving.server import serve_models
 
     config = _asked(ServeConfig, options, models=models)
     serve_models(config, on_ready=on_ready or (lambda _serving: None))

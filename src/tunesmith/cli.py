@@ -55,7 +55,7 @@ from tunesmith.messages.catalogue import say
 
 if TYPE_CHECKING:
     from tunesmith.distributed.place import Place
-    from tunesmith.generation.write_texts import GeneratedText
+    from tunesmith.generation.generate import GeneratedText
     from tunesmith.interfaces.progress import Progress
     from tunesmith.interfaces.texts import TextProgress
     from tunesmith.training.events import TrainResult
@@ -319,8 +319,7 @@ def generate(config: GenerateConfig) -> int:
 def _texts(config: GenerateConfig, progress: "TextProgress") -> "tuple[list[GeneratedText], int]":
     """What was written, and the exit code."""
     from tunesmith.distributed.lost import ToldError
-    from tunesmith.generation.generate import generate_texts
-    from tunesmith.generation.write_texts import Interrupted
+    from tunesmith.generation.generate import Interrupted, generate_texts
 
     try:
         return generate_texts(config, on_text=progress.count, show=progress.show, on_model=progress.note), DONE
@@ -339,11 +338,11 @@ def serve(config: ServeConfig = NOTHING_SERVED) -> int:
         raise UsageError("no model was named", hint="name one or several: tunesmith serve my-model")
     set_up_allocators()
     from tunesmith.interfaces.serving_lines import ServingLines
-    from tunesmith.serving.serve import serve_models
+    from tunesmith.serving.server import serve_models
 
     lines = ServingLines(quiet=config.quiet)
     show = (lambda serving: print_json(lines.as_json(serving))) if config.json else lines.ready
-    serve_models(config, on_ready=show, on_answer=lines.answered)
+    serve_models(config, on_ready=show, on_request_finished=lines.answered)
     return DONE
 
 

@@ -109,9 +109,9 @@ def all_events(config: TrainConfig, stop: Callable[[], bool], team: "Team") -> "
             yield WatchFailed(f"--track {failure.tracker}", failure.reason)
 
     if config.dashboard and team.leads:
-        from tunesmith.serving.hosting import refuse_without_extra
+        from tunesmith.serving.server import check_extra
 
-        refuse_without_extra("tunesmith train --dashboard")
+        check_extra("tunesmith train --dashboard")
     refuse_processor_by_surprise(config)
     trackers = make_trackers(config.track or _tracked_before(config)) if team.leads else {}
     events = train_model(config, stop=stop, team=team)

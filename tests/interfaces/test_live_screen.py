@@ -14,7 +14,7 @@ from rich.console import Console
 import tunesmith
 from tunesmith import quantities
 from tunesmith.gauges.watch import MachineReading
-from tunesmith.generation.write_texts import GeneratedText
+from tunesmith.generation.generate import GeneratedText
 from tunesmith.interfaces.live_screen import LiveScreen
 from tunesmith.interfaces.progress import Progress
 from tunesmith.interfaces.resized_live import ResizedLive

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.generation.write_texts import GeneratedText
+from tunesmith.generation.generate import GeneratedText
 from tunesmith.interfaces.progress import Progress
 from tunesmith.quantities import duration, memory
 from tunesmith.training.events import Evaluated, Planned, Sampled, Stepped, TrainResult

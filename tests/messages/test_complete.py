@@ -22,7 +22,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 CATALOGUE = PACKAGE / "messages" / "ja.po"
 RULES = sorted((PACKAGE / "diagnostics" / "rules").glob("*.toml"))
 
-MECHANISM = {"messages/catalogue.py", "errors.py", "serving/refusal.py"}
+MECHANISM = {"messages/catalogue.py", "errors.py", "serving/api_errors.py"}
 """Where texts are taken from callers."""
 
 ENGLISH_ONLY = {"training/model_card.py", "serving/metrics.py", "exporting/verification.py"}
@@ -168,7 +168,7 @@ def errors_for_users() -> set[str]:
 
 
 ERRORS = errors_for_users()
-TEXT_PLACES = {"say": 0, "Phrase": 0, "Refusal": 1} | dict.fromkeys(ERRORS, 0)
+TEXT_PLACES = {"say": 0, "Phrase": 0, "APIError": 1} | dict.fromkeys(ERRORS, 0)
 """Calls with a text of the catalogue, and which argument it is."""
 SPEAKERS = frozenset(TEXT_PLACES)
 SAID_LATER = {"cause", "fix", "name", "status"}
@@ -278,7 +278,7 @@ def _said(call: ast.Call, tree: ast.Module) -> tuple[list[str], frozenset[str]]:
         return said, frozenset(name for key in values.keys for name in literals(key or values, tree))
     if None in keywords:
         raise NotLiteralError(ast.unparse(call))
-    if call.func.id == "Refusal":
+    if call.func.id == "APIError":
         keywords = {name: value for name, value in keywords.items() if name not in {"code", "param", "retry_after_s"}}
     if call.func.id in ERRORS:
         said += literals(keywords.pop("hint"), tree)

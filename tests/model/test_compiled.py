@@ -14,8 +14,8 @@ from tunesmith.data.corpus import Split
 from tunesmith.data.dealing import MicroBatchShape
 from tunesmith.data.stretches import Stretches
 from tunesmith.evaluation.perplexity import evaluate_split
-from tunesmith.generation.engine import continue_texts
-from tunesmith.generation.sampling import SamplingRules
+from tunesmith.generation.engine import generate_tokens
+from tunesmith.generation.sampling import SamplingParams
 from tunesmith.model.compiled import can_compile, compile_in_place, is_compiled
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.weights import load_gpt2
@@ -70,8 +70,8 @@ def test_compiled_is_eager_and_stays_compiled(make_model_folder: Callable[..., P
     assert list(compiled.state_dict()) == list(eager.state_dict())
     before = counters["stats"]["unique_graphs"]
     evaluate_split(compiled, split(), context_tokens=64, tokens_per_batch=100)
-    continue_texts(
-        compiled, [[0], [0, 5]], seeds=[1, 2], rules=SamplingRules(0.0, 0, 1.0), max_new_tokens=3, end_of_text_id=0
+    generate_tokens(
+        compiled, [[0], [0, 5]], seeds=[1, 2], params=SamplingParams(0.0, 0, 1.0), max_new_tokens=3, end_of_text_id=0
     )
     assert counters["stats"]["unique_graphs"] == before
 

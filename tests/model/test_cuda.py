@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from tunesmith.generation.engine import Engine, continue_texts
-from tunesmith.generation.request import Request
-from tunesmith.generation.sampling import SamplingRules
+from tunesmith.generation.engine import Engine, generate_tokens
+from tunesmith.generation.sampling import SamplingParams
+from tunesmith.generation.sequence import GenerationRequest
 from tunesmith.model.attention import DocumentLayout
 from tunesmith.model.loss import sum_of_nats
 from tunesmith.model.packed import hidden_states, on_device_of
@@ -72,14 +72,14 @@ def test_greedy_text_in_fp32_is_the_cpus(
     """The cache on the GPU writes what the CPU writes, where rounding does not decide between two tokens."""
     folder = make_model_folder()
     model = load_gpt2(folder)
-    rules = SamplingRules(0.0, 0, 1.0)
-    requests = [Request([0], 1, rules, 20), Request([0, 5, 9], 2, rules, 20)]
+    rules = SamplingParams(0.0, 0, 1.0)
+    requests = [GenerationRequest([0], 1, rules, 20), GenerationRequest([0, 5, 9], 2, rules, 20)]
     texts = [
-        continue_texts(
+        generate_tokens(
             on_device,
             [request.prompt for request in requests],
             seeds=[1, 2],
-            rules=rules,
+            params=rules,
             max_new_tokens=20,
             end_of_text_id=300,
         )
@@ -88,9 +88,9 @@ def test_greedy_text_in_fp32_is_the_cpus(
     same_but_for_ties(folder, requests, *([text.tokens for text in some] for some in texts))
 
 
-@pytest.mark.parametrize("rules", [SamplingRules(0.0, 0, 1.0), SamplingRules(0.9, 40, 0.9, 0.01, 1.2)])
+@pytest.mark.parametrize("rules", [SamplingParams(0.0, 0, 1.0), SamplingParams(0.9, 40, 0.9, 0.01, 1.2)])
 def test_recorded_steps_write_what_the_host_chooses(
-    rules: SamplingRules, make_model_folder: Callable[..., Path], same_but_for_ties: Callable[..., list[int]]
+    rules: SamplingParams, make_model_folder: Callable[..., Path], same_but_for_ties: Callable[..., list[int]]
 ) -> None:
     """Graphs on the GPU, ahead of their results: the same texts as with a look at every token, of unequal lengths.
 
@@ -98,10 +98,10 @@ def test_recorded_steps_write_what_the_host_chooses(
     """
     folder = make_model_folder(n_positions=600)
     model = load_gpt2(folder).cuda()
-    requests = [Request([0, *range(1, 2 + seed)], seed, rules, 20 + 70 * seed) for seed in range(8)]
+    requests = [GenerationRequest([0, *range(1, 2 + seed)], seed, rules, 20 + 70 * seed) for seed in range(8)]
     texts = []
     for ahead in (False, True):
-        engine = Engine(model, end_of_text_id=300, texts_at_once=3, positions=600, ahead=ahead)
+        engine = Engine(model, end_of_text_id=300, batch_size=3, positions=600, async_decode=ahead)
         for request in requests:
             engine.submit(request)
         texts.append([text.tokens for _, text in sorted(engine.run(), key=lambda finished: finished[0])])

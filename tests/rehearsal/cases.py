@@ -21,11 +21,11 @@ from tunesmith.data.batches import Batch
 from tunesmith.data.corpus import Split
 from tunesmith.data.stretches import Stretches
 from tunesmith.evaluation.perplexity import evaluate_split
-from tunesmith.generation.ahead import Ahead, Going
-from tunesmith.generation.cache import KeyValueCache
-from tunesmith.generation.decoder import Decoder
-from tunesmith.generation.inference_weights import ready_for_writing
-from tunesmith.generation.sampling import SamplingRules
+from tunesmith.generation.async_decode import ActiveSequence, AsyncDecoder
+from tunesmith.generation.cpu_inference import prepare_for_inference
+from tunesmith.generation.engine import Decoder
+from tunesmith.generation.kv_cache import KVCache
+from tunesmith.generation.sampling import SamplingParams
 from tunesmith.model.adapters import attach
 from tunesmith.model.attention import DocumentLayout
 from tunesmith.model.compiled import compile_in_place
@@ -225,7 +225,7 @@ def launches_of_block(case: dict[str, Any]) -> dict[str, Any]:
 
 def generate(case: dict[str, Any]) -> dict[str, Any]:
     """Prompts read, then a decoding step launched, recorded and played, for so many texts."""
-    rules = SamplingRules(**case["rules"])
+    rules = SamplingParams(**case["rules"])
     n_texts, dtype = case["texts"], DTYPES[case["precision"]]
     with on_the_device(), torch.no_grad():
         with DEVICE:
@@ -234,15 +234,15 @@ def generate(case: dict[str, Any]) -> dict[str, Any]:
         if not case.get("masters"):
             for parameter in model.parameters():
                 parameter.data = parameter.data.to(dtype)
-        logits = ready_for_writing(model, "none")
+        logits = prepare_for_inference(model, "none")
         if case.get("sabotage") == "leftover":
             logits = _counted(logits)
-        cache = KeyValueCache(model, texts=n_texts, positions=512)
+        cache = KVCache(model, slots=n_texts, positions=512)
         watch.restart()
-        Decoder(model, logits, cache).read({place: [5] * 20 for place in range(n_texts)})
+        Decoder(model, logits, cache).prefill({place: [5] * 20 for place in range(n_texts)})
         prefill = {"syncs": dict(watch.syncs), "faults": dict(watch.faults)}
-        ahead = Ahead(model, logits, cache, 50256)
-        ahead.begin([Going([5] * 21, rules, 0)] * n_texts)
+        ahead = AsyncDecoder(model, logits, cache, 50256)
+        ahead.begin([ActiveSequence([5] * 21, rules, 0)] * n_texts)
         watch.restart()
         ahead.launch([0.5] * n_texts)
         first = dict(watch.syncs)
@@ -250,7 +250,7 @@ def generate(case: dict[str, Any]) -> dict[str, Any]:
         assert step is not None
         watch.restart()
         ahead.launch([0.5] * n_texts)
-        ahead.take()
+        ahead.collect()
         next_one = {"syncs": dict(watch.syncs), "faults": dict(watch.faults)}
         watch.restart()
         watch.keeps_calls = True
@@ -266,7 +266,7 @@ def generate(case: dict[str, Any]) -> dict[str, Any]:
         }
 
 
-def recorded_of(step: Any, cache: KeyValueCache) -> dict[str, Any]:
+def recorded_of(step: Any, cache: KVCache) -> dict[str, Any]:
     """What a recorded step does, as a lint wants it."""
     kept = {it.untyped_storage()._cdata for it in (*step.state, cache.k_LBHPD, cache.v_LBHPD)}
     fresh: set[int] = set()  # made by this step, or written over before it was read

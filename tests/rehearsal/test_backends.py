@@ -179,16 +179,16 @@ def test_what_writes_says_what_computes(monkeypatch: pytest.MonkeyPatch) -> None
     """`generate` and `serve` show a GPU's attention and why; of a CPU there is nothing to say."""
     import torch
 
-    from tunesmith.generation.text_model import TextModel
+    from tunesmith.generation.loading import LoadedModel
 
     def says(kind: str) -> str:
         head = SimpleNamespace(is_cuda=kind == "cuda", device=torch.device(kind))
         config = SimpleNamespace(head_dim=64)
         model: Any = SimpleNamespace(head_VC=head, attention_dtype=torch.float16, config=config)
-        return TextModel(model, cast("Any", None), cast("Any", None)).says
+        return LoadedModel(model, cast("Any", None), cast("Any", None)).attention_notice
 
     monkeypatch.setattr("tunesmith.model.attention.device_here", lambda _device: gpu(TURING))
-    monkeypatch.setattr("tunesmith.generation.text_model.device_name", lambda _device: "RTX 2080")
+    monkeypatch.setattr("tunesmith.generation.loading.device_name", lambda _device: "RTX 2080")
     assert says("cpu") == ""
     assert says("cuda").startswith("attention of RTX 2080 in float16: efficient_varlen (")
     assert "this is 7.5" in says("cuda")

@@ -97,7 +97,7 @@ def sampling_kernels() -> Iterator[Kernel]:
     """The choice of tokens; rows of 50,257 logits begin anywhere, so they are read one by one."""
     rules = (torch.float32, torch.bool, torch.int64, torch.float32, torch.float32, torch.float64)
     types = (torch.float32, torch.float32, *rules, torch.int64, "i32", "i32", "i32 x 16")
-    yield Kernel("generation.sampling_kernel._choose", types, {"BLOCK": 4096}, warps=16, vectors=False)
+    yield Kernel("generation.sampling_triton._sample", types, {"BLOCK": 4096}, warps=16, vectors=False)
 
 
 KERNELS = [*loss_kernels(), *optimizer_kernels(), *sampling_kernels()]

@@ -21,10 +21,10 @@ from tunesmith.distributed.team import ALONE
 from tunesmith.distributed.verbs import device_of
 from tunesmith.doctor.guard import refuse_processor_by_surprise
 from tunesmith.errors import UserError
-from tunesmith.generation.ahead import Ahead
-from tunesmith.generation.captured import Recorder
+from tunesmith.generation.async_decode import AsyncDecoder
+from tunesmith.generation.cuda_graphs import CUDAGraphRecorder
 from tunesmith.generation.engine import Engine
-from tunesmith.generation.text_model import texts_that_fit
+from tunesmith.generation.loading import max_batch_size
 from tunesmith.machine import choose_device, gpu_uuid, peak_memory_bytes, use_device
 from tunesmith.model.weights import load_gpt2
 from tunesmith.optimizers.host_adamw import HostAdamW
@@ -200,7 +200,7 @@ def test_threads_use_the_gpu_of_their_model(
     monkeypatch.setattr(worker, "use_device", use)
     monkeypatch.setattr(host_adamw, "use_device", use)
     writer = SimpleNamespace(model=model, tokenizer=SimpleNamespace(end_of_text_id=0), logits=model.logits)
-    working = worker.Worker(writer, texts_at_once=1)  # type: ignore[arg-type]
+    working = worker.Worker(writer, batch_size=1)  # type: ignore[arg-type]
     working.start(None)  # type: ignore[arg-type]
     working.stop()
     assert used == [(model.head_VC.device, True)]
@@ -317,11 +317,11 @@ def test_what_an_earlier_run_left_cached_is_free(cuda: FakeCuda) -> None:
 
 def test_what_is_cached_has_room_for_texts(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many texts fit after a run as before it."""
-    monkeypatch.setattr("tunesmith.generation.text_model.cache_bytes", lambda _model, _positions: GIB // 10)
+    monkeypatch.setattr("tunesmith.generation.loading.cache_bytes", lambda _model, _positions: GIB // 10)
     model: Any = SimpleNamespace(head_VC=SimpleNamespace(device=GPU_1))
-    before = texts_that_fit(model, 100)
+    before = max_batch_size(model, 100)
     cuda.reserved_bytes[1] = 11 * GIB
-    assert texts_that_fit(model, 100) == before == 60
+    assert max_batch_size(model, 100) == before == 60
 
 
 def test_memory_is_freed_when_nothing_runs_in_it(cuda: FakeCuda) -> None:
@@ -504,10 +504,10 @@ def test_two_models_are_not_captured_at_once(monkeypatch: pytest.MonkeyPatch) ->
     together = threading.Barrier(2)
 
     def record() -> None:
-        recorder = Recorder(GPU_1)
+        recorder = CUDAGraphRecorder(GPU_1)
         together.wait()
         for _ in range(3):
-            recorder.captured(lambda: None, [])
+            recorder.capture_cuda_graph(lambda: None, [])
 
     threads = [threading.Thread(target=record) for _ in range(2)]
     for thread in threads:
@@ -522,11 +522,11 @@ def test_two_models_are_not_captured_at_once(monkeypatch: pytest.MonkeyPatch) ->
 def test_an_engine_waits_before_it_is_dropped(make_model_folder: Callable[..., Path]) -> None:
     """For the newest step that it launched; one that launched none waits for nothing."""
     model = load_gpt2(make_model_folder())
-    engine = Engine(model, end_of_text_id=300, texts_at_once=1, positions=64, ahead=True)
+    engine = Engine(model, end_of_text_id=300, batch_size=1, positions=64, async_decode=True)
     engine.close()
     waited: list[str] = []
-    ahead = engine._ahead
-    assert isinstance(ahead, Ahead)
+    ahead = engine._async
+    assert isinstance(ahead, AsyncDecoder)
     ahead._newest = SimpleNamespace(synchronize=lambda: waited.append("for it"))  # type: ignore[assignment]
     engine.close()
     engine.close()
@@ -537,8 +537,8 @@ def test_engines_are_closed_by_who_drops_them(
     make_model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker whose step failed, and texts that were written or broken off."""
-    from tunesmith.generation.engine import continue_texts
-    from tunesmith.generation.sampling import SamplingRules
+    from tunesmith.generation.engine import generate_tokens
+    from tunesmith.generation.sampling import SamplingParams
     from tunesmith.serving.worker import Worker
 
     model = load_gpt2(make_model_folder())
@@ -548,23 +548,23 @@ def test_engines_are_closed_by_who_drops_them(
         closed.append(engine)
 
     monkeypatch.setattr(Engine, "close", close)
-    settings: dict[str, Any] = {"seeds": [1], "rules": SamplingRules(0.0, 0, 1.0), "end_of_text_id": 300}
-    continue_texts(model, [[0]], max_new_tokens=2, **settings)
+    settings: dict[str, Any] = {"seeds": [1], "params": SamplingParams(0.0, 0, 1.0), "end_of_text_id": 300}
+    generate_tokens(model, [[0]], max_new_tokens=2, **settings)
     assert len(closed) == 1
     with pytest.raises(UserError, match="prompt has 99 tokens"):
-        continue_texts(model, [[0] * 99], max_new_tokens=2, **settings)
+        generate_tokens(model, [[0] * 99], max_new_tokens=2, **settings)
     with monkeypatch.context() as broken:
         broken.setattr(Engine, "step", lambda _engine: (_ for _ in ()).throw(RuntimeError("a graph failed")))
         with pytest.raises(RuntimeError, match="a graph"):
-            continue_texts(model, [[0]], max_new_tokens=2, **settings)
+            generate_tokens(model, [[0]], max_new_tokens=2, **settings)
     assert len(closed) == 2
     writer = SimpleNamespace(model=model, tokenizer=SimpleNamespace(end_of_text_id=0), logits=model.logits)
-    worker = Worker(writer, texts_at_once=2)  # type: ignore[arg-type]
+    worker = Worker(writer, batch_size=2)  # type: ignore[arg-type]
     first = worker._engine
     worker._recover(torch.OutOfMemoryError("CUDA out of memory"))
     assert closed[2:] == [first]
     assert worker._engine is not first
-    assert worker.texts_at_once == 1
+    assert worker.batch_size == 1
 
 
 # Tests on a GPU

@@ -240,7 +240,7 @@ def test_samples_are_written_in_any_order(
     seen: list[bool] = []
     monkeypatch.setattr(
         samples,
-        "write_texts",
+        "generate_batch",
         lambda *_arguments, **_settings: seen.append(torch.are_deterministic_algorithms_enabled()),
     )
     torch.use_deterministic_algorithms(True)

@@ -17,9 +17,8 @@ from tunesmith.dashboard.pages import bar_of, list_of_runs, report_of, shell_wor
 from tunesmith.dashboard.run_state import state_of
 from tunesmith.errors import UserError
 from tunesmith.reporting.run_list import runs_by_name
-from tunesmith.serving.gate import INLINE_STYLES, Gate
-from tunesmith.serving.json_response import JsonResponse
-from tunesmith.serving.refusal import Refusal
+from tunesmith.serving.api_errors import APIError, JsonResponse
+from tunesmith.serving.auth import INLINE_STYLES, AuthMiddleware
 from tunesmith.training.run_files import CHECKPOINTS
 from tunesmith.training.wishes import WISHES, make_wish
 
@@ -66,9 +65,9 @@ def make_app(folder: Path, *, host: str, token: str | None, on_start: Callable[[
         name, run = await to_thread(_find, folder, request)
         wanted = request.path_params["wish"]
         if wanted not in WISHES:
-            raise Refusal(404, "nobody can wish {wish} of a run", code="not_found", wish=wanted[:20])
+            raise APIError(404, "nobody can wish {wish} of a run", code="not_found", wish=wanted[:20])
         if not (await to_thread(state_of, name, run)).goes_on:
-            raise Refusal(409, "no process works on the run {name} now", code="not_running", name=name)
+            raise APIError(409, "no process works on the run {name} now", code="not_running", name=name)
         await to_thread(make_wish, run / CHECKPOINTS, wanted)
         return JsonResponse({"asked": wanted}, 202)
 
@@ -84,8 +83,8 @@ def make_app(folder: Path, *, host: str, token: str | None, on_start: Callable[[
             Route("/run/report", report),
             Route("/run/wish/{wish}", wish, methods=["POST"]),
         ],
-        middleware=[Middleware(Gate, host=host, token=token, styles=INLINE_STYLES)],
-        exception_handlers={Refusal: _refused, UserError: _unreadable},
+        middleware=[Middleware(AuthMiddleware, host=host, token=token, styles=INLINE_STYLES)],
+        exception_handlers={APIError: _refused, UserError: _unreadable},
         lifespan=started,
     )
 
@@ -95,7 +94,7 @@ def _find(folder: Path, request: Request) -> tuple[str, Path]:
     name = request.query_params.get("name", "")
     run = runs_by_name(folder).get(name)
     if run is None:
-        raise Refusal(404, "there is no run {name} in {folder}", code="not_found", name=name[:80], folder=folder)
+        raise APIError(404, "there is no run {name} in {folder}", code="not_found", name=name[:80], folder=folder)
     return name, run
 
 
@@ -109,11 +108,11 @@ def _file(path: Path) -> Callable[[Request], Response]:
 
 
 async def _refused(_request: Request, refusal: Exception) -> Response:
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, APIError)
     return refusal.response()
 
 
 async def _unreadable(_request: Request, error: Exception) -> Response:
     """A run that is damaged, or was removed meanwhile."""
     assert isinstance(error, UserError)
-    return Refusal(404, "{reason}", code="unreadable", reason=error.message).response()
+    return APIError(404, "{reason}", code="unreadable", reason=error.message).response()

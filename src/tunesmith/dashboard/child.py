@@ -11,8 +11,7 @@ from tunesmith.dashboard.app import make_app
 from tunesmith.errors import UserError
 from tunesmith.files import to_json
 from tunesmith.messages.catalogue import speak
-from tunesmith.serving.address import listen, url_of
-from tunesmith.serving.hosting import run_app
+from tunesmith.serving.server import base_url, listen, run_app
 
 HOST = "127.0.0.1"
 USUAL_PORT = 8100
@@ -29,7 +28,7 @@ def main() -> None:
         os.nice(NICENESS)  # training goes first
     threading.Thread(target=_end_after_the_run, daemon=True).start()
     with _listening() as listening:
-        url = url_of(listening)
+        url = base_url(listening)
         run_app(make_app(folder, host=HOST, token=None, on_start=lambda: _tell(url)), listening)
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from tunesmith.config import ServeConfig
 from tunesmith.errors import UserError
-from tunesmith.serving.address import listen, url_of
-from tunesmith.serving.hosting import page_of, refuse_open_door, refuse_without_extra, run_app, token_of
+from tunesmith.serving.server import base_url, check_exposure, check_extra, listen, page_url, resolve_api_key, run_app
 
 
 @dataclass(frozen=True)
@@ -30,9 +29,9 @@ def serve_runs(config: ServeConfig, *, on_ready: Callable[[ServingRuns], object]
         UserError: if it cannot be served.
     """
     assert config.runs is not None
-    refuse_without_extra("tunesmith serve")
-    token = token_of(config)
-    refuse_open_door(config.host, token)
+    check_extra("tunesmith serve")
+    token = resolve_api_key(config)
+    check_exposure(config.host, token)
     folder = Path(config.runs)
     if not folder.is_dir():
         raise UserError(
@@ -41,5 +40,5 @@ def serve_runs(config: ServeConfig, *, on_ready: Callable[[ServingRuns], object]
     from tunesmith.dashboard.app import make_app
 
     with listen(config.host, config.port) as listening:
-        ready = ServingRuns(page_of(url_of(listening), token), folder)
+        ready = ServingRuns(page_url(base_url(listening), token), folder)
         run_app(make_app(folder, host=config.host, token=token, on_start=lambda: on_ready(ready)), listening)

@@ -15,8 +15,8 @@ import torch
 
 from tunesmith.errors import UserError
 from tunesmith.exporting.exported import Exported
-from tunesmith.generation.sampling import SamplingRules
-from tunesmith.generation.write_texts import write_texts
+from tunesmith.generation.generate import generate_batch
+from tunesmith.generation.sampling import SamplingParams
 from tunesmith.model.attention import DocumentLayout, RunAttention
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.packed import inference
@@ -43,7 +43,7 @@ PROMPTS = (
     "Good morning 🌅🙂 👩‍👩‍👧‍👦 🇯🇵 done",
     "<|endoftext|> is ordinary text here",
 )
-GREEDY = SamplingRules(temperature=0, top_k=0, top_p=1)
+GREEDY = SamplingParams(temperature=0, top_k=0, top_p=1)
 NEW_TOKENS = 24
 
 Logits = npt.NDArray[np.float32]
@@ -106,7 +106,9 @@ def verify(exported: Exported, runtime: Runtime, *, largest_difference: float) -
         for prompt, ids in zip(PROMPTS, tokenizer.encode(list(PROMPTS)), strict=True)
         if len(ids) + 1 + NEW_TOKENS <= n_positions
     ]
-    written = write_texts(model, tokenizer, prompts, seeds=[0] * len(prompts), rules=GREEDY, max_new_tokens=NEW_TOKENS)
+    written = generate_batch(
+        model, tokenizer, prompts, seeds=[0] * len(prompts), params=GREEDY, max_new_tokens=NEW_TOKENS
+    )
     differences, equal_texts = [0.0], 0
     for prompt, text in zip(prompts, written, strict=True):
         ids = [tokenizer.end_of_text_id, *tokenizer.encode([prompt])[0]]

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tunesmith import quantities
-from tunesmith.generation.write_texts import GeneratedText
+from tunesmith.generation.generate import GeneratedText
 from tunesmith.interfaces.run_tables import grid
 from tunesmith.interfaces.tables import printable
 from tunesmith.messages.catalogue import say

@@ -7,7 +7,7 @@ from typing import Any
 
 from tunesmith.interfaces.tables import printable
 from tunesmith.messages.catalogue import say
-from tunesmith.serving.events import Answered, Serving
+from tunesmith.serving.server import RequestFinished, ServerInfo
 
 
 class ServingLines:
@@ -16,7 +16,7 @@ class ServingLines:
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
 
-    def as_json(self, serving: Serving) -> dict[str, Any]:
+    def as_json(self, serving: ServerInfo) -> dict[str, Any]:
         """For programs that started the server: where it is, what it serves, and whom to end."""
         return {
             "url": serving.url,
@@ -25,24 +25,24 @@ class ServingLines:
             "pid": os.getpid(),
         }
 
-    def ready(self, serving: Serving) -> None:
+    def ready(self, serving: ServerInfo) -> None:
         """The server listens."""
         width = max(len(model.name) for model in serving.models)
         for model in serving.models:
             knows = (
-                say("copies are found") if model.training_text else say("training text unknown: copies are not found")
+                say("copies are found") if model.training_data else say("training text unknown: copies are not found")
             )
             self._print(
                 say(
                     "{name}  {context:,} tokens of context, {texts:,} texts side by side; {knows}",
                     name=f"{model.name:<{width}}",
                     context=model.context_tokens,
-                    texts=model.worker.texts_at_once,
+                    texts=model.worker.batch_size,
                     knows=knows,
                 )
             )
-            if model.writer.says:
-                self._print(f"{'':<{width}}  {model.writer.says}")
+            if model.loaded.attention_notice:
+                self._print(f"{'':<{width}}  {model.loaded.attention_notice}")
         self._print(say("page  {url}", url=serving.url))
         self._print(say("API   {api}", api=serving.api))
         self._print(say("Ctrl-C ends it when the answers that have begun are finished"))
@@ -52,7 +52,7 @@ class ServingLines:
         self._print(say("live page  {url}", url=url))
         self._print(say("Ctrl-C ends it; trainings go on"))
 
-    def answered(self, answered: Answered) -> None:
+    def answered(self, answered: RequestFinished) -> None:
         """A request is done with."""
         self._print(
             say(

@@ -17,7 +17,7 @@ LEAST_COLUMN = 9
 
 FIGURES: dict[str, tuple[Phrase, str]] = {
     "perplexity": (Phrase("perplexity"), ".2f"),
-    "nats_per_token": (Phrase("nats per token"), ".4f"),
+    "loss": (Phrase("nats per token"), ".4f"),
     "bits_per_byte": (Phrase("bits per byte"), ".4f"),
     "bits_per_character": (Phrase("bits per character"), ".4f"),
 }
@@ -35,17 +35,17 @@ def evaluation_table(result: dict[str, Any], width: int | None = None) -> str:
         n_bytes=result["bytes"],
     )
     rows += [(say("tokens"), counts), (say("method"), result["method"])]
-    if result["trained_on_this"]:
+    if result["overlaps_training_data"]:
         remembered = say("most of this text was trained on: the figures say how well it is remembered")
         rows.append((say("careful"), remembered))
     worst = [
         say(
             "  {nats:6.2f}  sample {number:,}: {begins}",
-            nats=sample["nats_per_token"],
+            nats=sample["loss"],
             number=sample["sample"],
             begins=_on_one_line(sample["text"]),
         )
-        for sample in result["worst"]
+        for sample in result["worst_samples"]
     ]
     copied = ["", *_novelty_lines(result["novelty"])] if result["novelty"] else []
     head = ["", say("it knows these worst (nats per token):")] if worst else []
@@ -93,7 +93,7 @@ def _novelty_lines(novelty: dict[str, Any]) -> list[str]:
 
 def _figures(result: dict[str, Any]) -> list[tuple[str, str]]:
     rows = [(str(name), f"{result[key]:{form}}") for key, (name, form) in FIGURES.items()]
-    return [rows[0], (say("  95 % interval"), _interval(result["confidence_interval"], ".2f")), *rows[1:]]
+    return [rows[0], (say("  95 % interval"), _interval(result["perplexity_ci95"], ".2f")), *rows[1:]]
 
 
 def _compared(result: dict[str, Any], base: dict[str, Any]) -> list[tuple[str, str]]:
@@ -103,7 +103,7 @@ def _compared(result: dict[str, Any], base: dict[str, Any]) -> list[tuple[str, s
         change = _change(result["difference"].get(key), form)
         lines.append((str(name), f"{base[key]:{form}}", f"{result[key]:{form}}", change))
         if key == "perplexity":
-            before, after = (_interval(figures["confidence_interval"], form) for figures in (base, result))
+            before, after = (_interval(figures["perplexity_ci95"], form) for figures in (base, result))
             lines.append((say("  95 % interval"), before, after, ""))
     base_cells, tuned_cells = (max(cell_len(line[column]) for line in lines) for column in (1, 2))
     rows = [
@@ -114,14 +114,14 @@ def _compared(result: dict[str, Any], base: dict[str, Any]) -> list[tuple[str, s
         )
         for name, before, after, change in lines
     ]
-    share = say("{share:.0%} of the samples", share=result["difference"]["better_samples"])
+    share = say("{share:.0%} of the samples", share=result["difference"]["win_rate"])
     return [*rows, (say("better on"), share)]
 
 
 def _change(difference: dict[str, Any] | None, form: str) -> str:
     if difference is None:
         return ""
-    interval = difference["confidence_interval"]
+    interval = difference["ci95"]
     return f"{difference['value']:+{form}}" + (f" ({_interval(interval, '+' + form)})" if interval else "")
 
 

@@ -9,10 +9,10 @@ from tunesmith.data.sources import reading_options
 from tunesmith.data.standard_input import STANDARD_INPUT
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.data.trained_text import trained_text
-from tunesmith.evaluation.novelty import novelty
+from tunesmith.evaluation.memorization import measure_memorization
 from tunesmith.files import write_json
-from tunesmith.generation.sampling import SamplingRules
-from tunesmith.generation.text_model import load_for_writing
+from tunesmith.generation.loading import load_for_generation
+from tunesmith.generation.sampling import SamplingParams
 from tunesmith.training.resuming import asked_before, refuse_changed_text
 from tunesmith.training.run import RunFolder
 from tunesmith.training.run_files import NOVELTY
@@ -30,10 +30,11 @@ def measure_novelty(folder: Path, *, n_texts: int, seed: int) -> None:
         UserError: if there is no model yet, or its training text is gone.
     """
     usual = GenerateConfig(str(folder))
-    writer = load_for_writing(usual)
+    writer = load_for_generation(usual)
     corpus = _training_text(folder, writer.tokenizer)
-    rules = SamplingRules(usual.temperature[0], usual.top_k, usual.top_p)
-    write_json(folder / NOVELTY, novelty(writer, corpus, corpus.validation, n_texts=n_texts, rules=rules, seed=seed))
+    params = SamplingParams(usual.temperature[0], usual.top_k, usual.top_p)
+    measured = measure_memorization(writer, corpus, corpus.validation, n_texts=n_texts, params=params, seed=seed)
+    write_json(folder / NOVELTY, measured)
 
 
 def _training_text(folder: Path, tokenizer: TextTokenizer) -> Corpus:

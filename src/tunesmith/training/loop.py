@@ -131,14 +131,14 @@ class TrainingLoop:
         if math.isnan(progress.base_perplexity):
             yield Began("evaluating")
             evaluation = self._evaluate()
-            if not math.isfinite(evaluation.nats_per_token):
+            if not math.isfinite(evaluation.loss):
                 raise UserError(
                     "the model computes no numbers (NaN or infinity) even before training",
                     hint="its weights are damaged: get the model again; or try --precision fp32",
                 )
             progress.base_perplexity = evaluation.perplexity
             self.engine.settle()
-            yield Evaluated(0, 0.0, evaluation.nats_per_token, evaluation.perplexity, is_best=False)
+            yield Evaluated(0, 0.0, evaluation.loss, evaluation.perplexity, is_best=False)
             yield from self._sampled(0)
         recovery = Recovery(
             self.model,
@@ -434,7 +434,7 @@ class TrainingLoop:
             progress.best_rollbacks = progress.rollbacks
             self.saving.publish(progress)
         epoch = progress.step / self.plan.steps_per_epoch
-        return Evaluated(progress.step, epoch, evaluation.nats_per_token, evaluation.perplexity, is_best)
+        return Evaluated(progress.step, epoch, evaluation.loss, evaluation.perplexity, is_best)
 
     def _sampled(self, step: int, *, is_final: bool = False) -> Iterator[Event]:
         """Texts by the model; final ones by the best, which is in the model or in the run folder by then."""

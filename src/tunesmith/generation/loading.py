@@ -1,4 +1,4 @@
-"""A model that is ready to write, and how many texts it can write at once."""
+"""Load a model for generation, and decide how many sequences fit in memory at once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +11,8 @@ from tunesmith.config import GenerateConfig
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.distributed.verbs import device_of
-from tunesmith.generation.cache import cache_bytes
-from tunesmith.generation.inference_weights import ready_for_writing
-from tunesmith.generation.packed_linears import can_hold_half
+from tunesmith.generation.cpu_inference import has_fp16_kernels, prepare_for_inference
+from tunesmith.generation.kv_cache import cache_bytes
 from tunesmith.machine import choose_dtype, device_name
 from tunesmith.messages.catalogue import say
 from tunesmith.model.attention import attention_backend
@@ -23,18 +22,16 @@ from tunesmith.model.hub import local_folder
 from tunesmith.model.weights import load_gpt2
 from tunesmith.out_of_memory import free_memory
 
-MOST_TEXTS_AT_ONCE = {"cpu": 64, "cuda": 256}
+MAX_BATCH_SIZE = {"cpu": 64, "cuda": 256}
 CACHE_MEMORY_SHARE = 0.5
-"""Of the free memory; the rest is for reading prompts and for everybody else."""
+"""Of the free memory; the rest is for prefills and for other programs."""
 
 
 @dataclass(frozen=True)
-class TextModel:
-    """A model that is ready to write.
+class LoadedModel:
+    """A model that is ready to generate.
 
     Attributes:
-        model: on its device.
-        tokenizer: its own.
         logits: hidden states [N, C] to logits [N, V].
     """
 
@@ -43,8 +40,8 @@ class TextModel:
     logits: Callable[[Tensor], Tensor]
 
     @property
-    def says(self) -> str:
-        """What computes, and with what attention, and why; empty for a CPU, where there is nothing to choose."""
+    def attention_notice(self) -> str:
+        """What computes attention on a GPU, and why; empty for a CPU, where there is nothing to choose."""
         if not self.model.head_VC.is_cuda:
             return ""
         attention = attention_backend(self.model)
@@ -57,31 +54,31 @@ class TextModel:
         )
 
 
-def load_for_writing(config: GenerateConfig, team: Team = ALONE) -> TextModel:
-    """The model that was asked for, with its weights arranged for writing.
+def load_for_generation(config: GenerateConfig, team: Team = ALONE) -> LoadedModel:
+    """Load the requested model with its weights packed for inference.
 
-    On a CPU that is fp16 weights and fp32 arithmetic, unless another precision is asked for.
+    On a CPU that is fp16 weights and fp32 arithmetic, unless another precision is requested.
 
     Raises:
         UserError: if it cannot be used.
     """
     device = device_of(team, config.device)
-    may_round = config.precision == "auto" and device.type == "cpu" and can_hold_half()
+    may_round = config.precision == "auto" and device.type == "cpu" and has_fp16_kernels()
     dtype = torch.float32 if may_round else choose_dtype(config.precision, device).value
     folder = local_folder(config.model)
     tokenizer = load_tokenizer(folder, read_hf_config(folder))
     model = load_gpt2(folder).to(device, dtype)
     model.compute_dtype = dtype
-    return TextModel(model, tokenizer, ready_for_writing(model, config.quantize, may_round=may_round))
+    return LoadedModel(model, tokenizer, prepare_for_inference(model, config.quantize, may_round=may_round))
 
 
-def texts_that_fit(model: GPT2, positions: int) -> int:
-    """As many as find room, up to what still gains speed."""
+def max_batch_size(model: GPT2, positions: int) -> int:
+    """Return how many sequences fit in memory, up to where more gain no speed."""
     device = model.head_VC.device
     if device.type == "cpu":
         free_bytes = psutil.virtual_memory().available
     else:
         free_memory()  # what an earlier engine, or training, left cached is free, too
         free_bytes = torch.cuda.mem_get_info(device)[0]
-    room = int(free_bytes * CACHE_MEMORY_SHARE / cache_bytes(model, positions))
-    return min(max(room, 1), MOST_TEXTS_AT_ONCE[device.type])
+    n_fitting = int(free_bytes * CACHE_MEMORY_SHARE / cache_bytes(model, positions))
+    return min(max(n_fitting, 1), MAX_BATCH_SIZE[device.type])

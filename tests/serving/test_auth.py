@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from tunesmith.cli import main
-from tunesmith.serving import hosting
+from tunesmith.serving import server as server_module
 
 JSON = {"Content-Type": "application/json"}
 
@@ -72,10 +72,10 @@ def test_a_body_that_is_too_large_is_refused(server: SimpleNamespace) -> None:
 
 MISTAKES = [
     (["serve"], 2, "no model was named", "tunesmith serve my-model"),
-    (["serve", "tiny", "--host", "0.0.0.0"], 1, "lets other machines in", "--token SECRET"),  # noqa: S104
+    (["serve", "tiny", "--host", "0.0.0.0"], 1, "lets other machines connect", "--token SECRET"),  # noqa: S104
     (["serve", "tiny", "--token", "short"], 1, "16 or more", "token_urlsafe"),
-    (["serve", "tiny", "--host", "nowhere.invalid", "--token", "t" * 16], 1, "no address of this machine", "127.0.0.1"),
-    (["serve", "tiny", "--port", "70000"], 1, "--port 70000 is no port", "0 for a free one"),
+    (["serve", "tiny", "--host", "nowhere.invalid", "--token", "t" * 16], 1, "not an address of this", "127.0.0.1"),
+    (["serve", "tiny", "--port", "70000"], 1, "--port 70000 is not a port", "0 for a free one"),
     (["serve", "tiny", "--max-waiting", "0"], 1, "--max-waiting 0 makes no sense", "at least 1"),
     (["serve", "tiny", "tiny"], 1, "named twice", "once"),
     (["serve", "./none", "--port", "0"], 1, "no model folder ./none", "check the path"),
@@ -105,7 +105,7 @@ def test_a_port_in_use_is_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """With the command that installs it."""
-    monkeypatch.setattr(hosting, "find_spec", lambda name: None if name == "uvicorn" else object())
+    monkeypatch.setattr(server_module, "find_spec", lambda name: None if name == "uvicorn" else object())
     assert main(["serve", "tiny"]) == 1
     shown = capsys.readouterr().err
     assert "not installed: uvicorn" in shown

@@ -1,4 +1,4 @@
-"""Steps launched ahead of their results write what steps on the host write; here on the CPU, without a graph."""
+"""Steps launched async_decode of their results write what steps on the host write; here on the CPU, without a graph."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -9,17 +9,17 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from tunesmith.errors import UserError
-from tunesmith.generation import ahead
-from tunesmith.generation.cache import KeyValueCache
-from tunesmith.generation.captured import WARM_UPS, Recorder
+from tunesmith.generation import async_decode
+from tunesmith.generation.cuda_graphs import WARMUP_CALLS, CUDAGraphRecorder
 from tunesmith.generation.engine import STEPS_AHEAD, Engine
-from tunesmith.generation.request import Continuation, Request, WrittenToken
-from tunesmith.generation.sampling import SamplingRules
+from tunesmith.generation.kv_cache import KVCache
+from tunesmith.generation.sampling import SamplingParams
+from tunesmith.generation.sequence import GenerationOutput, GenerationRequest, TokenLogprob
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.weights import load_gpt2
 
-GREEDY = SamplingRules(0.0, 0, 1.0)
-SAMPLED = SamplingRules(1.0, 50, 0.95)
+GREEDY = SamplingParams(0.0, 0, 1.0)
+SAMPLED = SamplingParams(1.0, 50, 0.95)
 NEVER = 300
 GPU = torch.device("cuda", 1)
 PROMPTS = [[0], [0, 5, 9, 14], [0, *range(100, 130)], [0, 7], [0, 3, 3, 3, 3]]
@@ -34,20 +34,20 @@ def model(make_model_folder: Callable[..., Path]) -> GPT2:
 @pytest.fixture(autouse=True)
 def short_reach(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that texts outgrow a step and go on in the next one."""
-    monkeypatch.setattr(ahead, "REACH_AT_A_TIME", 16)
+    monkeypatch.setattr(async_decode, "KV_BUCKET_MULTIPLE", 16)
 
 
 def written(
-    model: GPT2, requests: list[Request], *, ahead: bool, at_once: int = 3, end: int = NEVER
-) -> list[Continuation]:
-    """By an engine that goes ahead or does not."""
-    engine = Engine(model, end_of_text_id=end, texts_at_once=at_once, positions=10_000, ahead=ahead)
+    model: GPT2, requests: list[GenerationRequest], *, is_async: bool, at_once: int = 3, end: int = NEVER
+) -> list[GenerationOutput]:
+    """By an engine that decodes asynchronously or does not."""
+    engine = Engine(model, end_of_text_id=end, batch_size=at_once, positions=10_000, async_decode=is_async)
     for request in requests:
         engine.submit(request)
     return [text for _, text in sorted(engine.run(), key=lambda finished: finished[0])]
 
 
-def assert_same(some: list[Continuation], others: list[Continuation]) -> None:
+def assert_same(some: list[GenerationOutput], others: list[GenerationOutput]) -> None:
     """Tokens and endings, and log-probabilities up to the rounding of sums."""
     assert [(text.tokens, text.finish_reason) for text in some] == [(it.tokens, it.finish_reason) for it in others]
     for one, other in zip(some, others, strict=True):
@@ -72,7 +72,10 @@ def test_greedy_equals_transformers(
     prompts = [[0, *torch.randint(1, 300, (n - 1,), generator=random).tolist()] for n in lengths]
     n_new = 2 * shape["n_positions"]
     texts = written(
-        load_gpt2(folder), [Request(prompt, 0, GREEDY, n_new) for prompt in prompts], ahead=True, at_once=at_once
+        load_gpt2(folder),
+        [GenerationRequest(prompt, 0, GREEDY, n_new) for prompt in prompts],
+        is_async=True,
+        at_once=at_once,
     )
     assert [text.tokens for text in texts] == [greedy_by_transformers(oracle, prompt, n_new) for prompt in prompts]
 
@@ -80,52 +83,54 @@ def test_greedy_equals_transformers(
 RULES = {
     "greedy": GREEDY,
     "filtered": SAMPLED,
-    "plain": SamplingRules(1.0, 0, 1.0),
-    "penalised": SamplingRules(0.8, 0, 0.9, 0.01, 1.3),
-    "no n-gram twice": SamplingRules(1.0, 0, 0.95, no_repeat_ngram_size=2),
+    "plain": SamplingParams(1.0, 0, 1.0),
+    "penalised": SamplingParams(0.8, 0, 0.9, 0.01, 1.3),
+    "no n-gram twice": SamplingParams(1.0, 0, 0.95, no_repeat_ngram_size=2),
 }
 
 
 @pytest.mark.parametrize("rules", [*RULES.values(), None], ids=[*RULES, "each its own"])
 @pytest.mark.parametrize("at_once", [1, 3, 16])
-def test_the_same_texts_as_on_the_host(rules: SamplingRules | None, at_once: int, model: GPT2) -> None:
+def test_the_same_texts_as_on_the_host(rules: SamplingParams | None, at_once: int, model: GPT2) -> None:
     """Whatever the rules, alone or mixed, of texts of many lengths that end where they like, some not too early."""
     requests = [
-        Request(
+        GenerationRequest(
             PROMPTS[seed % len(PROMPTS)],
             seed,
             rules or list(RULES.values())[seed % len(RULES)],
             5 + 9 * (seed % 8),
             min_new_tokens=4 * (seed % 2),
-            watch=(lambda token: token < 12) if seed % 3 == 0 else None,
+            should_stop=(lambda token: token < 12) if seed % 3 == 0 else None,
         )
         for seed in range(12)
     ]
-    end = written(model, [Request([0], 1, requests[0].rules, 9)], ahead=False)[0].tokens[4]
-    on_host, ahead_of_it = (written(model, requests, ahead=ahead, at_once=at_once, end=end) for ahead in (False, True))
+    end = written(model, [GenerationRequest([0], 1, requests[0].params, 9)], is_async=False)[0].tokens[4]
+    on_host, ahead_of_it = (
+        written(model, requests, is_async=is_async, at_once=at_once, end=end) for is_async in (False, True)
+    )
     assert_same(ahead_of_it, on_host)
     assert len({text.finish_reason for text in on_host}) == 2
 
 
 def test_steps_are_under_way_while_results_are_looked_at(model: GPT2) -> None:
     """The host never waits for a step that it has just launched, until the last one that anybody wants."""
-    engine = Engine(model, end_of_text_id=NEVER, texts_at_once=2, positions=100, ahead=True)
+    engine = Engine(model, end_of_text_id=NEVER, batch_size=2, positions=100, async_decode=True)
     for seed in (1, 2):
-        engine.submit(Request([0, seed], seed, SAMPLED, 8))
+        engine.submit(GenerationRequest([0, seed], seed, SAMPLED, 8))
     under_way = []
     while not engine.is_idle:
         engine.step()
-        assert engine._ahead is not None
-        under_way.append(engine._ahead.steps_under_way)
+        assert engine._async is not None
+        under_way.append(engine._async.steps_in_flight)
     assert under_way == [0, *[STEPS_AHEAD - 1] * 6, 0]
 
 
 def test_a_text_may_be_cancelled_while_steps_are_under_way(model: GPT2) -> None:
     """The others become what they would have been; what was computed ahead is forgotten, chances are not."""
-    alone = written(model, [Request([0, 7], 3, SAMPLED, 40)], ahead=False)
-    engine = Engine(model, end_of_text_id=NEVER, texts_at_once=3, positions=100, ahead=True)
+    alone = written(model, [GenerationRequest([0, 7], 3, SAMPLED, 40)], is_async=False)
+    engine = Engine(model, end_of_text_id=NEVER, batch_size=3, positions=100, async_decode=True)
     first, _, wanted = (
-        engine.submit(Request([0, prompt], seed, SAMPLED, 40)) for prompt, seed in ((1, 1), (2, 2), (7, 3))
+        engine.submit(GenerationRequest([0, prompt], seed, SAMPLED, 40)) for prompt, seed in ((1, 1), (2, 2), (7, 3))
     )
     for _ in range(5):
         engine.step()
@@ -135,53 +140,59 @@ def test_a_text_may_be_cancelled_while_steps_are_under_way(model: GPT2) -> None:
 
 def test_somebody_who_looks_at_all_logits_is_served(model: GPT2) -> None:
     """Likeliest tokens are reported to one text, while the others go on, before and behind."""
-    reports: dict[bool, list[WrittenToken]] = {False: [], True: []}
+    reports: dict[bool, list[TokenLogprob]] = {False: [], True: []}
 
-    def requests(told: list[WrittenToken]) -> list[Request]:
+    def requests(told: list[TokenLogprob]) -> list[GenerationRequest]:
         return [
-            Request([0, 1], 1, SAMPLED, 30),
-            Request([0, 2], 2, SAMPLED, 10, report=told.append, n_likeliest=3),
-            Request([0, 3], 3, SAMPLED, 10, report=told.append),
+            GenerationRequest([0, 1], 1, SAMPLED, 30),
+            GenerationRequest([0, 2], 2, SAMPLED, 10, on_token=told.append, n_top_logprobs=3),
+            GenerationRequest([0, 3], 3, SAMPLED, 10, on_token=told.append),
         ]
 
-    on_host, ahead_of_it = (written(model, requests(reports[ahead]), ahead=ahead, at_once=2) for ahead in (False, True))
+    on_host, ahead_of_it = (
+        written(model, requests(reports[is_async]), is_async=is_async, at_once=2) for is_async in (False, True)
+    )
     assert_same(ahead_of_it, on_host)
-    assert [(it.token, [token for token, _ in it.likeliest]) for it in reports[True]] == [
-        (it.token, [token for token, _ in it.likeliest]) for it in reports[False]
+    assert [(it.token, [token for token, _ in it.top]) for it in reports[True]] == [
+        (it.token, [token for token, _ in it.top]) for it in reports[False]
     ]
-    assert [len(it.likeliest) for it in reports[True]] == [3] * 10 + [0] * 10
+    assert [len(it.top) for it in reports[True]] == [3] * 10 + [0] * 10
 
 
 def test_no_numbers_are_an_error(model: GPT2) -> None:
     """As on the host: nothing is written by a damaged model."""
-    engine = Engine(model, end_of_text_id=NEVER, texts_at_once=1, positions=100, ahead=True)
-    engine.submit(Request([0], 1, SAMPLED, 10))
+    engine = Engine(model, end_of_text_id=NEVER, batch_size=1, positions=100, async_decode=True)
+    engine.submit(GenerationRequest([0], 1, SAMPLED, 10))
     engine.step()
     with torch.no_grad():
         model.transformer.ln_f.bias.fill_(torch.nan)
-    with pytest.raises(UserError, match="computes no numbers"):
+    with pytest.raises(UserError, match="returns NaN or infinity"):
         list(engine.run())
 
 
 @torch.no_grad()
 def test_what_a_recorded_step_reads_and_writes_stays_where_it_is(model: GPT2) -> None:
     """A CUDA graph knows addresses: neither loading texts, nor a step, nor going on from another one moves a tensor."""
-    cache = KeyValueCache(model, texts=2, positions=64)
+    cache = KVCache(model, slots=2, positions=64)
     short, long = (
-        ahead._Step(model, model.logits, cache, NEVER, 2, reach, sorts=True, penalises=True) for reach in (16, 32)
+        async_decode._DecodeStep(model, model.logits, cache, NEVER, 2, bucket, sorts=True, penalizes=True)
+        for bucket in (16, 32)
     )
 
     def addresses() -> list[dict[str, int]]:
         """Of all tensors that the steps, their rules and the cache hold."""
-        holders = (short, long, short.rules, long.rules, cache)
+        holders = (short, long, short.params, long.params, cache)
         return [{n: it.data_ptr() for n, it in vars(one).items() if isinstance(it, torch.Tensor)} for one in holders]
 
     before = addresses()
     assert [len(held) for held in before] == [6, 6, 6, 6, 2]
-    texts = [ahead.Going([0, 5, 9], SamplingRules(0.9, 40, 0.9, 0.01, 1.2), 3), ahead.Going([0, 7], GREEDY, 0)]
+    texts = [
+        async_decode.ActiveSequence([0, 5, 9], SamplingParams(0.9, 40, 0.9, 0.01, 1.2), 3),
+        async_decode.ActiveSequence([0, 7], GREEDY, 0),
+    ]
     short.load(texts, [2, 1])
     short.run([0.3, 0.8], None)
-    long.go_on_from(short)
+    long.continue_from(short)
     long.run([0.1, 0.2], None)
     short.load(texts[::-1], [1, 2])
     short.run([0.5, 0.6], None)
@@ -224,8 +235,8 @@ def test_work_is_recorded_without_having_been_done(monkeypatch: pytest.MonkeyPat
         calls.append(counter.item())
         counter.add_(1)
 
-    play = Recorder(GPU).captured(work, [counter])
-    assert calls == [0] * (WARM_UPS + 1)
+    play = CUDAGraphRecorder(GPU).capture_cuda_graph(work, [counter])
+    assert calls == [0] * (WARMUP_CALLS + 1)
     assert counter.item() == 0
     play()
     assert counter.item() == 1

@@ -77,7 +77,7 @@ def test_copies_are_rejected(overfitted: Path) -> None:
         words = text.text.split()
         runs = [" ".join(words[start : start + 12]) for start in range(len(words) - 11)]
         assert not any(run in sentence for run in runs for sentence in learned)
-    with pytest.raises(UserError, match="every text holds 8 tokens in a row"):
+    with pytest.raises(UserError, match="every text repeats 8 tokens in a row"):
         tunesmith.generate(overfitted / "checkpoint", num_samples=2, temperature=0.1, reject_copied=8, **named)
 
 

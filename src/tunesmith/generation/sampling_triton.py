@@ -1,10 +1,10 @@
-"""`device_sampling.choose_tokens` as one Triton kernel: a program for each row, no sort and no running sum in memory.
+"""`sampling_batched.sample_tokens` as one Triton kernel: a program for each row, no sort and no running sum in memory.
 
-Shapes: N texts, V vocabulary.
+Shapes: N sequences, V vocabulary.
 
 The least likely token that top-k and top-p keep is searched for among the bits of fp32 numbers, a quarter of the range
 at a time, with a pass over the row each, which lies in the L2 cache. Probabilities are summed as integers, so that no
-sum depends on an order: the same row and chance give the same token on every GPU, beside whatever other rows.
+sum depends on an order: the same row and random number give the same token on every GPU, whatever the other rows are.
 
 Against the sort, a token is kept or left out otherwise only where the mass above it is within rounding (2^-22 for each
 exponential, 2^-46 for each sum) of `top_p`. Tokens that lie equally far below the likeliest one stay or go together.
@@ -32,25 +32,25 @@ def launch(
     log_min_p_N1: Tensor,
     uniform_N: Tensor,
 ) -> Tensor:
-    """Choose a token for every row, int64 [N].
+    """Sample a token for every row, int64 [N].
 
     Args:
-        logits_NV: fp32, -infinity for what may not be chosen.
+        logits_NV: fp32, -infinity for excluded tokens.
         temperature_N1: fp32.
         is_greedy_N: bool, whether the likeliest token is taken, the first of several.
         top_k_N1: int64, V where all are kept.
         top_p_N1: fp32, 1 where all are kept.
         log_min_p_N1: fp32, -infinity where all are kept.
-        uniform_N: float64, chance of each row from [0, 1).
+        uniform_N: float64, the random number of each row from [0, 1).
     """
     n_rows, n_columns = logits_NV.shape
     assert logits_NV.stride(1) == 1
-    chosen_N = torch.empty(n_rows, dtype=torch.int64, device=logits_NV.device)
+    sampled_N = torch.empty(n_rows, dtype=torch.int64, device=logits_NV.device)
     width = -(-n_columns // COLUMNS_MULTIPLE) * COLUMNS_MULTIPLE
     below_NV = torch.empty((n_rows, width), dtype=torch.float32, device=logits_NV.device)
     if n_rows:
         with torch.cuda.device_of(logits_NV):
-            _choose[(n_rows,)](
+            _sample[(n_rows,)](
                 logits_NV,
                 below_NV,
                 temperature_N1,
@@ -59,7 +59,7 @@ def launch(
                 top_p_N1,
                 log_min_p_N1,
                 uniform_N,
-                chosen_N,
+                sampled_N,
                 n_columns,
                 logits_NV.stride(0),
                 width,
@@ -67,7 +67,7 @@ def launch(
                 num_warps=WARPS,
                 enable_fp_fusion=FP_FUSION,
             )
-    return chosen_N
+    return sampled_N
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -142,7 +142,7 @@ def _highest_kept(below_ptr, n_columns, width, top_k, top_p, BLOCK: tl.constexpr
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _choose(  # type: ignore[no-untyped-def]
+def _sample(  # type: ignore[no-untyped-def]
     logits_ptr,  # fp32 [rows, stride]
     below_ptr,  # fp32 [rows, width], scratch: nats below the likeliest token, at its temperature
     temperature_ptr,
@@ -151,7 +151,7 @@ def _choose(  # type: ignore[no-untyped-def]
     top_p_ptr,
     log_min_p_ptr,
     uniform_ptr,
-    chosen_ptr,
+    sampled_ptr,
     n_columns,
     stride,
     width,
@@ -171,7 +171,7 @@ def _choose(  # type: ignore[no-untyped-def]
     row_largest = tl.max(largest, axis=0)
     if tl.load(is_greedy_ptr + row):
         first = tl.min(tl.where(largest == row_largest, where_largest, n_columns), axis=0)
-        tl.store(chosen_ptr + row, first.to(tl.int64))
+        tl.store(sampled_ptr + row, first.to(tl.int64))
         return
     temperature = tl.load(temperature_ptr + row)
     for start in range(0, width, BLOCK):
@@ -201,4 +201,4 @@ def _choose(  # type: ignore[no-untyped-def]
         reached += here
     keys = _keys(below_ptr, block, width, BLOCK)
     sums = before + tl.cumsum(tl.where(keys <= highest, _masses(keys), 0), axis=0)
-    tl.store(chosen_ptr + row, tl.min(tl.where(sums > drawn, block + lanes, n_columns), axis=0).to(tl.int64))
+    tl.store(sampled_ptr + row, tl.min(tl.where(sums > drawn, block + lanes, n_columns), axis=0).to(tl.int64))

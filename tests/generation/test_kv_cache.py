@@ -7,12 +7,19 @@ from typing import Any
 import pytest
 import torch
 
-from tunesmith.generation.cache import KeyValueCache, PrefillAttention
+from tunesmith.generation.kv_cache import KVCache, PrefillAttention
 from tunesmith.model.attention import DocumentLayout
 from tunesmith.model.weights import load_gpt2
 
 LENGTHS, PLACES = (3, 1, 70, 9), [4, 0, 2, 5]
 OFFSETS = (0, 3, 4, 74, 83)
+
+
+def destinations(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The slot and the position of each token."""
+    slots = torch.tensor(PLACES).repeat_interleave(torch.tensor(LENGTHS))
+    positions = torch.cat([torch.arange(length) for length in LENGTHS])
+    return slots.to(device), positions.to(device)
 
 
 @pytest.mark.usefixtures("launches")
@@ -21,9 +28,10 @@ def test_prompts_are_written_by_one_operation_on_a_gpu(
 ) -> None:
     """A scatter for the keys and one for the values of each layer, however many prompts there are."""
     model = load_gpt2(make_model_folder()).to("meta")
-    cache = KeyValueCache(model, texts=6, positions=80)
+    cache = KVCache(model, slots=6, positions=80)
     n_layer, _, n_head, _, n_channels = cache.k_LBHPD.shape
-    attend = PrefillAttention(cache, PLACES, DocumentLayout.of(OFFSETS), lambda q_NHD, *_: q_NHD)
+    layout = DocumentLayout.of(OFFSETS)
+    attend = PrefillAttention(cache, PLACES, layout, lambda q_NHD, *_: q_NHD, destinations(torch.device("meta")))
     q_NHD = torch.empty(OFFSETS[-1], n_head, n_channels, device="meta")
     with watch(cache.k_LBHPD, cache.v_LBHPD) as watched:
         for layer in range(n_layer):
@@ -33,17 +41,14 @@ def test_prompts_are_written_by_one_operation_on_a_gpu(
 
 
 @pytest.mark.parametrize("by_index", [False, True])
-def test_every_prompt_gets_its_own_keys_and_values(
-    *, by_index: bool, make_model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_prompt_gets_its_own_keys_and_values(*, by_index: bool, make_model_folder: Callable[..., Path]) -> None:
     """Each position of each prompt, and nothing anywhere else."""
-    cache = KeyValueCache(load_gpt2(make_model_folder()), texts=6, positions=80)
+    cache = KVCache(load_gpt2(make_model_folder()), slots=6, positions=80)
     n_layer, _, n_head, positions, n_channels = cache.k_LBHPD.shape
     keys, values = torch.randn(2, n_layer, OFFSETS[-1], n_head, n_channels)
-    if by_index:
-        monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda _: True), raising=False)
-    attend = PrefillAttention(cache, PLACES, DocumentLayout.of(OFFSETS), lambda q_NHD, *_: q_NHD)
-    assert (attend._at is not None) == by_index
+    scattered = destinations(torch.device("cpu")) if by_index else None
+    attend = PrefillAttention(cache, PLACES, DocumentLayout.of(OFFSETS), lambda q_NHD, *_: q_NHD, scattered)
+    assert (attend._destinations is not None) == by_index
     for layer in range(n_layer):
         attend.of_layer(layer)(keys[layer], keys[layer], values[layer], 1.0)
     assert [cache.lengths[place] for place in PLACES] == list(LENGTHS)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tunesmith.data.tokenizer import TextTokenizer
-from tunesmith.generation.text_stream import StopWatch, TextStream
+from tunesmith.generation.detokenizer import IncrementalDetokenizer, StopStringMatcher
 
 TEXTS = ["灯台の夜は静かだ。", "a 🦊 and 👩‍🚀 in the fog", "naïve café", "the lamp burns", "x\ufffdy", ""]
 
@@ -22,7 +22,7 @@ def tokenizer(small_tokenizer: Tokenizer) -> TextTokenizer:
 @pytest.mark.parametrize("text", TEXTS)
 def test_pieces_are_whole_characters(text: str, tokenizer: TextTokenizer) -> None:
     """Every piece is text of its own, and together they are the text."""
-    stream = TextStream(tokenizer)
+    stream = IncrementalDetokenizer(tokenizer)
     pieces = [stream.push(token) for token in tokenizer.encode([text])[0]]
     assert "".join([*pieces, stream.end()]) == text
     assert "\ufffd" not in "".join(pieces) or "\ufffd" in text
@@ -34,7 +34,7 @@ def test_any_tokens_give_what_decoding_them_together_gives(
     ids: list[int], before: list[int], tokenizer: TextTokenizer
 ) -> None:
     """Bytes that form no character included."""
-    stream = TextStream(tokenizer, tokenizer.encode([tokenizer.decode(before)])[0])
+    stream = IncrementalDetokenizer(tokenizer, tokenizer.encode([tokenizer.decode(before)])[0])
     streamed = "".join([stream.push(token) for token in ids] + [stream.end()])
     assert streamed == tokenizer.decode(ids)
 
@@ -47,7 +47,7 @@ def test_any_tokens_give_what_decoding_them_together_gives(
 def test_a_stop_string_is_found_wherever_it_stands(text: str, stops: list[str], tokenizer: TextTokenizer) -> None:
     """The text ends before the first stop string that is complete, and nothing behind that was ever shown."""
     shown: list[str] = []
-    watch = StopWatch(TextStream(tokenizer), stops, shown.append)
+    watch = StopStringMatcher(IncrementalDetokenizer(tokenizer), stops, shown.append)
     for token in tokenizer.encode([text])[0]:
         if watch(token):
             break

@@ -1,4 +1,4 @@
-"""`/v1/copies`: where a text stands in the training text."""
+"""`/v1/overlap`: where a text stands in the training text."""
 
 import json
 import urllib.error
@@ -12,9 +12,9 @@ import pytest
 def copies(server: SimpleNamespace, **asked: Any) -> list[dict[str, Any]]:
     """What the server finds."""
     headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(f"{server.api}/copies", json.dumps(asked).encode(), headers)
+    request = urllib.request.Request(f"{server.api}/overlap", json.dumps(asked).encode(), headers)
     with urllib.request.urlopen(request) as answer:
-        found: list[dict[str, Any]] = json.load(answer)["copies"]
+        found: list[dict[str, Any]] = json.load(answer)["matches"]
         return found
 
 
