@@ -15,7 +15,7 @@ from tunesmith.generation.packed_linears import Int8Linear, can_hold_half, can_p
 from tunesmith.generation.request import Continuation, Request
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.weights import load_gpt2
+from tunesmith.model.hf_checkpoint import load_gpt2
 
 GREEDY = SamplingRules(0.0, 0, 1.0)
 SAMPLED = SamplingRules(1.0, 50, 0.95)

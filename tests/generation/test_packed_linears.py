@@ -20,7 +20,7 @@ from tunesmith.generation.packed_linears import (
     padded_row_counts,
     sums_are_exact,
 )
-from tunesmith.model.weights import load_gpt2
+from tunesmith.model.hf_checkpoint import load_gpt2
 
 needs_fbgemm = pytest.mark.skipif(not can_hold_half(), reason="torch was built without FBGEMM")
 HALF_ROUNDING = 2**-11

@@ -10,7 +10,7 @@ import torch
 from tunesmith.generation.inference_weights import Quantize, ready_for_writing
 from tunesmith.generation.unrolled import can_unroll, unrolled
 from tunesmith.model.attention import DocumentLayout, attention_over
-from tunesmith.model.weights import load_gpt2
+from tunesmith.model.hf_checkpoint import load_gpt2
 
 LAYOUT = DocumentLayout.of((0, 1, 10, 19, 60))
 

@@ -11,10 +11,9 @@ import torch
 from tunesmith.generation.engine import Engine, continue_texts
 from tunesmith.generation.request import Request
 from tunesmith.generation.sampling import SamplingRules
-from tunesmith.model.attention import DocumentLayout
+from tunesmith.model.attention import DocumentLayout, hidden_states, on_device_of
+from tunesmith.model.hf_checkpoint import load_gpt2
 from tunesmith.model.loss import sum_of_nats
-from tunesmith.model.packed import hidden_states, on_device_of
-from tunesmith.model.weights import load_gpt2
 
 pytestmark = [
     pytest.mark.gpu,

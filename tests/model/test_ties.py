@@ -11,7 +11,7 @@ from transformers import GPT2LMHeadModel
 from tunesmith.generation.engine import Engine
 from tunesmith.generation.request import Request
 from tunesmith.generation.sampling import SamplingRules, choose_token
-from tunesmith.model.weights import load_gpt2
+from tunesmith.model.hf_checkpoint import load_gpt2
 
 GREEDY = SamplingRules(0.0, 0, 1.0)
 RULES = [GREEDY, SamplingRules(0.9, 40, 0.9, 0.01, 1.2)]

@@ -21,15 +21,14 @@ from tunesmith.errors import UserError
 from tunesmith.evaluation.comparison import compare
 from tunesmith.evaluation.novelty import novelty
 from tunesmith.evaluation.perplexity import Evaluation, confidence_interval, evaluate_split, sliding_method
-from tunesmith.files import parse_json, refuse_existing, to_json, write_text
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.generation.text_model import load_for_writing
-from tunesmith.machine import choose_dtype
-from tunesmith.model.config_file import read_hf_config
-from tunesmith.model.context import chosen_context_tokens, chosen_stride_tokens
-from tunesmith.model.hf_config import gpt2_config
+from tunesmith.model.gpt2_config import chosen_context_tokens, chosen_stride_tokens
+from tunesmith.model.hf_checkpoint import load_gpt2
+from tunesmith.model.hf_config import gpt2_config, read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.model.weights import load_gpt2
+from tunesmith.utils.device import choose_dtype
+from tunesmith.utils.files import parse_json, refuse_existing, to_json, write_text
 
 TOKENS_PER_BATCH = 4096
 SHOWN_TOKENS = 64

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.explaining.explanation import Cause, Explanation
-from tunesmith.files import parse_json
 from tunesmith.messages.catalogue import say
 from tunesmith.symptoms.table import named
 from tunesmith.training.run import RunFolder
 from tunesmith.training.run_files import METRICS, number_or
+from tunesmith.utils.files import parse_json
 
 WORSE_BY = 1.02
 """A last evaluation so many times above the best one is overfitting and not chance."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tunesmith.allocator import CAPTURE_LOCK
+from tunesmith.utils.device import CAPTURE_LOCK
 
 WARM_UPS = 2
 """Kernels are chosen and workspaces made before anything is recorded."""

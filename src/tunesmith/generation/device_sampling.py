@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.generation.sampling import SamplingRules
-from tunesmith.model.softmax import has_triton
+from tunesmith.model.loss import has_triton
 
 
 @dataclass(frozen=True)

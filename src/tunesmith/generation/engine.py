@@ -19,8 +19,8 @@ from tunesmith.generation.decoder import Decoder
 from tunesmith.generation.request import Continuation, Request
 from tunesmith.generation.sampling import Floats, SamplingRules
 from tunesmith.generation.unfinished_text import UnfinishedText
+from tunesmith.model.compile import inference
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.packed import inference
 
 STEPS_AHEAD = 2
 """Launched before the oldest one's results are looked at."""

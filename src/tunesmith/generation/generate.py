@@ -13,12 +13,12 @@ from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.data.trained_text import trained_text
 from tunesmith.distributed.team import Team
 from tunesmith.distributed.verbs import refuse_different_models, team_of
-from tunesmith.files import refuse_existing
 from tunesmith.generation.text_model import load_for_writing
 from tunesmith.generation.text_requests import prompts_of, text_requests
 from tunesmith.generation.uncopied import all_copy, write_uncopied
 from tunesmith.generation.write_texts import GeneratedText, Interrupted, TextRequest, write_requests
 from tunesmith.model.hub import local_folder
+from tunesmith.utils.files import refuse_existing
 
 
 def generate_texts(

@@ -13,7 +13,7 @@ from tunesmith.generation.text_model import TextModel, texts_that_fit
 from tunesmith.generation.text_stream import StopWatch, TextStream
 from tunesmith.messages.catalogue import say
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.out_of_memory import in_pieces
+from tunesmith.utils.oom import in_pieces
 
 
 @dataclass(frozen=True)

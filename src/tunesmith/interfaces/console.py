@@ -4,8 +4,8 @@ import sys
 from typing import Any
 
 from tunesmith.errors import on_one_line
-from tunesmith.files import to_json
 from tunesmith.messages.catalogue import say
+from tunesmith.utils.files import to_json
 
 DONE, USER_ERROR, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
 

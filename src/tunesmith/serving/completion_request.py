@@ -9,10 +9,10 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tunesmith.files import parse_json, to_json
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.messages.catalogue import Phrase
 from tunesmith.serving.refusal import Refusal
+from tunesmith.utils.files import parse_json, to_json
 
 T = TypeVar("T")
 MOST_CHOICES = 128

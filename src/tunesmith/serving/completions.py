@@ -13,7 +13,6 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tunesmith.config import ServeConfig
-from tunesmith.files import to_json
 from tunesmith.serving.answer import Answer, Choice, ReadPrompt
 from tunesmith.serving.body import read_body
 from tunesmith.serving.completion_request import CompletionRequest, read_request
@@ -24,6 +23,7 @@ from tunesmith.serving.live_text import Ended, Piece
 from tunesmith.serving.metrics import Metrics
 from tunesmith.serving.refusal import Refusal
 from tunesmith.serving.served_model import ServedModel, find_model
+from tunesmith.utils.files import to_json
 
 READING_S = 30.0
 """How long a client may take to read what was written, beyond the time that writing may take."""

@@ -7,11 +7,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tunesmith.files import parse_json
 from tunesmith.serving.body import read_body
 from tunesmith.serving.json_response import JsonResponse
 from tunesmith.serving.refusal import Refusal
 from tunesmith.serving.served_model import ServedModel, find_model
+from tunesmith.utils.files import parse_json
 
 LONGEST_TEXT_CHARACTERS = 200_000
 

@@ -2,7 +2,7 @@
 
 from starlette.responses import JSONResponse
 
-from tunesmith.files import to_json
+from tunesmith.utils.files import to_json
 
 
 class JsonResponse(JSONResponse):

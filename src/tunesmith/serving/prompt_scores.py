@@ -8,8 +8,8 @@ import numpy as np
 from tunesmith.generation.request import WrittenToken
 from tunesmith.generation.sampling import likeliest_tokens, logprob_of
 from tunesmith.generation.text_model import TextModel
-from tunesmith.model.attention import DocumentLayout
-from tunesmith.model.packed import hidden_states, inference
+from tunesmith.model.attention import DocumentLayout, hidden_states
+from tunesmith.model.compile import inference
 
 ROWS_AT_A_TIME = 128
 """Of logits: 26 MB with GPT-2's vocabulary."""

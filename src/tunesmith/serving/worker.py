@@ -15,10 +15,10 @@ from typing import TypeVar
 from tunesmith.errors import UserError
 from tunesmith.generation.engine import Engine
 from tunesmith.generation.text_model import TextModel
-from tunesmith.machine import use_device
-from tunesmith.out_of_memory import free_memory, is_out_of_memory
 from tunesmith.serving.live_text import LiveText, Tell, TextEvent, TextOrder
 from tunesmith.serving.refusal import Refusal
+from tunesmith.utils.device import use_device
+from tunesmith.utils.oom import free_memory, is_out_of_memory
 
 T = TypeVar("T")
 Order = Callable[[], object]
