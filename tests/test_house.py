@@ -31,12 +31,12 @@ PACKAGE = Path(tunesmith.__file__).parent
 
 FLOORS = [
     {"messages"},
-    {"errors", "quantities"},
-    {"allocator", "config_values", "files"},
-    {"config", "gauges", "machine", "out_of_memory"},
+    {"errors"},
+    {"config_values", "utils"},
+    {"config", "gauges"},
     {"backends"},
     {"model", "data"},
-    {"optimizers"},
+    {"optim"},
     {"distributed"},
     {"planning"},
     {"generation", "preparation", "importing"},

@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 
 import tunesmith
 from tunesmith.cli import main
-from tunesmith.files import shown_json, to_json
 from tunesmith.model.hub import local_folder
 from tunesmith.reporting.run_record import read_run
 from tunesmith.serving.api_errors import JsonResponse
 from tunesmith.training.lines import LinesFile
 from tunesmith.training.run import RunFolder
+from tunesmith.utils.files import shown_json, to_json
 
 PACKAGE = Path(tunesmith.__file__).parent
 ROOT = Path(__file__).parents[1]

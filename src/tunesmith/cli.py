@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import cyclopts
 
 from tunesmith import __version__
-from tunesmith.allocator import set_up_allocators
 from tunesmith.config import (
     DoctorConfig,
     EvaluateConfig,
@@ -52,6 +51,7 @@ from tunesmith.interfaces.console import (
 from tunesmith.interfaces.help import SpokenHelp
 from tunesmith.interfaces.typed_words import settings_of, with_plain_dashes
 from tunesmith.messages.catalogue import say
+from tunesmith.utils.device import set_up_allocators
 
 if TYPE_CHECKING:
     from tunesmith.distributed.place import Place

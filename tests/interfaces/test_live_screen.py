@@ -12,7 +12,6 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import tunesmith
-from tunesmith import quantities
 from tunesmith.gauges.watch import MachineReading
 from tunesmith.generation.generate import GeneratedText
 from tunesmith.interfaces.live_screen import LiveScreen
@@ -22,6 +21,7 @@ from tunesmith.interfaces.sparkline import BARS, History, sparkline
 from tunesmith.messages.catalogue import speak
 from tunesmith.training.events import Began, Evaluated, MachineRead, Planned, Sampled, Stepped
 from tunesmith.training.plan import TrainPlan
+from tunesmith.utils import formatting
 
 NUMBERS = {name: 1 for name, kind in TrainPlan.__annotations__.items() if kind in {int, float, bool, float | None}}
 PLAN = TrainPlan(
@@ -167,8 +167,8 @@ def test_numbers_of_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert f"{evaluations[0]:.2f} before, {evaluations[best]:.2f} after" in summary
     assert f"after step {best} of 8" in summary
     speed = steps[-1]["tokens"] / steps[-1]["training_s"]
-    assert f"{steps[-1]['tokens']:,} tokens at {quantities.rate(speed)}" in summary
-    assert f"{quantities.memory(result.peak_memory_bytes)}; the plan said" in summary
+    assert f"{steps[-1]['tokens']:,} tokens at {formatting.rate(speed)}" in summary
+    assert f"{formatting.memory(result.peak_memory_bytes)}; the plan said" in summary
     assert f"open {tmp_path / 'run' / 'report.html'} in a browser" in summary
     assert len(summary.split("next:\n")[1].splitlines()) == 3
     assert "warning" not in capsys.readouterr().err

@@ -7,9 +7,9 @@ import pytest
 
 from tunesmith.generation.generate import GeneratedText
 from tunesmith.interfaces.progress import Progress
-from tunesmith.quantities import duration, memory
 from tunesmith.training.events import Evaluated, Planned, Sampled, Stepped, TrainResult
 from tunesmith.training.plan import TrainPlan
+from tunesmith.utils.formatting import duration, memory
 
 NUMBERS = {
     field: 1

@@ -77,7 +77,7 @@ NO_SENTENCES = {
         '<pre style="white-space:pre;overflow-x:auto;line-height:normal;font-family:monospace">{code}</pre>'
     },
     "interfaces/run_summary.py": {" --base {}"},
-    "planning/cards.py": {
+    "planning/gpus.py": {
         "TITAN Xp",
         "TITAN RTX",
         "Quadro RTX 6000",
@@ -89,7 +89,7 @@ NO_SENTENCES = {
         "RTX 5070 Ti Laptop",
         "titan rtx",
     },
-    "quantities.py": {"{} GiB", "{} MiB", "{} kWh", "{} Wh"},
+    "utils/formatting.py": {"{} GiB", "{} MiB", "{} kWh", "{} Wh"},
     "reporting/run_list.py": {"broken off"},
     "serving/app.py": {"text/plain; version=0.0.4"},
     "serving/completions.py": {"data: {}\n\n"},
@@ -99,9 +99,9 @@ NO_SENTENCES = {
     "interfaces/in_and_out.py": {"  {}: {} kB"},
     "interfaces/plan_table.py": {"host states"},
     "interfaces/tables.py": {"{} GiB", "{} MiB"},
-    "machine.py": {"model name"},
-    "out_of_memory.py": {"out of memory", "can't allocate memory", "not enough memory"},
-    "planning/experience.py": {"torch {}", "tunesmith {}", "{}x{}x{}x{}, {} tokens", "lora {} {}", "frozen {}"},
+    "utils/device.py": {"model name"},
+    "utils/oom.py": {"out of memory", "can't allocate memory", "not enough memory"},
+    "planning/calibration_cache.py": {"torch {}", "tunesmith {}", "{}x{}x{}x{}, {} tokens", "lora {} {}", "frozen {}"},
     "planning/hardware.py": {" {} GiB", "{} (PID {}){}"},
     "training/deadline.py": {"--max-hours {}", "--stop-at {}"},
     "training/loop.py": {"the user"},

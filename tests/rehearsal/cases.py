@@ -26,21 +26,18 @@ from tunesmith.generation.cpu_inference import prepare_for_inference
 from tunesmith.generation.engine import Decoder
 from tunesmith.generation.kv_cache import KVCache
 from tunesmith.generation.sampling import SamplingParams
-from tunesmith.model.adapters import attach
-from tunesmith.model.attention import DocumentLayout
-from tunesmith.model.compiled import compile_in_place
-from tunesmith.model.freezing import freeze
+from tunesmith.model.activation_checkpointing import recompute
+from tunesmith.model.attention import DocumentLayout, hidden_states
+from tunesmith.model.compile import compile_in_place
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.lora import PROJECTIONS, LoRA
-from tunesmith.model.packed import hidden_states
-from tunesmith.model.presets import preset_shape
-from tunesmith.model.recomputation import recompute
-from tunesmith.model.shape import GPT2Config
-from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.planning.experience import Experience
+from tunesmith.model.gpt2_config import PROJECTIONS, GPT2Config, LoRA
+from tunesmith.model.hub import preset_shape
+from tunesmith.model.lora import attach, freeze
+from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.planning.calibration_cache import Experience
+from tunesmith.planning.fit import Request, choose_way, refusal
 from tunesmith.planning.hardware import hardware_named, in_precision
-from tunesmith.planning.memory import Correction, Demand, memory_of
-from tunesmith.planning.search import Request, choose_way, refusal
+from tunesmith.planning.memory_model import Correction, Demand, memory_of
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.step import train_step
 

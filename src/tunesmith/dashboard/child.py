@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tunesmith.dashboard.app import make_app
 from tunesmith.errors import UserError
-from tunesmith.files import to_json
 from tunesmith.messages.catalogue import speak
 from tunesmith.serving.server import base_url, listen, run_app
+from tunesmith.utils.files import to_json
 
 HOST = "127.0.0.1"
 USUAL_PORT = 8100

@@ -9,11 +9,11 @@ import jinja2
 from tunesmith.config import RunsConfig
 from tunesmith.dashboard.run_state import RunState
 from tunesmith.messages.catalogue import say
-from tunesmith.quantities import duration, perplexity
 from tunesmith.reporting.page import report_page
 from tunesmith.reporting.run_list import list_runs, status_words
 from tunesmith.reporting.run_record import read_run
 from tunesmith.training.wishes import SAVE, STOP
+from tunesmith.utils.formatting import duration, perplexity
 
 
 def list_of_runs(folder: Path) -> str:

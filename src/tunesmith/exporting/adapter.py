@@ -6,9 +6,9 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from tunesmith.errors import UserError
-from tunesmith.files import parse_json
 from tunesmith.messages.system_errors import said_by_system
-from tunesmith.model.lora import PROJECTIONS, LoRA
+from tunesmith.model.gpt2_config import PROJECTIONS, LoRA
+from tunesmith.utils.files import parse_json
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 NEUTRAL: dict[str, tuple[object, ...]] = {

@@ -13,7 +13,7 @@ from tunesmith.exporting.nanogpt_file import verify_nanogpt, write_nanogpt
 from tunesmith.exporting.onnx_file import verify_onnx, write_onnx
 from tunesmith.exporting.safetensors_folder import verify_safetensors, write_safetensors
 from tunesmith.exporting.verification import Verification
-from tunesmith.files import new_folder, refuse_existing
+from tunesmith.utils.files import new_folder, refuse_existing
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ import torch
 from tunesmith.config import ExportConfig
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.exporting.adapter import adapter_folder, adapter_lora, adapter_settings
-from tunesmith.model.adapters import attach, load_adapter
-from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.gpt2 import GPT2
+from tunesmith.model.hf_checkpoint import load_gpt2, merged_state
+from tunesmith.model.hf_config import read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.model.weights import load_gpt2, merged_state
+from tunesmith.model.lora import attach, load_adapter
 
 GENERATION_CONFIG = "generation_config.json"
 

@@ -17,8 +17,8 @@ from tunesmith.exporting.extra import needs
 from tunesmith.exporting.gguf_vocabulary import add_vocabulary
 from tunesmith.exporting.modelfile import modelfile
 from tunesmith.exporting.verification import Verification, verify
-from tunesmith.files import write_text
-from tunesmith.model.shape import GPT2Config
+from tunesmith.model.gpt2_config import GPT2Config
+from tunesmith.utils.files import write_text
 
 FILE_TYPES = {"f32": 0, "f16": 1, "q8_0": 7}
 """`LlamaFileType` of what most tensors are kept in."""

@@ -14,7 +14,7 @@ from tunesmith.errors import UserError
 from tunesmith.exporting.exported import Exported, copy_settings
 from tunesmith.exporting.verification import ReadBack, Verification, verify
 from tunesmith.importing.nanogpt import read_nanogpt
-from tunesmith.model.weights import gpt2_of
+from tunesmith.model.hf_checkpoint import gpt2_of
 
 FILE = "ckpt.pt"
 TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")

@@ -8,7 +8,7 @@ from tunesmith.exporting.exported import Exported, copy_settings
 from tunesmith.exporting.extra import needs
 from tunesmith.exporting.onnx_graph import gpt2_graph
 from tunesmith.exporting.verification import Logits, Verification, verify
-from tunesmith.files import write_json
+from tunesmith.utils.files import write_json
 
 FILE, DATA = "model.onnx", "model.onnx_data"
 LARGEST_PROTOBUF_BYTES = 1_500_000_000

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from tunesmith.exporting.extra import needs
-from tunesmith.model.shape import GPT2Config
+from tunesmith.model.gpt2_config import GPT2Config
 
 OPSET = 20
 """The first with Gelu; onnxruntime reads it since 1.17."""

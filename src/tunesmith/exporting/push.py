@@ -11,10 +11,9 @@ from tunesmith.config import PushConfig
 from tunesmith.data.tokenizer import FILES, load_tokenizer
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
-from tunesmith.model.config_file import read_hf_config
-from tunesmith.model.hf_config import gpt2_config
+from tunesmith.model.hf_checkpoint import weight_files
+from tunesmith.model.hf_config import gpt2_config, read_hf_config
 from tunesmith.model.hub import REACH_HUB_S, local_folder
-from tunesmith.model.weights import weight_files
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -7,7 +7,7 @@ import torch
 from tunesmith.errors import UserError
 from tunesmith.exporting.exported import Exported, copy_settings
 from tunesmith.exporting.verification import ReadBack, Verification, verify
-from tunesmith.model.weights import load_gpt2, save_gpt2
+from tunesmith.model.hf_checkpoint import load_gpt2, save_gpt2
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 LARGEST_DIFFERENCE = {"f32": 1e-3, "f16": 0.5, "bf16": 4.0}

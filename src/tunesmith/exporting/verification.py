@@ -18,8 +18,8 @@ from tunesmith.exporting.exported import Exported
 from tunesmith.generation.generate import generate_batch
 from tunesmith.generation.sampling import SamplingParams
 from tunesmith.model.attention import DocumentLayout, RunAttention
+from tunesmith.model.compile import inference
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.packed import inference
 
 PROMPTS = (
     "",

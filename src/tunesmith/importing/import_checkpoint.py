@@ -13,16 +13,16 @@ from torch import Tensor
 from tunesmith.config import ImportConfig
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.errors import UserError
-from tunesmith.files import new_folder, refuse_existing
 from tunesmith.importing.folder import read_folder
 from tunesmith.importing.foreign import ForeignModel
 from tunesmith.importing.llmc import is_llmc, read_llmc
 from tunesmith.importing.nanogpt import read_nanogpt
 from tunesmith.importing.openai import is_openai, read_openai
 from tunesmith.messages.catalogue import say
+from tunesmith.model.hf_checkpoint import gpt2_of, load_gpt2, save_gpt2
 from tunesmith.model.hf_config import as_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.model.weights import gpt2_of, load_gpt2, save_gpt2
+from tunesmith.utils.files import new_folder, refuse_existing
 
 GPT2_VOCABULARIES = (50_257, 50_304)
 """GPT-2's own, and padded as nanoGPT pads it: only there its tokenizer can be meant without being named."""

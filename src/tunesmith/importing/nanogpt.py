@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tunesmith.errors import UserError
 from tunesmith.importing.foreign import ForeignModel, expected_shapes, refuse_incomplete
+from tunesmith.model.gpt2_config import GPT2Config
 from tunesmith.model.hf_config import gpt2_config
-from tunesmith.model.shape import GPT2Config
 
 SIZES = {
     "vocab_size": "vocab_size",

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from tunesmith.data.tokenizer import tokenizer_of_files
 from tunesmith.errors import UserError
-from tunesmith.files import parse_json
 from tunesmith.importing.foreign import ForeignModel, refuse_incomplete
 from tunesmith.importing.tensorflow_bundle import Bundle
 from tunesmith.model.hf_config import gpt2_config
+from tunesmith.utils.files import parse_json
 
 HPARAMS, ENCODER, MERGES, LATEST = "hparams.json", "encoder.json", "vocab.bpe", "checkpoint"
 SIZES = {"n_vocab": "vocab_size", "n_ctx": "n_positions", "n_embd": "n_embd", "n_layer": "n_layer", "n_head": "n_head"}

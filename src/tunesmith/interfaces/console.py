@@ -8,9 +8,9 @@ from typing import Any
 
 import tunesmith
 from tunesmith.errors import UsageError, UserError, on_one_line
-from tunesmith.files import to_json
 from tunesmith.messages.catalogue import say
 from tunesmith.messages.system_errors import said_by_system
+from tunesmith.utils.files import to_json
 
 DONE, USER_ERROR, USAGE_ERROR, INTERNAL_ERROR, INTERRUPTED = 0, 1, 2, 70, 130
 DEBUG_VARIABLE = "TUNESMITH_DEBUG"

@@ -12,12 +12,12 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from tunesmith import quantities
 from tunesmith.interfaces.sparkline import History
 from tunesmith.interfaces.tables import printable
 from tunesmith.messages.catalogue import say
 from tunesmith.training.events import Began, Ended, Evaluated, Event, MachineRead, Sampled, Stepped
 from tunesmith.training.plan import TrainPlan
+from tunesmith.utils import formatting
 
 GAP = 2
 BAR_WIDTH, SHORTEST_BAR = 28, 4
@@ -143,7 +143,7 @@ class LiveScreen:
         if step:
             if self._doing not in {"done", "stopped"}:
                 left_s = max(step.eta_s - (time.monotonic() - self._stepped_at_s), 0.0)
-                parts.append(say("ETA {left}", left=quantities.duration(left_s)))
+                parts.append(say("ETA {left}", left=formatting.duration(left_s)))
             parts.append(say("epoch {epoch:.2f}/{epochs:g}", epoch=step.epoch, epochs=round(self.plan.epochs, 2)))
         while sum(cell_len(part) + GAP for part in parts) > room and len(parts) > 1:
             parts.pop()
@@ -157,7 +157,7 @@ class LiveScreen:
         return way
 
     def _validation(self, latest: Evaluated) -> Text:
-        shown = Text(say("perplexity {value}", value=quantities.perplexity(latest.perplexity)))
+        shown = Text(say("perplexity {value}", value=formatting.perplexity(latest.perplexity)))
         if latest.step == 0:
             return shown.append(say(", before training"), style="dim")
         if self._before:
@@ -167,13 +167,13 @@ class LiveScreen:
             return shown.append(say(" (step {step:,})", step=latest.step), style="dim")
         since = say(
             ", was {before} before training (step {step:,})",
-            before=quantities.perplexity(self._base.perplexity),
+            before=formatting.perplexity(self._base.perplexity),
             step=latest.step,
         )
         return shown.append(since, style="dim")
 
     def _speed(self, step: Stepped) -> str:
-        shown = quantities.rate(step.tokens_per_s)
+        shown = formatting.rate(step.tokens_per_s)
         if self.plan.device == "cpu" or self.plan.device_flops_per_s is None:
             return shown
         share = step.tokens_per_s * self.plan.flops_per_token / self.plan.device_flops_per_s
@@ -182,8 +182,8 @@ class LiveScreen:
     def _memory(self, step: Stepped) -> str:
         return say(
             "{used} at the peak, planned {planned}",
-            used=quantities.memory(step.peak_memory_bytes),
-            planned=quantities.memory(self.plan.peak_memory_bytes),
+            used=formatting.memory(step.peak_memory_bytes),
+            planned=formatting.memory(self.plan.peak_memory_bytes),
         )
 
     def _machine_line(self, event: MachineRead) -> str:
@@ -197,9 +197,9 @@ class LiveScreen:
             say("processor {share:.0f} %", share=now.cpu_percent),
             say(
                 "RAM {used} of {all}",
-                used=quantities.memory(now.host_memory_used_bytes),
-                all=quantities.memory(now.host_memory_bytes),
+                used=formatting.memory(now.host_memory_used_bytes),
+                all=formatting.memory(now.host_memory_bytes),
             ),
-            quantities.energy(now.energy_joules) if now.energy_joules else "",
+            formatting.energy(now.energy_joules) if now.energy_joules else "",
         ]
         return "  ".join(part for part in card if part)

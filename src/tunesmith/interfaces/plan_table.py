@@ -10,9 +10,9 @@ from tunesmith.interfaces.process_rows import process_rows
 from tunesmith.interfaces.tables import aligned
 from tunesmith.interfaces.wrapping import padded, wrapped
 from tunesmith.messages.catalogue import Phrase, say
-from tunesmith.quantities import duration, memory
 from tunesmith.training.forecast import Forecast, Method, duration_s
 from tunesmith.training.plan import TrainPlan
+from tunesmith.utils.formatting import duration, memory
 
 BAR_CELLS = 24
 LEAST_WIDTH = 80

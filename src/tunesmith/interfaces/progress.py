@@ -13,7 +13,6 @@ from typing import Self
 from rich.console import Console
 from rich.table import Table
 
-from tunesmith import quantities
 from tunesmith.interfaces.live_screen import LiveScreen
 from tunesmith.interfaces.notebook_view import NotebookView, is_in_notebook
 from tunesmith.interfaces.notices import notices_of
@@ -34,6 +33,7 @@ from tunesmith.training.events import (
     TrainResult,
 )
 from tunesmith.training.plan import TrainPlan
+from tunesmith.utils import formatting
 
 PLAIN_LINE_EVERY_S = 5.0
 PLAIN_WIDTH = 110
@@ -170,12 +170,12 @@ class Progress:
                     step=event.step,
                     steps=plan.steps,
                     epoch=event.epoch,
-                    left=quantities.duration(event.eta_s),
+                    left=formatting.duration(event.eta_s),
                     loss=event.loss_nats_per_token,
                     perplexity=perplexity,
                     rate=event.learning_rate,
                     speed=event.tokens_per_s,
-                    memory=quantities.memory(event.peak_memory_bytes),
+                    memory=formatting.memory(event.peak_memory_bytes),
                 )
             )
 
@@ -202,7 +202,7 @@ def plan_rows(planned: Planned) -> list[tuple[str, str, str]]:
         (say("precision"), plan.precision, reasons["precision"]),
         (
             say("memory"),
-            say("{memory} at the peak", memory=quantities.memory(plan.peak_memory_bytes)),
+            say("{memory} at the peak", memory=formatting.memory(plan.peak_memory_bytes)),
             reasons["peak_memory_bytes"],
         ),
         (say("states"), plan.states, reasons["states"]),
@@ -251,7 +251,7 @@ def _adapters(plan: TrainPlan) -> tuple[str, str]:
         "rank {rank}, alpha {alpha:g}; Adam's moments {memory}",
         rank=plan.lora_rank,
         alpha=plan.lora_alpha,
-        memory=quantities.memory(plan.peak_memory_parts["moments"]),
+        memory=formatting.memory(plan.peak_memory_parts["moments"]),
     )
     return size, say("on {projections}; all else stays", projections=", ".join(plan.lora_targets))
 

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
-from tunesmith import quantities
 from tunesmith.generation.generate import GeneratedText
 from tunesmith.interfaces.run_tables import grid
 from tunesmith.interfaces.tables import printable
 from tunesmith.messages.catalogue import say
 from tunesmith.training.events import Sampled, TrainResult
+from tunesmith.utils import formatting
 
 SHOWN_OF_A_SAMPLE = 200
 
@@ -54,7 +54,7 @@ def _rows(result: TrainResult) -> list[tuple[str, str]]:
         (say("best model"), say("after step {best:,} of {steps:,}", best=result.best_step, steps=result.steps)),
         (
             say("learned from"),
-            say("{tokens:,} tokens at {rate}", tokens=result.tokens, rate=quantities.rate(result.tokens_per_s)),
+            say("{tokens:,} tokens at {rate}", tokens=result.tokens, rate=formatting.rate(result.tokens_per_s)),
         ),
         (
             say("took"),
@@ -62,17 +62,17 @@ def _rows(result: TrainResult) -> list[tuple[str, str]]:
                 "{time}, of them {steps} in steps"
                 if result.predicted_duration_s is None
                 else "{time}, of them {steps} in steps; the plan said {predicted}",
-                time=quantities.duration(result.duration_s),
-                steps=quantities.duration(result.tokens / result.tokens_per_s if result.tokens_per_s else 0.0),
-                predicted=quantities.duration(result.predicted_duration_s or 0.0),
+                time=formatting.duration(result.duration_s),
+                steps=formatting.duration(result.tokens / result.tokens_per_s if result.tokens_per_s else 0.0),
+                predicted=formatting.duration(result.predicted_duration_s or 0.0),
             ),
         ),
         (
             say("peak memory"),
             say(
                 "{used}; the plan said {planned}",
-                used=quantities.memory(result.peak_memory_bytes),
-                planned=quantities.memory(result.predicted_peak_memory_bytes),
+                used=formatting.memory(result.peak_memory_bytes),
+                planned=formatting.memory(result.predicted_peak_memory_bytes),
             ),
         ),
     ]
@@ -83,8 +83,8 @@ def _rows(result: TrainResult) -> list[tuple[str, str]]:
                 say("energy"),
                 say(
                     "{energy}, {each} for a million tokens",
-                    energy=quantities.energy(result.energy_joules),
-                    each=quantities.energy(per_million),
+                    energy=formatting.energy(result.energy_joules),
+                    each=formatting.energy(per_million),
                 ),
             )
         )

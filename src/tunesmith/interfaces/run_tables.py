@@ -5,11 +5,11 @@ from typing import Any
 
 from rich.cells import cell_len
 
-from tunesmith import quantities
 from tunesmith.interfaces.tables import printable
 from tunesmith.messages.catalogue import say
 from tunesmith.reporting.comparison import figures_table, settings_table, winner_sentence
 from tunesmith.reporting.run_list import status_words
+from tunesmith.utils import formatting
 
 
 def runs_table(rows: Sequence[dict[str, Any]], folder: str) -> str:
@@ -36,8 +36,8 @@ def runs_table(rows: Sequence[dict[str, Any]], folder: str) -> str:
             if row["steps"] == row["planned_steps"]
             else f"{row['steps']:,}/{row['planned_steps']:,}",
             f"{row['learning_rate']:g}",
-            quantities.rate(row["tokens_per_s"]) if row["tokens_per_s"] else "\u2013",
-            quantities.duration(row["duration_s"]),
+            formatting.rate(row["tokens_per_s"]) if row["tokens_per_s"] else "\u2013",
+            formatting.duration(row["duration_s"]),
         ]
         for row in rows
     ]
@@ -76,8 +76,8 @@ def grid(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
 def _change(row: dict[str, Any]) -> str:
     if row["perplexity"] is None:
         return "\u2013"
-    before = quantities.perplexity(row["base_perplexity"]) if row["base_perplexity"] else "\u2013"
-    return f"{before} \u2192 {quantities.perplexity(row['perplexity'])}"
+    before = formatting.perplexity(row["base_perplexity"]) if row["base_perplexity"] else "\u2013"
+    return f"{before} \u2192 {formatting.perplexity(row['perplexity'])}"
 
 
 def _tail(model: str) -> str:

@@ -12,10 +12,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from tunesmith.config import GenerateConfig
 from tunesmith.data.sources import escapes
-from tunesmith.files import to_json, write_text
 from tunesmith.generation.generate import GeneratedText
 from tunesmith.interfaces.tables import printable
 from tunesmith.messages.catalogue import say
+from tunesmith.utils.files import to_json, write_text
 
 DELIMITER = "-" * 20
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from tunesmith import quantities
 from tunesmith.messages.catalogue import say
 from tunesmith.reporting.chart import Chart, Mark, Series
 from tunesmith.reporting.columns import Floats
 from tunesmith.reporting.decimation import smoothed
 from tunesmith.reporting.run_record import RunRecord
+from tunesmith.utils import formatting
 
 MOST_EPOCH_LINES = 24
 SPIKE_FACTOR = 1.6
@@ -32,7 +32,7 @@ def learning_charts(run: RunRecord) -> list[Chart]:
             ),
             x_name=say("step"),
             series=[_validation(run, perplexity=True)],
-            said=quantities.perplexity,
+            said=formatting.perplexity,
             marks=_best_mark(run, perplexity=True),
             verticals=_epoch_ends(run),
             vertical_name=say("end of an epoch"),
@@ -82,7 +82,7 @@ def machine_charts(run: RunRecord) -> list[Chart]:
                 Series(say("each step"), steps, speed, GREEN, "faint"),
                 Series(say("smoothed"), steps, smoothed(speed), GREEN),
             ],
-            said=quantities.rate,
+            said=formatting.rate,
             from_zero=True,
             most_y=_usual_top(speed),
         ),
@@ -96,8 +96,8 @@ def machine_charts(run: RunRecord) -> list[Chart]:
                 Series(say("in use by all programs on the card"), at, machine["gpu_memory_used_bytes"] / unit, GREEN),
                 _level(say("planned"), steps, float(run.plan["peak_memory_bytes"]) / unit, ORANGE),
             ],
-            said=lambda value: quantities.memory(value * unit),
-            axis_said=lambda value: quantities.memory(value * unit),
+            said=lambda value: formatting.memory(value * unit),
+            axis_said=lambda value: formatting.memory(value * unit),
             from_zero=True,
         ),
         Chart(
@@ -166,7 +166,7 @@ def compared_charts(runs: Sequence[RunRecord], names: Sequence[str]) -> list[Cha
             _nats,
         ),
         overlaid("training", say("Training loss, smoothed"), say("In nats per token."), loss, _nats),
-        overlaid("speed", say("Speed"), say("Tokens learned per second while stepping."), speed, quantities.rate),
+        overlaid("speed", say("Speed"), say("Tokens learned per second while stepping."), speed, formatting.rate),
     ]
 
 
@@ -227,7 +227,7 @@ def _best_mark(run: RunRecord, *, perplexity: bool) -> list[Mark]:
     if best is None:
         return []
     value = best.perplexity if perplexity else best.nats_per_token
-    said = quantities.perplexity(value) if perplexity else _nats(value)
+    said = formatting.perplexity(value) if perplexity else _nats(value)
     return [Mark(best.step, value, say("best: {value}", value=said), ORANGE)]
 
 

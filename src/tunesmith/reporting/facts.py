@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith import quantities
 from tunesmith.messages.catalogue import Phrase, say
 from tunesmith.reporting.run_record import RunRecord
 from tunesmith.training.run_files import number_or
+from tunesmith.utils import formatting
 
 Rows = list[list[str]]
 SHOWN_SOURCES = 30
@@ -81,7 +81,7 @@ def tiles(run: RunRecord) -> list[dict[str, str]]:
         found.append(
             _tile(
                 say("validation perplexity"),
-                f"{quantities.perplexity(before.perplexity)} \u2192 {quantities.perplexity(best.perplexity)}",
+                f"{formatting.perplexity(before.perplexity)} \u2192 {formatting.perplexity(best.perplexity)}",
                 say("before \u2192 best, after step {step:,}", step=best.step),
             )
         )
@@ -92,16 +92,16 @@ def tiles(run: RunRecord) -> list[dict[str, str]]:
             say("{epochs:.2f} epochs", epochs=run.last_step / max(int(run.plan["steps_per_epoch"]), 1)),
         ),
         _tile(say("learned from"), say("{count:,} tokens", count=tokens(run)), _samples_note(run)),
-        _tile(say("time"), quantities.duration(duration_s(run)), ""),
+        _tile(say("time"), formatting.duration(duration_s(run)), ""),
     ]
     if speed:
         note = say("{share:.0%} of the card's peak", share=share) if share is not None else ""
-        found.append(_tile(say("speed"), quantities.rate(speed), note))
+        found.append(_tile(say("speed"), formatting.rate(speed), note))
     if peak:
-        planned = say("planned {planned}", planned=quantities.memory(float(run.plan["peak_memory_bytes"])))
-        found.append(_tile(say("peak memory"), quantities.memory(peak), planned))
+        planned = say("planned {planned}", planned=formatting.memory(float(run.plan["peak_memory_bytes"])))
+        found.append(_tile(say("peak memory"), formatting.memory(peak), planned))
     if joules is not None:
-        found.append(_tile(say("energy"), quantities.energy(joules), say("of the device that computed")))
+        found.append(_tile(say("energy"), formatting.energy(joules), say("of the device that computed")))
     return found
 
 
@@ -112,7 +112,7 @@ def predicted(run: RunRecord) -> dict[str, Any]:
     if peak:
         planned = float(run.plan["peak_memory_bytes"])
         rows.append(
-            [say("peak memory"), quantities.memory(planned), quantities.memory(peak), f"{peak / planned - 1:+.0%}"]
+            [say("peak memory"), formatting.memory(planned), formatting.memory(peak), f"{peak / planned - 1:+.0%}"]
         )
     step_s = run.plan.get("step_s")
     if step_s and run.steps.has("training_s") and run.last_step:
@@ -120,7 +120,7 @@ def predicted(run: RunRecord) -> dict[str, Any]:
         rows.append([say("time of a step"), f"{step_s:.3g} s", f"{measured:.3g} s", f"{measured / step_s - 1:+.0%}"])
     if speed and step_s:
         planned = int(run.plan["tokens_per_step"]) / step_s
-        rows.append([say("speed"), quantities.rate(planned), quantities.rate(speed), f"{speed / planned - 1:+.0%}"])
+        rows.append([say("speed"), formatting.rate(planned), formatting.rate(speed), f"{speed / planned - 1:+.0%}"])
     return table(["", say("predicted"), say("measured"), say("difference")], rows)
 
 
@@ -144,7 +144,7 @@ def all_settings(run: RunRecord) -> dict[str, Any]:
         for name, value in plan.items()
         if name not in {"reasons", "peak_memory_parts"}
     ]
-    rows += [[say("memory: {part}", part=part), quantities.memory(float(size))] for part, size in parts.items() if size]
+    rows += [[say("memory: {part}", part=part), formatting.memory(float(size))] for part, size in parts.items() if size]
     return table([say("setting"), say("value")], rows)
 
 
@@ -271,7 +271,7 @@ def _plan_value(name: str, value: object) -> str:
     if isinstance(value, bool):
         return say("yes") if value else say("no")
     if name.endswith("_bytes") and isinstance(value, int | float):
-        return quantities.memory(value)
+        return formatting.memory(value)
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, int) and name != "seed":

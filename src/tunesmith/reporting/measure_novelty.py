@@ -10,12 +10,12 @@ from tunesmith.data.standard_input import STANDARD_INPUT
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.data.trained_text import trained_text
 from tunesmith.evaluation.memorization import measure_memorization
-from tunesmith.files import write_json
 from tunesmith.generation.loading import load_for_generation
 from tunesmith.generation.sampling import SamplingParams
 from tunesmith.training.resuming import asked_before, refuse_changed_text
 from tunesmith.training.run import RunFolder
 from tunesmith.training.run_files import NOVELTY
+from tunesmith.utils.files import write_json
 
 
 def measure_novelty(folder: Path, *, n_texts: int, seed: int) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import UserError
-from tunesmith.files import parse_json
 from tunesmith.reporting.columns import Columns, columns_of
 from tunesmith.training.run_files import METRICS, NOVELTY, RUN_FILE, SAMPLES, number_or, read_settings
+from tunesmith.utils.files import parse_json
 
 INCIDENTS = ("out_of_memory", "bad_numbers", "loss_spike", "save_failed")
 

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tunesmith.messages.catalogue import say
-from tunesmith.quantities import perplexity
 from tunesmith.reporting.run_record import RunRecord
+from tunesmith.utils.formatting import perplexity
 
 Mood = Literal["good", "bad", "open"]
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from tunesmith.config import ReportConfig
 from tunesmith.errors import UserError
-from tunesmith.files import write_text
 from tunesmith.reporting.advice import advice_for
 from tunesmith.reporting.page import report_page
 from tunesmith.reporting.run_record import describe_run, read_run
 from tunesmith.reporting.verdict import verdict_on
 from tunesmith.training.run_files import REPORT
+from tunesmith.utils.files import write_text
 
 
 def write_report(config: ReportConfig) -> dict[str, Any]:

@@ -6,8 +6,8 @@ from tunesmith.diagnostics.matcher import best_match
 from tunesmith.doctor.check import Check, Remedy
 from tunesmith.doctor.facts import Facts, StepFacts, TorchFacts
 from tunesmith.doctor.remedies import install_torch
-from tunesmith.machine import NATIVE_BF16_CAPABILITY
 from tunesmith.messages.catalogue import say
+from tunesmith.utils.device import NATIVE_BF16_CAPABILITY
 
 LARGEST_ERROR = {"float32": 2e-3, "bfloat16": 2e-2, "float16": 4e-3}
 """Of a product of 256 by 256 normal numbers, rounding of inputs left out; TF32 rounds fp32 to 10 bits."""

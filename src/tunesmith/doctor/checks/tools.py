@@ -7,8 +7,8 @@ from tunesmith.diagnostics.matcher import best_match
 from tunesmith.doctor.check import Check, Remedy, Status
 from tunesmith.doctor.facts import DeviceFacts, Facts
 from tunesmith.doctor.remedies import install_compiler, install_packages, set_variable, unset_variable
-from tunesmith.machine import native_dtype
 from tunesmith.messages.catalogue import say
+from tunesmith.utils.device import native_dtype
 
 CARD_COMPILER = "triton"
 HEAD_DIM = 64
