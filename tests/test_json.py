@@ -14,7 +14,7 @@ import tunesmith
 from tunesmith.cli import main
 from tunesmith.files import shown_json, to_json
 from tunesmith.model.hub import local_folder
-from tunesmith.reporting.run_record import read_run
+from tunesmith.reporting.run_reader import read_run
 from tunesmith.serving.json_response import JsonResponse
 from tunesmith.training.lines import LinesFile
 from tunesmith.training.run import RunFolder

@@ -12,8 +12,7 @@ import numpy as np
 
 from tunesmith.messages.catalogue import say
 from tunesmith.quantities import memory
-from tunesmith.reporting.columns import Floats
-from tunesmith.reporting.run_record import RunRecord
+from tunesmith.reporting.run_reader import Floats, RunRecord
 
 Weight = Literal["problem", "hint", "good"]
 
