@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.cli import app, main
-from tunesmith.interfaces.typed_words import with_plain_dashes
+from tunesmith.ui.argv import with_plain_dashes
 
 LINES = [f"Night {number}. Wind from the north, lamp steady." for number in range(60)]
 
@@ -196,7 +196,7 @@ def test_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixt
     """An escape sequence in a text is shown as a replacement character."""
     from tunesmith.config import GenerateConfig
     from tunesmith.generation.generate import GeneratedText
-    from tunesmith.interfaces.texts import texts_block
+    from tunesmith.ui.generated_texts import texts_block
 
     texts = [GeneratedText("", text, 1, 1.0, "stop", [], []) for text in ("red \x1b[31m alert\x07", "two\nlines")]
     block = texts_block(texts, GenerateConfig("tiny"))

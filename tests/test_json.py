@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import tunesmith
 from tunesmith.cli import main
 from tunesmith.model.hub import local_folder
-from tunesmith.reporting.run_record import read_run
+from tunesmith.reporting.run_reader import read_run
 from tunesmith.serving.api_errors import JsonResponse
 from tunesmith.training.lines import LinesFile
 from tunesmith.training.run import RunFolder

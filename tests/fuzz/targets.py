@@ -22,7 +22,6 @@ from tunesmith.data.corpus import open_corpus, prepare_corpus
 from tunesmith.data.source_files import found_sources
 from tunesmith.data.sources import ReadingOptions
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
-from tunesmith.interfaces.config_file import read_config_file
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import LoRA
 from tunesmith.model.hf_checkpoint import load_gpt2, save_gpt2
@@ -34,6 +33,7 @@ from tunesmith.training.checkpoint import find_checkpoint, load_checkpoint
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.resuming import asked_before, plan_before
 from tunesmith.training.run import RunFolder
+from tunesmith.ui.argv import read_config_file
 
 Make = Callable[[Path, random.Random], Any]
 Read = Callable[[Path, Any], object]

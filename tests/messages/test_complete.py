@@ -25,9 +25,9 @@ RULES = sorted((PACKAGE / "diagnostics" / "rules").glob("*.toml"))
 MECHANISM = {"messages/catalogue.py", "errors.py", "serving/api_errors.py"}
 """Where texts are taken from callers."""
 
-ENGLISH_ONLY = {"training/model_card.py", "serving/metrics.py", "exporting/verification.py"}
+ENGLISH_ONLY = {"training/model_card.py", "serving/metrics.py", "convert/verify.py"}
 """What the hub's visitors and Prometheus read, and what models are tried with."""
-SAYS_DOCSTRINGS = {"interfaces/help.py"}
+SAYS_DOCSTRINGS = {"ui/help.py"}
 """Says what `help_texts` collects."""
 NO_SENTENCES = {
     "api.py": {". Did you mean {}?"},
@@ -63,20 +63,17 @@ NO_SENTENCES = {
         "Remove-Item Env:{}",
         "unset {}",
     },
-    "exporting/gguf_file.py": {"gguf {}"},
-    "exporting/llama_cpp.py": {"llama-cpp-python {}"},
-    "exporting/modelfile.py": {"PARAMETER {} {}"},
-    "exporting/push.py": {"Upload a model trained with tunesmith"},
-    "exporting/onnx_file.py": {"onnxruntime {}"},
-    "exporting/onnx_graph.py": {"float {}", "int {}", "ints {}"},
+    "convert/export_gguf.py": {"gguf {}", "llama-cpp-python {}", "PARAMETER {} {}"},
+    "convert/push.py": {"Upload a model trained with tunesmith"},
+    "convert/export_onnx.py": {"onnxruntime {}", "float {}", "int {}", "ints {}"},
     "gauges/watch.py": {"machine watch"},
     "dashboard/run_state.py": {"broken off"},
-    "importing/openai.py": {"TensorFlow, {}"},
-    "interfaces/doctor_table.py": {"bold red"},
-    "interfaces/notebook_view.py": {
+    "convert/import_openai.py": {"TensorFlow, {}"},
+    "ui/doctor_table.py": {"bold red"},
+    "ui/notebook.py": {
         '<pre style="white-space:pre;overflow-x:auto;line-height:normal;font-family:monospace">{code}</pre>'
     },
-    "interfaces/run_summary.py": {" --base {}"},
+    "ui/progress.py": {" --base {}"},
     "planning/gpus.py": {
         "TITAN Xp",
         "TITAN RTX",
@@ -96,9 +93,9 @@ NO_SENTENCES = {
     "tracking/tensorboard_tracker.py": {"(from nothing)", "model card"},
     "tracking/trackio_tracker.py": {"(from nothing)", "model card"},
     "data/fast_tokenizer.py": {"it's we'll I'd they've DON'T", "caf\u00e9 na\u00efve \u00df \u0130"},
-    "interfaces/in_and_out.py": {"  {}: {} kB"},
-    "interfaces/plan_table.py": {"host states"},
-    "interfaces/tables.py": {"{} GiB", "{} MiB"},
+    "ui/convert_tables.py": {"  {}: {} kB"},
+    "ui/plan_table.py": {"host states"},
+    "ui/result_tables.py": {"{} GiB", "{} MiB"},
     "utils/device.py": {"model name"},
     "utils/oom.py": {"out of memory", "can't allocate memory", "not enough memory"},
     "planning/calibration_cache.py": {"torch {}", "tunesmith {}", "{}x{}x{}x{}, {} tokens", "lora {} {}", "frozen {}"},

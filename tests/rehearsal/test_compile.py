@@ -25,7 +25,6 @@ from tunesmith.data.batches import Batch, TrainingOrder
 from tunesmith.data.corpus import Split
 from tunesmith.data.dealing import MicroBatchShape, rounded_up
 from tunesmith.data.stretches import Stretches
-from tunesmith.interfaces.notices import notices_of
 from tunesmith.model import activation_checkpointing, attention
 from tunesmith.model import compile as compile_module
 from tunesmith.model.activation_checkpointing import recompute
@@ -40,6 +39,7 @@ from tunesmith.training.events import CompilationFailed, Ended
 from tunesmith.training.job import train_model
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.step import sum_of_batch_nats
+from tunesmith.ui.progress import notices_of
 
 SHAPE = GPT2Config(vocab_size=300, n_positions=64, n_embd=32, n_layer=12, n_head=4, n_inner=64)
 AMPERE = Device("cuda", "linux", (8, 6), has_flash_attention=True)

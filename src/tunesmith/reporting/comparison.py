@@ -7,11 +7,11 @@ from typing import Any
 from tunesmith.config import RunsConfig
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
-from tunesmith.reporting import facts
-from tunesmith.reporting.curves import compared_charts
-from tunesmith.reporting.page import chart_words, drawn, render
-from tunesmith.reporting.run_record import RunRecord, read_run
-from tunesmith.reporting.sample_history import last_samples, parts_of, title_of
+from tunesmith.reporting import tables
+from tunesmith.reporting.charts import compared_charts
+from tunesmith.reporting.html import chart_words, drawn, render
+from tunesmith.reporting.run_reader import RunRecord, read_run
+from tunesmith.reporting.samples import last_samples, parts_of, title_of
 from tunesmith.utils import formatting
 from tunesmith.utils.files import write_text
 
@@ -96,13 +96,13 @@ def figures_table(figures: Sequence[dict[str, Any]], names: Sequence[str]) -> di
         for name, key, said in rows
         if any(one[key] is not None for one in figures)
     ]
-    return facts.table(["", *names], cells)
+    return tables.table(["", *names], cells)
 
 
 def settings_table(settings: dict[str, list[Any]], names: Sequence[str]) -> dict[str, Any]:
     """What was set differently, a column for each run."""
     rows = [[name.replace("_", " "), *map(_setting, values)] for name, values in settings.items()]
-    return facts.table([say("setting"), *names], rows)
+    return tables.table([say("setting"), *names], rows)
 
 
 def winner_sentence(result: dict[str, Any]) -> str:
@@ -133,11 +133,11 @@ def _figures(run: RunRecord) -> dict[str, Any]:
         "perplexity": best.perplexity if best else None,
         "best_step": best.step if best else None,
         "steps": run.last_step,
-        "tokens": facts.tokens(run),
-        "duration_s": facts.duration_s(run),
-        "tokens_per_s": facts.tokens_per_s(run),
-        "peak_memory_bytes": facts.peak_memory_bytes(run),
-        "energy_joules": facts.energy_joules(run),
+        "tokens": tables.tokens(run),
+        "duration_s": tables.duration_s(run),
+        "tokens_per_s": tables.tokens_per_s(run),
+        "peak_memory_bytes": tables.peak_memory_bytes(run),
+        "energy_joules": tables.energy_joules(run),
     }
 
 
