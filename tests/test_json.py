@@ -139,7 +139,7 @@ def test_a_run_that_began_with_an_infinite_perplexity(
     assert strictly((out / "run.json").read_text("utf-8"))["outcome"]["base_perplexity"] is None
     assert read_run(out).evaluations[0].perplexity == math.inf
     capsys.readouterr()
-    for verb, word in (("report", "report.html"), ("explain", "few"), ("runs", "finished")):
+    for verb, word in (("report", "report.html"), ("explain", "36 samples"), ("runs", "finished")):
         assert main([verb, str(out), "--json"]) == 0
         strictly(capsys.readouterr().out)
         assert main([verb, str(out)]) == 0
@@ -161,6 +161,6 @@ def test_an_evaluation_that_was_no_number_stays_one(text: Path, tmp_path: Path) 
     assert math.isnan(run.evaluations[-1].nats_per_token)
     assert run.best is not None
     assert run.best.step == last["step"]
-    assert tunesmith.explain(out)["name"] == "overfitted"
+    assert tunesmith.explain(out)["name"] == "overfit"
     assert "loss-spikes" in str(tunesmith.explain(out))
     assert Path(tunesmith.report(out)["report"]).is_file()
