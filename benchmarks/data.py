@@ -97,7 +97,7 @@ def measured(side: str, text: Path, tokenizer: Path) -> dict[str, Any]:
 
 def ours(side: str, text: Path, tokenizer: Path) -> dict[str, Any]:
     """`prepare`, with a stop watch around the writing of the corpus and around loading the fast tokenizer."""
-    from tunesmith import prepare
+    from tunesmith.api import prepare
     from tunesmith.data import corpus, corpus_writer, fast_tokenizer
 
     spent_s = {"write_corpus": 0.0, "FastTokenizer": 0.0}
