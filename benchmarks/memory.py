@@ -70,7 +70,7 @@ def run(combination: Combination) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from tunesmith.data.batches import Batch
+    from tunesmith.data.dataloader import Batch
     from tunesmith.machine import choose_dtype, peak_memory_bytes
     from tunesmith.model.attention import SHORT_DOCUMENT_TOKENS
     from tunesmith.model.gpt2 import GPT2

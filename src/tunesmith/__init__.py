@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tunesmith.api import (
+        cache,
         compare_runs,
         doctor,
         evaluate,
@@ -54,6 +55,7 @@ __all__ = [
     "Progress",
     "UserError",
     "__version__",
+    "cache",
     "compare_runs",
     "doctor",
     "evaluate",
@@ -75,6 +77,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "cache": "api",
     "compare_runs": "api",
     "doctor": "api",
     "evaluate": "api",

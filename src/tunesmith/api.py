@@ -7,13 +7,14 @@ use.
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import fields
+from dataclasses import asdict, fields
 from difflib import get_close_matches
 from os import PathLike
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tunesmith.config import (
     CONFIGS,
+    CacheConfig,
     CommonConfig,
     DoctorConfig,
     EvaluateConfig,
@@ -111,7 +112,7 @@ def prepare(*sources: Sources, **options: Any) -> dict[str, Any]:  # noqa: ANN40
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.preparation.prepare import prepare_text
+    from tunesmith.tokenization.prepare import prepare_text
 
     return prepare_text(_asked(PrepareConfig, options, sources=sources))
 
@@ -129,7 +130,7 @@ def train_tokenizer(*sources: Sources, out: Source, **options: Any) -> dict[str,
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.preparation.train_tokenizer import train_tokenizer as run
+    from tunesmith.tokenization.train_tokenizer import train_tokenizer as run
 
     return run(_asked(TokenizerTrainConfig, options, sources=sources, out=out))
 
@@ -148,7 +149,7 @@ def extend_tokenizer(model: Source, *sources: Sources, out: Source, **options: A
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.preparation.extend_tokenizer import extend_tokenizer as run
+    from tunesmith.tokenization.extend_tokenizer import extend_tokenizer as run
 
     return run(_asked(TokenizerExtendConfig, options, model=model, sources=sources, out=out))
 
@@ -425,6 +426,21 @@ def compare_runs(*runs: Sources, **options: Any) -> dict[str, Any]:  # noqa: ANN
     from tunesmith.reporting.comparison import compare_runs as compare
 
     return compare(_asked(RunsConfig, options, compare=runs))
+
+
+@_in_python_names()
+def cache(**options: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Show or clear the cache; the keys are those of `tunesmith cache --json`.
+
+    Args:
+        options: `clear`, as in `tunesmith.config.CacheConfig`.
+
+    Raises:
+        TypeError: for an option that does not exist.
+    """
+    from tunesmith.data.cache import show_cache
+
+    return asdict(show_cache(_asked(CacheConfig, options)))
 
 
 def _asked(verb: type[Asked], options: dict[str, Any], **arguments: Any) -> Asked:  # noqa: ANN401

@@ -20,6 +20,7 @@ import cyclopts
 from tunesmith import __version__
 from tunesmith.allocator import set_up_allocators
 from tunesmith.config import (
+    CacheConfig,
     DoctorConfig,
     EvaluateConfig,
     ExplainConfig,
@@ -77,6 +78,7 @@ STANDARD_INPUT = ExplainConfig()
 NOTHING_PLANNED = PlanConfig()
 NOTHING_SERVED = ServeConfig()
 NOTHING_LISTED = RunsConfig()
+CACHE_SHOWN = CacheConfig()
 """Every flag of these verbs has a default, so the parser wants one for all of them."""
 
 
@@ -122,7 +124,7 @@ def prepare(config: PrepareConfig = NOTHING_ASKED) -> int:
     """Turn text into training tokens, and show what the model will see."""
     if not config.sources:
         raise UsageError("no source was named", hint="name the text: tunesmith prepare FILE --tokenizer gpt2")
-    from tunesmith.preparation.prepare import prepare_text
+    from tunesmith.tokenization.prepare import prepare_text
 
     report = prepare_text(config)
     if config.json:
@@ -143,7 +145,7 @@ def train_tokenizer(config: TokenizerTrainConfig) -> int:
     """Make a byte-level BPE tokenizer from your text."""
     if not config.sources:
         raise UsageError("no source was named", hint="name the text: tunesmith tokenizer train FILE --out DIR")
-    from tunesmith.preparation.train_tokenizer import train_tokenizer as run
+    from tunesmith.tokenization.train_tokenizer import train_tokenizer as run
 
     result = run(config)
     if config.json:
@@ -158,7 +160,7 @@ def train_tokenizer(config: TokenizerTrainConfig) -> int:
 @tokenizer_app.command(name="extend")
 def extend_tokenizer(config: TokenizerExtendConfig) -> int:
     """Add words, frequent pieces of a text or special tokens to the vocabulary of a model."""
-    from tunesmith.preparation.extend_tokenizer import extend_tokenizer as run
+    from tunesmith.tokenization.extend_tokenizer import extend_tokenizer as run
 
     result = run(config)
     if config.json:
@@ -443,6 +445,21 @@ def runs(config: RunsConfig = NOTHING_LISTED) -> int:
         from tunesmith.interfaces.run_tables import runs_table
 
         print(runs_table(rows, config.folder))
+    return DONE
+
+
+@app.command
+def cache(config: CacheConfig = CACHE_SHOWN) -> int:
+    """Show what tunesmith keeps in its cache, or clear it."""
+    from tunesmith.data.cache import show_cache
+
+    result = show_cache(config)
+    if config.json:
+        print_json(asdict(result))
+    else:
+        from tunesmith.interfaces.cache_table import cache_table
+
+        print(cache_table(result))
     return DONE
 
 

@@ -19,15 +19,16 @@ from mutations import mutated_bytes, mutated_json
 
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import open_corpus, prepare_corpus
-from tunesmith.data.source_files import found_sources
-from tunesmith.data.sources import ReadingOptions
+from tunesmith.data.readers import ReadingOptions
+from tunesmith.data.source_files import resolve_sources
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.interfaces.config_file import read_config_file
-from tunesmith.model.adapters import LoRA, attach, load_adapter, save_adapter
+from tunesmith.model.adapters import attach, load_adapter, save_adapter
 from tunesmith.model.config_file import read_config_of_tokenizer, read_hf_config
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_config import gpt2_config
 from tunesmith.model.hub import local_folder
+from tunesmith.model.lora import LoRA
 from tunesmith.model.weights import load_gpt2, save_gpt2
 from tunesmith.training.chance import Chance
 from tunesmith.training.checkpoint import find_checkpoint, load_checkpoint
@@ -78,7 +79,7 @@ class World:
         self._checkpoint = RunFolder(run).checkpoints()[-1]
         text = folder / "text.txt"
         text.write_text("".join(f"night {number} is calm\n" for number in range(30)), "utf-8")
-        with found_sources([str(text)]) as found:
+        with resolve_sources([str(text)]) as found:
             self._corpus = prepare_corpus(found, self._tokenizer, ReadingOptions(), val_fraction=0.2, seed=0).folder
         self._tables = _tables()
         adapted = load_gpt2(run)
@@ -218,7 +219,7 @@ class World:
 
     def _read_source(self, folder: Path, path: Path) -> object:
         out = folder / "out"
-        with found_sources([str(path)]) as found:
+        with resolve_sources([str(path)]) as found:
             tokenizer: TextTokenizer = self._tokenizer
             return prepare_corpus(found, tokenizer, ReadingOptions(), val_fraction=0.0, seed=0, out=out)
 

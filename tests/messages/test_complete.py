@@ -95,7 +95,7 @@ NO_SENTENCES = {
     "serving/completions.py": {"data: {}\n\n"},
     "tracking/tensorboard_tracker.py": {"(from nothing)", "model card"},
     "tracking/trackio_tracker.py": {"(from nothing)", "model card"},
-    "data/fast_tokenizer.py": {"it's we'll I'd they've DON'T", "caf\u00e9 na\u00efve \u00df \u0130"},
+    "interfaces/cache_table.py": {"{} UTC", "{} GB", "{} MB"},
     "interfaces/in_and_out.py": {"  {}: {} kB"},
     "interfaces/plan_table.py": {"host states"},
     "interfaces/tables.py": {"{} GiB", "{} MiB"},

@@ -12,7 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from tunesmith.config import Recompute
-from tunesmith.data.batches import Batch
+from tunesmith.data.dataloader import Batch
 from tunesmith.files import parse_json
 from tunesmith.machine import choose_dtype
 from tunesmith.model.adapters import attach

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import tunesmith
 from tunesmith import machine
 from tunesmith.config import TrainConfig
-from tunesmith.data.batches import Batch
+from tunesmith.data.dataloader import Batch
 from tunesmith.errors import UserError
 from tunesmith.machine import deterministic
 from tunesmith.model.weights import load_gpt2

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tunesmith.data.text_size import TextSizes
+from tunesmith.data.corpus import TextSizes
 from tunesmith.evaluation.bootstrap import Floats, Interval, interval_of, resampled_sums
 from tunesmith.evaluation.perplexity import Evaluation, as_perplexity
 

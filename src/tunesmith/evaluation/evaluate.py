@@ -8,13 +8,11 @@ import numpy as np
 import torch
 
 from tunesmith.config import EvaluateConfig, GenerateConfig
-from tunesmith.data.corpus import Corpus, prepare_corpus
-from tunesmith.data.source_files import FoundSources, found_sources
-from tunesmith.data.sources import reading_options
-from tunesmith.data.standard_input import STANDARD_INPUT
-from tunesmith.data.text_size import TextSizes, text_sizes
+from tunesmith.data.corpus import Corpus, TextSizes, prepare_corpus, text_sizes
+from tunesmith.data.provenance import load_training_corpus
+from tunesmith.data.readers import reading_options
+from tunesmith.data.source_files import STDIN_NAMES, ResolvedSources, resolve_sources
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
-from tunesmith.data.trained_text import trained_text
 from tunesmith.distributed.team import Team
 from tunesmith.distributed.verbs import device_of, refuse_different_models, team_of
 from tunesmith.errors import UserError
@@ -63,7 +61,7 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
 
 def _evaluated(config: EvaluateConfig, team: Team) -> dict[str, Any]:
     out = Path(config.out) if config.out else None
-    if team.size > 1 and set(STANDARD_INPUT) & set(config.sources):
+    if team.size > 1 and set(STDIN_NAMES) & set(config.sources):
         raise UserError(
             "standard input goes to one process only",
             hint="save the text as a file, or leave out --devices and torchrun",
@@ -73,7 +71,7 @@ def _evaluated(config: EvaluateConfig, team: Team) -> dict[str, Any]:
     for flag, value in (("--worst", config.worst), ("--novelty", config.novelty)):
         if value < 0:
             raise UserError("{flag} {value} makes no sense", hint="write 0 or more", flag=flag, value=value)
-    with found_sources(config.sources) as found:  # before a model is fetched
+    with resolve_sources(config.sources) as found:  # before a model is fetched
         device = device_of(team, config.device)
         # Figures are compared with other programs' figures: on a CPU nothing is gained by rounding them.
         exactly = config.precision == "auto" and device.type == "cpu"
@@ -110,7 +108,7 @@ def _evaluated(config: EvaluateConfig, team: Team) -> dict[str, Any]:
 
 
 def _measure(
-    name: str, config: EvaluateConfig, found: FoundSources, device: torch.device, dtype: torch.dtype, team: Team
+    name: str, config: EvaluateConfig, found: ResolvedSources, device: torch.device, dtype: torch.dtype, team: Team
 ) -> _Measured:
     with team.one_after_the_other("model"):
         folder = local_folder(name)
@@ -178,7 +176,7 @@ def _with_lists(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _novelty(tuned: _Measured, config: EvaluateConfig) -> dict[str, Any]:
     """Beside what was kept apart from the training, or else beside the text that is measured on."""
-    corpus = trained_text(tuned.folder, tuned.tokenizer, config.trained_on)
+    corpus = load_training_corpus(tuned.folder, tuned.tokenizer, config.trained_on)
     usual = GenerateConfig(str(tuned.folder), device=config.device, precision=config.precision)
     return novelty(
         load_for_writing(usual),
@@ -215,7 +213,7 @@ def _add_base(samples: list[dict[str, Any]], base: Evaluation) -> None:
 
 def _beginning(measured: _Measured, sample: int) -> str:
     """Of a sample's text, what is predicted."""
-    stretches = measured.corpus.validation.stretches
+    stretches = measured.corpus.validation.spans
     start = int(stretches.starts[sample]) + int(stretches.prompt_tokens[sample])
     end = int(stretches.ends[sample]) - 1
     text = measured.tokenizer.decode(measured.corpus.validation.tokens[start : min(end, start + SHOWN_TOKENS)].tolist())

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.data.copies import CopyIndex, longest_copy_around
 from tunesmith.data.corpus import Corpus, Split
-from tunesmith.data.stretches import Int64s
+from tunesmith.data.ngram_index import NgramIndex, longest_match_per_token
+from tunesmith.data.provenance import name_of_sample
+from tunesmith.data.spans import Int64s
 from tunesmith.data.tokenizer import TextTokenizer
-from tunesmith.data.trained_text import name_of_sample
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.generation.text_model import TextModel
 from tunesmith.generation.write_texts import TextRequest, write_requests
@@ -40,7 +40,7 @@ def novelty(
     """
     requests = [TextRequest("", seed + number, rules, WRITTEN_TOKENS) for number in range(n_texts)]
     written = [text.tokens for text in write_requests(writer, requests)]
-    index = CopyIndex(corpus.train)
+    index = NgramIndex(corpus.train)
     return {
         "texts": n_texts,
         "written": copied(written, index, corpus, writer.tokenizer),
@@ -49,15 +49,15 @@ def novelty(
 
 
 def copied(
-    texts: Iterable[Sequence[int] | Int64s], index: CopyIndex, corpus: Corpus, tokenizer: TextTokenizer
+    texts: Iterable[Sequence[int] | Int64s], index: NgramIndex, corpus: Corpus, tokenizer: TextTokenizer
 ) -> dict[str, Any]:
     """Shares of the tokens of texts that are copied, and the longest copy with where it comes from."""
     n_tokens = 0
     n_copied = dict.fromkeys(COPY_TOKENS, 0)
     longest: dict[str, Any] | None = None
     for number, text in enumerate(texts):
-        copies = index.copies(np.asarray(text, np.int64))
-        longest_M = longest_copy_around(copies, len(text))
+        copies = index.find_matches(np.asarray(text, np.int64))
+        longest_M = longest_match_per_token(copies, len(text))
         n_tokens += len(text)
         for least in COPY_TOKENS:
             n_copied[least] += int((longest_M >= least).sum())
@@ -80,7 +80,7 @@ def copied(
 
 def _samples(split: Split) -> list[Int64s]:
     """Tokens of each sample without its end-of-text, up to so many in all."""
-    stretches = split.stretches
+    stretches = split.spans
     reached = np.cumsum(stretches.lengths, dtype=np.int64)
     n_samples = int(np.searchsorted(reached, YARDSTICK_TOKENS)) + 1
     spans = zip(stretches.starts[:n_samples].tolist(), stretches.ends[:n_samples].tolist(), strict=True)

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from tunesmith.config import ExplainConfig
-from tunesmith.data.standard_input import STANDARD_INPUT
+from tunesmith.data.source_files import STDIN_NAMES
 from tunesmith.errors import UsageError, UserError
 from tunesmith.explaining.explanation import Cause, Explanation
 from tunesmith.explaining.own_errors import own_error
@@ -27,7 +27,7 @@ def explain(config: ExplainConfig) -> Explanation:
     Raises:
         UserError: if there is nothing to read.
     """
-    if config.source in STANDARD_INPUT:
+    if config.source in STDIN_NAMES:
         if sys.stdin is None or sys.stdin.isatty():
             raise UsageError(
                 "nothing was given to explain",

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from tunesmith.config import GenerateConfig
-from tunesmith.data.copies import CopyIndex
+from tunesmith.data.ngram_index import NgramIndex
+from tunesmith.data.provenance import load_training_corpus
 from tunesmith.data.tokenizer import TextTokenizer
-from tunesmith.data.trained_text import trained_text
 from tunesmith.distributed.team import Team
 from tunesmith.distributed.verbs import refuse_different_models, team_of
 from tunesmith.files import refuse_existing
@@ -107,12 +107,12 @@ def _written(
     return texts, is_whole
 
 
-def _index_of_copies(config: GenerateConfig, tokenizer: TextTokenizer, team: Team) -> CopyIndex | None:
+def _index_of_copies(config: GenerateConfig, tokenizer: TextTokenizer, team: Team) -> NgramIndex | None:
     """Of the text that nothing is to be copied from; None where everything is taken."""
     if not config.reject_copied:
         return None
     with team.one_after_the_other("text"):
-        return CopyIndex(trained_text(local_folder(config.model), tokenizer, config.trained_on).train)
+        return NgramIndex(load_training_corpus(local_folder(config.model), tokenizer, config.trained_on).train)
 
 
 @contextmanager

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from itertools import product
 
 from tunesmith.config import GenerateConfig
-from tunesmith.data.copies import SHORTEST_COPY_TOKENS
-from tunesmith.data.prompt_file import read_prompts
-from tunesmith.data.sources import escapes
+from tunesmith.data.line_files import read_prompts
+from tunesmith.data.ngram_index import MIN_MATCH_TOKENS
+from tunesmith.data.readers import escapes
 from tunesmith.errors import UserError
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.generation.write_texts import TextRequest
@@ -101,12 +101,12 @@ def _refuse_impossible(config: GenerateConfig) -> None:
                 say("{flag}: write a number that is {rule}", flag=flag, rule=rule) for flag, _, rule in wrong
             ),
         )
-    if config.reject_copied and config.reject_copied < SHORTEST_COPY_TOKENS:
+    if config.reject_copied and config.reject_copied < MIN_MATCH_TOKENS:
         raise UserError(
             "--reject-copied {reject_copied} is too short to speak of copying",
             hint="write {least} or more, or 0 to take all texts",
             reject_copied=config.reject_copied,
-            least=SHORTEST_COPY_TOKENS,
+            least=MIN_MATCH_TOKENS,
         )
     if "" in config.stop or config.truncate == "":
         raise UserError("an empty --stop or --truncate would end every text at once", hint="leave it out")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from tunesmith.data.copies import CopyIndex
+from tunesmith.data.ngram_index import NgramIndex
 from tunesmith.errors import UserError
 from tunesmith.generation.write_texts import GeneratedText, Interrupted, TextRequest
 
@@ -14,7 +14,7 @@ ATTEMPTS = 10
 def write_uncopied(
     write: Callable[[Sequence[TextRequest]], list[GeneratedText]],
     requests: Sequence[TextRequest],
-    index: CopyIndex,
+    index: NgramIndex,
     shortest_copy_tokens: int,
     *,
     n_texts: int | None = None,
@@ -46,7 +46,7 @@ def write_uncopied(
         accepted |= {
             number: text
             for number, text in zip(numbers, texts, strict=True)
-            if all(copy.tokens < shortest_copy_tokens for copy in index.copies(text.tokens))
+            if all(copy.tokens < shortest_copy_tokens for copy in index.find_matches(text.tokens))
         }
         numbers = [n for n in numbers if n not in accepted and requests[n].rules.temperature > 0]
         if not numbers:

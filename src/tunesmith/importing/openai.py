@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tunesmith.data.tokenizer import tokenizer_of_files
+from tunesmith.data.tokenizer import load_tokenizer_files
 from tunesmith.errors import UserError
 from tunesmith.files import parse_json
 from tunesmith.importing.foreign import ForeignModel, refuse_incomplete
@@ -46,7 +46,7 @@ def read_openai(path: Path) -> ForeignModel:
     }
     refuse_incomplete(bundle.path, config, state)
     has_tokenizer = (folder / ENCODER).is_file() and (folder / MERGES).is_file()
-    tokenizer = tokenizer_of_files(folder / ENCODER, folder / MERGES) if has_tokenizer else None
+    tokenizer = load_tokenizer_files(folder / ENCODER, folder / MERGES) if has_tokenizer else None
     return ForeignModel(f"TensorFlow, {prefix.name}", config, state, tokenizer)
 
 

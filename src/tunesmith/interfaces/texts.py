@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from tunesmith.config import GenerateConfig
-from tunesmith.data.sources import escapes
+from tunesmith.data.readers import escapes
 from tunesmith.files import to_json, write_text
 from tunesmith.generation.write_texts import GeneratedText
 from tunesmith.interfaces.tables import printable

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from tunesmith import __version__
-from tunesmith.data.cache_folder import cache_folder
+from tunesmith.data.cache import cache_folder
 from tunesmith.files import write_json
 from tunesmith.planning.hardware import GIB, Hardware
 from tunesmith.planning.memory import Correction, Demand

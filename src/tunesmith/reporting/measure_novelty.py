@@ -4,11 +4,10 @@ from pathlib import Path
 
 from tunesmith.config import GenerateConfig
 from tunesmith.data.corpus import Corpus, prepare_corpus
-from tunesmith.data.source_files import found_sources
-from tunesmith.data.sources import reading_options
-from tunesmith.data.standard_input import STANDARD_INPUT
+from tunesmith.data.provenance import load_training_corpus
+from tunesmith.data.readers import reading_options
+from tunesmith.data.source_files import STDIN_NAMES, resolve_sources
 from tunesmith.data.tokenizer import TextTokenizer
-from tunesmith.data.trained_text import trained_text
 from tunesmith.evaluation.novelty import novelty
 from tunesmith.files import write_json
 from tunesmith.generation.sampling import SamplingRules
@@ -40,9 +39,9 @@ def _training_text(folder: Path, tokenizer: TextTokenizer) -> Corpus:
     """As the run read it, with what was kept apart; read again where the cache has lost it."""
     run = RunFolder(folder)
     asked = asked_before(run)
-    if set(asked.sources) & set(STANDARD_INPUT):
-        return trained_text(folder, tokenizer, ())
-    with found_sources(asked.sources) as found:
+    if set(asked.sources) & set(STDIN_NAMES):
+        return load_training_corpus(folder, tokenizer, ())
+    with resolve_sources(asked.sources) as found:
         options = reading_options(asked)
         corpus = prepare_corpus(found, tokenizer, options, val_fraction=asked.val_fraction, seed=asked.seed)
     refuse_changed_text(run, corpus)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.config import GenerateConfig, ServeConfig
-from tunesmith.data.trained_text import trained_text
+from tunesmith.data.provenance import load_training_corpus
 from tunesmith.errors import UserError
 from tunesmith.generation.text_model import TextModel, load_for_writing, texts_that_fit
 from tunesmith.model.hub import local_folder
@@ -89,7 +89,7 @@ def load_models(config: ServeConfig, *, now_s: int) -> list[ServedModel]:
 def _training_text(model: str, writer: TextModel, named: Sequence[str]) -> TrainingText | None:
     """None where a model does not say what it was trained on; a text that the user named has to be there."""
     try:
-        return TrainingText(trained_text(local_folder(model), writer.tokenizer, named), writer.tokenizer)
+        return TrainingText(load_training_corpus(local_folder(model), writer.tokenizer, named), writer.tokenizer)
     except UserError:
         if named:
             raise

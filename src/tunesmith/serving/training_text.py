@@ -5,10 +5,10 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
-from tunesmith.data.copies import CopyIndex
 from tunesmith.data.corpus import Corpus
+from tunesmith.data.ngram_index import NgramIndex
+from tunesmith.data.provenance import name_of_sample
 from tunesmith.data.tokenizer import TextTokenizer
-from tunesmith.data.trained_text import name_of_sample
 from tunesmith.generation.text_stream import TextStream
 
 
@@ -21,8 +21,8 @@ class TrainingText:
         self._one_at_a_time = threading.Lock()
 
     @cached_property
-    def _index(self) -> CopyIndex:
-        return CopyIndex(self._corpus.train)
+    def _index(self) -> NgramIndex:
+        return NgramIndex(self._corpus.train)
 
     def copies(self, text: str) -> list[dict[str, Any]]:
         """Copies of at least eight tokens in a row, none within another one, by where they begin.
@@ -33,7 +33,7 @@ class TrainingText:
         [ids] = self._tokenizer.encode([text])
         ends = self._ends_in_text(ids)
         with self._one_at_a_time:
-            found = self._index.copies(ids)
+            found = self._index.find_matches(ids)
         copies = []
         reached = 0
         for copy in sorted(found, key=lambda copy: (copy.start, -copy.tokens)):

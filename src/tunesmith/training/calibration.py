@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from tunesmith.data.batches import Batch
+from tunesmith.data.dataloader import Batch
 from tunesmith.machine import peak_memory_bytes, reset_peak_memory
 from tunesmith.model.compiled import uncompiled
 from tunesmith.model.gpt2 import GPT2
