@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from tunesmith.config import CacheConfig
 from tunesmith.errors import UserError
-from tunesmith.files import new_folder, parse_json, sweep_leftovers, write_json
+from tunesmith.utils.files import new_folder, parse_json, sweep_leftovers, write_json
 
 CACHE_VARIABLE = "TUNESMITH_CACHE"
 LIMIT_VARIABLE = "TUNESMITH_CACHE_GB"

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tunesmith.data.spans import Int64s, IntColumns, Integers, TokenSpans
-from tunesmith.machine import Choice
 from tunesmith.messages.catalogue import say
+from tunesmith.utils.device import Choice
 
 TOKENS_MULTIPLE = 64
 """Micro-batch sizes are multiples of this, because matrix products are fastest there."""

@@ -12,8 +12,8 @@ from tunesmith.data.readers import ReadingOptions
 from tunesmith.data.source_files import TEXT_KINDS, ResolvedSources, SourceFile, is_prepared, resolve_sources
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
-from tunesmith.files import parse_json
 from tunesmith.messages.catalogue import Phrase
+from tunesmith.utils.files import parse_json
 
 SHOWN_CHARACTERS = 60
 

@@ -28,7 +28,7 @@ from typing import IO, BinaryIO, cast
 from tunesmith.data.cache import content_hash
 from tunesmith.data.hf_datasets import HUB_PREFIX, HFDataset
 from tunesmith.errors import UserError
-from tunesmith.files import parse_json
+from tunesmith.utils.files import parse_json
 
 TEXT_KINDS = (".txt", ".md")
 ARROW_KINDS = (".parquet", ".arrow")

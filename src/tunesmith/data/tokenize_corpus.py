@@ -26,7 +26,7 @@ from tunesmith.data.spans import Int64s, IntColumns, Integers, TokenSpans, open_
 from tunesmith.data.split import MIN_CUT_TOKENS, MIN_SAMPLES
 from tunesmith.data.tokenizer import TextTokenizer, TokenIds
 from tunesmith.errors import UserError
-from tunesmith.files import naming, parse_json, write_atomically, write_json
+from tunesmith.utils.files import naming, parse_json, write_atomically, write_json
 
 FORMAT = 6
 NEAR_DUPLICATES = "near_duplicate_of.npy"

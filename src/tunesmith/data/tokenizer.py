@@ -22,8 +22,8 @@ from tunesmith.data.prefetch import prefetch
 from tunesmith.data.sentencepiece import SENTENCEPIECE_FILE, read_sentencepiece
 from tunesmith.data.spans import Int64s
 from tunesmith.errors import UserError
-from tunesmith.files import parse_json, write_atomically, write_json
 from tunesmith.messages.system_errors import said_by_system
+from tunesmith.utils.files import parse_json, write_atomically, write_json
 
 FILES = (
     "tokenizer.json",

@@ -21,8 +21,8 @@ from tokenizers import Tokenizer
 
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
-from tunesmith.files import to_json
 from tunesmith.messages.catalogue import say
+from tunesmith.utils.files import to_json
 
 MIN_TIMES = 2
 """A pair that occurs once is not a pattern."""

@@ -18,11 +18,9 @@ from tunesmith.data.line_files import read_words
 from tunesmith.data.source_files import resolve_sources
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.errors import UsageError, UserError
-from tunesmith.files import new_folder
-from tunesmith.model.config_file import read_hf_config
+from tunesmith.model.hf_checkpoint import load_gpt2, save_gpt2, with_more_tokens
+from tunesmith.model.hf_config import read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.model.more_tokens import with_more_tokens
-from tunesmith.model.weights import load_gpt2, save_gpt2
 from tunesmith.tokenization.bpe_extension import (
     NewMerges,
     Words,
@@ -34,6 +32,7 @@ from tunesmith.tokenization.bpe_extension import (
     new_merges,
 )
 from tunesmith.tokenization.train_tokenizer import TextReader, check_out_folder, text_reader
+from tunesmith.utils.files import new_folder
 
 MAX_CHARACTERS = 50_000_000
 """Read at most this much of the sources: the rest has the same frequent words."""

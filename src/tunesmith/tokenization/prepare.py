@@ -16,7 +16,7 @@ from tunesmith.data.source_files import STDIN_NAMES, resolve_sources
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import Phrase
-from tunesmith.model.config_file import read_config_of_tokenizer
+from tunesmith.model.hf_config import read_config_of_tokenizer
 from tunesmith.model.hub import local_folder
 from tunesmith.tokenization.train_tokenizer import check_out_folder
 

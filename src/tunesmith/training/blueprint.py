@@ -17,12 +17,11 @@ from tunesmith.data.readers import reading_options
 from tunesmith.data.source_files import STDIN_NAMES, resolve_sources
 from tunesmith.data.tokenizer import END_OF_TEXT, TextTokenizer, load_tokenizer
 from tunesmith.errors import UserError
-from tunesmith.files import new_folder, write_json
-from tunesmith.model.config_file import read_hf_config
-from tunesmith.model.hf_config import as_hf_config, gpt2_config
-from tunesmith.model.presets import POSITIONS, preset_shape
-from tunesmith.model.shape import GPT2Config
+from tunesmith.model.gpt2_config import GPT2Config
+from tunesmith.model.hf_config import as_hf_config, gpt2_config, read_hf_config
+from tunesmith.model.hub import POSITIONS, preset_shape
 from tunesmith.tokenization.train_tokenizer import TextReader, resolve_vocab_size, train_bpe_of_characters
+from tunesmith.utils.files import new_folder, write_json
 
 FLAGS = ("shape", "layers", "width", "heads", "tokenizer", "vocab_size")
 """That mean a model which is nowhere yet."""
