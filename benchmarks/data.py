@@ -98,7 +98,7 @@ def measured(side: str, text: Path, tokenizer: Path) -> dict[str, Any]:
 def ours(side: str, text: Path, tokenizer: Path) -> dict[str, Any]:
     """`prepare`, with a stop watch around the writing of the corpus and around loading the fast tokenizer."""
     from tunesmith.api import prepare
-    from tunesmith.data import corpus, corpus_writer, fast_tokenizer
+    from tunesmith.data import corpus, fast_tokenizer, tokenize_corpus
 
     spent_s = {"write_corpus": 0.0, "FastTokenizer": 0.0}
 
@@ -114,7 +114,7 @@ def ours(side: str, text: Path, tokenizer: Path) -> dict[str, Any]:
         setattr(module, name, call)
 
     watched(corpus, "write_corpus")
-    watched(corpus_writer, "FastTokenizer")
+    watched(tokenize_corpus, "FastTokenizer")
     if side == "reference":
         fast_tokenizer.LARGE_TEXT_BYTES = 1 << 62
     split_on = "document" if side in {"document", "reference"} else "line"

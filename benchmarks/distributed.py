@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from record import keep
 
-from tunesmith.data.batches import Batch
+from tunesmith.data.dataloader import Batch
 from tunesmith.distributed.joining import joined
 from tunesmith.distributed.place import place_here
 from tunesmith.distributed.sharding import shard

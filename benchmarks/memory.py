@@ -70,7 +70,7 @@ def run(combination: Combination) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from tunesmith.data.batches import Batch
+    from tunesmith.data.dataloader import Batch
     from tunesmith.model.activation_checkpointing import recompute
     from tunesmith.model.gpt2 import GPT2
     from tunesmith.model.gpt2_config import SHORT_DOCUMENT_TOKENS

@@ -15,7 +15,8 @@ from tunesmith.config_values import flag_names
 
 CONFIG = Path(tunesmith.config.__file__)
 TARGET = CONFIG.with_name("api_options.py")
-PARAMETERS = {
+PARAMETERS: dict[str, set[str]] = {
+    "CacheConfig": set(),
     "DoctorConfig": {"model", "quick", "fix", "yes"},
     "ExplainConfig": {"source"},
     "PrepareConfig": {"sources"},

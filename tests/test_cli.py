@@ -41,7 +41,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, str, str], list[str]], int, str]] = {
     "missing file": (
         lambda d, m, _: ["train", f"{d}/none.txt", "--model", m, "--out", f"{d}/out"],
         1,
-        "there is no file",
+        "no such file",
     ),
     "empty file": (
         lambda d, m, _: ["train", write(d / "empty.txt", ""), "--model", m, "--out", f"{d}/out"],

@@ -40,7 +40,7 @@ def test_a_missing_file_is_named_exactly(name: str, capsys: pytest.CaptureFixtur
     for command in (["prepare", name, "--tokenizer", "tiny"], ["evaluate", "tiny", name]):
         assert main(command) == 1
         error, hint = capsys.readouterr().err.split("\n")[:-1]
-        assert error == f"error: there is no file {NAMES[name]}"
+        assert error == f"error: no such file: {NAMES[name]}"
         assert hint.startswith("hint: ")
 
 
@@ -61,17 +61,17 @@ def test_a_file_that_is_there_is_named_exactly(name: str, tmp_path: Path, capsys
 def test_blanks_at_the_ends_are_seen(name: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A name that begins or ends with blanks stands between quotes."""
     assert main(["prepare", name, "--tokenizer", "tiny"]) == 1
-    assert capsys.readouterr().err.startswith(f"error: there is no file {shown}\n")
+    assert capsys.readouterr().err.startswith(f"error: no such file: {shown}\n")
     with pytest.raises(UserError) as caught:
         tunesmith.prepare(Path(name), tokenizer="tiny")
-    assert caught.value.message == f"there is no file {shown}"
+    assert caught.value.message == f"no such file: {shown}"
 
 
 def test_python_sees_the_same() -> None:
     """The exception's text is one line, with every blank."""
     with pytest.raises(UserError) as caught:
         tunesmith.prepare("two  spaces\nand a line.txt", tokenizer="tiny")
-    assert str(caught.value).startswith("there is no file two  spaces\\nand a line.txt (")
+    assert str(caught.value).startswith("no such file: two  spaces\\nand a line.txt (")
 
 
 def test_a_plan_names_the_model_exactly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

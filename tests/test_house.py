@@ -9,6 +9,7 @@ import pytest
 
 import tunesmith
 from tunesmith.config import (
+    CacheConfig,
     DoctorConfig,
     EvaluateConfig,
     ExplainConfig,
@@ -39,7 +40,7 @@ FLOORS = [
     {"optim"},
     {"distributed"},
     {"planning"},
-    {"generation", "preparation"},
+    {"generation", "tokenization"},
     {"evaluation", "convert", "serving"},
     {"training"},
     {"diagnostics"},
@@ -148,6 +149,7 @@ FLAGS = {
     PushConfig: COMMON | {"model", "repo", "private"},
     ImportConfig: COMMON | {"checkpoint", "out", "tokenizer", "activation"},
     ReportConfig: COMMON | {"seed", "run", "out", "novelty"},
+    CacheConfig: COMMON | {"clear"},
     RunsConfig: COMMON | {"folder", "sort", "compare", "out"},
     EvaluateConfig: COMMON
     | COMPUTING

@@ -21,10 +21,9 @@ from gpu_stages.workloads import (
     peak_flops_per_s,
     wait,
 )
-from tunesmith.data.batches import TrainingOrder
-from tunesmith.data.dealing import shape_of_micro_batches
-from tunesmith.data.read_ahead import read_ahead
-from tunesmith.data.windows import windows_of
+from tunesmith.data.dataloader import TrainBatchSampler
+from tunesmith.data.packing import plan_micro_batches, windows_of
+from tunesmith.data.prefetch import prefetch
 from tunesmith.model.attention import DocumentLayout, hidden_states, on_device_of
 from tunesmith.model.compile import inference
 from tunesmith.model.loss import nats_of_each_token
@@ -58,16 +57,16 @@ def training(setting: Setting, *, lengths: tuple[int, int], compiled: bool, toke
     warm_up, timed = (WARM_UP_STEPS, TIMED_STEPS) if setting.is_gpu else (1, 2)
     step_tokens = tokens * micro_batches
     split = new_split(lengths, (warm_up + timed + 2) * step_tokens, config_of(size).vocab_size)
-    windows = windows_of(split.stretches, 1024)
-    shape = shape_of_micro_batches(
-        windows.lengths, epoch_tokens=split.n_tokens, tokens_per_step=step_tokens, most_tokens=tokens
+    windows = windows_of(split.spans, 1024)
+    shape = plan_micro_batches(
+        windows.lengths, epoch_tokens=split.n_tokens, tokens_per_step=step_tokens, max_tokens=tokens
     )
-    order = TrainingOrder(split, context_tokens=1024, shape=shape, constant_size=True, seed=0)
+    order = TrainBatchSampler(split, context_tokens=1024, layout=shape, constant_size=True, seed=0)
     counters.clear()
     trainee = Trainee.of(size, device, [], compiled=compiled)
     began_s = time.perf_counter()
     warm_up_s, graphs, predicted = 0.0, 0, 0
-    for number, batches in enumerate(read_ahead(map(order.batches, range(warm_up + timed)))):
+    for number, batches in enumerate(prefetch(map(order.batches, range(warm_up + timed)))):
         if number == warm_up:
             wait(device)
             warm_up_s = time.perf_counter() - began_s
@@ -191,7 +190,7 @@ def in_12_gb(setting: Setting, plan: Plan) -> Result:
 def evaluate(trainee: Trainee, tokens: int) -> float:
     """Mean nats of the first micro-batch, by the way that evaluation takes."""
     model, batch = trainee.model, trainee.batches[0]
-    layout = DocumentLayout(batch.offsets, batch.longest)
+    layout = DocumentLayout(batch.cu_seqlens, batch.max_seqlen)
     with inference(model):
         hidden_NC = hidden_states(model, batch.tokens, batch.positions, layout)[:tokens]
         targets_N = np.zeros(len(hidden_NC), np.int64)

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tunesmith.data.batches import Batch, packed
 from tunesmith.data.corpus import Split
-from tunesmith.data.stretches import Stretches
-from tunesmith.data.windows import windows_of
+from tunesmith.data.dataloader import Batch, pack_batches
+from tunesmith.data.packing import windows_of
+from tunesmith.data.spans import TokenSpans
 from tunesmith.model.activation_checkpointing import recompute
 from tunesmith.model.compile import compile_in_place
 from tunesmith.model.gpt2 import GPT2
@@ -72,7 +72,7 @@ def new_split(lengths: tuple[int, int], n_tokens: int, vocabulary: int) -> Split
     counts = random.integers(lengths[0], lengths[1] + 1, n_documents)
     tokens = random.integers(0, vocabulary, counts.sum() + 1).astype(np.uint16)
     none = np.zeros_like(counts)
-    return Split(tokens, Stretches(1 + np.cumsum(counts) - counts, counts, none, none), text_bytes=1)
+    return Split(tokens, TokenSpans(1 + np.cumsum(counts) - counts, counts, none, none), text_bytes=1)
 
 
 def batches_of(size: str, lengths: tuple[int, int], tokens: int, count: int) -> list[Batch]:
@@ -85,7 +85,7 @@ def batches_of(size: str, lengths: tuple[int, int], tokens: int, count: int) -> 
         count: of micro-batches.
     """
     split = new_split(lengths, (count + 1) * tokens, config_of(size).vocab_size)
-    return list(packed(split, windows_of(split.stretches, 1024), tokens))[:count]
+    return list(pack_batches(split, windows_of(split.spans, 1024), tokens))[:count]
 
 
 def scaler_for(device: torch.device, *, enabled: bool = False) -> torch.amp.GradScaler:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from tunesmith.api import (  # noqa: F401  for type checkers and editors
+        cache,
         compare_runs,
         doctor,
         evaluate,

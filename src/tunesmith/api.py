@@ -342,6 +342,16 @@ def runs(folder: Source = ".", **options: "Unpack[api_options.RunsOptions]") -> 
     return list(_run("runs", options, folder=folder))
 
 
+@_public
+def cache(**options: "Unpack[api_options.CacheOptions]") -> dict[str, Any]:
+    """Show or clear the cache; the keys of the result are those of `tunesmith cache --json`.
+
+    Args:
+        options: of `tunesmith.config.CacheConfig`: `clear=True`.
+    """
+    return dict(json_of(_run("cache", options)))
+
+
 def compare_runs(*runs: Sources, **options: "Unpack[api_options.RunsOptions]") -> dict[str, Any]:
     """Compare runs; the keys are those of `tunesmith runs --compare --json`.
 

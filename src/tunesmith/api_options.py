@@ -275,3 +275,9 @@ class RunsOptions(CommonOptions, total=False):
 
     sort: Literal["time", "perplexity", "name"]
     out: Path | None
+
+
+class CacheOptions(CommonOptions, total=False):
+    """Options of `tunesmith.config.CacheConfig`."""
+
+    clear: bool

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from tunesmith.config import (
+    CacheConfig,
     CommonConfig,
     DoctorConfig,
     EvaluateConfig,
@@ -125,7 +126,7 @@ COMMANDS = (
     Command(
         "prepare",
         PrepareConfig,
-        _function("preparation.prepare:prepare_text"),
+        _function("tokenization.prepare:prepare_text"),
         _view("ui.prepare_report:lint_report"),
         python_name="prepare",
         hint_without_sources=Phrase("name the text: tunesmith prepare FILE --tokenizer gpt2"),
@@ -133,7 +134,7 @@ COMMANDS = (
     Command(
         "tokenizer train",
         TokenizerTrainConfig,
-        _function("preparation.train_tokenizer:train_tokenizer"),
+        _function("tokenization.train_tokenizer:train_tokenizer"),
         lambda result, config, _width: load("ui.result_tables:tokenizer_table")(result, config.sources),
         python_name="train_tokenizer",
         hint_without_sources=Phrase("name the text: tunesmith tokenizer train FILE --out DIR"),
@@ -141,7 +142,7 @@ COMMANDS = (
     Command(
         "tokenizer extend",
         TokenizerExtendConfig,
-        _function("preparation.extend_tokenizer:extend_tokenizer"),
+        _function("tokenization.extend_tokenizer:extend_tokenizer"),
         lambda result, _config, width: load("ui.result_tables:extension_table")(result, _terminal_width(width)),
         python_name="extend_tokenizer",
     ),
@@ -192,6 +193,13 @@ COMMANDS = (
         python_name="report",
     ),
     Command("runs", RunsConfig, _function("reporting.comparison:list_or_compare_runs"), _runs_view, python_name="runs"),
+    Command(
+        "cache",
+        CacheConfig,
+        _function("data.cache:show_cache"),
+        _view("ui.result_tables:cache_table"),
+        python_name="cache",
+    ),
     Command(
         "explain",
         ExplainConfig,

@@ -610,6 +610,15 @@ class RunsConfig(CommonConfig, _FolderArgument):
     """File for the comparison as a page with curves (HTML)."""
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class CacheConfig(CommonConfig):
+    """Show what tunesmith keeps in its cache, or clear it."""
+
+    clear: bool = _flag(default=False)
+    """Remove all tokenized text that no running process uses, and the hashes of files."""
+
+
 CONFIGS = (
     DoctorConfig,
     PrepareConfig,
@@ -626,5 +635,6 @@ CONFIGS = (
     ServeConfig,
     ReportConfig,
     RunsConfig,
+    CacheConfig,
 )
 """Of every verb, in the order in which they are used."""

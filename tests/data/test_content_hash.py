@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.data import content_hash as module
-from tunesmith.data.content_hash import content_hash
+from tunesmith.data import cache as module
+from tunesmith.data.cache import content_hash
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def refuse_to_read(_path: Path) -> str:
 def test_an_unchanged_file_is_not_read_again(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second answer comes from the note and is the library's hash."""
     first = content_hash(large)
-    monkeypatch.setattr(module, "_read", refuse_to_read)
+    monkeypatch.setattr(module, "_read_hash", refuse_to_read)
     assert content_hash(large) == first == hashlib.sha256(large.read_bytes()).hexdigest()
 
 
@@ -49,7 +49,7 @@ def test_a_file_just_written_is_not_remembered(large: Path, monkeypatch: pytest.
     """It could change again within one tick of the clock."""
     monkeypatch.setattr(module, "SETTLED_S", 60.0)
     content_hash(large)
-    monkeypatch.setattr(module, "_read", lambda path: f"read {path.name}")
+    monkeypatch.setattr(module, "_read_hash", lambda path: f"read {path.name}")
     assert content_hash(large) == "read text.txt"
 
 

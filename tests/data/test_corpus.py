@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from tunesmith.data.corpus import Corpus, open_corpus, prepare_corpus
-from tunesmith.data.samples import without_parts
-from tunesmith.data.source_files import FoundSources, found_sources
-from tunesmith.data.sources import ReadingOptions, open_source
+from tunesmith.data.readers import ReadingOptions, join_partials, open_source
+from tunesmith.data.source_files import ResolvedSources, resolve_sources, tokens_path
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.errors import UserError
 
@@ -27,9 +26,9 @@ REAL_TEXT, GPT2_TOKENIZER = SHARED / "data", SHARED / "gpt2-tokenizer"
 needs_real_text = pytest.mark.skipif(not REAL_TEXT.is_dir(), reason="the real texts are not beside this checkout")
 
 
-def sources_of(*sources: Path) -> FoundSources:
+def sources_of(*sources: Path) -> ResolvedSources:
     """What SOURCEs stand for."""
-    with found_sources([str(source) for source in sources]) as found:
+    with resolve_sources([str(source) for source in sources]) as found:
         return found
 
 
@@ -62,7 +61,7 @@ def sample_tokens(corpus: Corpus) -> list[list[int]]:
     rows = sorted(
         (int(start), int(end))
         for split in parts
-        for start, end in zip(split.stretches.starts, split.stretches.ends, strict=True)
+        for start, end in zip(split.spans.starts, split.spans.ends, strict=True)
     )
     assert [1, *(end for _, end in rows)] == [*(start for start, _ in rows), len(corpus.train.tokens)]
     return [corpus.train.tokens[start:end].tolist() for start, end in rows]
@@ -82,7 +81,7 @@ def test_decoding_gives_every_sample_back(
     rows = sample_tokens(corpus)
     assert [row[-1] for row in rows] == [0] * len(rows)
     assert [tokenizer.decode(row[:-1]) for row in rows] == kept
-    assert corpus.manifest["empty"] == len(texts) - len(kept)
+    assert corpus.manifest["empty_samples"] == len(texts) - len(kept)
     assert corpus.manifest["bytes"] == sum(len(text.encode()) for text in kept)
     assert corpus.train.tokens[0] == 0
 
@@ -142,7 +141,7 @@ def test_real_texts_have_the_librarys_ids(name: str) -> None:
     texts: list[str] = []
     for file in found.files:
         _, lists = open_source(file, ReadingOptions(), end_of_text=tokenizer.end_of_text)
-        for some in without_parts(lists):
+        for some in join_partials(lists):
             if some.prompt_characters:
                 texts += [part for pair in zip(*some.parts(), strict=True) for part in pair]
             else:
@@ -151,7 +150,7 @@ def test_real_texts_have_the_librarys_ids(name: str) -> None:
     if corpus.manifest["prompt_tokens"]:
         expected = [before + after for before, after in zip(expected[::2], expected[1::2], strict=True)]
     if corpus.train.n_samples == len(expected):  # long documents, each learned but for its end
-        stretches = zip(corpus.train.stretches.starts, corpus.validation.stretches.ends, strict=True)
+        stretches = zip(corpus.train.spans.starts, corpus.validation.spans.ends, strict=True)
         rows = [corpus.train.tokens[start : end - 1].tolist() for start, end in stretches]
     else:
         rows = [row[:-1] for row in sample_tokens(corpus)]
@@ -164,9 +163,9 @@ def test_validation_is_apart_and_seeded(prepare: Callable[..., Corpus]) -> None:
     corpus, again, other = prepare(content), prepare(content), prepare(content, seed=2)
     assert corpus.validation.n_samples == 10
     assert corpus.train.n_samples == 90
-    assert not set(corpus.validation.stretches.starts) & set(corpus.train.stretches.starts)
-    assert (corpus.validation.stretches.starts == again.validation.stretches.starts).all()
-    assert (corpus.validation.stretches.starts != other.validation.stretches.starts).any()
+    assert not set(corpus.validation.spans.starts) & set(corpus.train.spans.starts)
+    assert (corpus.validation.spans.starts == again.validation.spans.starts).all()
+    assert (corpus.validation.spans.starts != other.validation.spans.starts).any()
     assert corpus.train.n_tokens + corpus.validation.n_tokens == corpus.manifest["tokens"]
 
 
@@ -212,7 +211,8 @@ def test_damaged_corpora_are_named(damage: str, prepare: Callable[..., Corpus]) 
     """A cut token file, a broken manifest and a missing part are errors, not wrong batches."""
     folder = prepare("one\ntwo\nthree\n").folder
     if damage == "truncate":
-        (folder / "tokens.bin").write_bytes((folder / "tokens.bin").read_bytes()[:-4])
+        tokens = tokens_path(folder)
+        tokens.write_bytes(tokens.read_bytes()[:-4])
     elif damage == "garble":
         (folder / "manifest.json").write_text("{", encoding="utf-8")
     else:
@@ -240,9 +240,7 @@ def test_prompts_are_given_and_completions_learned(tokenizer: TextTokenizer, tmp
     corpus = prepare_corpus(sources_of(path), tokenizer, ReadingOptions(), val_fraction=0.1, seed=1)
     learned = set()
     for split in (corpus.train, corpus.validation):
-        for start, end, prompt in zip(
-            split.stretches.starts, split.stretches.ends, split.stretches.prompt_tokens, strict=True
-        ):
+        for start, end, prompt in zip(split.spans.starts, split.spans.ends, split.spans.prompt_tokens, strict=True):
             question = tokenizer.decode(split.tokens[start : start + prompt].tolist())
             answer = tokenizer.decode(split.tokens[start + prompt : end - 1].tolist())
             number = int(question.removeprefix("What comes after ").removesuffix("?\n"))
@@ -266,9 +264,9 @@ def test_long_documents_are_read_in_parts(
     folder.mkdir()
     for number, document in enumerate(documents):
         (folder / f"{number}.md").write_text(f"\n\n{document}\n\n", encoding="utf-8")
-    monkeypatch.setattr("tunesmith.data.splitting.PART_CHARACTERS", 500)
-    monkeypatch.setattr("tunesmith.data.splitting.LAST_BORDER_CHARACTERS", 100)
-    monkeypatch.setattr("tunesmith.data.sources.CHARACTERS_AT_A_TIME", 77)
+    monkeypatch.setattr("tunesmith.data.segmentation.PART_CHARACTERS", 500)
+    monkeypatch.setattr("tunesmith.data.segmentation.LAST_BORDER_CHARACTERS", 100)
+    monkeypatch.setattr("tunesmith.data.readers.CHARACTERS_AT_A_TIME", 77)
     monkeypatch.setattr(tokenizer, "may_be_cut", may_be_cut)
     corpus = prepare_corpus(sources_of(folder), tokenizer, ReadingOptions(), val_fraction=1, seed=0)
     texts = [document.strip("\n") for document in documents]

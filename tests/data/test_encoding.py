@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.data.encoding import detect_encoding, known_encoding
-from tunesmith.data.source_files import FoundSources, found_sources
-from tunesmith.data.sources import ReadingOptions, open_source
+from tunesmith.data.encoding import check_encoding, detect_encoding
+from tunesmith.data.readers import ReadingOptions, open_source
+from tunesmith.data.source_files import ResolvedSources, resolve_sources
 from tunesmith.errors import UserError
 
 JAPANESE = (
@@ -16,9 +16,9 @@ JAPANESE = (
 FRENCH = "Le café était fermé à Noël; où êtes-vous allé, mon garçon?\nÀ la plage, où il faisait très froid.\n" * 30
 
 
-def sources_of(source: Path) -> FoundSources:
+def sources_of(source: Path) -> ResolvedSources:
     """What a SOURCE stands for."""
-    with found_sources([str(source)]) as found:
+    with resolve_sources([str(source)]) as found:
         return found
 
 
@@ -92,7 +92,7 @@ def test_bad_bytes_are_replaced_or_their_samples_skipped(tmp_path: Path) -> None
         options = ReadingOptions(split_on="line", encoding="utf-8", on_bad_bytes=choice)  # type: ignore[arg-type]
         report, lists = open_source(file, options, end_of_text="<|endoftext|>")
         found[choice] = [text for some in lists for text in some.texts]
-        assert (report.replaced_bytes, report.skipped_samples) == ((2, 0) if choice == "replace" else (0, 1))
+        assert (report.replaced_bytes, report.undecodable_samples) == ((2, 0) if choice == "replace" else (0, 1))
     assert found == {"replace": ["good", "b\ufffdd \ufffd", "fine"], "skip-sample": ["good", "fine"]}
 
 
@@ -101,14 +101,14 @@ def test_half_characters_in_json_are_no_text(tmp_path: Path) -> None:
     path = tmp_path / "text.jsonl"
     path.write_text('{"text": "whole"}\n{"text": "cut \\ud83d off"}\n{"text": "\\ud83d\\ude00"}\n', encoding="utf-8")
     (file,) = sources_of(path).files
-    with pytest.raises(UserError, match=r"text.jsonl holds half a character \(\\ud83d\)"):
+    with pytest.raises(UserError, match=r"text.jsonl contains half a character \(\\ud83d\)"):
         list(open_source(file, ReadingOptions(), end_of_text="<|endoftext|>")[1])
     expected = {"replace": ["whole", "cut \ufffd off", "\U0001f600"], "skip-sample": ["whole", "\U0001f600"]}
     for choice, texts in expected.items():
         options = ReadingOptions(on_bad_bytes=choice)  # type: ignore[arg-type]
         report, lists = open_source(file, options, end_of_text="<|endoftext|>")
         assert [text for some in lists for text in some.texts] == texts
-        assert report.replaced_bytes + report.skipped_samples == 1
+        assert report.replaced_bytes + report.undecodable_samples == 1
 
 
 def test_encoding_overrules(tmp_path: Path) -> None:
@@ -116,8 +116,8 @@ def test_encoding_overrules(tmp_path: Path) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes("é".encode("cp1252"))
     assert read(path, encoding="cp1251") == ("cp1251", "й")
-    with pytest.raises(UserError, match="--encoding klingon is no encoding"):
-        known_encoding("klingon")
+    with pytest.raises(UserError, match="--encoding klingon is not a known encoding"):
+        check_encoding("klingon")
 
 
 @pytest.mark.parametrize("content", [bytes(range(256)) * 100, b"\x00\x01\x02" * 1000])

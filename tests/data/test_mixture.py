@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data.mixture import Mixture
-from tunesmith.data.stretches import Stretches
-from tunesmith.data.windows import Windows, windows_of
+from tunesmith.data.packing import Mixture, Windows, windows_of
+from tunesmith.data.spans import TokenSpans
 
 
 def windows(n_windows: list[int]) -> Windows:
@@ -18,7 +17,7 @@ def windows(n_windows: list[int]) -> Windows:
     lengths = 1 + np.arange(total) % 9
     none = np.zeros(total, np.int64)
     sources = np.repeat(np.arange(len(n_windows)), n_windows)
-    return windows_of(Stretches(1 + np.cumsum(lengths) - lengths, lengths, none, sources), 16)
+    return windows_of(TokenSpans(1 + np.cumsum(lengths) - lengths, lengths, none, sources), 16)
 
 
 @given(

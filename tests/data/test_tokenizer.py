@@ -6,16 +6,34 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
-from tunesmith.data.tokenizer import load_tokenizer
+from tunesmith.data.tokenizer import SAFE_BORDER, TextTokenizer, load_tokenizer, safe_pieces
 from tunesmith.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "gpt2-tokenizer"
 needs_real_tokenizer = pytest.mark.skipif(not SHARED.is_dir(), reason="GPT-2's tokenizer is not beside this checkout")
 CONFIG = {"vocab_size": 300, "eos_token_id": 0}
+AWKWARD = [
+    "",
+    " ",
+    "  two  spaces  ",
+    "it's we'll I'd they've DON'T",
+    "tabs\t\tand\nlines\n\n\n  indented",
+    "12345 6.789e-10 1,000,000",
+    "caf\u00e9 na\u00efve \u00df \u0130",
+    "\u65e5\u672c\u8a9e\u306e\u30c6\u30ad\u30b9\u30c8\u3001\u5409\u7530\u3055\u3093",
+    "\U0001f468\u200d\U0001f469\u200d\U0001f467 \u2602\ufe0f",
+    "a\u00a0b\u2009c\u3000d\u2028e\x85f\x0cg",
+    "<|endoftex|> <|im_start|> [MASK]",
+    "\x00\x01\x7f",
+    "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+]
 TEXTS = ["the lamp burns", " two  spaces", "no such word: zyx", "日本語 ☂ é", "", "<|endoftext|>"]
 
 
@@ -130,3 +148,33 @@ def test_gpt2s_own_tokenizer() -> None:
     ordinary = [row for row in rows if "<|endoftext|>" not in row["text"]]
     assert len(ordinary) >= 70
     assert tokenizer.encode([row["text"] for row in ordinary]) == [row["ids"] for row in ordinary]
+
+
+@pytest.fixture(scope="module")
+def byte_level(small_tokenizer: Tokenizer) -> TextTokenizer:
+    """The small byte-level tokenizer."""
+    return TextTokenizer(small_tokenizer, end_of_text_id=0, folder=Path())
+
+
+def as_lists(ids: np.ndarray, counts: np.ndarray) -> list[list[int]]:
+    """Ids text by text."""
+    return [part.tolist() for part in np.split(ids, np.cumsum(counts)[:-1])]
+
+
+@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=60), min_size=1, max_size=20))
+def test_batches_give_the_same_ids(byte_level: TextTokenizer, texts: list[str]) -> None:
+    """Any unicode text has the ids that `tokenizers` gives it alone."""
+    assert as_lists(*byte_level.encode_packed(texts)) == byte_level.encode(texts)
+
+
+def test_long_texts_are_cut_where_nothing_changes(byte_level: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pieces of a long document have together the ids of the whole, around every kind of blank."""
+    blanks = ["\n", "\n\n", " \n", "\n ", "\n\n\n", "\t\n", "  "]
+    document = "".join(f"{AWKWARD[n % len(AWKWARD)]}word{n}{blanks[n % len(blanks)]}" for n in range(400))
+    pieces, counts = safe_pieces([document, "short"], 50)
+    assert counts[0] > 20
+    assert "".join(pieces[:-1]) == document
+    assert SAFE_BORDER.search(document)
+    monkeypatch.setattr("tunesmith.data.tokenizer.PIECE_CHARACTERS", 50)
+    texts = [document, "", "short", ""]
+    assert as_lists(*byte_level.encode_packed(texts)) == byte_level.encode(texts)

@@ -14,10 +14,9 @@ from transformers import GPT2LMHeadModel
 
 from tunesmith.cli import main
 from tunesmith.config import EvaluateConfig
-from tunesmith.data.corpus import Corpus, prepare_corpus
-from tunesmith.data.source_files import FoundSources, found_sources
-from tunesmith.data.sources import ReadingOptions
-from tunesmith.data.text_size import text_sizes
+from tunesmith.data.corpus import Corpus, prepare_corpus, text_sizes
+from tunesmith.data.readers import ReadingOptions
+from tunesmith.data.source_files import ResolvedSources, resolve_sources
 from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.errors import UserError
 from tunesmith.evaluation.evaluate import evaluate_model
@@ -30,9 +29,9 @@ ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 TEXTS = ["the lamp burns", "rain", "gulls! 42 of them, and the wind is in the north today", "the stairs", "rain"]
 
 
-def sources_of(source: Path) -> FoundSources:
+def sources_of(source: Path) -> ResolvedSources:
     """What a SOURCE stands for."""
-    with found_sources([str(source)]) as found:
+    with resolve_sources([str(source)]) as found:
         return found
 
 

@@ -19,8 +19,8 @@ from mutations import mutated_bytes, mutated_json
 
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import open_corpus, prepare_corpus
-from tunesmith.data.source_files import found_sources
-from tunesmith.data.sources import ReadingOptions
+from tunesmith.data.readers import ReadingOptions
+from tunesmith.data.source_files import resolve_sources
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import LoRA
@@ -78,7 +78,7 @@ class World:
         self._checkpoint = RunFolder(run).checkpoints()[-1]
         text = folder / "text.txt"
         text.write_text("".join(f"night {number} is calm\n" for number in range(30)), "utf-8")
-        with found_sources([str(text)]) as found:
+        with resolve_sources([str(text)]) as found:
             self._corpus = prepare_corpus(found, self._tokenizer, ReadingOptions(), val_fraction=0.2, seed=0).folder
         self._tables = _tables()
         adapted = load_gpt2(run)
@@ -218,7 +218,7 @@ class World:
 
     def _read_source(self, folder: Path, path: Path) -> object:
         out = folder / "out"
-        with found_sources([str(path)]) as found:
+        with resolve_sources([str(path)]) as found:
             tokenizer: TextTokenizer = self._tokenizer
             return prepare_corpus(found, tokenizer, ReadingOptions(), val_fraction=0.0, seed=0, out=out)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tunesmith.data.corpus import open_corpus
-from tunesmith.data.source_files import found_sources
-from tunesmith.data.sources import ReadingOptions, open_source
+from tunesmith.data.readers import ReadingOptions, open_source
+from tunesmith.data.source_files import resolve_sources
 from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.errors import UserError
 from tunesmith.model.hf_checkpoint import load_gpt2, new_gpt2
@@ -93,7 +93,7 @@ def test_sources_that_once_broke_something(path: Path) -> None:
     """Each file made a library crash or raise what nobody expected."""
 
     def read() -> None:
-        with found_sources([str(path)]) as found:
+        with resolve_sources([str(path)]) as found:
             for file in found.files:
                 _, lists = open_source(file, ReadingOptions(), end_of_text="<|endoftext|>")
                 list(lists)

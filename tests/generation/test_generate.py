@@ -162,7 +162,7 @@ def test_ctrl_c_keeps_what_is_finished(
         ({"batch_size": 0}, "--batch-size 0"),
         ({"stop": ""}, "empty --stop"),
         ({"prompt": "a", "prompts_file": "b"}, "exclude each other"),
-        ({"prompts_file": "none.txt"}, "there is no file none.txt"),
+        ({"prompts_file": "none.txt"}, "no such file: none.txt"),
         ({"out": "no/such/folder/a.txt"}, "there is no folder"),
     ],
 )

@@ -9,10 +9,10 @@ import torch
 from torch._dynamo.utils import counters
 
 from tunesmith.backends import device_here, triton_here
-from tunesmith.data.batches import TrainingOrder
 from tunesmith.data.corpus import Split
-from tunesmith.data.dealing import MicroBatchShape
-from tunesmith.data.stretches import Stretches
+from tunesmith.data.dataloader import TrainBatchSampler
+from tunesmith.data.packing import EpochLayout
+from tunesmith.data.spans import TokenSpans
 from tunesmith.evaluation.perplexity import evaluate_split
 from tunesmith.generation.engine import generate_tokens
 from tunesmith.generation.sampling import SamplingParams
@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # inside the compiler, which warns of what it does itself
 ]
 
-SHAPE = MicroBatchShape(steps_per_epoch=6, per_step=2, tokens=128)
+SHAPE = EpochLayout(steps_per_epoch=6, per_step=2, tokens=128)
 
 
 def split() -> Split:
@@ -36,14 +36,14 @@ def split() -> Split:
     starts = 1 + np.cumsum(lengths) - lengths
     tokens = np.random.default_rng(3).integers(0, 300, size=lengths.sum() + 1).astype(np.uint16)
     none = np.zeros_like(starts)
-    return Split(tokens, Stretches(starts, lengths, none, none), text_bytes=1)
+    return Split(tokens, TokenSpans(starts, lengths, none, none), text_bytes=1)
 
 
 def train(model: GPT2, n_steps: int) -> list[float]:
     """Losses of some steps in bf16."""
     model.compute_dtype = torch.bfloat16
     optimizer = make_optimizer(model.train(), weight_decay=0.0)
-    order = TrainingOrder(split(), context_tokens=64, shape=SHAPE, constant_size=True, seed=1)
+    order = TrainBatchSampler(split(), context_tokens=64, layout=SHAPE, constant_size=True, seed=1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     settings = {"learning_rate": 1e-3, "max_grad_norm": 1.0, "scaler": scaler}
     results = [train_step(model, optimizer, order.batches(step), **settings) for step in range(n_steps)]

@@ -12,7 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from tunesmith.config import Recompute
-from tunesmith.data.batches import Batch
+from tunesmith.data.dataloader import Batch
 from tunesmith.model.activation_checkpointing import recompute
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import PROJECTIONS, GPT2Config, LoRA

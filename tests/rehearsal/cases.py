@@ -17,9 +17,9 @@ from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from watch import Watch
 
-from tunesmith.data.batches import Batch
 from tunesmith.data.corpus import Split
-from tunesmith.data.stretches import Stretches
+from tunesmith.data.dataloader import Batch
+from tunesmith.data.spans import TokenSpans
 from tunesmith.evaluation.perplexity import evaluate_split
 from tunesmith.generation.async_decode import ActiveSequence, AsyncDecoder
 from tunesmith.generation.cpu_inference import prepare_for_inference
@@ -183,7 +183,7 @@ def evaluate_beside(model: GPT2, case: dict[str, Any]) -> dict[str, Any]:
     n_documents = max(per_batch // (CONTEXT_TOKENS - 1), 1)
     lengths = np.full(n_documents, CONTEXT_TOKENS - 1)
     none = np.zeros_like(lengths)
-    stretches = Stretches(1 + np.cumsum(lengths) - lengths, lengths, none, none)
+    stretches = TokenSpans(1 + np.cumsum(lengths) - lengths, lengths, none, none)
     split = Split(np.zeros(lengths.sum() + 1, np.uint16), stretches, text_bytes=1)
     evaluate_split(model, split, context_tokens=CONTEXT_TOKENS, tokens_per_batch=per_batch)
     return {
@@ -204,7 +204,7 @@ def launches_of_block(case: dict[str, Any]) -> dict[str, Any]:
             model = model_of({**case, "layers": layers}, demand)
             make_optimizer(model, weight_decay=0.01, plan=demand.states)
             batch = batch_of(demand.tokens, CONTEXT_TOKENS)
-            layout = DocumentLayout(batch.offsets, batch.longest)
+            layout = DocumentLayout(batch.cu_seqlens, batch.max_seqlen)
             both = []
             hidden_NC = hidden_states(model, batch.tokens, batch.positions, layout)
             both.append(dict(watch.launches))

@@ -21,10 +21,10 @@ from torch._dynamo.utils import counters
 
 from tunesmith.backends import Device
 from tunesmith.config import RECOMPUTATIONS, Recompute, TrainConfig
-from tunesmith.data.batches import Batch, TrainingOrder
 from tunesmith.data.corpus import Split
-from tunesmith.data.dealing import MicroBatchShape, rounded_up
-from tunesmith.data.stretches import Stretches
+from tunesmith.data.dataloader import Batch, TrainBatchSampler
+from tunesmith.data.packing import EpochLayout, round_up_tokens
+from tunesmith.data.spans import TokenSpans
 from tunesmith.model import activation_checkpointing, attention
 from tunesmith.model import compile as compile_module
 from tunesmith.model.activation_checkpointing import recompute
@@ -173,7 +173,7 @@ def split_of(lengths: np.ndarray[Any, Any]) -> Split:
     starts = 1 + np.cumsum(lengths) - lengths
     tokens = np.random.default_rng(3).integers(0, 300, size=lengths.sum() + 1).astype(np.uint16)
     none = np.zeros_like(starts)
-    return Split(tokens, Stretches(starts, lengths, none, none), text_bytes=1)
+    return Split(tokens, TokenSpans(starts, lengths, none, none), text_bytes=1)
 
 
 @pytest.mark.parametrize("kind", ["full windows", "short", "mixed"])
@@ -189,9 +189,9 @@ def test_pieces_take_few_graphs(kind: str, monkeypatch: pytest.MonkeyPatch) -> N
         "mixed": np.minimum(random.geometric(1 / 20, 200) + 1, 64),
     }[kind]
     tokens, split = 512, split_of(lengths)
-    steps = -(-int(lengths.sum()) // rounded_up(tokens)) + 1
-    shape = MicroBatchShape(steps_per_epoch=steps, per_step=1, tokens=tokens)
-    order = TrainingOrder(split, context_tokens=64, shape=shape, constant_size=True, seed=1)
+    steps = -(-int(lengths.sum()) // round_up_tokens(tokens)) + 1
+    shape = EpochLayout(steps_per_epoch=steps, per_step=1, tokens=tokens)
+    order = TrainBatchSampler(split, context_tokens=64, layout=shape, constant_size=True, seed=1)
     for pieces in (1, 2, 4):
         for step in range(3):
             for batch in order.batches(step, pieces):

@@ -102,7 +102,7 @@ def test_still_falling(make_run: Make) -> None:
 
 def test_few_updates_and_small_validation(make_run: Make) -> None:
     """What the plan says of the run's size."""
-    small = {"steps": 12, "validation_samples": 4, "validation_tokens": 300}
+    small = {"steps": 12, "val_samples": 4, "val_tokens": 300}
     found = rules(make_run(lines=[*falling(12), *evaluations(6.0, 5.0, every=12)], plan=small))
     assert "12" in found["too-few-updates"]
     assert {"4", "300"} <= set(re.findall(r"\d+", found["validation-too-small"]))

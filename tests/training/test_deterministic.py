@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tunesmith
 from tunesmith.config import TrainConfig
-from tunesmith.data.batches import Batch
+from tunesmith.data.dataloader import Batch
 from tunesmith.errors import UserError
 from tunesmith.model.hf_checkpoint import load_gpt2
 from tunesmith.optim.state_format import STATE_PLANS

@@ -16,7 +16,7 @@ from tunesmith.cli import main
 from tunesmith.errors import UserError
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import GPT2Config
-from tunesmith.preparation.vocabulary_size import vocabulary_size
+from tunesmith.tokenization.train_tokenizer import resolve_vocab_size
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.prospect import Prospect, beyond_the_hours
 
@@ -131,9 +131,9 @@ def test_what_to_expect() -> None:
 
 def test_vocabulary_follows_text_and_script() -> None:
     """More text can teach more entries, and a script of thousands of characters needs them."""
-    sizes = [vocabulary_size(n_characters, 90).value for n_characters in (10**5, 10**7, 10**8, 10**10)]
+    sizes = [resolve_vocab_size(n_characters, 90).value for n_characters in (10**5, 10**7, 10**8, 10**10)]
     assert sizes == [1024, 4096, 16_384, 32_768]
-    assert vocabulary_size(400_000, 3000).value == 6272
+    assert resolve_vocab_size(400_000, 3000).value == 6272
 
 
 def test_a_plan_needs_neither_model_nor_network(text: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import tunesmith
-from tunesmith.data.batches import TrainingOrder
+from tunesmith.data.dataloader import TrainBatchSampler
 from tunesmith.errors import UserError
 from tunesmith.model.attention import hidden_states
 from tunesmith.model.gpt2 import as_it_is
@@ -166,8 +166,8 @@ def test_an_update_that_had_begun_is_not_made_twice(
 def test_equal_pieces_are_bitwise_the_same(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that had to halve its micro-batches is, bit for bit, one that dealt them into halves from the start."""
     with monkeypatch.context() as halves:
-        whole = TrainingOrder.batches
-        halves.setattr(TrainingOrder, "batches", lambda order, step, _pieces=1, _left_out=(): whole(order, step, 2))
+        whole = TrainBatchSampler.batches
+        halves.setattr(TrainBatchSampler, "batches", lambda order, step, _pieces=1, _left_out=(): whole(order, step, 2))
         first = train("halves")
     plan = json.loads((first / "run.json").read_text("utf-8"))["plan"]
     fail_in_forward(monkeypatch, plan["tokens_per_micro_batch"] - 1)

@@ -10,7 +10,7 @@ import torch
 
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus, Split
-from tunesmith.data.stretches import Stretches
+from tunesmith.data.spans import TokenSpans
 from tunesmith.errors import UserError
 from tunesmith.model.gpt2_config import GPT2Config
 from tunesmith.model.hub import preset_shape
@@ -31,7 +31,7 @@ def corpus(n_samples: int, tokens_each: int) -> Corpus:
     """A corpus of equal samples; a tenth of them for validation."""
     starts = 1 + tokens_each * np.arange(n_samples)
     none = np.zeros_like(starts)
-    whole = Stretches(starts, np.full_like(starts, tokens_each), none, none)
+    whole = TokenSpans(starts, np.full_like(starts, tokens_each), none, none)
     cut = n_samples // 10
     parts = [Split(np.zeros(1, np.uint16), whole[s], text_bytes=1) for s in (slice(cut, None), slice(cut))]
     return Corpus(Path(), {}, *parts)

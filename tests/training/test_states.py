@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import tunesmith
 from tunesmith.config import TrainConfig
-from tunesmith.data.batches import Batch
+from tunesmith.data.dataloader import Batch
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_checkpoint import load_gpt2
 from tunesmith.optim.in_backward_adamw import InBackwardAdamW

@@ -11,10 +11,10 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2LMHeadModel
 
-from tunesmith.data.batches import Batch, packed
 from tunesmith.data.corpus import Split
-from tunesmith.data.stretches import Stretches
-from tunesmith.data.windows import windows_of
+from tunesmith.data.dataloader import Batch, pack_batches
+from tunesmith.data.packing import windows_of
+from tunesmith.data.spans import TokenSpans
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_checkpoint import load_gpt2, state_for_huggingface
 from tunesmith.optim.state_format import STATE_PLANS
@@ -30,13 +30,13 @@ def split() -> Split:
     offsets = np.concatenate([[1], 1 + np.cumsum(LENGTHS)])
     tokens = np.random.default_rng(3).integers(0, 300, size=offsets[-1]).astype(np.uint16)
     return Split(
-        tokens, Stretches(offsets[:-1], np.array(LENGTHS), *np.zeros((2, len(LENGTHS)), np.int64)), text_bytes=0
+        tokens, TokenSpans(offsets[:-1], np.array(LENGTHS), *np.zeros((2, len(LENGTHS)), np.int64)), text_bytes=0
     )
 
 
 def batches(split: Split, tokens_per_batch: int) -> list[Batch]:
     """The whole split as micro-batches."""
-    return list(packed(split, windows_of(split.stretches, 64), tokens_per_batch))
+    return list(pack_batches(split, windows_of(split.spans, 64), tokens_per_batch))
 
 
 def step(model: GPT2, micro_batches: list[Batch], *, max_grad_norm: float = 1.0) -> StepResult:
@@ -51,7 +51,7 @@ def test_equals_the_plain_step(make_model_folder: Callable[..., Path], split: Sp
     folder = make_model_folder()
     oracle = GPT2LMHeadModel.from_pretrained(folder).train()
     nats = torch.zeros(())
-    for start, end in zip(split.stretches.starts, split.stretches.ends, strict=True):
+    for start, end in zip(split.spans.starts, split.spans.ends, strict=True):
         tokens = torch.from_numpy(split.tokens[start - 1 : end].astype(np.int64))
         nats = nats + cross_entropy(oracle(tokens[None, :-1]).logits[0], tokens[1:], reduction="sum")
     (nats / sum(LENGTHS)).backward()
@@ -86,7 +86,7 @@ def test_the_split_into_micro_batches_changes_nothing(
     folder = make_model_folder()
     if prompts:
         given = np.array([0, 11, 3, 0, 29, 1, 60, 2])
-        split = replace(split, stretches=replace(split.stretches, prompt_tokens=given))
+        split = replace(split, spans=replace(split.spans, prompt_tokens=given))
     whole, parts = (load_gpt2(folder).train() for _ in range(2))
     one, many = batches(split, 1000), batches(split, tokens_per_batch)
     assert len(one) == 1

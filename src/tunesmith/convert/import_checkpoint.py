@@ -15,7 +15,7 @@ from tunesmith.convert.import_llmc import is_llmc, read_llmc
 from tunesmith.convert.import_nanogpt import read_nanogpt
 from tunesmith.convert.import_openai import is_openai, read_openai
 from tunesmith.convert.imported_model import ForeignModel
-from tunesmith.data.tokenizer import FILES, TextTokenizer, load_tokenizer, tokenizer_of_files
+from tunesmith.data.tokenizer import FILES, TextTokenizer, load_tokenizer, load_tokenizer_files
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
 from tunesmith.model.hf_checkpoint import gpt2_of, load_gpt2, merged_state, save_gpt2
@@ -144,5 +144,5 @@ def _aitextgen_tokenizer(folder: Path) -> TextTokenizer | None:
     for place in (folder, folder.parent):
         for name, merges in AITEXTGEN:
             if (place / name).is_file():
-                return tokenizer_of_files(place / name, place / merges if merges else None)
+                return load_tokenizer_files(place / name, place / merges if merges else None)
     return None

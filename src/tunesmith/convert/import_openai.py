@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.convert.imported_model import ForeignModel, refuse_incomplete
-from tunesmith.data.tokenizer import tokenizer_of_files
+from tunesmith.data.tokenizer import load_tokenizer_files
 from tunesmith.errors import UserError
 from tunesmith.model.hf_config import gpt2_config
 from tunesmith.utils.files import parse_json
@@ -223,7 +223,7 @@ def read_openai(path: Path) -> ForeignModel:
     }
     refuse_incomplete(bundle.path, config, state)
     has_tokenizer = (folder / ENCODER).is_file() and (folder / MERGES).is_file()
-    tokenizer = tokenizer_of_files(folder / ENCODER, folder / MERGES) if has_tokenizer else None
+    tokenizer = load_tokenizer_files(folder / ENCODER, folder / MERGES) if has_tokenizer else None
     return ForeignModel(f"TensorFlow, {prefix.name}", config, state, tokenizer)
 
 

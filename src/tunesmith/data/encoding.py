@@ -1,7 +1,7 @@
-"""Which encoding a file is in: detected on its head, named in the report, verified by decoding all of it.
+"""Text encoding of a file: detected from its head, shown in the report, verified by decoding all of it.
 
-Nothing is read as something else in silence. A file that is not in the encoding its head speaks for stops the run
-with the offset of the first byte that does not decode, unless the user chose to have such bytes counted and replaced.
+A file that is not in the detected encoding throughout stops the run with the offset of the first byte that does not
+decode, unless the user chose to replace or skip such bytes, which are then counted.
 """
 
 import codecs
@@ -21,18 +21,18 @@ BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 CANDIDATES = ["cp932", "euc_jp", "iso2022_jp", "cp1252", "latin_1"]
-"""Legacy encodings that are told apart, the strictest first; any other is for --encoding."""
+"""Legacy encodings that are detected, the strictest first; any other needs --encoding."""
 CONTROL_BYTES = bytes(set(range(32)) - {9, 10, 12, 13, 27})
 FEW_CONTROL_BYTES = 32
-MOST_CONTROL_SHARE = 0.01
-MOST_BROKEN_CHARACTERS = 0.02
+MAX_CONTROL_FRACTION = 0.01
+MAX_BROKEN_FRACTION = 0.02
 
 
 def detect_encoding(file: SourceFile) -> str:
-    """Python's name of the encoding that the file's head speaks for.
+    """Detect the encoding from the file's head, as Python's name of it.
 
     Raises:
-        UserError: if it looks like no text at all.
+        UserError: if it does not look like text.
     """
     with file.open() as stream:
         head = stream.read(HEAD_BYTES)
@@ -40,7 +40,7 @@ def detect_encoding(file: SourceFile) -> str:
         if head.startswith(mark):
             return encoding
     n_controls = len(head) - len(head.translate(None, CONTROL_BYTES))
-    has_controls = n_controls > max(FEW_CONTROL_BYTES, MOST_CONTROL_SHARE * len(head))
+    has_controls = n_controls > max(FEW_CONTROL_BYTES, MAX_CONTROL_FRACTION * len(head))
     if _is_wide(head):
         return "utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"
     if _decodes(head, "utf-8") and not has_controls:
@@ -48,33 +48,35 @@ def detect_encoding(file: SourceFile) -> str:
     if has_controls:
         raise UserError(
             "{path} does not look like text",
-            hint="name a text file; or say what it is in with --encoding",
+            hint="name a text file, or set --encoding",
             path=file.path,
         )
     if _is_broken_utf8(head):
         return "utf-8"
-    possible = [name for name in CANDIDATES if _decodes(head, name)]
-    best = from_bytes(head, cp_isolation=possible).best()
-    return possible[0] if best is None else best.encoding
+    candidates = [name for name in CANDIDATES if _decodes(head, name)]
+    best = from_bytes(head, cp_isolation=candidates).best()
+    return candidates[0] if best is None else best.encoding
 
 
-def known_encoding(name: str) -> str:
-    """Check the name given with --encoding.
+def check_encoding(name: str) -> str:
+    """Check the value of --encoding.
 
     Raises:
-        UserError: if Python knows no such text encoding.
+        UserError: if Python has no such text encoding.
     """
     try:
         "".encode(name)
     except LookupError:
         raise UserError(
-            "--encoding {name} is no encoding", hint="for example utf-8, cp932, euc_jp, utf-16, latin-1", name=name
+            "--encoding {name} is not a known encoding",
+            hint="for example utf-8, cp932, euc_jp, utf-16, latin-1",
+            name=name,
         ) from None
     return name
 
 
 def bad_byte(file: SourceFile, encoding: str) -> UserError:
-    """The error that names the first byte of a file that does not decode."""
+    """Make the error for the first byte of a file that does not decode."""
     decoder = codecs.getincrementaldecoder(encoding)()
     offset = 0
     with file.open() as stream:
@@ -93,7 +95,7 @@ def _bad_byte_error(file: SourceFile, encoding: str, offset: int, byte: int | No
         "{path} is not {encoding} throughout: the file ends inside a character at offset {offset:,}"
         if byte is None
         else "{path} is not {encoding} throughout: byte 0x{byte:02x} at offset {offset:,}",
-        hint="say which encoding it is with --encoding NAME; or --on-bad-bytes replace or skip-sample",
+        hint="set the encoding with --encoding NAME, or use --on-bad-bytes replace or skip-sample",
         path=file.path,
         encoding=encoding,
         byte=byte,
@@ -102,7 +104,7 @@ def _bad_byte_error(file: SourceFile, encoding: str, offset: int, byte: int | No
 
 
 def _decodes(head: bytes, encoding: str) -> bool:
-    """Whether a head decodes, its last character possibly cut."""
+    """Whether a head decodes; its last character may be cut."""
     try:
         codecs.getincrementaldecoder(encoding)().decode(head, final=False)
     except UnicodeDecodeError:
@@ -117,8 +119,8 @@ def _is_wide(head: bytes) -> bool:
 
 
 def _is_broken_utf8(head: bytes) -> bool:
-    """Whether it is UTF-8 with a few damaged places: many good multi-byte characters, few bad bytes."""
+    """Whether it is UTF-8 with little damage: many valid multi-byte characters, few bad bytes."""
     text = head.decode("utf-8", errors="replace")
     broken = text.count("\ufffd")
     wide = sum(character > "\x7f" for character in text)
-    return broken < MOST_BROKEN_CHARACTERS * wide
+    return broken < MAX_BROKEN_FRACTION * wide

@@ -1,7 +1,7 @@
-"""A checkpoint's own tokenizer, through the `tokenizers` library.
+"""A checkpoint's own tokenizer, with the `tokenizers` library.
 
-Text is always encoded as ordinary text: special tokens never arise from what a file says. The id of
-end-of-text is the checkpoint's, never assumed.
+Text is always encoded as ordinary text: the content of a file never becomes a special token. The id of end-of-text is
+the checkpoint's, never assumed.
 """
 
 import hashlib
@@ -18,9 +18,9 @@ import numpy.typing as npt
 from tokenizers import AddedToken, Encoding, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
-from tunesmith.data import spiece
-from tunesmith.data.read_ahead import read_ahead
-from tunesmith.data.stretches import Int64s
+from tunesmith.data.prefetch import prefetch
+from tunesmith.data.sentencepiece import SENTENCEPIECE_FILE, read_sentencepiece
+from tunesmith.data.spans import Int64s
 from tunesmith.errors import UserError
 from tunesmith.messages.system_errors import said_by_system
 from tunesmith.utils.files import parse_json, write_atomically, write_json
@@ -32,15 +32,15 @@ FILES = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    spiece.FILE,
+    SENTENCEPIECE_FILE,
 )
 PIECE_CHARACTERS = 2000
-"""Long texts are encoded in pieces of about this size, which measures fastest."""
+"""Long texts are encoded in pieces of about this size, which measured fastest."""
 PIECES_AT_A_TIME = 512
 GPT2_VOCAB = 50_257
-"""Of a config.json that does not say."""
+"""Vocabulary size where config.json has none."""
 SAFE_BORDER = re.compile(r"(?<=\S)(?= \S)|(?<=\S\n)(?=\S)")
-"""Where one of GPT-2's pre-tokens ends whatever stands around: before a lone space, behind a lone line end."""
+"""Where a GPT-2 pre-token always ends: before a single space, after a single line end."""
 
 TokenIds = npt.NDArray[np.uint32]
 
@@ -49,17 +49,17 @@ BYTE_LEVEL_ALPHABET = {byte: chr(byte) for byte in SHOWN_AS_THEMSELVES} | {
     byte: chr(0x100 + number)
     for number, byte in enumerate(byte for byte in range(0x100) if byte not in SHOWN_AS_THEMSELVES)
 }
-"""Which character a byte-level vocabulary writes for each byte (`bytes_to_unicode` in GPT-2's released encoder.py)."""
+"""Character of a byte-level vocabulary for each byte (`bytes_to_unicode` in GPT-2's released encoder.py)."""
 
 END_OF_TEXT = "<|endoftext|>"
-"""GPT-2's marker; used where a checkpoint names none of its own."""
+"""GPT-2's marker; used where a checkpoint names none."""
 
 
 class TextTokenizer:
     """Text to ids and back.
 
     Attributes:
-        end_of_text_id: what follows every sample, and what generation stops at.
+        end_of_text_id: follows every sample and ends generation.
         end_of_text: the same as a string.
         folder: the model folder it was read from.
     """
@@ -85,22 +85,22 @@ class TextTokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes whenever the same text could get other ids."""
+        """Hash that changes whenever the same text could get other ids."""
         content = f"{self.end_of_text_id}\n{self.json}"
         return hashlib.sha256(content.encode("utf-8")).hexdigest()
 
     def encode(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text, without any special token."""
+        """Encode texts without special tokens."""
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def encode_packed(self, texts: list[str]) -> tuple[TokenIds, Int64s]:
-        """Ids of all texts behind one another, and how many each text has; for large amounts of text."""
+        """Encode large amounts of text: concatenated ids, and the number of ids of each text."""
         pieces, pieces_of_text = safe_pieces(texts, PIECE_CHARACTERS) if self.may_be_cut else (texts, [1] * len(texts))
         counts = np.zeros(len(pieces), np.int64)
         ids = [np.zeros(0, np.uint32)]
         done = 0
-        for encodings in read_ahead(self._encoded(pieces)):  # the library lets other threads work meanwhile
+        for encodings in prefetch(self._encoded(pieces)):  # the library releases the GIL
             ids += [np.asarray(encoding.ids, np.uint32) for encoding in encodings]
             counts[done : done + len(encodings)] = list(map(len, encodings))
             done += len(encodings)
@@ -109,8 +109,8 @@ class TextTokenizer:
 
     def _encoded(self, pieces: list[str]) -> Iterator[list[Encoding]]:
         for start in range(0, len(pieces), PIECES_AT_A_TIME):
-            some = pieces[start : start + PIECES_AT_A_TIME]
-            yield self._tokenizer.encode_batch_fast(some, add_special_tokens=False)
+            chunk = pieces[start : start + PIECES_AT_A_TIME]
+            yield self._tokenizer.encode_batch_fast(chunk, add_special_tokens=False)
 
     @cached_property
     def json(self) -> str:
@@ -123,14 +123,9 @@ class TextTokenizer:
         content: dict[str, Any] = json.loads(self.json)
         return content
 
-    @property
-    def added_tokens(self) -> list[str]:
-        """Tokens that are found in a text before anything else, end-of-text among them."""
-        return [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
-
     @cached_property
     def may_be_cut(self) -> bool:
-        """Whether GPT-2's own pre-tokenizer is at work, for which `safe_pieces` is exact."""
+        """Whether the pre-tokenizer is GPT-2's, for which `safe_pieces` is exact."""
         content = self._content
         pre_tokenizer = content.get("pre_tokenizer") or {}
         plain = pre_tokenizer.get("use_regex", True) and not pre_tokenizer.get("add_prefix_space", True)
@@ -138,7 +133,7 @@ class TextTokenizer:
 
     @cached_property
     def bytes_of_token(self) -> Int64s | None:
-        """UTF-8 bytes of each id's text, by id; None for tokenizers whose tokens are no stretches of bytes."""
+        """UTF-8 bytes of each id's text, by id; None unless the tokenizer is byte-level."""
         if not isinstance(self._tokenizer.decoder, decoders.ByteLevel):
             return None
         n_bytes = np.zeros(self.vocab_size, np.int64)
@@ -147,7 +142,7 @@ class TextTokenizer:
 
     @cached_property
     def characters_of_token(self) -> Int64s | None:
-        """How many characters begin in each id's bytes, by id; None where `bytes_of_token` is."""
+        """Number of characters that begin in each id's bytes, by id; None where `bytes_of_token` is."""
         if self.bytes_of_token is None:
             return None
         inside = {ord(shown): None for byte, shown in BYTE_LEVEL_ALPHABET.items() if 0x80 <= byte < 0xC0}
@@ -156,16 +151,16 @@ class TextTokenizer:
         return n_characters
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ordinary ids; bytes that form no character yet become U+FFFD."""
+        """Decode ids; bytes of an incomplete character become U+FFFD."""
         text: str = self._tokenizer.decode(ids, skip_special_tokens=False)
         return text
 
     def entry(self, token_id: int) -> str:
-        """How the vocabulary itself writes an id; empty where it has none."""
+        """Vocabulary entry of an id; empty if there is none."""
         return str(self._tokenizer.id_to_token(token_id) or "")
 
     def is_fragment(self, token_id: int) -> bool:
-        """Whether an id stands for a part of a character only, or for what the vocabulary does not know."""
+        """Whether an id is a part of a character only, or the unknown token."""
         return token_id == self._unknown_id or "\ufffd" in self.decode([token_id])
 
     @cached_property
@@ -173,7 +168,7 @@ class TextTokenizer:
         return None if self.may_be_cut else self._content["model"].get("unk_id")
 
     def save(self, folder: Path) -> None:
-        """Write what `AutoTokenizer.from_pretrained(folder)` needs: the checkpoint's own files, completed."""
+        """Write what `AutoTokenizer.from_pretrained(folder)` needs: the checkpoint's own files, and missing ones."""
         for name in FILES:
             if (self.folder / name).is_file() and self.folder.resolve() != folder.resolve():
                 write_atomically(folder / name, partial(shutil.copyfile, self.folder / name))
@@ -194,15 +189,15 @@ class TextTokenizer:
 
 
 def safe_pieces(texts: list[str], characters: int) -> tuple[list[str], list[int]]:
-    """Cut long texts into pieces of about so many characters, where GPT-2's pre-tokenizer cuts in any case.
+    """Cut long texts into pieces of about `characters`, where GPT-2's pre-tokenizer cuts in any case.
 
-    The ids of the pieces are the ids of the whole (`SAFE_BORDER`), and long documents are encoded on all cores and in
+    The ids of the pieces are the ids of the whole (`SAFE_BORDER`); long documents are encoded on all cores and in
     bounded memory.
 
     Returns:
-        The pieces, and how many each text has.
+        The pieces, and the number of pieces of each text.
     """
-    if max(map(len, texts), default=0) <= characters:  # as most are: nothing to do for each of them
+    if max(map(len, texts), default=0) <= characters:  # the usual case
         return texts, [1] * len(texts)
     pieces: list[str] = []
     pieces_of_text: list[int] = []
@@ -226,7 +221,7 @@ def load_tokenizer(folder: Path, hf_config: dict[str, Any]) -> TextTokenizer:
     Args:
         folder: the model folder.
         hf_config: its `config.json`, for the id of end-of-text and the size of the embedding table; empty for a
-            folder that holds a tokenizer only.
+            folder with a tokenizer only.
 
     Raises:
         UserError: if there is none, it is damaged, or it does not belong to the model.
@@ -246,12 +241,12 @@ def load_tokenizer(folder: Path, hf_config: dict[str, Any]) -> TextTokenizer:
     return loaded
 
 
-def tokenizer_of_files(path: Path, merges: Path | None) -> TextTokenizer:
-    """A tokenizer whose files have names of another program's.
+def load_tokenizer_files(path: Path, merges: Path | None) -> TextTokenizer:
+    """Read a tokenizer from files with any names.
 
     Args:
-        path: of what is a tokenizer.json, or a vocab.json.
-        merges: of what is a merges.txt, beside a vocab.json.
+        path: a tokenizer.json or a vocab.json by content.
+        merges: a merges.txt by content, for a vocab.json.
 
     Raises:
         UserError: if it is damaged, or has no end-of-text.
@@ -275,8 +270,8 @@ def _read(folder: Path) -> Tokenizer:
             return Tokenizer.from_file(str(folder / "tokenizer.json"))
         if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
             return _byte_level_bpe(folder / "vocab.json", folder / "merges.txt")
-        if (folder / spiece.FILE).is_file():
-            return spiece.read_spiece(folder / spiece.FILE)
+        if (folder / SENTENCEPIECE_FILE).is_file():
+            return read_sentencepiece(folder / SENTENCEPIECE_FILE)
     except UserError:
         raise
     except Exception as error:  # noqa: BLE001  the library raises plain Exception for a damaged file

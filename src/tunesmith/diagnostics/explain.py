@@ -8,7 +8,7 @@ from pathlib import Path
 from string import Formatter
 
 from tunesmith.config import ExplainConfig
-from tunesmith.data.standard_input import STANDARD_INPUT
+from tunesmith.data.source_files import STDIN_NAMES
 from tunesmith.diagnostics.matcher import RuleMatch, Specificity, all_matches
 from tunesmith.diagnostics.run_diagnosis import Cause, Explanation, explain_run
 from tunesmith.errors import UsageError, UserError
@@ -32,7 +32,7 @@ def explain(config: ExplainConfig) -> Explanation:
     Raises:
         UserError: if there is nothing to read.
     """
-    if config.source in STANDARD_INPUT:
+    if config.source in STDIN_NAMES:
         if sys.stdin is None or sys.stdin.isatty():
             raise UsageError(
                 "nothing was given to explain",

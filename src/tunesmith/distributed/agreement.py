@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from tunesmith.data.content_hash import content_hash
+from tunesmith.data.cache import content_hash
 from tunesmith.distributed.team import Team
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import Phrase, say

@@ -13,13 +13,11 @@ import numpy as np
 import torch
 
 from tunesmith.config import EvaluateConfig, GenerateConfig
-from tunesmith.data.corpus import Corpus, prepare_corpus
-from tunesmith.data.source_files import FoundSources, found_sources
-from tunesmith.data.sources import reading_options
-from tunesmith.data.standard_input import STANDARD_INPUT
-from tunesmith.data.text_size import TextSizes, text_sizes
+from tunesmith.data.corpus import Corpus, TextSizes, prepare_corpus, text_sizes
+from tunesmith.data.provenance import load_training_corpus
+from tunesmith.data.readers import reading_options
+from tunesmith.data.source_files import STDIN_NAMES, ResolvedSources, resolve_sources
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
-from tunesmith.data.trained_text import trained_text
 from tunesmith.distributed.team import Team
 from tunesmith.distributed.verbs import device_of, refuse_different_models, team_of
 from tunesmith.errors import UserError
@@ -73,7 +71,7 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
 
 def _evaluate_in_team(config: EvaluateConfig, team: Team) -> dict[str, Any]:
     out = Path(config.out) if config.out else None
-    if team.size > 1 and set(STANDARD_INPUT) & set(config.sources):
+    if team.size > 1 and set(STDIN_NAMES) & set(config.sources):
         raise UserError(
             "standard input goes to one process only",
             hint="save the text as a file, or leave out --devices and torchrun",
@@ -83,7 +81,7 @@ def _evaluate_in_team(config: EvaluateConfig, team: Team) -> dict[str, Any]:
     for flag, value in (("--worst", config.worst), ("--novelty", config.novelty)):
         if value < 0:
             raise UserError("{flag} {value} makes no sense", hint="write 0 or more", flag=flag, value=value)
-    with found_sources(config.sources) as sources:  # before a model is fetched
+    with resolve_sources(config.sources) as sources:  # before a model is fetched
         device = device_of(team, config.device)
         # Results are compared with those of other programs: on a CPU nothing is gained by rounding them.
         is_exact = config.precision == "auto" and device.type == "cpu"
@@ -115,7 +113,7 @@ def _evaluate_in_team(config: EvaluateConfig, team: Team) -> dict[str, Any]:
 
 
 def _evaluate_one(
-    name: str, config: EvaluateConfig, sources: FoundSources, device: torch.device, dtype: torch.dtype, team: Team
+    name: str, config: EvaluateConfig, sources: ResolvedSources, device: torch.device, dtype: torch.dtype, team: Team
 ) -> _ModelEvaluation:
     with team.one_after_the_other("model"):
         folder = local_folder(name)
@@ -199,7 +197,7 @@ def _minus(ours_D: Floats, theirs_D: Floats) -> Floats:
 
 def _memorization(tuned: _ModelEvaluation, config: EvaluateConfig) -> dict[str, Any]:
     """Compare with what was held out from training, or else with the text that is measured on."""
-    corpus = trained_text(tuned.folder, tuned.tokenizer, config.trained_on)
+    corpus = load_training_corpus(tuned.folder, tuned.tokenizer, config.trained_on)
     defaults = GenerateConfig(str(tuned.folder), device=config.device, precision=config.precision)
     return measure_memorization(
         load_for_generation(defaults),
@@ -235,7 +233,7 @@ def _sample_rows(evaluation: Evaluation, base: Evaluation | None, sizes: TextSiz
 
 def _text_beginning(measured: _ModelEvaluation, sample: int) -> str:
     """Return the beginning of the predicted part of a sample."""
-    spans = measured.corpus.validation.stretches
+    spans = measured.corpus.validation.spans
     start = int(spans.starts[sample]) + int(spans.prompt_tokens[sample])
     end = int(spans.ends[sample]) - 1
     text = measured.tokenizer.decode(measured.corpus.validation.tokens[start : min(end, start + SHOWN_TOKENS)].tolist())

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.data.copies import CopyIndex, longest_copy_around
 from tunesmith.data.corpus import Corpus, Split
-from tunesmith.data.stretches import Int64s
+from tunesmith.data.ngram_index import NgramIndex, longest_match_per_token
+from tunesmith.data.provenance import name_of_sample
+from tunesmith.data.spans import Int64s
 from tunesmith.data.tokenizer import TextTokenizer
-from tunesmith.data.trained_text import name_of_sample
 from tunesmith.generation.generate import TextRequest, run_requests
 from tunesmith.generation.loading import LoadedModel
 from tunesmith.generation.sampling import SamplingParams
@@ -40,7 +40,7 @@ def measure_memorization(
     """
     requests = [TextRequest("", seed + number, params, GENERATED_TOKENS) for number in range(n_texts)]
     generated = [text.tokens for text in run_requests(loaded, requests)]
-    index = CopyIndex(corpus.train)
+    index = NgramIndex(corpus.train)
     return {
         "texts": n_texts,
         "written": _copied_shares(generated, index, corpus, loaded.tokenizer),
@@ -49,15 +49,15 @@ def measure_memorization(
 
 
 def _copied_shares(
-    texts: Iterable[Sequence[int] | Int64s], index: CopyIndex, corpus: Corpus, tokenizer: TextTokenizer
+    texts: Iterable[Sequence[int] | Int64s], index: NgramIndex, corpus: Corpus, tokenizer: TextTokenizer
 ) -> dict[str, Any]:
     """Return the shares of tokens that are copied, and the longest copy with its source."""
     n_tokens = 0
     n_copied = dict.fromkeys(COPY_TOKENS, 0)
     longest: dict[str, Any] | None = None
     for number, text in enumerate(texts):
-        copies = index.copies(np.asarray(text, np.int64))
-        longest_M = longest_copy_around(copies, len(text))
+        copies = index.find_matches(np.asarray(text, np.int64))
+        longest_M = longest_match_per_token(copies, len(text))
         n_tokens += len(text)
         for least in COPY_TOKENS:
             n_copied[least] += int((longest_M >= least).sum())
@@ -80,7 +80,7 @@ def _copied_shares(
 
 def _baseline_samples(split: Split) -> list[Int64s]:
     """Return the tokens of the first samples, each without its end-of-text."""
-    spans = split.stretches
+    spans = split.spans
     reached = np.cumsum(spans.lengths, dtype=np.int64)
     n_samples = int(np.searchsorted(reached, BASELINE_TOKENS)) + 1
     ranges = zip(spans.starts[:n_samples].tolist(), spans.ends[:n_samples].tolist(), strict=True)

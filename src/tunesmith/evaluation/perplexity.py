@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from tunesmith.data.batches import Batch, packed, packed_indices
 from tunesmith.data.corpus import Split
-from tunesmith.data.stretches import Int64s
-from tunesmith.data.windows import Windows, sliding_windows, windows_of
+from tunesmith.data.dataloader import Batch, pack_batches
+from tunesmith.data.packing import Windows, pack_greedy, sliding_windows, windows_of
+from tunesmith.data.spans import Int64s
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.evaluation.bootstrap import Interval, interval_of, resampled_sums
 from tunesmith.messages.catalogue import Phrase, say
@@ -114,10 +114,10 @@ def evaluate_split(
     """
     tokens_per_batch = max(tokens_per_batch // team.size, 1)  # so that a short text has something for all of them
     if stride_tokens is None:
-        windows = windows_of(split.stretches, context_tokens)
+        windows = windows_of(split.spans, context_tokens)
     else:
-        windows = sliding_windows(split.stretches, context_tokens, stride_tokens)
-    groups = list(packed_indices(windows.lengths, tokens_per_batch))
+        windows = sliding_windows(split.spans, context_tokens, stride_tokens)
+    groups = list(pack_greedy(windows.lengths, tokens_per_batch))
     own = groups[team.rank :: team.size]
     sample_nats, _ = in_pieces(
         lambda pieces: _sample_nats(model, split, windows, own, max(tokens_per_batch // pieces, 1)),
@@ -130,7 +130,7 @@ def evaluate_split(
         _sample_nats(model, split, windows, groups[-1:], tokens_per_batch)
     return Evaluation(
         team.sum_on_host(sample_nats),
-        split.stretches.lengths.astype(np.int64) - split.stretches.prompt_tokens,
+        split.spans.lengths.astype(np.int64) - split.spans.prompt_tokens,
         split.text_bytes,
     )
 
@@ -143,19 +143,19 @@ def _sample_nats(
     with inference(model):
         for group in groups:
             in_group = windows[group]
-            parts = packed_indices(in_group.lengths, tokens_per_batch)
-            for part, batch in zip(parts, packed(split, in_group, tokens_per_batch, longest), strict=True):
+            parts = pack_greedy(in_group.lengths, tokens_per_batch)
+            for part, batch in zip(parts, pack_batches(split, in_group, tokens_per_batch, longest), strict=True):
                 nats_M = _batch_nats(model, batch).double().cpu().numpy()
-                sample_M = np.repeat(in_group.samples[part], in_group.lengths[part])[batch.rows]
+                sample_M = np.repeat(in_group.sample_ids[part], in_group.lengths[part])[batch.target_positions]
                 np.add.at(sample_nats, sample_M, nats_M)
     return sample_nats
 
 
 def _batch_nats(model: GPT2, batch: Batch) -> Tensor:
     """Return the cross-entropy of each predicted token of a batch, fp32 [M]."""
-    layout = DocumentLayout(batch.offsets, batch.longest)
+    layout = DocumentLayout(batch.cu_seqlens, batch.max_seqlen)
     hidden_NC = hidden_states(model, batch.tokens, batch.positions, layout)
-    hidden_MC, targets_M = rows_of(hidden_NC, batch.rows), on_device_of(model, batch.targets)
+    hidden_MC, targets_M = rows_of(hidden_NC, batch.target_positions), on_device_of(model, batch.targets)
     return nats_of_each_token(hidden_MC, model.head_VC, targets_M, model.config.vocab_size)
 
 

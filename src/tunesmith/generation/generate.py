@@ -10,11 +10,11 @@ from itertools import product
 from pathlib import Path
 
 from tunesmith.config import Auto, GenerateConfig
-from tunesmith.data.copies import SHORTEST_COPY_TOKENS, CopyIndex
-from tunesmith.data.prompt_file import read_prompts
-from tunesmith.data.sources import escapes
+from tunesmith.data.line_files import read_prompts
+from tunesmith.data.ngram_index import MIN_MATCH_TOKENS, NgramIndex
+from tunesmith.data.provenance import load_training_corpus
+from tunesmith.data.readers import escapes
 from tunesmith.data.tokenizer import TextTokenizer
-from tunesmith.data.trained_text import trained_text
 from tunesmith.distributed.team import Team
 from tunesmith.distributed.verbs import refuse_different_models, team_of
 from tunesmith.errors import UserError
@@ -235,12 +235,12 @@ def _check_settings(config: GenerateConfig) -> None:
         problems = [say("{flag} {value} makes no sense", flag=flag, value=value) for flag, value, _ in wrong]
         rules = [say("{flag}: write a number that is {rule}", flag=flag, rule=rule) for flag, _, rule in wrong]
         raise UserError("{problems}", hint="{rules}", problems="; ".join(problems), rules="; ".join(rules))
-    if config.reject_copied and config.reject_copied < SHORTEST_COPY_TOKENS:
+    if config.reject_copied and config.reject_copied < MIN_MATCH_TOKENS:
         raise UserError(
             "--reject-copied {reject_copied} is too short for a memorized passage",
             hint="write {least} or more, or 0 to take all texts",
             reject_copied=config.reject_copied,
-            least=SHORTEST_COPY_TOKENS,
+            least=MIN_MATCH_TOKENS,
         )
     if "" in config.stop or config.truncate == "":
         raise UserError("an empty --stop or --truncate would end every text at once", hint="leave it out")
@@ -334,18 +334,18 @@ def run_requests(
     return [finished[number] for number in range(len(requests))]
 
 
-def _memorization_index(config: GenerateConfig, tokenizer: TextTokenizer, team: Team) -> CopyIndex | None:
+def _memorization_index(config: GenerateConfig, tokenizer: TextTokenizer, team: Team) -> NgramIndex | None:
     """Index the training text that no text may repeat; None where every text is taken."""
     if not config.reject_copied:
         return None
     with team.one_after_the_other("text"):
-        return CopyIndex(trained_text(local_folder(config.model), tokenizer, config.trained_on).train)
+        return NgramIndex(load_training_corpus(local_folder(config.model), tokenizer, config.trained_on).train)
 
 
 def _without_memorized(
     generate: Callable[[Sequence[TextRequest]], list[GeneratedText]],
     requests: Sequence[TextRequest],
-    index: CopyIndex,
+    index: NgramIndex,
     min_tokens: int,
     *,
     n_texts: int,
@@ -376,7 +376,7 @@ def _without_memorized(
         accepted |= {
             number: text
             for number, text in zip(numbers, texts, strict=True)
-            if all(copy.tokens < min_tokens for copy in index.copies(text.tokens))
+            if all(copy.tokens < min_tokens for copy in index.find_matches(text.tokens))
         }
         numbers = [n for n in numbers if n not in accepted and requests[n].params.temperature > 0]
         if not numbers:

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from tunesmith import __version__
-from tunesmith.data.cache_folder import cache_folder
+from tunesmith.data.cache import cache_folder
 from tunesmith.planning.hardware import GIB, Hardware
 from tunesmith.planning.memory_model import Correction, Demand
 from tunesmith.utils.files import write_json

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from tunesmith.backends import why_not_together
 from tunesmith.config import RECOMPUTATIONS, Auto, Recompute, StatePlanName
-from tunesmith.data.dealing import rounded_up
+from tunesmith.data.packing import round_up_tokens
 from tunesmith.errors import DoesNotFitError
 from tunesmith.messages.catalogue import say
 from tunesmith.model.gpt2_config import GPT2Config
@@ -148,10 +148,10 @@ def _micro_batches(request: Request, hardware: Hardware) -> Iterator[tuple[int, 
     most = max(MOST_TOKENS[hardware.kind], request.longest_tokens)
     number, before = max(-(-request.step_tokens // most), 1), 0
     while True:
-        tokens = rounded_up(max(-(-request.step_tokens // number), request.longest_tokens))
+        tokens = round_up_tokens(max(-(-request.step_tokens // number), request.longest_tokens))
         if tokens != before:
             yield number, tokens
-        if tokens <= rounded_up(request.longest_tokens):
+        if tokens <= round_up_tokens(request.longest_tokens):
             return
         number, before = number + max(number // 4, 1), tokens
 

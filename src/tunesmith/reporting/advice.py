@@ -254,7 +254,7 @@ def _starving(run: RunRecord) -> Advice | None:
 
 
 def _validation_too_small(run: RunRecord) -> Advice | None:
-    samples, tokens = int(run.plan["validation_samples"]), int(run.plan["validation_tokens"])
+    samples, tokens = int(run.plan["val_samples"]), int(run.plan["val_tokens"])
     if samples >= FEW_VALIDATION_SAMPLES and tokens >= FEW_VALIDATION_TOKENS:
         return None
     return Advice(

@@ -165,8 +165,8 @@ def text_facts(run: RunRecord) -> dict[str, Any]:
             say("kept apart to measure"),
             say(
                 "{samples:,} samples, {tokens:,} tokens",
-                samples=plan["validation_samples"],
-                tokens=plan["validation_tokens"],
+                samples=plan["val_samples"],
+                tokens=plan["val_tokens"],
             ),
         ],
         [
@@ -178,8 +178,8 @@ def text_facts(run: RunRecord) -> dict[str, Any]:
             ),
         ],
         [say("exact copies of other samples"), f"{data.get('duplicate_samples', 0):,}"],
-        [say("left out: empty"), f"{data.get('empty', 0):,}"],
-        [say("left out: do not decode"), f"{data.get('skipped_samples', 0):,}"],
+        [say("left out: empty"), f"{data.get('empty_samples', 0):,}"],
+        [say("left out: do not decode"), f"{data.get('undecodable_samples', 0):,}"],
     ]
     lengths = run.description.get("lengths") or []
     most = max((part["samples"] for part in lengths), default=0)

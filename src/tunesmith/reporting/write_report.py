@@ -68,18 +68,17 @@ def measure_novelty(folder: Path, *, n_texts: int, seed: int) -> None:
 def _training_corpus(folder: Path, tokenizer: "TextTokenizer") -> "Corpus":
     """The corpus of a run with its validation split, tokenized again where the cache has lost it."""
     from tunesmith.data.corpus import prepare_corpus
-    from tunesmith.data.source_files import found_sources
-    from tunesmith.data.sources import reading_options
-    from tunesmith.data.standard_input import STANDARD_INPUT
-    from tunesmith.data.trained_text import trained_text
+    from tunesmith.data.provenance import load_training_corpus
+    from tunesmith.data.readers import reading_options
+    from tunesmith.data.source_files import STDIN_NAMES, resolve_sources
     from tunesmith.training.resuming import asked_before, refuse_changed_text
     from tunesmith.training.run import RunFolder
 
     run = RunFolder(folder)
     config = asked_before(run)
-    if set(config.sources) & set(STANDARD_INPUT):
-        return trained_text(folder, tokenizer, ())
-    with found_sources(config.sources) as sources:
+    if set(config.sources) & set(STDIN_NAMES):
+        return load_training_corpus(folder, tokenizer, ())
+    with resolve_sources(config.sources) as sources:
         options = reading_options(config)
         corpus = prepare_corpus(sources, tokenizer, options, val_fraction=config.val_fraction, seed=config.seed)
     refuse_changed_text(run, corpus)

@@ -5,10 +5,10 @@ from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
-from tunesmith.data.copies import CopyIndex
 from tunesmith.data.corpus import Corpus
+from tunesmith.data.ngram_index import NgramIndex
+from tunesmith.data.provenance import name_of_sample
 from tunesmith.data.tokenizer import TextTokenizer
-from tunesmith.data.trained_text import name_of_sample
 from tunesmith.generation.detokenizer import IncrementalDetokenizer
 from tunesmith.serving.api_errors import APIError
 from tunesmith.utils.files import parse_json
@@ -25,8 +25,8 @@ class TrainingData:
         self._lock = threading.Lock()
 
     @cached_property
-    def _index(self) -> CopyIndex:
-        return CopyIndex(self._corpus.train)
+    def _index(self) -> NgramIndex:
+        return NgramIndex(self._corpus.train)
 
     def find_overlaps(self, text: str) -> list[dict[str, Any]]:
         """Return spans of at least eight tokens in a row, none within another one, in the order of the text.
@@ -39,7 +39,7 @@ class TrainingData:
         # characters before each token, and last of all; a token within a character begins where that does
         offsets = list(accumulate((len(detokenizer.push(token)) for token in ids), initial=0))
         with self._lock:
-            copies = self._index.copies(ids)
+            copies = self._index.find_matches(ids)
         overlaps = []
         end_token = 0
         for copy in sorted(copies, key=lambda copy: (copy.start, -copy.tokens)):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.config import GenerateConfig, ServeConfig
-from tunesmith.data.trained_text import trained_text
+from tunesmith.data.provenance import load_training_corpus
 from tunesmith.errors import UserError
 from tunesmith.generation.loading import LoadedModel, load_for_generation, max_batch_size
 from tunesmith.model.hub import local_folder
@@ -88,7 +88,7 @@ def load_models(config: ServeConfig, *, now_s: int) -> list[ServedModel]:
 def _training_data(model: str, loaded: LoadedModel, named: Sequence[str]) -> TrainingData | None:
     """None where the run folder does not tell; a text that the user named must exist."""
     try:
-        return TrainingData(trained_text(local_folder(model), loaded.tokenizer, named), loaded.tokenizer)
+        return TrainingData(load_training_corpus(local_folder(model), loaded.tokenizer, named), loaded.tokenizer)
     except UserError:
         if named:
             raise

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tunesmith.data.batches import Batch
-from tunesmith.data.stretches import Int64s
+from tunesmith.data.dataloader import Batch
+from tunesmith.data.spans import Int64s
 from tunesmith.distributed.parts import own_part
 from tunesmith.model.compile import uncompiled
 from tunesmith.model.gpt2 import GPT2

@@ -12,18 +12,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from tunesmith.config import TrainConfig
-from tunesmith.data.cache_folder import cache_folder
-from tunesmith.data.source_files import found_sources
-from tunesmith.data.sources import reading_options
-from tunesmith.data.standard_input import STANDARD_INPUT
+from tunesmith.data.cache import cache_folder
+from tunesmith.data.readers import reading_options
+from tunesmith.data.source_files import STDIN_NAMES, resolve_sources
 from tunesmith.data.tokenizer import END_OF_TEXT, TextTokenizer, load_tokenizer
 from tunesmith.errors import UserError
 from tunesmith.model.gpt2_config import GPT2Config
 from tunesmith.model.hf_config import as_hf_config, gpt2_config, read_hf_config
 from tunesmith.model.hub import POSITIONS, preset_shape
-from tunesmith.preparation.text_reader import TextReader
-from tunesmith.preparation.vocabulary_size import vocabulary_size
-from tunesmith.preparation.whole_characters import tokenizer_for_script
+from tunesmith.tokenization.train_tokenizer import TextReader, resolve_vocab_size, train_bpe_of_characters
 from tunesmith.utils.files import new_folder, write_json
 
 FLAGS = ("shape", "layers", "width", "heads", "tokenizer", "vocab_size")
@@ -114,12 +111,12 @@ def blueprint_shape(config: TrainConfig, find: Callable[[str], Path]) -> GPT2Con
 
 def _own_tokenizer(config: TrainConfig) -> TextTokenizer:
     """Trained on the sources."""
-    if set(STANDARD_INPUT) & set(config.sources):
+    if set(STDIN_NAMES) & set(config.sources):
         raise UserError(
             "standard input can be read once only, and a tokenizer of its own needs it twice",
             hint="save the text as a file, or name a tokenizer: --tokenizer gpt2",
         )
-    with found_sources(config.sources) as found:
+    with resolve_sources(config.sources) as found:
         if found.prepared is not None:
             raise UserError(
                 "{prepared} holds tokens of a tokenizer that is there already",
@@ -128,8 +125,8 @@ def _own_tokenizer(config: TrainConfig) -> TextTokenizer:
             )
         options = reading_options(config)
         counting = TextReader(found, options)
-        for _ in counting.lists():
+        for _ in counting.batches():
             pass
-        size = config.vocab_size or vocabulary_size(counting.characters, len(counting.alphabet)).value
-        tokenizer = tokenizer_for_script(lambda: TextReader(found, options), counting.alphabet, size)
+        size = config.vocab_size or resolve_vocab_size(counting.characters, len(counting.alphabet)).value
+        tokenizer = train_bpe_of_characters(lambda: TextReader(found, options), counting.alphabet, size)
     return TextTokenizer(tokenizer, end_of_text_id=int(tokenizer.token_to_id(END_OF_TEXT) or 0), folder=Path())

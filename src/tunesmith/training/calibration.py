@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from tunesmith.data.batches import Batch
+from tunesmith.data.dataloader import Batch
 from tunesmith.model.compile import uncompiled
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.optim.in_backward_adamw import InBackwardAdamW

@@ -9,8 +9,8 @@
         checksums.json                                      size and checksum of every file above
 
 Written into a temporary folder, synced, then renamed: a folder named step-* is always whole, unless something changes
-it later, which the checksums tell. The data position is the step number itself (`tunesmith.data.batches`), so nothing
-else is needed to find it again.
+it later, which the checksums tell. The data position is the step number itself (`tunesmith.data.dataloader`), so
+nothing else is needed to find it again.
 """
 
 from dataclasses import dataclass

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 from tunesmith.backends import choose_attention
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus
-from tunesmith.data.effective_batch import choose_tokens_per_step, steps_per_epoch
-from tunesmith.data.mixture import Mixture
-from tunesmith.data.stretches import Int64s
-from tunesmith.data.windows import windows_of
+from tunesmith.data.packing import Mixture, resolve_tokens_per_step, steps_per_epoch, windows_of
+from tunesmith.data.spans import Int64s
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
 from tunesmith.model.gpt2_config import PROJECTIONS, SHORT_DOCUMENT_TOKENS, GPT2Config, LoRA, chosen_context_tokens
@@ -67,11 +65,11 @@ def request_of(
         UserError: if what was asked contradicts itself.
     """
     context = chosen_context_tokens(config.context_tokens, model.n_positions)
-    windows = windows_of(corpus.train.stretches, context.value)
+    windows = windows_of(corpus.train.spans, context.value)
     mixture = Mixture(windows, corpus.train.weights, seed=config.seed)
     lengths = windows.lengths[mixture.order(0)]
     step = (
-        choose_tokens_per_step(mixture.n_tokens, config.epochs)
+        resolve_tokens_per_step(mixture.n_tokens, config.epochs)
         if config.tokens_per_step == "auto"
         else Choice(config.tokens_per_step, say("asked for"))
     )

@@ -13,9 +13,9 @@ import numpy as np
 
 from tunesmith.config import PlanConfig
 from tunesmith.data.corpus import Corpus, Split, prepare_corpus
-from tunesmith.data.source_files import found_sources
-from tunesmith.data.sources import reading_options
-from tunesmith.data.stretches import Stretches
+from tunesmith.data.readers import reading_options
+from tunesmith.data.source_files import resolve_sources
+from tunesmith.data.spans import TokenSpans
 from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.errors import DoesNotFitError, UserError
 from tunesmith.messages.catalogue import say
@@ -113,7 +113,7 @@ def duration_s(plan: TrainPlan) -> float | None:
         return None
     evaluations = plan.steps / plan.eval_every_steps + 1
     per_token_s = plan.step_s / (plan.tokens_per_micro_batch * plan.micro_batches_per_step)
-    return plan.steps * plan.step_s + evaluations * plan.validation_tokens * per_token_s * EVALUATION_SHARE
+    return plan.steps * plan.step_s + evaluations * plan.val_tokens * per_token_s * EVALUATION_SHARE
 
 
 def forecast(config: PlanConfig) -> Forecast:
@@ -206,7 +206,7 @@ def _corpus(config: PlanConfig, shape: GPT2Config, folder: Path | None, notes: l
     is_complete = folder is not None and any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
     counting = folder if is_complete and folder is not None else local_folder(TINY)
     tokenizer = load_tokenizer(counting, read_hf_config(counting))
-    with found_sources(config.sources) as found:
+    with resolve_sources(config.sources) as found:
         corpus = prepare_corpus(
             found, tokenizer, reading_options(config), val_fraction=config.val_fraction, seed=config.seed
         )
@@ -224,15 +224,15 @@ def _corpus(config: PlanConfig, shape: GPT2Config, folder: Path | None, notes: l
 
 
 def _scaled(split: Split, factor: float) -> Split:
-    old = split.stretches
+    old = split.spans
     lengths = np.maximum(np.rint(old.lengths * factor).astype(np.int64), 1)
     prompts = np.minimum(np.rint(old.prompt_tokens * factor).astype(np.int64), lengths - 1)
-    return Split(split.tokens, Stretches(old.starts, lengths, prompts, old.sources), split.text_bytes, split.weights)
+    return Split(split.tokens, TokenSpans(old.starts, lengths, prompts, old.sources), split.text_bytes, split.weights)
 
 
 def _made_up(lengths: np.ndarray[Any, np.dtype[np.int64]]) -> Corpus:
     none = np.zeros_like(lengths)
-    whole = Stretches(none + 1, lengths, none, none)
+    whole = TokenSpans(none + 1, lengths, none, none)
     parts = (whole, whole[slice(len(lengths) // 10)])
     return Corpus(Path(), {}, *(Split(np.zeros(1, np.uint16), part, text_bytes=1) for part in parts))
 

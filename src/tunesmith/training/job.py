@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 from tunesmith.config import TrainConfig
+from tunesmith.data.checks import length_histogram
 from tunesmith.data.corpus import Corpus, cached_corpus, prepare_corpus
-from tunesmith.data.origins import Origins
-from tunesmith.data.source_files import FoundSources, found_sources
-from tunesmith.data.sources import reading_options
-from tunesmith.data.standard_input import STANDARD_INPUT
+from tunesmith.data.provenance import SampleLocator
+from tunesmith.data.readers import reading_options
+from tunesmith.data.source_files import STDIN_NAMES, ResolvedSources, resolve_sources
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.distributed.agreement import weights_sha256
 from tunesmith.distributed.start import send_weights
@@ -35,7 +35,6 @@ from tunesmith.model.hf_config import gpt2_config, read_hf_config
 from tunesmith.model.hub import local_folder
 from tunesmith.optim.state_format import HOST_STAGING_BYTES, STATE_PLANS
 from tunesmith.planning.hardware import GIB, is_wsl
-from tunesmith.preparation.lint import length_histogram
 from tunesmith.training.blueprint import shown_model, with_blueprint
 from tunesmith.training.chance import Chance
 from tunesmith.training.changed_plan import changed_plan
@@ -239,11 +238,11 @@ def _refuse_early(config: TrainConfig, team: Team) -> torch.device:
     return device
 
 
-def _sources(config: TrainConfig) -> AbstractContextManager[FoundSources | None]:
+def _sources(config: TrainConfig) -> AbstractContextManager[ResolvedSources | None]:
     """What there is to read; None where a resumed run's text came from standard input, which is gone."""
-    if config.resume and set(STANDARD_INPUT) & set(config.sources):
+    if config.resume and set(STDIN_NAMES) & set(config.sources):
         return nullcontext()
-    return found_sources(config.sources)
+    return resolve_sources(config.sources)
 
 
 def _keep(event: Event, run: RunFolder) -> None:
@@ -262,7 +261,7 @@ def _keep(event: Event, run: RunFolder) -> None:
 def _set_up(
     config: TrainConfig,
     run: RunFolder,
-    found: FoundSources | None,
+    found: ResolvedSources | None,
     why_stop: Callable[[], str],
     agreed: Agreed,
     before: TrainConfig | None,
@@ -331,7 +330,7 @@ def _set_up(
         saving=saving,
         progress=progress,
         samples=Samples(prompts, tokenizer, plan.seed),
-        origins=Origins(corpus, tokenizer, found),
+        origins=SampleLocator(corpus, tokenizer, found),
         reload=partial(_reloaded, config, plan, run, team, chance),
         stop=why_stop,
         save_asked=agreed.saves,
@@ -457,7 +456,7 @@ def _notices(run: RunFolder, checkpoint: FoundCheckpoint, resumed: TrainPlan | N
     return tuple(notices)
 
 
-def _read(config: TrainConfig, found: FoundSources, tokenizer: TextTokenizer) -> Corpus:
+def _read(config: TrainConfig, found: ResolvedSources, tokenizer: TextTokenizer) -> Corpus:
     return prepare_corpus(
         found,
         tokenizer,

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tunesmith.data.batches import Batch, TrainingOrder
 from tunesmith.data.corpus import Corpus
-from tunesmith.data.dealing import MicroBatchShape
-from tunesmith.data.origins import Origins
-from tunesmith.data.read_ahead import read_ahead
-from tunesmith.data.sharing import Share
+from tunesmith.data.dataloader import Batch, RankShard, TrainBatchSampler
+from tunesmith.data.packing import EpochLayout
+from tunesmith.data.prefetch import prefetch
+from tunesmith.data.provenance import SampleLocator
 from tunesmith.distributed.engine import Engine
 from tunesmith.distributed.team import Team
 from tunesmith.errors import DoesNotFitError, UserError
@@ -101,7 +100,7 @@ class TrainingLoop:
     saving: Saving
     progress: Progress
     samples: Samples
-    origins: Origins
+    origins: SampleLocator
     reload: Callable[[GPT2, torch.optim.Optimizer, torch.amp.GradScaler], tuple[Progress, list[CheckpointDamaged]]]
     stop: Callable[[], str]
     save_asked: Callable[[], bool]
@@ -119,13 +118,13 @@ class TrainingLoop:
     def events(self) -> Iterator[Event]:
         """Run to the end, or to the first step after which `stop` says so."""
         plan, progress = self.plan, self.progress
-        order = TrainingOrder(
+        order = TrainBatchSampler(
             self.corpus.train,
             context_tokens=plan.context_tokens,
-            shape=MicroBatchShape(plan.steps_per_epoch, plan.micro_batches_per_step, plan.tokens_per_micro_batch),
+            layout=EpochLayout(plan.steps_per_epoch, plan.micro_batches_per_step, plan.tokens_per_micro_batch),
             constant_size=plan.constant_size,
             seed=plan.seed,
-            share=share_of(self.team, plan),
+            shard=share_of(self.team, plan),
         )
         started_s = time.perf_counter() - progress.elapsed_s
         if math.isnan(progress.base_perplexity):
@@ -161,13 +160,13 @@ class TrainingLoop:
             going_on = True
             while going_on:
                 # the next step's batches are made while this one is computed
-                with closing(read_ahead(self._upcoming(order))) as steps:
+                with closing(prefetch(self._upcoming(order))) as steps:
                     going_on = yield from self._steps(order, steps, recovery, started_s)
             yield from self._ending(started_s)
 
     def _steps(
         self,
-        order: TrainingOrder,
+        order: TrainBatchSampler,
         steps: Iterator[tuple[int, list[Batch]]],
         recovery: Recovery,
         started_s: float,
@@ -256,14 +255,14 @@ class TrainingLoop:
         is_read = self.progress.step % self.plan.log_every_steps == 0
         return self.scaler.is_enabled() and is_read and self.scaler.get_scale() < SMALLEST_SCALE
 
-    def _upcoming(self, order: TrainingOrder) -> Iterator[tuple[int, list[Batch]]]:
+    def _upcoming(self, order: TrainBatchSampler) -> Iterator[tuple[int, list[Batch]]]:
         """The micro-batches of every step to come, and into how many pieces they are dealt."""
         for step in range(self.progress.step, self.plan.steps):
             pieces = self.progress.pieces
             yield pieces, order.batches(step, pieces, self.progress.left_out)
 
     def _step(
-        self, order: TrainingOrder, micro_batches: list[Batch], made_in: int
+        self, order: TrainBatchSampler, micro_batches: list[Batch], made_in: int
     ) -> Generator[Event, None, StepResult]:
         """One update; in smaller pieces where memory runs out, and in as small ones from then on.
 
@@ -290,7 +289,7 @@ class TrainingLoop:
                     attempt,
                     pieces=progress.pieces,
                     most=progress.pieces if in_parts else max(most, progress.pieces),
-                    what=say("a window of {n_tokens:,} tokens", n_tokens=micro_batches[0].longest),
+                    what=say("a window of {n_tokens:,} tokens", n_tokens=micro_batches[0].max_seqlen),
                     hint=self._if_nothing_fits(),
                 )
                 break
@@ -308,7 +307,7 @@ class TrainingLoop:
             yield self._shrunk(order, progress.step, was_slow=False)
         return result
 
-    def _update(self, order: TrainingOrder, micro_batches: list[Batch]) -> StepResult:
+    def _update(self, order: TrainBatchSampler, micro_batches: list[Batch]) -> StepResult:
         """From these micro-batches, or from all processes' ones."""
         step, tokens = self.progress.step, None
         if self.team.size > 1:
@@ -329,8 +328,8 @@ class TrainingLoop:
     def _most_pieces(self, micro_batches: list[Batch], made_in: int) -> int:
         """Into which micro-batches can be dealt so that each gets smaller; the same in all processes."""
         if self.team.size > 1:
-            return -(-self.plan.tokens_per_micro_batch // micro_batches[0].longest)
-        return made_in * max(len(batch.offsets) - 1 for batch in micro_batches)
+            return -(-self.plan.tokens_per_micro_batch // micro_batches[0].max_seqlen)
+        return made_in * max(len(batch.cu_seqlens) - 1 for batch in micro_batches)
 
     def _if_nothing_fits(self) -> str:
         """What a person can do then."""
@@ -346,7 +345,7 @@ class TrainingLoop:
             path=self.run.path,
         )
 
-    def _shrunk(self, order: TrainingOrder, step: int, *, was_slow: bool) -> Shrunk:
+    def _shrunk(self, order: TrainBatchSampler, step: int, *, was_slow: bool) -> Shrunk:
         smaller = order.batches(step, self.progress.pieces, self.progress.left_out)
         tokens = max((batch.n_tokens for batch in smaller), default=0)
         return Shrunk(step + 1, tokens, len(smaller), self.progress.recompute, was_slow)
@@ -454,12 +453,12 @@ class TrainingLoop:
             load_adapter(self.model, self.run.path / ADAPTER)
 
 
-def share_of(team: Team, plan: TrainPlan) -> Share | None:
+def share_of(team: Team, plan: TrainPlan) -> RankShard | None:
     """One process's part of every step; those of a host without cards share its memory and cores."""
     if team.size == 1:
         return None
     divided = team.local_size if torch.device(plan.device).type == "cpu" else 1
-    return Share(team.rank, team.size, max(plan.tokens_per_micro_batch // divided, 1))
+    return RankShard(team.rank, team.size, max(plan.tokens_per_micro_batch // divided, 1))
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:

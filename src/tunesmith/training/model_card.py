@@ -27,7 +27,7 @@ pipeline_tag: text-generation
 | {base} before training | {base_perplexity:.2f} |
 | this model, after step {best_step:,} of {steps:,} | **{perplexity:.2f}** |
 
-Measured on {validation_samples:,} samples ({validation_tokens:,} tokens) that were not trained on: {method}.
+Measured on {val_samples:,} samples ({val_tokens:,} tokens) that were not trained on: {method}.
 
 ## Use it
 

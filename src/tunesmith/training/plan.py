@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.backends import choose_attention
 from tunesmith.config import Recompute, StatePlanName, TrainConfig
 from tunesmith.data.corpus import Corpus
-from tunesmith.data.dealing import rounded_up, shape_of_micro_batches
+from tunesmith.data.packing import plan_micro_batches, round_up_tokens
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import Phrase, say
 from tunesmith.model.gpt2_config import Frozen, GPT2Config, LoRA, refuse_impossible_freezing
@@ -109,8 +109,8 @@ class TrainPlan:
     seed: int
     train_samples: int
     train_tokens: int
-    validation_samples: int
-    validation_tokens: int
+    val_samples: int
+    val_tokens: int
     peak_memory_bytes: int
     peak_memory_parts: dict[str, int]
     host_memory_bytes: int
@@ -182,14 +182,14 @@ def make_plan(
     if optimizer.value == "muon":
         fitted = replace(request, states="fp32")
     way = choose_way(fitted, hardware)
-    shape = shape_of_micro_batches(
+    shape = plan_micro_batches(
         lengths,
         epoch_tokens=epoch.tokens,
         tokens_per_step=step.value,
-        most_tokens=way.demand.tokens,
+        max_tokens=way.demand.tokens,
         stays_whole=way.demand.states.gradients == "in-backward",
     )
-    shape = replace(shape, tokens=max(shape.tokens, rounded_up(request.longest_tokens)))
+    shape = replace(shape, tokens=max(shape.tokens, round_up_tokens(request.longest_tokens)))
     dealt = replace(way.demand, tokens=shape.tokens, micro_batches=shape.per_step)
     way = way_of(dealt, fitted, hardware)
     per_epoch = shape.steps_per_epoch
@@ -265,8 +265,8 @@ def make_plan(
         seed=config.seed,
         train_samples=corpus.train.n_samples,
         train_tokens=corpus.train.n_tokens,
-        validation_samples=corpus.validation.n_samples,
-        validation_tokens=corpus.validation.n_tokens,
+        val_samples=corpus.validation.n_samples,
+        val_tokens=corpus.validation.n_tokens,
         peak_memory_bytes=sum(parts.values()),
         peak_memory_parts=parts,
         host_memory_bytes=way.memory.host + checkpoint_bytes.value,

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from tunesmith.data.batches import TrainingOrder
-from tunesmith.data.origins import Origins
-from tunesmith.data.stretches import Int64s
+from tunesmith.data.dataloader import TrainBatchSampler
+from tunesmith.data.provenance import SampleLocator
+from tunesmith.data.spans import Int64s
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import Phrase
@@ -52,8 +52,8 @@ class Recovery:
     def __init__(
         self,
         model: GPT2,
-        order: TrainingOrder,
-        origins: Origins,
+        order: TrainBatchSampler,
+        origins: SampleLocator,
         reload: Callable[[], Progress],
         hint: str,
         team: Team = ALONE,
@@ -160,7 +160,7 @@ class Recovery:
         return returned
 
     def _named(self, first_targets: list[int]) -> list[Phrase]:
-        named = [self._origins.of(first).shown for first in first_targets[:SAMPLES_NAMED]]
+        named = [self._origins.locate(first).shown for first in first_targets[:SAMPLES_NAMED]]
         more = len(first_targets) - len(named)
         return named + ([Phrase("and {more:,} more", {"more": more})] if more else [])
 

@@ -4,7 +4,7 @@ from tunesmith.config import TrainConfig
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
 from tunesmith.model.gpt2_config import PROJECTIONS
-from tunesmith.preparation.train_tokenizer import SMALLEST_VOCAB
+from tunesmith.tokenization.train_tokenizer import MIN_VOCAB_SIZE
 from tunesmith.training.blueprint import FLAGS
 
 
@@ -64,7 +64,7 @@ def refuse_impossible(config: TrainConfig) -> None:
             if getattr(config, name) is not None and not config.from_scratch
         ),
         *(at_least(f"--{name}", getattr(config, name), 1) for name in ("layers", "width", "heads")),
-        at_least("--vocab-size", config.vocab_size, SMALLEST_VOCAB),
+        at_least("--vocab-size", config.vocab_size, MIN_VOCAB_SIZE),
         exclude_each_other("--shape", "--model") if config.shape and config.model != TrainConfig.model else None,
         exclude_each_other("--tokenizer", "--vocab-size") if config.tokenizer and config.vocab_size else None,
         exclude_each_other("--lora-rank", "--from-scratch") if config.lora_rank and config.from_scratch else None,

@@ -7,8 +7,8 @@ from typing import Any
 
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus
-from tunesmith.data.hub_datasets import HUB_PREFIX
-from tunesmith.data.standard_input import STANDARD_INPUT
+from tunesmith.data.hf_datasets import HUB_PREFIX
+from tunesmith.data.source_files import STDIN_NAMES
 from tunesmith.distributed.agreement import weights_sha256
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
@@ -127,5 +127,5 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
 
 
 def _absolute(source: str) -> str:
-    is_path = source not in STANDARD_INPUT and not source.startswith(HUB_PREFIX)
+    is_path = source not in STDIN_NAMES and not source.startswith(HUB_PREFIX)
     return str(Path(source).resolve()) if is_path else source

@@ -11,7 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from tunesmith.data.batches import Batch
+from tunesmith.data.dataloader import Batch
 from tunesmith.distributed.engine import Engine
 from tunesmith.model.attention import DocumentLayout, hidden_states, on_device_of
 from tunesmith.model.gpt2 import GPT2
@@ -148,10 +148,10 @@ def sum_of_batch_nats(model: GPT2, batch: Batch, *, call: Callable[..., Tensor] 
         batch: to compute.
         call: what computes, where that is wrapped around the model.
     """
-    layout = DocumentLayout(batch.offsets, batch.longest)
+    layout = DocumentLayout(batch.cu_seqlens, batch.max_seqlen)
     compute = hidden_states if call is None else partial(hidden_states, call=call)
     hidden_NC = compute(model, batch.tokens, batch.positions, layout)
-    targets_M, rows_M = on_device_of(model, batch.targets), on_device_of(model, batch.rows)
+    targets_M, rows_M = on_device_of(model, batch.targets), on_device_of(model, batch.target_positions)
     is_all = len(rows_M) == batch.n_tokens
     asked_M = None if is_all else rows_M
     return sum_of_nats(hidden_NC, model.head_VC, targets_M, model.config.vocab_size, rows_M=asked_M)

@@ -7,7 +7,7 @@ import torch
 
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus
-from tunesmith.data.standard_input import STANDARD_INPUT
+from tunesmith.data.source_files import STDIN_NAMES
 from tunesmith.distributed.agreement import refuse_different, weights_sha256
 from tunesmith.distributed.engine import Engine
 from tunesmith.distributed.parts import dealt_like, is_part
@@ -37,7 +37,7 @@ def refuse_alone(config: TrainConfig) -> None:
         "--verify-resume": config.verify_resume,
         f"--device {config.device}": config.device.startswith("cuda:"),
         f"--states {config.states}": config.states != "auto" and STATE_PLANS[config.states].gradients != "held",
-        say("standard input (-)"): bool(set(STANDARD_INPUT) & set(config.sources)),
+        say("standard input (-)"): bool(set(STDIN_NAMES) & set(config.sources)),
     }
     for what, is_asked in only_alone.items():
         if is_asked:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from tunesmith.config import GenerateConfig
-from tunesmith.data.sources import escapes
+from tunesmith.data.readers import escapes
 from tunesmith.generation.generate import GeneratedText
 from tunesmith.messages.catalogue import say
 from tunesmith.ui.wrapping import printable

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
-from tunesmith.data.holdout import METHODS
+from tunesmith.data.split import VAL_METHODS
 from tunesmith.messages.catalogue import say
 from tunesmith.ui.wrapping import aligned, padded, printable, wrapped
 
@@ -68,7 +68,7 @@ def _counts(report: dict[str, Any]) -> list[tuple[str, str]]:
                 "{samples:,}, of them {apart:,} kept apart ({method})",
                 samples=report["samples"],
                 apart=report["val_samples"],
-                method=METHODS[report["val_by"]],
+                method=VAL_METHODS[report["val_method"]],
             ),
         ),
         (say("tokens"), say("{tokens:,} from {n_bytes:,} bytes", tokens=report["tokens"], n_bytes=report["bytes"])),
@@ -103,10 +103,8 @@ def _counts(report: dict[str, Any]) -> list[tuple[str, str]]:
     if report["prompt_tokens"]:
         given = say("{count:,} of the tokens are given, the others are learned", count=report["prompt_tokens"])
         rows.append((say("prompts"), given))
-    if report["end_of_text_markers"]:
-        markers = say(
-            "{count:,} end-of-text markers in the text, taken as borders", count=report["end_of_text_markers"]
-        )
+    if report["eot_markers"]:
+        markers = say("{count:,} end-of-text markers in the text, taken as borders", count=report["eot_markers"])
         rows.append((say("markers"), markers))
     if set(report["weights"]) != {1.0}:
         weights = " ".join(f"{weight:g}" for weight in report["weights"])

@@ -206,7 +206,7 @@ def plan_rows(planned: Planned) -> list[tuple[str, str, str]]:
         (
             say("text"),
             say("{samples:,} samples, {tokens:,} tokens", samples=plan.train_samples, tokens=plan.train_tokens),
-            say("{samples:,} more samples kept apart to measure", samples=plan.validation_samples),
+            say("{samples:,} more samples kept apart to measure", samples=plan.val_samples),
         ),
         (say("device"), f"{plan.device}: {plan.device_name}", reasons["device"]),
         *process_rows(plan),

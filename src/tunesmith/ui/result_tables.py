@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.cells import cell_len
 
+from tunesmith.data.cache import CacheEntry, CacheReport
 from tunesmith.messages.catalogue import Phrase, say
 from tunesmith.reporting.comparison import figures_table, settings_table, winner_sentence
 from tunesmith.reporting.run_list import status_words
@@ -16,6 +17,8 @@ SHOWN_CHARACTERS = 50
 """Of a sample, where it is named."""
 LEAST_COLUMN = 9
 """Cells of a column of figures."""
+
+MAX_SHOWN_SOURCES = 3
 
 
 FIGURES: dict[str, tuple[Phrase, str]] = {
@@ -270,3 +273,36 @@ def _perplexity_change(row: dict[str, Any]) -> str:
 def _tail(model: str) -> str:
     """The last folder of a path; ids of the hub as they are."""
     return model.rstrip("/").rsplit("/", 1)[-1] if model.count("/") > 1 or model.startswith("/") else model
+
+
+def cache_table(report: CacheReport) -> str:
+    """Path and size, then a line for each entry, then what was removed."""
+    lines = [
+        say(
+            "{path}: {size} of tokenized text, at most {limit} (TUNESMITH_CACHE_GB)",
+            path=report.path,
+            size=_cache_size(report.bytes),
+            limit=_cache_size(report.max_bytes),
+        )
+    ]
+    if report.removed or report.removed_bytes:
+        lines.append(
+            say("Removed: {count:,} entries, {size}", count=report.removed, size=_cache_size(report.removed_bytes))
+        )
+    if report.entries:
+        head = [say("sources"), say("tokens"), say("size"), say("last used")]
+        lines += ["", grid([head, *map(_cache_row, report.entries)], right=(1, 2))]
+    return "\n".join(lines)
+
+
+def _cache_row(entry: CacheEntry) -> list[str]:
+    names = ", ".join(entry.sources[:MAX_SHOWN_SOURCES])
+    n_more = len(entry.sources) - MAX_SHOWN_SOURCES
+    if n_more > 0:
+        names = say("{names} and {count:,} more", names=names, count=n_more)
+    used = entry.last_used.replace("T", " ").removesuffix("+00:00")
+    return [names, f"{entry.tokens:,}", _cache_size(entry.bytes), say("in use") if entry.in_use else f"{used} UTC"]
+
+
+def _cache_size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.2f} MB"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from tunesmith.data.cache_folder import cache_folder
+from tunesmith.data.cache import cache_folder
 from tunesmith.doctor.facts import DiskFacts, Installer, PackageFacts, Purpose, SystemFacts, SystemKind, TorchFacts
 from tunesmith.messages.catalogue import say
 from tunesmith.planning.hardware import is_wsl

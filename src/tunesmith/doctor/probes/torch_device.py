@@ -12,7 +12,7 @@ from tunesmith.doctor.children import found
 if TYPE_CHECKING:
     import torch
 
-    from tunesmith.data.batches import Batch
+    from tunesmith.data.dataloader import Batch
 
 SIZE = 256
 """Of the matrices: enough for tensor cores, nothing for the memory."""
@@ -148,7 +148,7 @@ def _one_document(ids: list[int], end_of_text_id: int) -> "Batch":
     """A sample as training sees it: end-of-text before it and behind it."""
     import numpy as np
 
-    from tunesmith.data.batches import Batch
+    from tunesmith.data.dataloader import Batch
 
     stream = np.array([end_of_text_id, *ids, end_of_text_id], np.int64)
     count = len(stream) - 1
