@@ -1,4 +1,4 @@
-"""What a command says: results on stdout, errors, hints and notices on stderr, and its exit code."""
+"""Print what a command has to report: results on stdout; errors, hints, notices and the server's lines on stderr."""
 
 import os
 import sys
@@ -16,19 +16,19 @@ DONE, USER_ERROR, USAGE_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401
-    """One JSON value on stdout; a number that is not finite is null."""
+    """Print one JSON value on stdout; a number that is not finite is null."""
     print(to_json(value))
 
 
 def fail(message: str, hint: str, code: int) -> int:
-    """Say what is wrong and what to do, on stderr."""
+    """Print an error and its hint on stderr; returns the exit code."""
     notice(say("error:"), message)
     notice(say("hint:"), hint)
     return code
 
 
 def fail_by_the_machine(error: Exception) -> int:
-    """Say what the table of symptoms knows of an error that is the machine's; any other one is raised again."""
+    """Print cause and fix of a known error of the machine; any other error is raised again."""
     from tunesmith.symptoms.recognise import recognise
     from tunesmith.symptoms.table import is_of_the_machine
 
@@ -39,18 +39,18 @@ def fail_by_the_machine(error: Exception) -> int:
 
 
 def notice(label: str, text: str) -> None:
-    """One line on stderr; text from files and names cannot drive the terminal."""
+    """Print one line on stderr; text from files and names cannot drive the terminal."""
     print(label, on_one_line(text), file=sys.stderr)
 
 
 class ServingLines:
-    """Prints to stderr, if anybody wants to read it."""
+    """Prints what a server does to stderr, unless quiet."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
 
     def as_json(self, serving: "Serving") -> dict[str, Any]:
-        """For programs that started the server: where it is, what it serves, and whom to end."""
+        """For programs that started the server: URL, models, and the process to stop."""
         return {
             "url": serving.url,
             "api": serving.api,
@@ -59,7 +59,7 @@ class ServingLines:
         }
 
     def ready(self, serving: "Serving") -> None:
-        """The server listens."""
+        """Print that the server listens, and what it serves."""
         width = max(len(model.name) for model in serving.models)
         for model in serving.models:
             knows = (
@@ -81,12 +81,12 @@ class ServingLines:
         self._print(say("Ctrl-C ends it when the answers that have begun are finished"))
 
     def runs(self, url: str) -> None:
-        """The live page of runs is there."""
+        """Print the URL of the live page of runs."""
         self._print(say("live page  {url}", url=url))
-        self._print(say("Ctrl-C ends it; trainings go on"))
+        self._print(say("Ctrl-C stops the page; trainings continue"))
 
     def answered(self, answered: "Answered") -> None:
-        """A request is done with."""
+        """Print that a request is done."""
         self._print(
             say(
                 "{clock}  {model}  {outcome}  texts: {texts:,}, tokens: {tokens:,}, {seconds:.1f} s",
