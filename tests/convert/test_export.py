@@ -175,7 +175,7 @@ def test_what_cannot_be(make_model_folder: Callable[..., Path], tmp_path: Path) 
     with torch.no_grad():
         model.transformer.wpe.weight[0, 0] = 1e5
     model.save_pretrained(large)
-    with pytest.raises(UserError, match=r"wpe.weight holds 1e\+05, which is more than f16 can"):
+    with pytest.raises(UserError, match=r"wpe.weight contains 1e\+05, which is more than f16 can represent"):
         tunesmith.export(large, to="safetensors", dtype="f16", out=out)
     assert not out.exists()
     with pytest.raises(UserError, match="already there"):
@@ -228,3 +228,13 @@ def test_a_fine_tuned_adapter_goes_everywhere(tmp_path: Path, capsys: pytest.Cap
     past = {entry.name: np.zeros((1, 4, 0, 32), np.float32) for entry in session.get_inputs()[3:]}
     found = session.run(["logits"], {**{name: np.array(values) for name, values in feed.items()}, **past})[0][0]
     np.testing.assert_allclose(found, transformers_logits(run, [0, 5, 9]), atol=1e-3)
+
+
+def test_a_base_without_merging(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--base without --merge is a usage error with a hint, before anything is read or written."""
+    out = tmp_path / "out"
+    assert main(["export", "tiny", "--to", "gguf", "--base", "gpt2", "--out", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert "--base is the model of an adapter and has no effect without --merge" in said
+    assert "hint: add --merge to merge the adapter into gpt2" in said
+    assert not out.exists()

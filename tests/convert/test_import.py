@@ -179,7 +179,7 @@ def test_what_cannot_be(source: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     out = tmp_path / "out"
     with pytest.raises(UserError, match="there is no"):
         tunesmith.import_model(tmp_path / "none.pt", out=out)
-    with pytest.raises(UserError, match="holds no checkpoint that is known"):
+    with pytest.raises(UserError, match="contains no known checkpoint"):
         tunesmith.import_model(tmp_path, out=out)
     write_llmc(tmp_path / "model.bin", linear_state(source), 3)
     with pytest.raises(UserError, match="its vocabulary of 300 is not GPT-2's"):
@@ -187,7 +187,7 @@ def test_what_cannot_be(source: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     with pytest.raises(UserError, match="has 4,096 entries"):
         tunesmith.import_model(tmp_path / "model.bin", out=out, tokenizer="tiny")
     torch.save({"weights": 1}, tmp_path / "other.pt")
-    with pytest.raises(UserError, match="no checkpoint of nanoGPT"):
+    with pytest.raises(UserError, match="not a checkpoint of nanoGPT"):
         tunesmith.import_model(tmp_path / "other.pt", out=out)
     with pytest.raises(UserError, match="already there"):
         tunesmith.import_model(tmp_path / "model.bin", out=source)

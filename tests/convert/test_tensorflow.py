@@ -193,14 +193,14 @@ def test_a_named_checkpoint(run1: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
-        ("model-500.index", lambda data: data[:-1], "model-500.index is no index"),
+        ("model-500.index", lambda data: data[:-1], "model-500.index is not an index"),
         ("model-500.index", lambda data: data[:100] + bytes([data[100] ^ 1]) + data[101:], "checksum"),
         ("model-500.data-00000-of-00001", lambda data: data[: len(data) // 2], "ends before 'model/"),
         ("model-500.data-00000-of-00001", None, "No such file"),
         ("hparams.json", lambda _: b'{"n_vocab": 300}', "does not say the model's shape"),
         ("hparams.json", lambda data: data.replace(b"64", b"65"), r"wpe.weight is \[64, 32\]"),
         ("hparams.json", lambda data: data.replace(b'"n_layer": 2', b'"n_layer": 3'), "lacks the weight"),
-        ("checkpoint", None, "holds 2 TensorFlow checkpoints"),
+        ("checkpoint", None, "contains 2 TensorFlow checkpoints"),
         ("vocab.bpe", lambda _: b"#version\nx y z\n", "tokenizer .* cannot be read"),
     ],
 )

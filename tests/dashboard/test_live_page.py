@@ -189,7 +189,7 @@ def test_in_a_browser(training: Callable[[], Any], tmp_path: Path) -> None:
         assert any(path.name != "step-00000000" for path in (tmp_path / "run" / "checkpoints").glob("step-*"))
         assert page.locator("#plan details").evaluate("details => details.open")
         page.click("[data-opens=sure]")
-        page.get_by_role("button", name="Go on training").click()
+        page.get_by_role("button", name="Continue training").click()
         assert process.poll() is None
         page.click("[data-opens=sure]")
         page.locator("dialog [data-wish=stop]").click()

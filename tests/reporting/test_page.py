@@ -257,7 +257,7 @@ def test_where_it_is_written(healthy: Path, tmp_path: Path) -> None:
     assert (tmp_path / "new" / "page.html").is_file()
     with pytest.raises(UserError, match="is a folder"):
         tunesmith.report(healthy, out=tmp_path)
-    with pytest.raises(UserError, match="is no run"):
+    with pytest.raises(UserError, match="is not a run"):
         tunesmith.report(tmp_path)
     with pytest.raises(UserError, match="makes no sense"):
         tunesmith.report(healthy, novelty=-1)

@@ -55,7 +55,7 @@ def test_no_run_is_named(tmp_path: Path, content: str | None) -> None:
     """A folder without run.json, or with a damaged one, is refused with a way on."""
     if content is not None:
         (tmp_path / "run.json").write_text(content, "utf-8")
-    with pytest.raises(UserError, match="is no run" if content is None else "is damaged") as error:
+    with pytest.raises(UserError, match="is not a run" if content is None else "is damaged") as error:
         read_run(tmp_path)
     assert error.value.hint
 

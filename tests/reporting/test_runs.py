@@ -108,10 +108,22 @@ def test_compare_refuses(three: Path, tmp_path: Path) -> None:
     for runs in ([good], [good] * 5):
         with pytest.raises(UserError, match="takes from 2 to 4 runs"):
             tunesmith.compare_runs(*runs)
-    with pytest.raises(UserError, match="is no run"):
+    with pytest.raises(UserError, match="is not a run"):
         tunesmith.compare_runs(good, three / "no-run")
     with pytest.raises(UserError, match="is a folder"):
         tunesmith.compare_runs(good, three / "lost", out=tmp_path)
+
+
+def test_flags_without_effect(three: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--sort with --compare and --out without it are usage errors with a hint, and nothing is written."""
+    pair, page = [str(three / "good"), str(three / "inner/better")], three / "compared.html"
+    assert main(["runs", "--sort", "name", "--out", str(page), "--compare", *pair]) == 2
+    assert "--sort orders the list of runs and has no effect with --compare" in (said := capsys.readouterr().err)
+    assert "hint: leave out --sort or --compare" in said
+    assert main(["runs", str(three), "--out", str(page)]) == 2
+    assert "--out is the page of a comparison and has no effect without --compare" in (said := capsys.readouterr().err)
+    assert f"tunesmith runs --compare RUN RUN --out {page}" in said
+    assert not page.exists()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tunesmith.messages.catalogue import speak
 from tunesmith.training.events import Began, Evaluated, MachineRead, Planned, Sampled, Stepped
 from tunesmith.training.plan import TrainPlan
 from tunesmith.ui.progress import Progress
-from tunesmith.ui.training_view import BARS, History, LiveScreen, ResizedLive, sparkline
+from tunesmith.ui.training_view import BARS, LiveScreen, LossCurve, ResizedLive, sparkline
 from tunesmith.utils import formatting
 
 NUMBERS = {name: 1 for name, kind in TrainPlan.__annotations__.items() if kind in {int, float, bool, float | None}}
@@ -101,7 +101,7 @@ def test_what_it_says() -> None:
     text = "\n".join(lines(screen(), 120))
     for part in (
         "training", "300/1,000", "ETA 1 h 1 min", "epoch 0.60/1", "2.000", "perplexity 20.00", "-90.0%", "200.00",
-        "1.0e-04", "6,000 tokens/s, 60% of the card's peak", "3.0 GiB at the peak, planned 4.0 GiB", "card 96 %",
+        "1.0e-04", "6,000 tokens/s, 60% of the GPU's peak", "3.0 GiB at the peak, planned 4.0 GiB", "GPU 96 %",
         "71 \u00b0C", "212 W", "2.0 Wh", "RAM 8.0 GiB of 32.0 GiB", "\u706f\u53f0",
     ):  # fmt: skip
         assert part in text
@@ -141,7 +141,7 @@ def test_sparkline() -> None:
     assert sparkline([0.0, 1.0, 0.5]) == BARS[0] + BARS[-1] + BARS[4]
     assert sparkline([]) == ""
     assert sparkline([2.0, 2.0]) == BARS[0] * 2
-    history = History()
+    history = LossCurve()
     for value in range(10_000):
         history.add(float(value))
     assert history.drawn(8) == BARS

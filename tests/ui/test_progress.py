@@ -82,7 +82,7 @@ def test_summary(capsys: pytest.CaptureFixture[str]) -> None:
     assert "200.00 before, 20.00 after" in summary
     assert "after step 8 of 10" in summary
     assert "3.0 GiB; the plan said 5.0 GiB" in summary
-    assert "before / it [goes on]" in summary
+    assert "before / it [continues]" in summary
     assert "\ufffd[31mafter it" in summary
     assert "\x1b" not in summary
     assert "..." in summary

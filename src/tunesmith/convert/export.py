@@ -23,16 +23,16 @@ LARGEST_DIFFERENCE = {"f32": 1e-3, "f16": 0.5, "bf16": 4.0}
 
 
 def write_safetensors(exported: Exported, folder: Path, dtype: str) -> None:
-    """Write `config.json`, `model.safetensors`, tokenizer and generation settings.
+    """Write `config.json`, `model.safetensors`, tokenizer and generation settings; adapters are merged.
 
     Raises:
-        UserError: if a weight is too large for the type.
+        UserError: if a weight is too large for the dtype.
     """
     largest = torch.finfo(DTYPES[dtype]).max
     for name, tensor in exported.state.items():
         if not float(tensor.abs().max()) <= largest:
             raise UserError(
-                "{name} holds {value:.3g}, which is more than {dtype} can",
+                "{name} contains {value:.3g}, which is more than {dtype} can represent",
                 hint="take --dtype bf16 or f32",
                 name=name,
                 value=float(tensor.abs().max()),
@@ -43,7 +43,7 @@ def write_safetensors(exported: Exported, folder: Path, dtype: str) -> None:
 
 
 def verify_safetensors(exported: Exported, folder: Path, dtype: str) -> Verification:
-    """Load the folder as any other and compute with it.
+    """Load the folder like any other and compute with it.
 
     Raises:
         UserError: if logits differ by more than rounding.
@@ -54,13 +54,7 @@ def verify_safetensors(exported: Exported, folder: Path, dtype: str) -> Verifica
 
 @dataclass(frozen=True)
 class Form:
-    """What a model can be exported to.
-
-    Attributes:
-        dtypes: of weights, the default first.
-        write: fills a folder.
-        verify: runs or reads what was written, and raises where it is something else.
-    """
+    """Format to export to: weight dtypes (the default first), and functions that write and verify a folder."""
 
     dtypes: tuple[str, ...]
     write: Callable[[Exported, Path, str], None]
@@ -79,12 +73,18 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
     """Write, verify, and only then give the folder its name.
 
     Raises:
-        UserError: if the model cannot be written in that form, or what was written computes something else.
+        UserError: if the model cannot be written in that format, or the written file computes something else.
     """
     if config.to is None and not config.merge:
         raise UsageError(
             "nothing to export was named",
             hint="write tunesmith export MODEL --to gguf --out DIR, or tunesmith export ADAPTER --merge --out DIR",
+        )
+    if config.base is not None and not config.merge:
+        raise UsageError(
+            "--base is the model of an adapter and has no effect without --merge",
+            hint="add --merge to merge the adapter into {base}, or leave out --base",
+            base=config.base,
         )
     form = FORMS[config.to or "safetensors"]
     dtype = form.dtypes[0] if config.dtype == "auto" else config.dtype

@@ -1,6 +1,6 @@
-"""GGUF, the file that llama.cpp, Ollama, LM Studio and their kin run, with an Ollama `Modelfile` beside it.
+"""GGUF, the file that llama.cpp, Ollama and LM Studio run, with an Ollama `Modelfile` next to it.
 
-Matrices are kept in the type that was asked for; norms, biases and the position table are fp32, as in llama.cpp's own
+Matrices are stored in the requested type; norms, biases and the position table are fp32, as in llama.cpp's own
 converter. Reference: docs/gguf.md in the ggml repository.
 """
 
@@ -75,7 +75,7 @@ def write_gguf(exported: Exported, folder: Path, dtype: str) -> None:
 
 
 def verify_gguf(exported: Exported, folder: Path, dtype: str) -> Verification:
-    """Run it in llama.cpp where llama-cpp-python is installed; else read the file and compare every number.
+    """Run the file in llama.cpp where llama-cpp-python is installed; else read it and compare every number.
 
     Raises:
         UserError: if it differs.
@@ -88,7 +88,7 @@ def verify_gguf(exported: Exported, folder: Path, dtype: str) -> Verification:
 
 
 def gguf_name(name: str) -> str:
-    """`transformer.h.0.attn.c_attn.weight` is `blk.0.attn_qkv.weight` there."""
+    """Translate a weight's name: `transformer.h.0.attn.c_attn.weight` is `blk.0.attn_qkv.weight` in GGUF."""
     module, _, kind = name.rpartition(".")
     if module in NAMES:
         return f"{NAMES[module]}.{kind}"
@@ -114,7 +114,7 @@ def _add_tensor(writer: Any, gguf: Any, name: str, tensor: npt.NDArray[np.float3
 
 
 def _read_back(exported: Exported, path: Path) -> Verification:
-    """Every tensor once more from the file, against the model, within what its type can hold."""
+    """Compare every tensor of the file with the model, within the rounding of its type."""
     gguf = needs("gguf")
     expected = {gguf_name(name): tensor.contiguous().numpy() for name, tensor in exported.state.items()}
     largest = 0.0
@@ -175,7 +175,7 @@ def add_vocabulary(writer: Any, tokenizer: TextTokenizer, vocab_size: int) -> No
     content = json.loads(tokenizer.json)
     if not tokenizer.may_be_cut or content["model"]["type"] != "BPE":
         raise UserError(
-            "the tokenizer in {folder} is no byte-level BPE like GPT-2's, and only that can be written as GGUF",
+            "the tokenizer in {folder} is not a byte-level BPE like GPT-2's, and only that can be written as GGUF",
             hint="take --to onnx or --to safetensors, which keep the tokenizer as it is",
             folder=tokenizer.folder,
         )
@@ -199,12 +199,7 @@ def add_vocabulary(writer: Any, tokenizer: TextTokenizer, vocab_size: int) -> No
 
 
 def modelfile(exported: Exported, gguf_name: str) -> str:
-    """What stands beside a GGUF file for `ollama create`.
-
-    Args:
-        exported: the model.
-        gguf_name: file name of the GGUF.
-    """
+    """Return the `Modelfile` for `ollama create`: plain text completion, with the defaults of `tunesmith generate`."""
     settings = {
         "num_ctx": exported.model.config.n_positions,
         "temperature": GenerateConfig.temperature[0],
@@ -223,11 +218,7 @@ F32_CACHE = 0
 
 
 class LlamaCpp:
-    """One text at a time; logits of every token are kept.
-
-    Args:
-        path: the file.
-    """
+    """Runs a GGUF file through llama-cpp-python."""
 
     def __init__(self, path: Path) -> None:
         library = needs("llama_cpp")
@@ -255,12 +246,12 @@ class LlamaCpp:
         return [int(token) for token in self._llama.tokenize(text.encode("utf-8"), add_bos=True, special=False)]
 
     def read(self, tokens: list[int]) -> Logits:
-        """The logits behind each token, [N, V]."""
+        """Logits after each token, [N, V]."""
         self._llama.reset()
         self._llama.eval(tokens)
         return np.array(self._llama.scores[: len(tokens)], np.float32)
 
     def go_on(self, token: int) -> Logits:
-        """The logits behind one more, [V]."""
+        """Logits after one more token, [V]."""
         self._llama.eval([token])
         return np.array(self._llama.scores[self._llama.n_tokens - 1], np.float32)

@@ -1,4 +1,4 @@
-"""nanoGPT's `ckpt.pt`: `sample.py --out_dir=DIR` reads it, and `train.py --init_from=resume` goes on with it.
+"""nanoGPT's `ckpt.pt`: `sample.py --out_dir=DIR` reads it, and `train.py --init_from=resume` continues it.
 
 nanoGPT computes the exact GELU, and a GPT-2 was trained with its tanh approximation; nanoGPT's own import of GPT-2
 does the same, and how much it changes is measured and said.
@@ -24,11 +24,7 @@ ADAMW = {"lr": 6e-4, "betas": (0.9, 0.95), "weight_decay": 0.1}
 
 
 def write_nanogpt(exported: Exported, folder: Path, dtype: str) -> None:
-    """Write `ckpt.pt`, and the tokenizer beside it, which nanoGPT does not read but others do.
-
-    Raises:
-        UserError: if nanoGPT has no such model.
-    """
+    """Write `ckpt.pt`, and the tokenizer next to it, which nanoGPT does not read but other programs do."""
     del dtype
     config = exported.model.config
     if (

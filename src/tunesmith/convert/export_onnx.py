@@ -77,7 +77,7 @@ class _Graph:
         )
 
     def _mask(self) -> str:
-        """0 where a token may look, the smallest number elsewhere: behind itself, and at padding; [B, 1, S, T]."""
+        """0 where a token may look, the smallest number elsewhere: after itself, and at padding; [B, 1, S, T]."""
         new = self._size_of("input_ids", 1)
         all_tokens = self._size_of("attention_mask", 1)
         keys_T = self._add("Range", self._int(0), all_tokens, self._int(1))
@@ -209,11 +209,7 @@ def verify_onnx(exported: Exported, folder: Path, dtype: str) -> Verification:
 
 
 class OnnxRuntime:
-    """One text at a time, each token behind the cache of those before.
-
-    Args:
-        path: the `.onnx` file.
-    """
+    """Runs one text at a time in onnxruntime, each token after the cache of those before."""
 
     def __init__(self, path: Path) -> None:
         library = needs("onnxruntime")
@@ -235,12 +231,12 @@ class OnnxRuntime:
         return None
 
     def read(self, tokens: list[int]) -> Logits:
-        """The logits behind each token, [N, V]."""
+        """Logits after each token, [N, V]."""
         self._past, self._read = self._empty, 0
         return self._run(tokens)
 
     def go_on(self, token: int) -> Logits:
-        """The logits behind one more, [V]."""
+        """Logits after one more token, [V]."""
         logits_V: Logits = self._run([token])[0]
         return logits_V
 

@@ -26,15 +26,9 @@ GENERATION_CONFIG = "generation_config.json"
 
 @dataclass(frozen=True)
 class Exported:
-    """What is to be written in another form.
+    """Model to write in another format: in evaluation mode, adapters attached but not merged.
 
-    Attributes:
-        model: in evaluation mode; adapters stand beside their projections.
-        hf_config: its `config.json`.
-        tokenizer: its own.
-        folder: it was read from; the base model's where there is an adapter.
-        adapter: the adapter's folder.
-        name: how files are to be called.
+    `folder` is where it was read from; the base model's where there is an adapter.
     """
 
     model: GPT2
@@ -46,15 +40,15 @@ class Exported:
 
     @property
     def state(self) -> dict[str, torch.Tensor]:
-        """The model's own weights by name, [out, in], without padded rows, adapters merged."""
+        """Weights keyed by our names, [out, in], without padded rows, adapters merged."""
         return merged_state(self.model)
 
 
 def read_exported(config: ExportConfig) -> Exported:
-    """Read what `config` names.
+    """Read the model that `config` names.
 
     Raises:
-        UserError: if there is no model, or with `--merge` no adapter that can be merged.
+        UserError: if the model does not exist, or with `--merge` has no adapter that can be merged.
     """
     adapter = adapter_folder(config.model) if config.merge else None
     settings = adapter_settings(adapter) if adapter else {}
@@ -71,7 +65,7 @@ def read_exported(config: ExportConfig) -> Exported:
 
 
 def copy_settings(exported: Exported, folder: Path) -> None:
-    """Tokenizer and generation settings, as every folder of the Hugging Face family has them."""
+    """Copy tokenizer and generation settings, as in every Hugging Face folder."""
     exported.tokenizer.save(folder)
     if (exported.folder / GENERATION_CONFIG).is_file():
         shutil.copyfile(exported.folder / GENERATION_CONFIG, folder / GENERATION_CONFIG)
@@ -90,10 +84,10 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
 
 
 def adapter_folder(model: str) -> Path:
-    """Where the adapter is: the folder itself, or `adapter` in a run's.
+    """Find the adapter: the folder itself, or `adapter` in a run's.
 
     Raises:
-        UserError: if there is none.
+        UserError: if it does not exist.
     """
     for folder in (Path(model), Path(model) / "adapter"):
         if (folder / ADAPTER_CONFIG).is_file():
@@ -107,10 +101,10 @@ def adapter_folder(model: str) -> Path:
 
 
 def adapter_settings(folder: Path) -> dict[str, Any]:
-    """Its `adapter_config.json`.
+    """Read `adapter_config.json`.
 
     Raises:
-        UserError: if it cannot be read, or describes something else than LoRA.
+        UserError: if it cannot be read, or describes something other than LoRA.
     """
     path = folder / ADAPTER_CONFIG
     try:
@@ -134,7 +128,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
 
 
 def adapter_lora(folder: Path, settings: dict[str, Any]) -> LoRA:
-    """What the adapter consists of: the projections are read from the names of its tensors."""
+    """Return the LoRA settings; the projections are read from the names of the tensors."""
     try:
         with safe_open(folder / ADAPTER_WEIGHTS, framework="pt") as file:
             names = list(file.keys())
@@ -149,7 +143,7 @@ def adapter_lora(folder: Path, settings: dict[str, Any]) -> LoRA:
     rank, alpha = settings.get("r"), settings.get("lora_alpha")
     if not targets or not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
         raise UserError(
-            "{folder} holds no adapter for GPT-2's projections",
+            "{folder} contains no adapter for GPT-2's projections",
             hint="known are {known}",
             folder=folder,
             known=", ".join(PROJECTIONS),
@@ -158,7 +152,7 @@ def adapter_lora(folder: Path, settings: dict[str, Any]) -> LoRA:
 
 
 def needs(library: str) -> Any:  # noqa: ANN401  a module
-    """Import a library of the extra.
+    """Import a library of the extra `tunesmith[export]`.
 
     Raises:
         UserError: if it is not installed.

@@ -1,7 +1,7 @@
-"""The verb `import`: another program's checkpoint as an ordinary model folder, read back before it takes its name.
+"""The command `import`: convert another program's checkpoint to an ordinary model folder and read it back.
 
-Nothing is converted on the way into another verb: which tokenizer belongs to the numbers is a decision, the
-folder takes room on the disk, and both should be seen.
+Other commands never convert implicitly: which tokenizer belongs to the weights is a decision, and the folder needs
+disk space; both should be visible.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ def import_checkpoint(config: ImportConfig) -> dict[str, Any]:
     """Read, write, read again and compare every bit.
 
     Raises:
-        UserError: if it is no checkpoint that is known, damaged, or no tokenizer fits; nothing is written then.
+        UserError: for an unknown or damaged checkpoint, or without a fitting tokenizer; nothing is written then.
     """
     out = Path(config.out)
     refuse_existing(out)
@@ -77,7 +77,7 @@ def _read(path: Path) -> ForeignModel:
 
 
 def _tokenizer(config: ImportConfig, foreign: ForeignModel) -> TextTokenizer:
-    """The one that was asked for, that stands beside the checkpoint, or GPT-2's."""
+    """Requested tokenizer, the one next to the checkpoint, or GPT-2's."""
     vocab_size = foreign.config.vocab_size
     if config.tokenizer is None and foreign.tokenizer is None and vocab_size not in GPT2_VOCABULARIES:
         raise UserError(
@@ -121,14 +121,17 @@ AITEXTGEN = (
 
 
 def read_folder(folder: Path) -> ForeignModel:
-    """Read one.
+    """Read a Hugging Face folder, also one without tokenizer or in an old format (aitextgen).
+
+    aitextgen writes `config.json` and `pytorch_model.bin`, and leaves the tokenizer to the user
+    (`aitextgen.tokenizer.json`, or `aitextgen-vocab.json` with `aitextgen-merges.txt`), or to GPT-2.
 
     Raises:
-        UserError: if it holds no GPT-2, or is damaged.
+        UserError: if it does not contain GPT-2, or is damaged.
     """
     if not (folder / "config.json").is_file():
         raise UserError(
-            "{folder} holds no checkpoint that is known",
+            "{folder} contains no known checkpoint",
             hint="known are gpt-2-simple and OpenAI (hparams.json), nanoGPT (ckpt.pt), llm.c (.bin), and folders with "
             "config.json",
             folder=folder,

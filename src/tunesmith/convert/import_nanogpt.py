@@ -31,7 +31,7 @@ MASK = ".attn.bias"
 
 @dataclass
 class GPTConfig:
-    """Stands in for the class of the same name that build-nanogpt pickles: it takes the fields and does nothing."""
+    """Replaces the class of the same name that build-nanogpt pickles: it takes the fields and does nothing."""
 
 
 def read_nanogpt(path: Path) -> ForeignModel:
@@ -47,7 +47,7 @@ def read_nanogpt(path: Path) -> ForeignModel:
     shape = settings if isinstance(settings, dict) else getattr(settings, "__dict__", {})
     if not isinstance(state, dict) or not set(SIZES) <= set(shape):
         raise UserError(
-            "{path} is no checkpoint of nanoGPT or build-nanogpt: it lacks {missing}",
+            "{path} is not a checkpoint of nanoGPT or build-nanogpt: it lacks {missing}",
             hint="name the ckpt.pt that train.py wrote",
             path=path,
             missing="'model'" if not isinstance(state, dict) else "'model_args'",
@@ -68,7 +68,7 @@ def _content(path: Path) -> Any:  # noqa: ANN401  whatever was saved
         lines = str(error).splitlines() or [type(error).__name__]
         raise UserError(
             "{path} cannot be read as plain weights: {reason}",
-            hint="the file is damaged, incomplete, or holds code, which is never run",
+            hint="the file is damaged, incomplete, or contains code, which is never run",
             path=path,
             reason=lines[0][:200],
         ) from None
@@ -82,7 +82,7 @@ def _weights(path: Path, state: dict[Any, Any], config: GPT2Config) -> dict[str,
             continue
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             raise UserError(
-                "{path}: {name} is no weight", hint="name the ckpt.pt that train.py wrote", path=path, name=name
+                "{path}: {name} is not a weight", hint="name the ckpt.pt that train.py wrote", path=path, name=name
             )
         weights[name] = tensor
     head, table = weights.pop("lm_head.weight", None), weights.get("transformer.wte.weight")

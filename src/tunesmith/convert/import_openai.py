@@ -1,7 +1,7 @@
 """TensorFlow's checkpoint format (a "bundle"), read without TensorFlow.
 
 `NAME.index` is a LevelDB table: sorted keys, prefix-compressed in blocks, each block with a CRC-32C. Its values are
-protocol buffers that say where in `NAME.data-00000-of-00001` a tensor's bytes stand.
+protocol buffers that say where in `NAME.data-00000-of-00001` a tensor's bytes are.
 
 Reference: tensor_bundle.proto, table/format.cc and lib/hash/crc32c.h in the TensorFlow repository.
 """
@@ -32,13 +32,10 @@ Fields = dict[int, list[int | bytes]]
 
 
 class Bundle:
-    """The tensors of a checkpoint, by name.
-
-    Args:
-        prefix: path without `.index`.
+    """Tensors of a TensorFlow checkpoint, keyed as in the file; `prefix` is the path without `.index`.
 
     Raises:
-        UserError: if it is no bundle, or damaged.
+        UserError: if it is not a bundle, or damaged.
     """
 
     def __init__(self, prefix: Path) -> None:
@@ -50,7 +47,7 @@ class Bundle:
             self._tensors = {key.decode("utf-8"): _fields(value) for key, value in self._entries.items()}
         except (ValueError, KeyError, IndexError, struct.error) as error:
             raise UserError(
-                "{path} is no index of a TensorFlow checkpoint, or damaged: {reason}",
+                "{path} is not an index of a TensorFlow checkpoint, or is damaged: {reason}",
                 hint="copy the checkpoint again, all files of it",
                 path=self.path,
                 reason=error,
@@ -58,7 +55,7 @@ class Bundle:
         self._prefix = prefix
 
     def names(self) -> list[str]:
-        """Of tensors that can hold weights."""
+        """Of tensors that can be weights."""
         return [name for name, fields in self._tensors.items() if _number(fields, 1) in DTYPES]
 
     def tensor(self, name: str) -> Tensor:
@@ -197,7 +194,7 @@ def masked_crc32c(data: bytes) -> int:
 HPARAMS, ENCODER, MERGES, LATEST = "hparams.json", "encoder.json", "vocab.bpe", "checkpoint"
 SIZES = {"n_vocab": "vocab_size", "n_ctx": "n_positions", "n_embd": "n_embd", "n_layer": "n_layer", "n_head": "n_head"}
 SLOTS = ("Adam", "Adam_1", "Momentum")
-"""What optimizers of TensorFlow keep beside a weight."""
+"""What optimizers of TensorFlow keep next to a weight."""
 
 
 def is_openai(path: Path) -> bool:
@@ -242,7 +239,7 @@ def _latest(folder: Path) -> Path:
             return prefix
     if len(found) != 1:
         raise UserError(
-            "{folder} holds {count} TensorFlow checkpoints, and nothing says which one is meant",
+            "{folder} contains {count} TensorFlow checkpoints, and nothing says which one to use",
             hint="name one, for example {folder}/model-1000, or copy the file checkpoint too",
             folder=folder,
             count=len(found),

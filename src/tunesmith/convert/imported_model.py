@@ -1,4 +1,4 @@
-"""What every reader of another program's checkpoint gives: a model in our names, and what was learned of its origin.
+"""Common result of all readers of other programs' checkpoints: a model with our weight names.
 
 Shapes: V vocabulary, P positions, C channels; matrices are [out, in].
 """
@@ -17,14 +17,7 @@ BLOCK_PARTS = ("ln_1", "attn.c_attn", "attn.c_proj", "ln_2", "mlp.c_fc", "mlp.c_
 
 @dataclass(frozen=True)
 class ForeignModel:
-    """A checkpoint that another program wrote.
-
-    Attributes:
-        kind: what wrote it, in words.
-        config: the model's shape, vocabulary as in the file.
-        state: its weights under our names, matrices as [out, in]; without a tied head.
-        tokenizer: that belongs to it; None where the checkpoint has none.
-    """
+    """Checkpoint of another program, with weights under our names as [out, in] and without a tied head."""
 
     kind: str
     config: GPT2Config
@@ -32,13 +25,13 @@ class ForeignModel:
     tokenizer: TextTokenizer | None = None
 
     def cut_to(self, vocab_size: int) -> "ForeignModel":
-        """The same without rows of the vocabulary that no token has."""
+        """Return a copy without the vocabulary rows that no token uses."""
         tables = ("transformer.wte.weight", "lm_head.weight")
         state = {name: tensor[:vocab_size] if name in tables else tensor for name, tensor in self.state.items()}
         return replace(self, config=replace(self.config, vocab_size=vocab_size), state=state)
 
     def with_activation(self, name: str) -> "ForeignModel":
-        """The same with another activation function, where the person knows better than the file."""
+        """Return a copy with another activation function."""
         return replace(self, config=replace(self.config, activation_function=name))
 
 
@@ -94,7 +87,7 @@ def refuse_incomplete(origin: Path, config: GPT2Config, state: dict[str, Tensor]
     for name in state:
         if name not in expected:
             raise UserError(
-                "{path} holds the weight {name!r}, which GPT-2 does not have",
+                "{path} contains the weight {name!r}, which GPT-2 does not have",
                 hint="only GPT-2 can be imported",
                 path=origin,
                 name=name,

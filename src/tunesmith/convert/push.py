@@ -1,7 +1,7 @@
-"""The verb `push`: a model folder to the hub, through the hub's own library.
+"""The command `push`: upload a model folder to the Hugging Face Hub, through its own library.
 
-What is uploaded are the files that any program reads a model from, by name. What a run keeps beside them (checkpoints,
-optimizer, samples, the course of the run) stays here: it can hold pieces of the training text.
+Only the files that programs read a model from are uploaded. What a run keeps next to them (checkpoints, optimizer,
+samples, metrics) stays here: it can contain pieces of the training text.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ def push_model(config: PushConfig) -> dict[str, Any]:
     """Upload, in one commit.
 
     Raises:
-        UserError: if there is no whole model, no token, or the hub does not take it; nothing is uploaded then.
+        UserError: if the model is incomplete, a token is missing, or the hub rejects it; nothing is uploaded then.
     """
     folder = local_folder(config.model)
     names = _files(folder)
@@ -69,7 +69,7 @@ def _files(folder: Path) -> list[str]:
     weights = weight_files(folder)
     if not weights or any(path.suffix != ".safetensors" for path in weights):
         raise UserError(
-            "{folder} holds no weights as safetensors",
+            "{folder} contains no weights as safetensors",
             hint="write them so: tunesmith export {folder} --to safetensors --out DIR",
             folder=folder,
         )
@@ -79,10 +79,10 @@ def _files(folder: Path) -> list[str]:
 
 
 def _hub(repo: str) -> "HfApi":
-    """The hub, after it has answered once in time.
+    """Return the hub's API, after it has answered once in time.
 
     Raises:
-        UserError: if the name cannot be, nobody is signed in, or nobody answers.
+        UserError: for an invalid name, without a login, or if the hub cannot be reached.
     """
     from huggingface_hub import HfApi, get_token
     from huggingface_hub.errors import (  # type: ignore[attr-defined]
@@ -98,13 +98,13 @@ def _hub(repo: str) -> "HfApi":
         validate_repo_id(repo)
     except HFValidationError:
         raise UserError(
-            "{repo!r} is no name for a repository",
+            "{repo!r} is not a valid repository name",
             hint="write OWNER/NAME, with letters, digits, - . and _: tunesmith push MODEL someone/my-model",
             repo=repo,
         ) from None
     if get_token() is None:
         raise UserError(
-            "nobody is signed in at the hub on this machine",
+            "this machine is not signed in to the Hugging Face Hub",
             hint="hf auth login, with a token that may write; or set HF_TOKEN",
         )
     api = HfApi()

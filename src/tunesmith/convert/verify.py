@@ -50,37 +50,26 @@ Logits = npt.NDArray[np.float32]
 
 
 class Runtime(Protocol):
-    """A program that runs an exported file.
-
-    Attributes:
-        name: with its version.
-    """
+    """A program that runs an exported file; `name` includes its version."""
 
     name: str
 
     def encode(self, text: str) -> list[int] | None:
-        """The ids it makes of a prompt, end-of-text before them; None where it has no tokenizer of its own."""
+        """Token ids of a prompt, end-of-text first; None without a tokenizer of its own."""
         ...
 
     def read(self, tokens: list[int]) -> Logits:
-        """Begin a text: the logits behind each of its tokens, [N, V]."""
+        """Start a text: the logits after each of its tokens, [N, V]."""
         ...
 
     def go_on(self, token: int) -> Logits:
-        """The logits behind one more token, [V]."""
+        """Logits after one more token, [V]."""
         ...
 
 
 @dataclass(frozen=True)
 class Verification:
-    """What was found.
-
-    Attributes:
-        by: the program that ran the file, or read it back.
-        largest_logit_difference: in nats, at any place of any text; of weights where nothing ran it.
-        texts: that were compared.
-        equal_texts: of them.
-    """
+    """Result of a verification: logit differences in nats (of weights, where nothing ran the file)."""
 
     by: str
     largest_logit_difference: float
@@ -89,12 +78,7 @@ class Verification:
 
 
 def verify(exported: Exported, runtime: Runtime, *, largest_difference: float) -> Verification:
-    """Let a runtime read and continue the prompts, and compare.
-
-    Args:
-        exported: what the file was made from.
-        runtime: runs the file.
-        largest_difference: between two logits, in nats; more is an error.
+    """Let a runtime read and continue the prompts, and compare; logits may differ by `largest_difference` nats.
 
     Raises:
         UserError: if the runtime computes something else.
@@ -139,7 +123,7 @@ def verify(exported: Exported, runtime: Runtime, *, largest_difference: float) -
 
 
 def full_logits(model: GPT2, tokens: list[int]) -> Logits:
-    """The logits behind each token of a text, [N, V] in fp32, without any cache."""
+    """Logits after each token of a text, [N, V] in fp32, without any cache."""
     attend = RunAttention(DocumentLayout.of((0, len(tokens))))
     with inference(model):
         hidden_NC = model(torch.tensor(tokens), torch.arange(len(tokens)), lambda _layer: attend)
@@ -148,12 +132,7 @@ def full_logits(model: GPT2, tokens: list[int]) -> Logits:
 
 
 class ReadBack:
-    """The model as it was read from the file, computed by ours.
-
-    Args:
-        model: what was read.
-        name: of the file's program.
-    """
+    """Computes the model that was read from the file with our own code; `name` is the file's program."""
 
     def __init__(self, model: GPT2, name: str) -> None:
         self.name = name
@@ -161,17 +140,17 @@ class ReadBack:
         self._tokens: list[int] = []
 
     def encode(self, text: str) -> list[int] | None:
-        """The tokenizer is copied, not written anew."""
+        """Return None: the tokenizer is copied, not converted."""
         del text
         return None
 
     def read(self, tokens: list[int]) -> Logits:
-        """The logits behind each token, [N, V]."""
+        """Logits after each token, [N, V]."""
         self._tokens = tokens
         return full_logits(self._model, tokens)
 
     def go_on(self, token: int) -> Logits:
-        """The logits behind one more, [V]."""
+        """Logits after one more token, [V]."""
         logits_V: Logits = self.read([*self._tokens, token])[-1]
         return logits_V
 

@@ -1,4 +1,4 @@
-"""The web application behind the live page: lists, reports, and two wishes. It changes nothing else."""
+"""Serve the live page: lists, reports, and requests to save or stop a run. It changes nothing else."""
 
 from asyncio import to_thread
 from collections.abc import AsyncIterator, Callable
@@ -28,13 +28,9 @@ REPORT_PAGE = PACKAGE / "reporting" / "page"
 
 
 def make_app(folder: Path, *, host: str, token: str | None, on_start: Callable[[], object] = lambda: None) -> Starlette:
-    """An ASGI application.
+    """Make the ASGI application for a run, or a folder that contains runs.
 
-    Args:
-        folder: a run, or a folder that runs stand in.
-        host: that it is bound to.
-        token: that clients have to know.
-        on_start: called when it starts; connections are taken a moment later, and none is refused before.
+    `on_start` is called at start; connections are accepted a moment later, and none is refused before.
     """
 
     @asynccontextmanager
@@ -65,7 +61,7 @@ def make_app(folder: Path, *, host: str, token: str | None, on_start: Callable[[
         name, run = await to_thread(_find, folder, request)
         wanted = request.path_params["wish"]
         if wanted not in WISHES:
-            raise APIError(404, "nobody can wish {wish} of a run", code="not_found", wish=wanted[:20])
+            raise APIError(404, "there is no action {wish} for a run", code="not_found", wish=wanted[:20])
         if not (await to_thread(state_of, name, run)).goes_on:
             raise APIError(409, "no process works on the run {name} now", code="not_running", name=name)
         await to_thread(make_wish, run / CHECKPOINTS, wanted)
@@ -90,7 +86,7 @@ def make_app(folder: Path, *, host: str, token: str | None, on_start: Callable[[
 
 
 def _find(folder: Path, request: Request) -> tuple[str, Path]:
-    """The run that is meant: one of those that stand there, so that no name leads elsewhere."""
+    """Run with the requested name, looked up among the existing ones so that no name leads elsewhere."""
     name = request.query_params.get("name", "")
     run = runs_by_name(folder).get(name)
     if run is None:
@@ -99,7 +95,6 @@ def _find(folder: Path, request: Request) -> tuple[str, Path]:
 
 
 def _only(folder: Path) -> str | None:
-    """The run's name where the folder is one itself."""
     return next((name for name, path in runs_by_name(folder).items() if path == folder), None)
 
 
@@ -113,6 +108,6 @@ async def _refused(_request: Request, refusal: Exception) -> Response:
 
 
 async def _unreadable(_request: Request, error: Exception) -> Response:
-    """A run that is damaged, or was removed meanwhile."""
+    """Answer for a run that is damaged, or was removed meanwhile."""
     assert isinstance(error, UserError)
     return APIError(404, "{reason}", code="unreadable", reason=error.message).response()

@@ -1,4 +1,4 @@
-"""How far a run is, cheaply enough to be asked every second: from the ends of its files."""
+"""Progress of a run, cheap enough to be read every second: from the ends of its files."""
 
 import os
 from dataclasses import dataclass
@@ -20,14 +20,9 @@ class RunState:
     """A run at this moment.
 
     Attributes:
-        name: as the page's address has it.
-        out: its folder, as it was asked for.
         status: "running", "broken off", "interrupted" or "finished".
-        step: the last one that left a trace.
-        steps: planned.
-        eta_s: until the last step; None where nobody said so.
-        saved_step: of the newest checkpoint; None where there is none.
-        wishes: asked of it and not granted yet.
+        saved_step: of the newest checkpoint.
+        wishes: requested actions that are not done yet.
         version: changes when there is something new to show.
     """
 
@@ -48,7 +43,7 @@ class RunState:
 
 
 def state_of(name: str, folder: Path) -> RunState:
-    """Look at a run.
+    """Read the state of a run.
 
     Raises:
         UserError: if its description is damaged or gone.

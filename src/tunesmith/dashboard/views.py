@@ -1,4 +1,4 @@
-"""What the live page shows: the list of runs, a run's report, and the bar above it. Users' text is escaped."""
+"""Render the live page: the list of runs, a run's report, and the bar above it. Users' text is escaped."""
 
 from functools import cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from tunesmith.utils.formatting import duration, perplexity
 
 
 def list_of_runs(folder: Path) -> str:
-    """Every run with what came of it so far, the newest first."""
+    """List every run with its results so far, the newest first."""
     return _render(
         "runs.html.jinja",
         {
@@ -31,12 +31,12 @@ def list_of_runs(folder: Path) -> str:
 
 
 def report_of(folder: Path) -> str:
-    """The report as it stands now, without a frame."""
+    """Render the current report, without a frame."""
     return report_page(read_run(folder), frame="fragment.html.jinja")
 
 
 def bar_of(state: RunState, *, is_one_of_many: bool) -> str:
-    """How far the run is, and what can be asked of it."""
+    """Render the progress of a run, and its buttons."""
     return _render(
         "bar.html.jinja",
         {
@@ -51,18 +51,18 @@ def bar_of(state: RunState, *, is_one_of_many: bool) -> str:
                 "stop": say("Stop ..."),
                 "sure": say("Stop this training?"),
                 "what_stop_does": say(
-                    "It finishes its step and saves everything. This goes on later where it was stopped:"
+                    "It finishes its step and saves everything. This continues later where it was stopped:"
                 ),
                 "resume": f"tunesmith train --resume --out {state.out}",
                 "do_stop": say("Stop"),
-                "go_on": say("Go on training"),
+                "go_on": say("Continue training"),
             },
         },
     )
 
 
 def shell_words() -> dict[str, str]:
-    """What the page says by itself, where it cannot ask."""
+    """Texts that the page shows when the server cannot be reached."""
     return {
         "lost": say("tunesmith does not answer any more; this is what it said last."),
         "over": say("The run is over, and its server has ended with it. report.html in the run's folder stays."),

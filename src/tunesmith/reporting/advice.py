@@ -1,7 +1,4 @@
-"""What to do better next time: rules over what was measured. A rule speaks only with the numbers that it rests on.
-
-The rules know no text but what they say; thresholds stand beside each other here so that they can be weighed together.
-"""
+"""Advice for the next run: rules over measured values. A rule reports only with the numbers that it is based on."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,13 +19,13 @@ STILL_FALLING_NATS = 0.02
 """By so much the last evaluation has to be better than the one before, at an unfinished descent."""
 FEW_UPDATES = 100
 FULL_SHARE = 0.6
-"""Of the effective batch; a step that learns from less than that is starving."""
+"""Of the effective batch, below which a step counts as starving."""
 FEW_VALIDATION_SAMPLES, FEW_VALIDATION_TOKENS = 20, 2_000
 WAITING_SHARE = 0.1
 IDLE_PERCENT = 60.0
 ENOUGH_READINGS = 5
 CLIPPED_NORMS = 10.0
-"""Gradients of so many times the limit on most steps are no outliers any more."""
+"""Times the limit; longer gradients on most steps are not outliers any more."""
 MANY_SPIKES = 3
 HOT_CELSIUS = 84.0
 MORE_MEMORY = 1.15
@@ -36,15 +33,7 @@ MORE_MEMORY = 1.15
 
 @dataclass(frozen=True)
 class Advice:
-    """One finding.
-
-    Attributes:
-        rule: its name, the same in every language.
-        weight: a problem, a hint, or good news.
-        title: what it is.
-        evidence: the numbers it rests on.
-        action: what to do about it; empty where nothing is to be done.
-    """
+    """One finding; `rule` is its name in every language, `action` is empty where nothing is to be done."""
 
     rule: str
     weight: Weight
@@ -54,7 +43,7 @@ class Advice:
 
 
 def advice_for(run: RunRecord) -> list[Advice]:
-    """Everything that the rules find, problems first; where none finds one, what went well."""
+    """Return what the rules find, problems first; without problems, what went well."""
     found = [advice for rule in RULES if (advice := rule(run))]
     order: list[Weight] = ["problem", "hint", "good"]
     found.sort(key=lambda one: order.index(one.weight))
@@ -94,7 +83,7 @@ def _overfitting(run: RunRecord) -> Advice | None:
     return Advice(
         "overfitting",
         "problem",
-        say("It has been learning by heart since step {step:,}", step=best.step),
+        say("It has been overfitting since step {step:,}", step=best.step),
         say(
             "Validation loss was lowest after step {step:,} ({best:.3f} nats per token) and rose to {last:.3f}, "
             "while the training loss went on falling, from {then:.3f} to {now:.3f}.",
@@ -105,8 +94,8 @@ def _overfitting(run: RunRecord) -> Advice | None:
             now=now,
         ),
         say(
-            "The folder holds the model of step {step:,}, so nothing is lost. Next time --epochs {epochs:.2g} saves "
-            "the time; more text, --dropout 0.1 or --lora-rank 16 would let it learn longer.",
+            "The folder contains the model of step {step:,}, so nothing is lost. Next time --epochs {epochs:.2g} "
+            "saves the time; more text, --dropout 0.1 or --lora-rank 16 allow longer training.",
             step=best.step,
             epochs=max(best.epoch, 0.1),
         ),
@@ -124,7 +113,7 @@ def _still_falling(run: RunRecord) -> Advice | None:
     return Advice(
         "still-falling",
         "hint",
-        say("It would still learn more"),
+        say("It would still improve"),
         say(
             "The last evaluation was the best one: validation loss fell from {before:.3f} to {after:.3f} nats per "
             "token between steps {first:,} and {last:,}.",
@@ -134,7 +123,7 @@ def _still_falling(run: RunRecord) -> Advice | None:
             last=after[-1].step,
         ),
         say(
-            "Go on where it stopped: tunesmith train --resume --epochs {epochs:g} --out {out}",
+            "Continue where it stopped: tunesmith train --resume --epochs {epochs:g} --out {out}",
             epochs=more,
             out=run.path,
         ),
@@ -236,18 +225,18 @@ def _starving(run: RunRecord) -> Advice | None:
         return None
     first, last = np.flatnonzero(known)[[0, -1]]
     mean = float((tokens[last] - tokens[first]) / max(steps[last] - steps[first], 1.0))
-    asked = int(run.plan["tokens_per_step"])
-    if mean >= FULL_SHARE * asked:
+    requested = int(run.plan["tokens_per_step"])
+    if mean >= FULL_SHARE * requested:
         return None
     return Advice(
         "batch-starving",
         "hint",
-        say("Steps learn from less than was asked for"),
+        say("Steps train on fewer tokens than requested"),
         say(
-            "A step learned from {mean:,.0f} tokens on average, {share:.0%} of the effective batch of {asked:,}.",
+            "A step trained on {mean:,.0f} tokens on average, {share:.0%} of the effective batch of {requested:,}.",
             mean=mean,
-            share=mean / asked,
-            asked=asked,
+            share=mean / requested,
+            requested=requested,
         ),
         say("The text is short or its samples divide badly: --tokens-per-step {tokens}.", tokens=max(int(mean), 1)),
     )
@@ -260,7 +249,7 @@ def _validation_too_small(run: RunRecord) -> Advice | None:
     return Advice(
         "validation-too-small",
         "hint",
-        say("The perplexity is a rough figure"),
+        say("The perplexity is a rough estimate"),
         say(
             "It is measured on {samples:,} samples with {tokens:,} tokens; from {enough} samples and {enough_tokens:,} "
             "tokens on it is steady.",
@@ -291,7 +280,7 @@ def _waiting(run: RunRecord) -> Advice | None:
             all=waited_s + trained_s,
             share=share,
         ),
-        say("Close programs that use the processor, or put the text on a faster disk."),
+        say("Close programs that use the CPU, or put the text on a faster disk."),
     )
 
 
@@ -303,7 +292,7 @@ def _idle_card(run: RunRecord) -> Advice | None:
     return Advice(
         "card-idle",
         "hint",
-        say("The card is idle much of the time"),
+        say("The GPU is idle much of the time"),
         say(
             "It was busy {busy:.0f} % of the time, with {tokens:,} tokens at once.",
             busy=float(used.mean()),
@@ -320,13 +309,13 @@ def _hot(run: RunRecord) -> Advice | None:
     return Advice(
         "hot",
         "hint",
-        say("The card runs hot"),
+        say("The GPU runs hot"),
         say(
-            "It reached {top:.0f} °C; above about {limit:.0f} °C cards lower their clock.",
+            "It reached {top:.0f} °C; above about {limit:.0f} °C GPUs lower their clock.",
             top=float(celsius.max()),
             limit=HOT_CELSIUS,
         ),
-        say("Better air, or a lower power limit: nvidia-smi -pl WATTS costs little speed."),
+        say("Better cooling, or a lower power limit: nvidia-smi -pl WATTS costs little speed."),
     )
 
 
@@ -371,7 +360,7 @@ def _healthy(run: RunRecord) -> Advice | None:
     return Advice(
         "healthy",
         "good",
-        say("It learned well"),
+        say("Training went well"),
         say(
             "Validation loss fell from {before:.3f} to {best:.3f} nats per token, and was lower than before in "
             "{fell} of {all} evaluations.",

@@ -21,13 +21,7 @@ STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 @dataclass(frozen=True)
 class Axis:
-    """A range of numbers with round ones marked on it.
-
-    Attributes:
-        low: at its beginning.
-        high: at its end.
-        ticks: the round numbers.
-    """
+    """Range of numbers with round ones as ticks."""
 
     low: float
     high: float
@@ -35,14 +29,7 @@ class Axis:
 
     @classmethod
     def around(cls, low: float, high: float, *, about: int = 5, snaps: bool = True) -> Self:
-        """An axis that shows everything from the lowest to the highest value.
-
-        Args:
-            low: lowest value.
-            high: highest value.
-            about: how many numbers to mark, roughly.
-            snaps: whether it ends at round numbers, rather than at the values.
-        """
+        """Make an axis from the lowest to the highest value with `about` ticks; `snaps` extends it to round numbers."""
         if high <= low:
             margin = abs(low) / 2 or 1.0
             low, high = low - margin, high + margin
@@ -54,11 +41,11 @@ class Axis:
         return cls(low, high, tuple(tick for tick in ticks if low <= tick <= high))
 
     def share(self, value: float) -> float:
-        """Where a value stands: 0 at the beginning, 1 at the end."""
+        """Position of a value: 0 at the start of the axis, 1 at its end."""
         return (value - self.low) / (self.high - self.low)
 
     def said(self, tick: float) -> str:
-        """A marked number, with as many decimals as tell it from its neighbours."""
+        """Format a tick, with as many decimals as distinguish it from the next."""
         step = self.ticks[1] - self.ticks[0] if len(self.ticks) > 1 else abs(tick) or 1.0
         if 0 < max(abs(self.low), abs(self.high)) < 1e-2:
             return "0" if tick == 0 else f"{tick:.2g}"
@@ -75,16 +62,11 @@ def _round_step(at_least: float) -> float:
 
 MOST_POINTS = 480
 SMOOTHED_OVER = 50
-"""So many stretches a smoothed line averages a run over, roughly."""
+"""Stretches of a run, over one of which a smoothed line averages."""
 
 
 def kept_points(values: Floats, most: int = MOST_POINTS) -> np.ndarray:
-    """Indices of the points to draw, ascending: the first, the last, and the extremes of each stretch.
-
-    Args:
-        values: in order; what is not finite is never drawn.
-        most: roughly how many to keep.
-    """
+    """Indices of about `most` finite points, ascending: the first, the last, and the extremes of each stretch."""
     finite = np.flatnonzero(np.isfinite(values))
     if len(finite) <= most:
         return finite
@@ -95,11 +77,7 @@ def kept_points(values: Floats, most: int = MOST_POINTS) -> np.ndarray:
 
 
 def smoothed(values: Floats) -> Floats:
-    """The mean of each point and those just before it, a fiftieth of the run; NaN where there is none to average.
-
-    Args:
-        values: in order; what is not finite does not count.
-    """
+    """Mean of each finite point and those just before it, over a fiftieth of the run; NaN where there is none."""
     window = max(len(values) // SMOOTHED_OVER, 1)
     finite = np.isfinite(values)
     sums = np.concatenate([[0.0], np.cumsum(np.where(finite, values, 0.0))])
@@ -119,49 +97,35 @@ Look = Literal["line", "faint", "points", "reference"]
 
 @dataclass(frozen=True)
 class Series:
-    """One line, or a row of points.
-
-    Attributes:
-        name: in the legend.
-        x: ascending.
-        y: NaN where there is none.
-        colour: number of the palette; the page knows a light and a dark one.
-        look: a line, a faint one behind it, points joined by a dashed line, or a straight reference.
-    """
+    """One line or row of points: x ascending, y NaN where missing, `color` an index into the page's palette."""
 
     name: str
     x: Floats
     y: Floats
-    colour: int
+    color: int
     look: Look = "line"
 
 
 @dataclass(frozen=True)
 class Mark:
-    """A point with a name."""
+    """Labeled point."""
 
     x: float
     y: float
     name: str
-    colour: int
+    color: int
 
 
 @dataclass(frozen=True)
 class Chart:
-    """What is drawn.
+    """Values of a chart.
 
     Attributes:
-        key: names it in the page.
-        title: what it shows.
-        note: how to read it, in a sentence.
-        x_name: of the horizontal axis.
-        series: what is drawn; those without a finite number are left out.
-        said: a number of the vertical axis, for a person.
-        marks: points with a name.
-        verticals: places on the horizontal axis with a thin line, for example ends of epochs.
-        vertical_name: what these are.
-        from_zero: whether the vertical axis begins at 0.
-        most_y: the vertical axis goes no higher, however high single points are; infinite for no limit.
+        said: formats a value.
+        axis_said: formats a tick, where it differs.
+        verticals: thin vertical lines, for example the ends of epochs.
+        most_y: upper limit of the vertical axis.
+        drawn: the series that have a finite number.
     """
 
     key: str
@@ -194,9 +158,9 @@ class Chart:
             "title": self.title,
             "note": self.note,
             "x_name": self.x_name,
-            "legend": [{"name": one.name, "colour": one.colour, "look": one.look} for one in self.drawn],
+            "legend": [{"name": one.name, "color": one.color, "look": one.look} for one in self.drawn],
             "paths": [
-                {"d": path, "colour": one.colour, "look": one.look}
+                {"d": path, "color": one.color, "look": one.look}
                 for one, path in zip(self.drawn, lines, strict=True)
                 if path
             ],
@@ -206,7 +170,7 @@ class Chart:
                     "left": _percent(x_axis.share(mark.x)),
                     "top": _percent(1 - y_axis.share(mark.y)),
                     "name": mark.name,
-                    "colour": mark.colour,
+                    "color": mark.color,
                     "is_right": x_axis.share(mark.x) > 0.6,
                 }
                 for mark in self.marks
@@ -235,7 +199,7 @@ class Chart:
         return Axis.around(float(x.min()), float(x.max()), snaps=False), Axis.around(low, high)
 
     def _hover(self, x_axis: Axis, y_axis: Axis) -> dict[str, Any]:
-        """What the page's script needs: the points that are drawn, and how each is said."""
+        """Drawn points and their texts, for the page's script."""
         return {
             "x": self.x_name,
             "low": x_axis.low,
@@ -243,7 +207,7 @@ class Chart:
             "series": [
                 {
                     "name": one.name,
-                    "colour": one.colour,
+                    "color": one.color,
                     "x": [_short(value) for value in one.x[kept]],
                     "top": [_percent(1 - min(max(y_axis.share(value), 0), 1)) for value in one.y[kept]],
                     "said": [self.said(value) for value in one.y[kept]],
@@ -255,7 +219,7 @@ class Chart:
         }
 
     def _table(self) -> dict[str, Any]:
-        """The series side by side at a few places: those with points at each of theirs, lines beside them."""
+        """Values at up to `TABLE_ROWS` steps."""
         columns = [one for one in self.drawn if one.look != "reference"]
         places = np.unique(np.concatenate([_table_places(one) for one in columns]))
         if len(places) > TABLE_ROWS:
@@ -285,7 +249,7 @@ def _said_at(series: Series, place: float, said: Callable[[float], str]) -> str:
 
 
 def _path(series: Series, x_axis: Axis, y_axis: Axis) -> str:
-    """A line of SVG through the points that are kept, broken where a number is missing."""
+    """SVG path through the kept points, interrupted where a number is missing."""
     kept = kept_points(series.y)
     if len(kept) < 2:
         return ""
@@ -305,7 +269,7 @@ def _has_dots(series: Series) -> bool:
 
 def _dots(series: Series, x_axis: Axis, y_axis: Axis) -> list[dict[str, Any]]:
     return [
-        {"left": _percent(x_axis.share(x)), "top": _percent(1 - y_axis.share(y)), "colour": series.colour}
+        {"left": _percent(x_axis.share(x)), "top": _percent(1 - y_axis.share(y)), "color": series.color}
         for index in kept_points(series.y, 60)
         for x, y in [(float(series.x[index]), float(series.y[index]))]
         if y <= y_axis.high
@@ -317,7 +281,7 @@ def _percent(share: float) -> float:
 
 
 def _short(value: float) -> float | int:
-    """A place on the horizontal axis: whole where it is, else with a few decimals."""
+    """Round a horizontal position: an integer where it is whole."""
     return int(value) if float(value).is_integer() else round(float(value), 3)
 
 
@@ -325,12 +289,12 @@ MOST_EPOCH_LINES = 24
 SPIKE_FACTOR = 1.6
 """The loss axis ends so far above all but the highest hundredth of its points."""
 PERPLEXITY_ROOM = 2.0
-"""The perplexity axis ends at so many times the highest one after training began."""
+"""The perplexity axis ends at this multiple of the highest value after training began."""
 BLUE, ORANGE, GREEN, PINK = range(4)
 
 
 def learning_charts(run: RunRecord) -> list[Chart]:
-    """What was learned, and how."""
+    """Charts of loss, perplexity, learning rate and gradient."""
     steps = run.steps["step"]
     return [
         _loss_chart(run),
@@ -377,7 +341,7 @@ def learning_charts(run: RunRecord) -> list[Chart]:
 
 
 def machine_charts(run: RunRecord) -> list[Chart]:
-    """What the machine did meanwhile."""
+    """Charts of speed, memory, utilization, temperature and power."""
     steps, machine = run.steps["step"], run.machine
     at = machine["step"]
     speed = tokens_per_s(run)
@@ -386,7 +350,7 @@ def machine_charts(run: RunRecord) -> list[Chart]:
         Chart(
             key="speed",
             title=say("Speed"),
-            note=say("Tokens learned per second while stepping; evaluations and saving are not counted."),
+            note=say("Tokens trained on per second while stepping; evaluations and saving are not counted."),
             x_name=say("step"),
             series=[
                 Series(say("each step"), steps, speed, GREEN, "faint"),
@@ -403,7 +367,7 @@ def machine_charts(run: RunRecord) -> list[Chart]:
             x_name=say("step"),
             series=[
                 Series(say("peak so far"), steps, run.steps["peak_memory_bytes"] / unit, BLUE),
-                Series(say("in use by all programs on the card"), at, machine["gpu_memory_used_bytes"] / unit, GREEN),
+                Series(say("in use by all programs on the GPU"), at, machine["gpu_memory_used_bytes"] / unit, GREEN),
                 _level(say("planned"), steps, float(run.plan["peak_memory_bytes"]) / unit, ORANGE),
             ],
             said=lambda value: formatting.memory(value * unit),
@@ -413,11 +377,11 @@ def machine_charts(run: RunRecord) -> list[Chart]:
         Chart(
             key="use",
             title=say("Use of the machine"),
-            note=say("How busy the card and the processor were, all programs together."),
+            note=say("How busy the GPU and the CPU were, all programs together."),
             x_name=say("step"),
             series=[
                 Series(say("card"), at, machine["gpu_utilisation_percent"], GREEN),
-                Series(say("processor, all cores"), at, machine["cpu_percent"], BLUE),
+                Series(say("CPU, all cores"), at, machine["cpu_percent"], BLUE),
             ],
             said=lambda value: f"{value:.0f} %",
             axis_said=lambda value: f"{value:.0f} %",
@@ -426,7 +390,7 @@ def machine_charts(run: RunRecord) -> list[Chart]:
         Chart(
             key="temperature",
             title=say("Temperature"),
-            note=say("Of the card."),
+            note=say("Of the GPU."),
             x_name=say("step"),
             series=[Series(say("card"), at, machine["gpu_temperature_celsius"], ORANGE)],
             said=lambda value: f"{value:.0f} °C",
@@ -435,7 +399,7 @@ def machine_charts(run: RunRecord) -> list[Chart]:
         Chart(
             key="power",
             title=say("Power"),
-            note=say("Drawn by the card."),
+            note=say("Drawn by the GPU."),
             x_name=say("step"),
             series=[Series(say("card"), at, machine["gpu_power_watts"], PINK)],
             said=lambda value: f"{value:.0f} W",
@@ -471,17 +435,17 @@ def compared_charts(runs: Sequence[RunRecord], names: Sequence[str]) -> list[Cha
         overlaid(
             "validation",
             say("Validation loss"),
-            say("In nats per token, on text that was not learned. Lower is better."),
+            say("In nats per token, on held-out text. Lower is better."),
             validation,
             _nats,
         ),
         overlaid("training", say("Training loss, smoothed"), say("In nats per token."), loss, _nats),
-        overlaid("speed", say("Speed"), say("Tokens learned per second while stepping."), speed, formatting.rate),
+        overlaid("speed", say("Speed"), say("Tokens trained on per second while stepping."), speed, formatting.rate),
     ]
 
 
 def tokens_per_s(run: RunRecord) -> Floats:
-    """Between each logged step and the one before it; where a run did not log its times, the average so far."""
+    """Speed between logged steps; the average so far where a run did not log its times."""
     if not run.steps.has("training_s"):
         return run.steps["tokens_per_s"]
     tokens, seconds = (np.diff(run.steps[key], prepend=0.0) for key in ("tokens", "training_s"))
@@ -494,7 +458,7 @@ def _loss_chart(run: RunRecord) -> Chart:
     return Chart(
         key="loss",
         title=say("Loss"),
-        note=say("In nats per token. Where validation rises while training falls, the model learns by heart."),
+        note=say("In nats per token. Where validation rises while training falls, the model overfits."),
         x_name=say("step"),
         series=[
             Series(say("training, each step"), steps, losses, BLUE, "faint"),
@@ -512,7 +476,6 @@ def _loss_chart(run: RunRecord) -> Chart:
 
 
 def _perplexity_top(run: RunRecord) -> float:
-    """The highest after training began, with room above: before it there may be another world."""
     highest = max((one.perplexity for one in run.after), default=float("inf"))
     return PERPLEXITY_ROOM * highest
 
@@ -547,9 +510,9 @@ def _epoch_ends(run: RunRecord) -> list[float]:
     return ends if len(ends) <= MOST_EPOCH_LINES else []
 
 
-def _level(name: str, steps: Floats, value: float, colour: int) -> Series:
+def _level(name: str, steps: Floats, value: float, color: int) -> Series:
     ends = np.array([steps[0], steps[-1]]) if len(steps) else np.array([])
-    return Series(name, ends, np.full(len(ends), value), colour, "reference")
+    return Series(name, ends, np.full(len(ends), value), color, "reference")
 
 
 def _usual_top(values: Floats) -> float:

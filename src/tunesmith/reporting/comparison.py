@@ -1,11 +1,11 @@
-"""The verb `runs --compare`: what was set differently, what came of it, curves laid over each other, and samples."""
+"""The command `runs --compare`: differing settings, results, curves laid over each other, and samples."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tunesmith.config import RunsConfig
-from tunesmith.errors import UserError
+from tunesmith.errors import UsageError, UserError
 from tunesmith.messages.catalogue import say
 from tunesmith.reporting import tables
 from tunesmith.reporting.charts import compared_charts
@@ -38,11 +38,15 @@ def list_or_compare_runs(config: RunsConfig) -> list[dict[str, Any]] | dict[str,
 
 
 def compare_runs(config: RunsConfig) -> dict[str, Any]:
-    """Lay runs side by side, and write the page if one was asked for.
+    """Compare runs, and write the page if one is requested.
 
     Raises:
-        UserError: for too few or too many runs, a folder that is none, or a file that cannot be written.
+        UserError: for too few or too many runs, a folder that is not a run, or a file that cannot be written.
     """
+    if config.sort != "time":
+        raise UsageError(
+            "--sort orders the list of runs and has no effect with --compare", hint="leave out --sort or --compare"
+        )
     if not FEWEST <= len(config.compare) <= MOST:
         raise UserError(
             "--compare takes from {fewest} to {most} runs, not {count}",
@@ -70,13 +74,13 @@ def compare_runs(config: RunsConfig) -> dict[str, Any]:
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """The folders' own names; as they were given where two have the same."""
+    """Folder names; the full paths where two names are equal."""
     last = [Path(path).resolve().name for path in paths]
     return last if len(set(last)) == len(last) else list(paths)
 
 
 def differing_settings(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
-    """What was asked or decided differently, one value for each run."""
+    """Settings that differ, with one value for each run."""
     names = dict.fromkeys(name for run in runs for name in run.asked if name not in NEVER_EQUAL)
     asked = {name: [run.asked.get(name) for run in runs] for name in names}
     decided = {name: [run.plan.get(name) for run in runs] for name in DECIDED}
@@ -85,13 +89,13 @@ def differing_settings(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
 
 
 def figures_table(figures: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
-    """What came of the runs, a column for each."""
+    """Results with a column for each run."""
     rows = [
         (say("validation perplexity before"), "base_perplexity", formatting.perplexity),
         (say("validation perplexity, best"), "perplexity", formatting.perplexity),
         (say("best step"), "best_step", lambda value: f"{value:,}"),
         (say("steps"), "steps", lambda value: f"{value:,}"),
-        (say("learned from, tokens"), "tokens", lambda value: f"{value:,}"),
+        (say("trained on, tokens"), "tokens", lambda value: f"{value:,}"),
         (say("time"), "duration_s", formatting.duration),
         (say("speed"), "tokens_per_s", formatting.rate),
         (say("peak memory"), "peak_memory_bytes", formatting.memory),
@@ -106,13 +110,13 @@ def figures_table(figures: Sequence[dict[str, Any]], names: Sequence[str]) -> di
 
 
 def settings_table(settings: dict[str, list[Any]], names: Sequence[str]) -> dict[str, Any]:
-    """What was set differently, a column for each run."""
+    """Differing settings with a column for each run."""
     rows = [[name.replace("_", " "), *map(_setting, values)] for name, values in settings.items()]
     return tables.table([say("setting"), *names], rows)
 
 
 def winner_sentence(result: dict[str, Any]) -> str:
-    """Which run came out best; that they cannot be compared where the texts differ."""
+    """State which run was best, or that the texts differ and cannot be compared."""
     if not result["same_text"]:
         return say("The runs were measured on different texts: their perplexities cannot be compared.")
     known = [
@@ -170,7 +174,7 @@ def _page(runs: Sequence[RunRecord], names: Sequence[str], result: dict[str, Any
 
 
 def _samples(runs: Sequence[RunRecord], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The latest texts for the prompts and seeds that all runs share."""
+    """Latest texts for the prompts and seeds that all runs share."""
     latest = [last_samples(run) for run in runs]
     shared = [key for key in latest[0] if all(key in other for other in latest)]
     return [

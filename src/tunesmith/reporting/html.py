@@ -1,6 +1,6 @@
-"""Pages from a run: one file of HTML with everything in it, readable offline.
+"""Render reports: one HTML file with everything in it, readable offline.
 
-Whatever comes from users' text is escaped by the template engine; the page's own policy lets nothing be fetched.
+The template engine escapes all text from users; the page's own policy blocks every fetch.
 """
 
 import shlex
@@ -25,13 +25,7 @@ from tunesmith.training.run_files import RUN_FILE
 
 
 def report_page(run: RunRecord, *, frame: str = "frame.html.jinja") -> str:
-    """The report on a run, in the language that is spoken.
-
-    Args:
-        run: to report on.
-        frame: what stands around the content: a whole file, or nothing ("fragment.html.jinja") for a page that follows
-            the run.
-    """
+    """Render the report on a run; `fragment.html.jinja` is the frame for a page that follows the run."""
     parts: dict[str, Any] = {
         "title": say("{name}: training report", name=run.name),
         "name": run.name,
@@ -67,17 +61,17 @@ def report_page(run: RunRecord, *, frame: str = "frame.html.jinja") -> str:
 
 
 def drawn(charts: Sequence[Chart]) -> list[dict[str, Any]]:
-    """The charts that have something to show."""
+    """Page parts of the charts that have something to show."""
     return [parts for chart in charts if (parts := chart.as_page_parts())]
 
 
 def chart_words() -> dict[str, str]:
-    """What every chart says."""
-    return {"as_table": say("As a table"), "in_table": say("The table behind it has the numbers.")}
+    """Texts of every chart."""
+    return {"as_table": say("As a table"), "in_table": say("Its table has the numbers.")}
 
 
 def render(template: str, parts: dict[str, Any], *, frame: str = "frame.html.jinja") -> str:
-    """A page from a template, what stands in it and what stands around it."""
+    """Render a template within a frame."""
     page = files("tunesmith.reporting").joinpath("page")
     style, script = (page.joinpath(name).read_text("utf-8") for name in ("style.css", "hover.js"))
     around = {
@@ -109,7 +103,7 @@ def _words() -> dict[str, str]:
         "learning": say("Learning"),
         "samples": say("What it writes"),
         "samples_note": say("The same prompts with the same seeds, as the model learned."),
-        "goes_on": say("[goes on]"),
+        "goes_on": say("[continues]"),
         "incidents": say("What happened on the way"),
         "machine": say("Machine"),
         "text": say("Text"),
@@ -117,7 +111,7 @@ def _words() -> dict[str, str]:
         "lengths": say("Samples by length, in tokens"),
         "sources": say("Sources"),
         "novelty": say("Novelty"),
-        "novelty_note": say("How much of what it writes stands word for word in the training text"),
+        "novelty_note": say("How much of what it generates is copied from the training text"),
         "no_novelty": say("How much it copies from its training text was not measured. This does:"),
         "plan": say("Plan"),
         "plan_note": say("What was decided before the first step, and why"),

@@ -1,4 +1,4 @@
-"""The verb `runs` without --compare: what there is, from the descriptions that runs leave."""
+"""The command `runs` without --compare: the runs in a folder."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.config import RunsConfig
-from tunesmith.errors import UserError
+from tunesmith.errors import UsageError, UserError
 from tunesmith.messages.catalogue import say
 from tunesmith.reporting.run_reader import RunRecord, read_run
 from tunesmith.reporting.tables import duration_s, tokens_per_s
@@ -18,11 +18,17 @@ DEPTH = 4
 
 
 def list_runs(config: RunsConfig) -> list[dict[str, Any]]:
-    """The runs in a folder, in the order that was asked for.
+    """List the runs in a folder, in the requested order.
 
     Raises:
-        UserError: if there is no such folder.
+        UserError: if the folder does not exist.
     """
+    if config.out:
+        raise UsageError(
+            "--out is the page of a comparison and has no effect without --compare",
+            hint="name the runs to compare: tunesmith runs --compare RUN RUN --out {out}",
+            out=config.out,
+        )
     folder = Path(config.folder)
     if not folder.is_dir():
         raise UserError(
@@ -35,7 +41,7 @@ def list_runs(config: RunsConfig) -> list[dict[str, Any]]:
 
 
 def runs_by_name(folder: Path) -> dict[str, Path]:
-    """The run folders in a folder, by their place in it; the folder may be a run itself."""
+    """Map relative path to run folder; the folder may be a run itself."""
     return {
         path.relative_to(folder).as_posix() if path != folder else path.resolve().name: path
         for path in _runs_in(folder, DEPTH)
@@ -43,7 +49,6 @@ def runs_by_name(folder: Path) -> dict[str, Path]:
 
 
 def _runs_in(folder: Path, depth: int) -> list[Path]:
-    """Run folders; what stands inside of one is its own."""
     if (folder / RUN_FILE).is_file():
         return [folder]
     if not depth:
@@ -80,14 +85,14 @@ def _row(path: Path, name: str) -> dict[str, Any] | None:
 
 
 def status_of(run: RunRecord) -> str:
-    """As `run.json` says; a run that nobody works on any more and that never ended was broken off."""
+    """Status in `run.json`; "broken off" where no process works on a run that never ended."""
     if run.status == "running" and not is_locked(run.path / CHECKPOINTS):
         return "broken off"
     return run.status
 
 
 def status_words(status: str) -> str:
-    """A status of `status_of`, for a person."""
+    """Translate a status of `status_of`."""
     words = {
         "finished": say("finished"),
         "interrupted": say("interrupted"),

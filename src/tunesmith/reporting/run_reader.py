@@ -23,12 +23,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Columns:
-    """Equally long columns.
-
-    Attributes:
-        of: each by the key that its numbers have in the metrics file; NaN where a line has no number.
-        length: of each of them.
-    """
+    """Numbers of the lines of one kind as columns of equal length, by their key; NaN where a line has none."""
 
     of: Mapping[str, Floats]
     length: int
@@ -37,16 +32,16 @@ class Columns:
         return self.length
 
     def __getitem__(self, key: str) -> Floats:
-        """A column; NaN throughout where no line has the key."""
+        """Return a column; NaN throughout where no line has the key."""
         return self.of.get(key, np.full(self.length, np.nan))
 
     def has(self, key: str) -> bool:
-        """Whether there is any number of this name."""
+        """Whether a column has a finite number."""
         return bool(np.isfinite(self[key]).any())
 
 
 def columns_of(lines: Sequence[Mapping[str, Any]]) -> Columns:
-    """The numbers of lines of one kind."""
+    """Collect the numbers of lines of one kind."""
     keys = dict.fromkeys(key for line in (*lines[:1], *lines[-1:]) for key in line)
     return Columns({key: np.array([_number(line.get(key)) for line in lines]) for key in keys}, len(lines))
 
@@ -71,18 +66,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run left.
-
-    Attributes:
-        path: its folder.
-        description: the content of `run.json`.
-        steps: the lines of steps.
-        machine: the lines that say what the machine was doing.
-        evaluations: in order, the one before training first.
-        incidents: the lines of what was not as usual.
-        samples: the lines of `samples.jsonl`.
-        novelty: what was found to be copied, if that was measured.
-    """
+    """Content of a run folder: `run.json`, the lines of metrics.jsonl by kind, samples, and the novelty measurement."""
 
     path: Path
     description: dict[str, Any]
@@ -111,17 +95,17 @@ class RunRecord:
 
     @property
     def status(self) -> str:
-        """Either "finished", "interrupted" or "running" (which may mean: killed)."""
+        """Either "finished", "interrupted" or "running" (which includes killed runs)."""
         return str(self.outcome.get("status", "running"))
 
     @cached_property
     def before(self) -> Measured | None:
-        """The model before training."""
+        """The evaluation before training."""
         return next((one for one in self.evaluations if one.step == 0), None)
 
     @cached_property
     def after(self) -> tuple[Measured, ...]:
-        """Evaluations of the model in training, those that are numbers."""
+        """Evaluations during training that are finite."""
         return tuple(one for one in self.evaluations if one.step > 0 and math.isfinite(one.nats_per_token))
 
     @cached_property
@@ -131,7 +115,7 @@ class RunRecord:
 
     @property
     def last_step(self) -> int:
-        """The last step that left a trace."""
+        """The last logged step."""
         return int(self.steps["step"][-1]) if len(self.steps) else 0
 
 
@@ -139,7 +123,7 @@ def read_run(path: Path) -> RunRecord:
     """Read a run folder.
 
     Raises:
-        UserError: if it is none, or its description is damaged.
+        UserError: if it is not a run, or its description is damaged.
     """
     description = describe_run(path)
     lines: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -158,15 +142,15 @@ def read_run(path: Path) -> RunRecord:
 
 
 def describe_run(path: Path) -> dict[str, Any]:
-    """The content of a run's `run.json`.
+    """Read `run.json`.
 
     Raises:
-        UserError: if there is none, or it is damaged.
+        UserError: if it is missing or damaged.
     """
     file = path / RUN_FILE
     if not file.is_file():
         raise UserError(
-            "{path} is no run: there is no run.json in it",
+            "{path} is not a run: there is no run.json in it",
             hint="name the --out of a training, or see what there is: tunesmith runs",
             path=path,
         )
@@ -177,7 +161,7 @@ def describe_run(path: Path) -> dict[str, Any]:
         complete = False
     if not complete:
         raise UserError(
-            "{path} is damaged", hint="its metrics.jsonl still holds what was measured; train again", path=file
+            "{path} is damaged", hint="its metrics.jsonl still contains what was measured; train again", path=file
         )
     return {**description, **{part: read_settings(description[part]) for part in ("asked", "plan")}}
 

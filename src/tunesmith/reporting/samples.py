@@ -1,4 +1,4 @@
-"""What the model wrote for each prompt as it learned, in order."""
+"""Select the generated samples of a run for its report."""
 
 from collections import defaultdict
 from typing import Any
@@ -15,7 +15,7 @@ SHOWN_CHARACTERS = 1200
 
 
 def sample_history(run: RunRecord) -> list[dict[str, Any]]:
-    """Prompts with their texts through time, for the page."""
+    """Prompts with their texts through training."""
     by_prompt: dict[tuple[str, int], list[dict[str, Any]]] = defaultdict(list)
     for line in run.samples:
         by_prompt[str(line["prompt"]), int(line["seed"])].append(line)
@@ -26,19 +26,19 @@ def sample_history(run: RunRecord) -> list[dict[str, Any]]:
 
 
 def last_samples(run: RunRecord) -> dict[tuple[str, int], dict[str, Any]]:
-    """The latest text of each prompt and seed."""
+    """Latest text of each prompt and seed."""
     return {(str(line["prompt"]), int(line["seed"])): line for line in run.samples}
 
 
 def title_of(prompt: str, seed: int) -> str:
-    """What a row of samples has in common."""
+    """Title of the samples of one prompt and seed."""
     if prompt:
         return say("after \u201c{prompt}\u201d (seed {seed})", prompt=_cut(prompt, 120), seed=seed)
     return say("from nothing (seed {seed})", seed=seed)
 
 
 def parts_of(line: dict[str, Any]) -> dict[str, str]:
-    """The prompt, and what was written behind it."""
+    """Split a sample into prompt and continuation."""
     prompt, text = str(line["prompt"]), _cut(str(line["text"]), SHOWN_CHARACTERS)
     return (
         {"given": prompt, "written": text[len(prompt) :]} if text.startswith(prompt) else {"given": "", "written": text}
@@ -46,7 +46,7 @@ def parts_of(line: dict[str, Any]) -> dict[str, str]:
 
 
 def _some(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without what the kept model wrote twice, and no more than can be read."""
+    """Select at most `MOST_TEXTS` texts, without what the kept model generated twice."""
     final_steps = {line["step"] for line in lines if line.get("is_final")}
     once = [line for line in lines if line.get("is_final") or line["step"] not in final_steps or line["step"] == 0]
     if len(once) <= MOST_TEXTS:

@@ -1,4 +1,4 @@
-"""The figures and tables of a report: each number as the metrics file or `run.json` has it."""
+"""Compute the numbers and tables of a report, from the metrics file and `run.json`."""
 
 import math
 import shlex
@@ -20,12 +20,12 @@ SHOWN_INCIDENTS = 40
 
 
 def table(head: list[str], rows: Rows) -> dict[str, Any]:
-    """What the page's template draws."""
+    """Table as the page's template draws it."""
     return {"head": head, "rows": rows}
 
 
 def duration_s(run: RunRecord) -> float:
-    """Of the whole run, or of it so far."""
+    """Duration of the run so far."""
     outcome = run.outcome.get("duration_s")
     if isinstance(outcome, int | float):
         return float(outcome)
@@ -34,7 +34,7 @@ def duration_s(run: RunRecord) -> float:
 
 
 def peak_memory_bytes(run: RunRecord) -> float | None:
-    """Most memory so far."""
+    """Peak memory so far."""
     outcome = run.outcome.get("peak_memory_bytes")
     if isinstance(outcome, int | float):
         return float(outcome)
@@ -42,7 +42,7 @@ def peak_memory_bytes(run: RunRecord) -> float | None:
 
 
 def energy_joules(run: RunRecord) -> float | None:
-    """Drawn by the device that computed, where that could be read."""
+    """Energy of the computing device, where it could be read."""
     outcome = run.outcome.get("energy_joules")
     if isinstance(outcome, int | float):
         return float(outcome)
@@ -50,7 +50,7 @@ def energy_joules(run: RunRecord) -> float | None:
 
 
 def tokens_per_s(run: RunRecord) -> float | None:
-    """On average, while stepping."""
+    """Average speed while stepping."""
     outcome = run.outcome.get("tokens_per_s")
     if isinstance(outcome, int | float):
         return float(outcome)
@@ -58,12 +58,12 @@ def tokens_per_s(run: RunRecord) -> float | None:
 
 
 def tokens(run: RunRecord) -> int:
-    """Learned from so far."""
+    """Tokens trained on so far."""
     return int(run.steps["tokens"][-1]) if run.steps.has("tokens") else 0
 
 
 def peak_share(run: RunRecord) -> float | None:
-    """Of the arithmetic that the card's maker promises; None on processors, of which nobody promises any."""
+    """Model FLOPs utilization: the share of the GPU's specified peak; None on CPUs."""
     speed, per_token, peak = tokens_per_s(run), run.plan.get("flops_per_token"), run.plan.get("device_flops_per_s")
     if run.plan["device"] == "cpu" or not speed or not per_token or not peak:
         return None
@@ -71,7 +71,7 @@ def peak_share(run: RunRecord) -> float | None:
 
 
 def tiles(run: RunRecord) -> list[dict[str, str]]:
-    """The figures at the top."""
+    """Numbers at the top of the page."""
     before, best, peak, speed, joules = (
         run.before,
         run.best,
@@ -99,7 +99,7 @@ def tiles(run: RunRecord) -> list[dict[str, str]]:
         _tile(say("time"), formatting.duration(duration_s(run)), ""),
     ]
     if speed:
-        note = say("{share:.0%} of the card's peak", share=share) if share is not None else ""
+        note = say("{share:.0%} of the GPU's peak", share=share) if share is not None else ""
         found.append(_tile(say("speed"), formatting.rate(speed), note))
     if peak:
         planned = say("planned {planned}", planned=formatting.memory(float(run.plan["peak_memory_bytes"])))
@@ -129,7 +129,7 @@ def predicted(run: RunRecord) -> dict[str, Any]:
 
 
 def plan_choices(run: RunRecord) -> dict[str, Any]:
-    """Every decision that has a reason, with it."""
+    """Every decision of the plan with its reason."""
     plan, reasons = run.plan, run.plan.get("reasons") or {}
     rows = [
         [name.replace("_", " "), _plan_value(name, plan[name]), str(reason)]
@@ -153,7 +153,7 @@ def all_settings(run: RunRecord) -> dict[str, Any]:
 
 
 def text_facts(run: RunRecord) -> dict[str, Any]:
-    """What was learned from."""
+    """Numbers about the training text."""
     data, plan = run.description["data"], run.plan
     facts = [
         [say("samples"), f"{data.get('samples', 0):,}"],
@@ -162,7 +162,7 @@ def text_facts(run: RunRecord) -> dict[str, Any]:
             say("{samples:,} samples, {tokens:,} tokens", samples=plan["train_samples"], tokens=plan["train_tokens"]),
         ],
         [
-            say("kept apart to measure"),
+            say("held out for validation"),
             say(
                 "{samples:,} samples, {tokens:,} tokens",
                 samples=plan["val_samples"],
@@ -209,13 +209,13 @@ def text_facts(run: RunRecord) -> dict[str, Any]:
 
 
 def _reason(kept: object) -> str:
-    """Why a text was read so; older runs keep the sentence, newer ones what can be said in any language."""
+    """Why a text was read this way: a sentence in older runs, a translatable phrase in newer ones."""
     is_phrase = isinstance(kept, dict) and kept.keys() >= {"text", "values"}
     return str(Phrase.kept(kept)) if is_phrase else str(kept)  # type: ignore[arg-type]
 
 
 def incidents(run: RunRecord) -> dict[str, Any] | None:
-    """What was not as usual; None where all was."""
+    """What was unusual; None where nothing was."""
     if not run.incidents:
         return None
     in_order = sorted(run.incidents, key=lambda line: int(line.get("step", 0)))
@@ -226,7 +226,7 @@ def incidents(run: RunRecord) -> dict[str, Any] | None:
 
 
 def novelty(run: RunRecord) -> dict[str, Any] | None:
-    """How much of what it writes is copied, beside people's text; None where that was not measured."""
+    """How much of the generated text is copied, next to held-out text; None where it was not measured."""
     if run.novelty is None:
         return None
     written, held_out = run.novelty["written"], run.novelty["held_out"]
@@ -310,35 +310,29 @@ Mood = Literal["good", "bad", "open"]
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What became of a run.
-
-    Attributes:
-        mood: whether it learned, did not, or is not done.
-        status: in a word or two.
-        sentence: for a person.
-    """
+class RunVerdict:
+    """Outcome of a run: whether it improved, its status, and a sentence."""
 
     mood: Mood
     status: str
     sentence: str
 
 
-def verdict_on(run: RunRecord) -> Verdict:
-    """Judge a run by what it measured."""
+def verdict_on(run: RunRecord) -> RunVerdict:
+    """Judge a run by its evaluations."""
     status = {
         "finished": say("finished"),
         "interrupted": say("interrupted"),
     }.get(run.status, say("not finished"))
     before, best = run.before, run.best
     if before is None or best is None:
-        return Verdict(
+        return RunVerdict(
             "open",
             status,
             say("There is no evaluation to judge by yet: {steps:,} steps were made.", steps=run.last_step),
         )
     if best.nats_per_token >= before.nats_per_token:
-        return Verdict(
+        return RunVerdict(
             "bad",
             status,
             say(
@@ -357,7 +351,7 @@ def verdict_on(run: RunRecord) -> Verdict:
             best=perplexity(best.perplexity),
             gain=gain,
         )
-        return Verdict("good", status, sentence)
+        return RunVerdict("good", status, sentence)
     sentence = say(
         "So far, after {steps:,} of {all:,} steps, perplexity on text it had not seen fell from {before} to {best}, "
         "{gain:.0%} lower.",
@@ -367,19 +361,14 @@ def verdict_on(run: RunRecord) -> Verdict:
         best=perplexity(best.perplexity),
         gain=gain,
     )
-    return Verdict("open", status, sentence)
+    return RunVerdict("open", status, sentence)
 
 
 NOT_REPEATED = {"sources", "out", "resume", "json", "quiet", "dashboard"}
 
 
 def repeating_command(asked: dict[str, Any], out: str) -> str:
-    """What to type to train the same again; flags at their defaults are left out.
-
-    Args:
-        asked: the configuration as `run.json` keeps it.
-        out: folder for the new run.
-    """
+    """Return the command that repeats a run in the folder `out`; flags at their defaults are left out."""
     words = ["tunesmith", "train", *map(str, asked.get("sources") or [])]
     for flag in fields(TrainConfig):
         value = asked.get(flag.name)

@@ -21,7 +21,7 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
     """Read a run and write its report.
 
     Raises:
-        UserError: if the folder is no run, or the file cannot be written there.
+        UserError: if the folder is not a run, or the file cannot be written.
     """
     folder = Path(config.run)
     if config.novelty < 0:
@@ -51,7 +51,7 @@ def measure_novelty(folder: Path, *, n_texts: int, seed: int) -> None:
     """Generate `n_texts` texts with a run's model and record how much of them is copied from the training text.
 
     Raises:
-        UserError: if there is no model yet, or its training text is gone.
+        UserError: if the model does not exist yet, or its training text is gone.
     """
     from tunesmith.evaluation.memorization import measure_memorization
     from tunesmith.generation.loading import load_for_generation

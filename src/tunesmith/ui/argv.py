@@ -1,4 +1,4 @@
-"""What was typed, before the parser reads it: a lone dash, `--lang` and `--config FILE`."""
+"""Prepare the typed words before the parser reads them: a lone dash, `--lang`, and `--config FILE` (TOML or YAML)."""
 
 import tomllib
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ OF_RUNS_ONLY = {flag.name.replace("_", "-") for flag in fields(TrainConfig) if f
 
 
 def with_plain_dashes(typed: Sequence[str]) -> list[str]:
-    """A lone - is the value of the flag before it, else standard input; the parser would take it for a flag."""
+    """Replace a lone -, which the parser takes for a flag: the value of the flag before it, else standard input."""
     tokens: list[str] = []
     for word in typed:
-        before = tokens[-1] if tokens and "--" not in tokens else ""  # behind -- nothing is a flag
+        before = tokens[-1] if tokens and "--" not in tokens else ""  # after -- nothing is a flag
         if word == "-" and before.startswith("--") and "=" not in before and before not in SWITCHES:
             tokens[-1] = f"{before}=-"
         else:
@@ -40,17 +40,15 @@ def with_plain_dashes(typed: Sequence[str]) -> list[str]:
 
 
 def settings_of(tokens: list[str]) -> tuple[Dict, ...]:
-    """Take `--lang` and `--config FILE` out of the tokens: the parser itself is to be understood, and flags win.
+    """Take `--lang` and `--config FILE` out of the tokens, and set the language; flags override the file.
 
     Raises:
-        UserError: for a language that nobody speaks here, or a file that cannot be read.
+        UserError: for an unknown language, or a file that cannot be read.
     """
     language = taken_out(tokens, "--lang")
     speak(chosen_language(language if language in LANGUAGES else "auto"))
     if language is not None and language not in {"auto", *LANGUAGES}:
-        raise UsageError(
-            "--lang {language} is no language I speak", hint="write --lang en or --lang ja", language=language
-        )
+        raise UsageError("--lang {language} is not available", hint="write --lang en or --lang ja", language=language)
     asked = {} if language is None else {"lang": language}
     path = taken_out(tokens, "--config")
     if path is None:
@@ -69,7 +67,7 @@ def taken_out(tokens: list[str], flag: str) -> str | None:
     """Remove a flag with its value from the tokens: "" if the value is missing, None if the flag is."""
     for position, token in enumerate(tokens):
         name, equals, value = token.partition("=")
-        if token == "--":  # noqa: S105  behind it nothing is a flag
+        if token == "--":  # noqa: S105  after it nothing is a flag
             break
         if name == flag:
             value = value if equals else next(iter(tokens[position + 1 :]), "")
@@ -79,10 +77,10 @@ def taken_out(tokens: list[str], flag: str) -> str | None:
 
 
 def read_config_file(path: str) -> dict[str, Any]:
-    """Read a table of flags; `learning-rate` and `learning_rate` are one name.
+    """Read a table of flags; `learning-rate` and `learning_rate` are the same name.
 
     Raises:
-        UserError: if it is no readable TOML or YAML table.
+        UserError: if it is not a readable TOML or YAML table.
     """
     import yaml
 
@@ -103,6 +101,6 @@ def read_config_file(path: str) -> dict[str, Any]:
         ) from None
     if not isinstance(table, dict):
         raise UserError(
-            "--config {path} holds no settings", hint="one setting a line, for example: epochs = 5", path=path
+            "--config {path} contains no settings", hint="one setting a line, for example: epochs = 5", path=path
         )
     return {str(key).replace("_", "-"): value for key, value in table.items()}

@@ -1,4 +1,4 @@
-"""What the terminal shows of `import`, `export` and `push`."""
+"""Show what `import`, `export` and `push` did."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from tunesmith.messages.catalogue import say
 
 
 def export_lines(result: dict[str, Any]) -> str:
-    """What was written, how large it is, and what ran it."""
+    """Show the written files with their sizes, and what verified them."""
     lines = [f"{result['out']}: {result['to']}, {result['dtype']}"]
     lines += [f"  {name}: {size / 1e3:,.0f} kB" for name, size in result["files"].items()]
     if result["adapter"]:
@@ -35,7 +35,7 @@ def export_lines(result: dict[str, Any]) -> str:
 
 
 def import_lines(result: dict[str, Any]) -> str:
-    """What was found, and what to do with it."""
+    """Show what was found, and what to do with it."""
     lines = [
         say(
             "{out}: {kind}, {parameters:,} parameters",
@@ -55,13 +55,13 @@ def import_lines(result: dict[str, Any]) -> str:
         ),
         say("tokenizer: {tokenizer}", tokenizer=result["tokenizer"]),
         *result["notices"],
-        say("read back, every bit the same; go on with: tunesmith generate {out}", out=result["out"]),
+        say("read back, every bit the same; next: tunesmith generate {out}", out=result["out"]),
     ]
     return "\n".join(lines)
 
 
 def push_lines(result: dict[str, Any]) -> str:
-    """What went where, and how others use it."""
+    """Show what was uploaded, and how others use it."""
     lines = [say("{url}: {count} files", url=result["url"], count=len(result["files"]))]
     lines += [f"  {name}: {size / 1e3:,.0f} kB" for name, size in result["files"].items()]
     return "\n".join([*lines, *result["notices"], say("use it with: tunesmith generate {repo}", repo=result["repo"])])

@@ -1,4 +1,4 @@
-"""What `doctor` found, for a person: a line a check, and under it what mends it."""
+"""Show what `doctor` and `explain` found: a line for each check or cause, and under it what fixes it."""
 
 import io
 import shlex
@@ -13,18 +13,18 @@ from tunesmith.doctor.verdict import Verdict
 from tunesmith.messages.catalogue import say
 from tunesmith.ui.wrapping import aligned, printable
 
-COLOURS: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+COLORS: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 LEAST_WIDTH = 60
 
 
 def doctor_table(verdict: Verdict, *, width: int, in_color: bool) -> str:
-    """All checks and a summary, at most `width` cells wide."""
+    """Show all checks and a summary, at most `width` cells wide."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for check in verdict.checks:
-        table.add_row(Text(say(check.status), COLOURS[check.status]), Text(say(check.name)), _told(check))
+        table.add_row(Text(say(check.status), COLORS[check.status]), Text(say(check.name)), _told(check))
     console = Console(
         width=max(width, LEAST_WIDTH),
         file=io.StringIO(),
@@ -47,7 +47,7 @@ def _told(check: Check) -> Text:
 
 
 def summary(verdict: Verdict) -> str:
-    """What a person does next."""
+    """Return the next thing to do."""
     failed = [check for check in verdict.checks if check.status == "fail"]
     warned = [check for check in verdict.checks if check.status == "warn"]
     if not failed and not warned:
@@ -59,31 +59,27 @@ def summary(verdict: Verdict) -> str:
         counts.append(say("could be better: {names}", names=", ".join(say(check.name) for check in warned)))
     text = "; ".join(counts)
     return (
-        text + "\n" + say("tunesmith doctor --fix lists what can be mended from here")
-        if verdict.safe_commands
-        else text
+        text + "\n" + say("tunesmith doctor --fix lists what can be fixed from here") if verdict.safe_commands else text
     )
 
 
 def fixing_lines(commands: tuple[tuple[str, ...], ...], *, will_run: bool) -> list[str]:
-    """What `--fix` says before anything is run."""
+    """Lines that `--fix` prints before anything is run."""
     if not commands:
-        return [say("nothing here can be mended by a command of this environment; the lines above say what helps")]
+        return [say("nothing here can be fixed by a command of this environment; the lines above say what helps")]
     head = say("running:") if will_run else say("these can be run from here, or by tunesmith doctor --fix --yes:")
     return [head, *(f"  {shlex.join(command)}" for command in commands)]
 
 
 def explanation_text(explanation: Explanation, *, width: int) -> str:
-    """Causes with their evidence and fix, or that none is known."""
+    """Show causes with their evidence and fix, or that none is known."""
     width = max(width, LEAST_WIDTH)
     if not explanation.causes:
-        return aligned(
-            [(say("cause"), say("unknown: no symptom of the table stands in it")), (say("next"), _next())], width
-        )
+        return aligned([(say("cause"), say("unknown: it contains no known symptom")), (say("next"), _next())], width)
     blocks = [aligned(_rows(cause), width) for cause in explanation.causes]
     if explanation.others:
         seen = ", ".join(other.name for other in explanation.others)
-        blocks.append(say("seen too: {names}", names=seen))
+        blocks.append(say("also seen: {names}", names=seen))
     return "\n\n".join(blocks)
 
 

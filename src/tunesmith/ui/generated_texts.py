@@ -1,4 +1,4 @@
-"""Texts for a person or a file: one below the other, in JSON lines, or streaming in."""
+"""Show generated texts: in a block, in JSON lines, or streaming in."""
 
 import sys
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ DELIMITER = "-" * 20
 
 
 def texts_block(texts: Sequence[GeneratedText], config: GenerateConfig) -> str:
-    """Texts for the terminal, without what could drive it."""
+    """Join the texts for the terminal, without control characters."""
     return _joined([printable(text.text) for text in texts], texts, config)
 
 
 def keep_texts(texts: Sequence[GeneratedText], config: GenerateConfig) -> None:
-    """Write the file that was asked for: an object a line for .jsonl, else the texts as they are."""
+    """Write the requested file: one object per line for .jsonl, else the texts unchanged."""
     path = Path(config.out or "")
     if path.suffix == ".jsonl":
         write_text(path, "".join(to_json(asdict(text)) + "\n" for text in texts))
@@ -35,7 +35,7 @@ def keep_texts(texts: Sequence[GeneratedText], config: GenerateConfig) -> None:
 
 
 def _joined(shown: list[str], texts: Sequence[GeneratedText], config: GenerateConfig) -> str:
-    """With a line between them where one was asked for or a text has several, and under their temperatures."""
+    """Join with the requested or a fitting delimiter; with several temperatures each text gets a title."""
     side_by_side = len(config.temperature) > 1
     if side_by_side:
         shown = [
@@ -50,12 +50,7 @@ def _joined(shown: list[str], texts: Sequence[GeneratedText], config: GenerateCo
 
 
 class TextProgress:
-    """Shows how writing goes: a single text as it comes, many as a bar on stderr.
-
-    Attributes:
-        streamed: whether the text stands on the terminal already.
-        asked: most texts that were asked for at once.
-    """
+    """Shows the progress of generation: a single text as it comes, several as a bar on stderr."""
 
     def __init__(self, *, quiet: bool, streams: bool) -> None:
         self.streamed = False
@@ -85,7 +80,7 @@ class TextProgress:
             sys.stdout.write("\n")
 
     def count(self, done: int, of: int) -> None:
-        """So many texts are finished."""
+        """Show that `done` texts are finished."""
         self.asked = max(self.asked, of)
         if of == 1:
             return
@@ -95,12 +90,12 @@ class TextProgress:
         self._bar.update(self._task, completed=done)
 
     def note(self, line: str) -> None:
-        """What computes."""
+        """Print which model and device generate."""
         if not self._quiet:
             print(printable(line), file=sys.stderr, flush=True)  # noqa: T201
 
     def show(self, piece: str) -> None:
-        """A piece of the only text."""
+        """Print a piece of the only text."""
         if self._streams:
             self.streamed = True
             sys.stdout.write(printable(piece))

@@ -1,6 +1,6 @@
-"""`--help` in the language that is spoken: the docstrings of verbs and flags are texts of the catalogue.
+"""Translate `--help`: the docstrings of commands and flags are texts of the catalog.
 
-Laid out by cyclopts; this adds the words. Imports nothing before it is asked.
+cyclopts does the layout. Imports nothing heavy until help is shown.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -17,23 +17,23 @@ NOTHING_TO_SAY = {"False", "()"}
 
 
 class SpokenHelp:
-    """What cyclopts shows help with."""
+    """Formatter that cyclopts shows help with."""
 
     def __call__(self, console: "Console", options: "ConsoleOptions", panel: "HelpPanel") -> None:
-        """Show the verbs, or the flags of one."""
+        """Show the commands, or the flags of one."""
         from cyclopts.help.formatters import DefaultFormatter
 
         DefaultFormatter(column_specs=_columns)(console, options, panel.copy(title=_translated(panel.title)))
 
     def render_usage(self, console: "Console", options: "ConsoleOptions", usage: Any) -> None:  # noqa: ANN401, ARG002
-        """Show what is typed, in short."""
+        """Show the usage line."""
         from rich.text import Text
 
         console.print(Text(say("Usage: {command}", command=str(usage).strip()), style="bold"), soft_wrap=True)
         console.print()
 
     def render_description(self, console: "Console", options: "ConsoleOptions", description: Any) -> None:  # noqa: ANN401
-        """Show what a verb does."""
+        """Show what a command does."""
         from tunesmith.ui.wrapping import wrapped
 
         console.print("\n".join(wrapped(_translated(description), options.max_width)), markup=False, highlight=False)
@@ -50,7 +50,7 @@ def _columns(console: "Console", options: "ConsoleOptions", entries: "list[HelpE
 
 
 def _described(entry: "HelpEntry") -> "RenderableType":
-    """What a verb or a flag means, its choices, and what it is if nobody says."""
+    """Description of a command or a flag, with choices and default."""
     from rich.text import Text
 
     from tunesmith.ui.wrapping import WrappedText

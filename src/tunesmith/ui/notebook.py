@@ -1,6 +1,6 @@
-"""A run's screen in a notebook: one output of the cell, replaced by what is known now.
+"""Show a run in a notebook: one output of the cell, replaced at every update.
 
-No widgets: they need an extension in the browser, and a notebook that was saved and opened again would show none.
+No widgets: they need an extension in the browser, and a saved notebook would show none when opened again.
 """
 
 import sys
@@ -18,22 +18,17 @@ WIDTH = 100
 """Characters; as many as a cell of JupyterLab shows on a laptop."""
 REDRAWN_EVERY_S = 0.5
 PAGE = '<pre style="white-space:pre;overflow-x:auto;line-height:normal;font-family:monospace">{code}</pre>'
-"""Without colours for text and ground: the notebook's own hold, light or dark."""
+"""Without colors for text and background: the notebook's own apply, light or dark."""
 
 
 def is_in_notebook() -> bool:
-    """Whether what is displayed reaches a cell: a kernel runs this program, and no terminal."""
-    ipython = sys.modules.get("IPython")  # where it is not imported there is no kernel either
+    """Whether displayed output reaches a notebook cell: a kernel runs this program, and not a terminal."""
+    ipython = sys.modules.get("IPython")  # without it there cannot be a kernel
     return hasattr(ipython.get_ipython(), "kernel") if ipython else False
 
 
 class NotebookView:
-    """Draws a screen when something happens, in place; between events there is nothing new to draw.
-
-    Args:
-        screen: that is drawn.
-        every_s: how far apart drawings of steps are at least; whatever else happens is drawn at once.
-    """
+    """Draws a screen in place when an event comes; steps at most every `every_s` seconds, other events at once."""
 
     def __init__(self, screen: LiveScreen, *, every_s: float = REDRAWN_EVERY_S) -> None:
         self._screen = screen
@@ -47,7 +42,7 @@ class NotebookView:
         self._output = display(self._drawn(), raw=True, display_id=True)
 
     def follow(self, event: Event) -> None:
-        """Draw what the screen has noted of an event, unless steps come too fast."""
+        """Draw the new state, unless steps come too fast."""
         is_due = time.monotonic() - self._drawn_at_s >= self._every_s
         if is_due or not isinstance(event, Stepped | MachineRead):
             self._redraw()
@@ -60,7 +55,6 @@ class NotebookView:
         self._output.update(self._drawn(), raw=True)
 
     def _drawn(self) -> dict[str, str]:
-        """The screen by MIME type."""
         self._drawn_at_s = time.monotonic()
         console = Console(file=StringIO(), width=WIDTH, record=True, force_terminal=True, force_jupyter=False)
         console.print(self._screen)

@@ -1,4 +1,4 @@
-"""What a command says: results on stdout, errors, hints and notices on stderr, and its exit code."""
+"""Print what a command has to report: results on stdout; errors, hints, notices and the server's lines on stderr."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ SHOWN_CHARACTERS = 300
 
 
 def print_json(value: Any) -> None:  # noqa: ANN401
-    """One JSON value on stdout; a number that is not finite is null."""
+    """Print one JSON value on stdout; a number that is not finite is null."""
     print(to_json(value))
 
 
@@ -43,7 +43,7 @@ def show_traceback() -> None:
 
 
 def fail(message: str, hint: str, code: int) -> int:
-    """Print what is wrong and what to do on stderr, and return the exit code."""
+    """Print an error and its hint on stderr; returns the exit code."""
     show_traceback()
     notice(say("error:"), message)
     notice(say("hint:"), hint)
@@ -84,18 +84,18 @@ def _own_place(error: Exception) -> str:
 
 
 def notice(label: str, text: str) -> None:
-    """One line on stderr; text from files and names cannot drive the terminal."""
+    """Print one line on stderr; text from files and names cannot drive the terminal."""
     print(label, on_one_line(text), file=sys.stderr)
 
 
 class ServingLines:
-    """Prints to stderr, if anybody wants to read it."""
+    """Prints what a server does to stderr, unless quiet."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet
 
     def as_json(self, serving: "ServerInfo") -> dict[str, Any]:
-        """For programs that started the server: where it is, what it serves, and whom to end."""
+        """For programs that started the server: URL, models, and the process to stop."""
         return {
             "url": serving.url,
             "api": serving.api,
@@ -104,7 +104,7 @@ class ServingLines:
         }
 
     def ready(self, serving: "ServerInfo") -> None:
-        """The server listens."""
+        """Print that the server listens, and what it serves."""
         width = max(len(model.name) for model in serving.models)
         for model in serving.models:
             knows = (
@@ -126,12 +126,12 @@ class ServingLines:
         self._print(say("Ctrl-C ends it when the answers that have begun are finished"))
 
     def runs(self, url: str) -> None:
-        """The live page of runs is there."""
+        """Print the URL of the live page of runs."""
         self._print(say("live page  {url}", url=url))
-        self._print(say("Ctrl-C ends it; trainings go on"))
+        self._print(say("Ctrl-C stops the page; trainings continue"))
 
     def answered(self, answered: "RequestFinished") -> None:
-        """A request is done with."""
+        """Print that a request is done."""
         self._print(
             say(
                 "{clock}  {model}  {outcome}  texts: {texts:,}, tokens: {tokens:,}, {seconds:.1f} s",

@@ -1,4 +1,4 @@
-"""What `plan` found, for a person: the plan with its reasons, what takes the memory, and every other way."""
+"""Show what `plan` found: the plan with its reasons, the parts of the memory, and every alternative."""
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -31,7 +31,7 @@ MEMORY_PARTS: dict[str, Phrase] = {
 
 
 def forecast_report(forecast: Forecast, *, width: int) -> str:
-    """The whole answer, at most `width` cells wide."""
+    """Show the whole forecast, at most `width` cells wide."""
     width = max(width, LEAST_WIDTH)
     plan = forecast.plan
     budget = forecast.hardware.budget
@@ -85,22 +85,22 @@ def _plan_rows(plan: TrainPlan, speed_of: str) -> list[tuple[str, str]]:
 
 
 def _time(plan: TrainPlan, speed_of: str) -> str:
-    """Of the run, and for which GPU that is computed."""
+    """Estimated duration of the run, and for which GPU it is estimated."""
     all_s = duration_s(plan)
     if plan.step_s is None or all_s is None:
         return say("unknown: the GPU's speed is not known")
     return say(
-        "about {time} at {rate:,.0f} tokens/s (computed, not measured)"
+        "about {time} at {rate:,.0f} tokens/s (estimated, not measured)"
         if plan.device == "cpu"
-        else "about {time} at {rate:,.0f} tokens/s (computed for {card}, not measured)",
+        else "about {time} at {rate:,.0f} tokens/s (estimated for {gpu}, not measured)",
         time=duration(all_s),
         rate=plan.tokens_per_micro_batch * plan.micro_batches_per_step / plan.step_s,
-        card=speed_of,
+        gpu=speed_of,
     )
 
 
 def _memory_bars(plan: TrainPlan, budget_bytes: int) -> str:
-    """What takes the memory, each part as long as it is large."""
+    """Parts of the peak memory as bars."""
     lines = [
         say(
             "peak memory {peak} of {budget}" if plan.devices == 1 else "peak memory of each process {peak} of {budget}",
@@ -153,7 +153,7 @@ def _methods(methods: tuple[Method, ...], width: int) -> str:
 
 
 def process_rows(plan: TrainPlan) -> list[tuple[str, str, str]]:
-    """Name, value and reason; nothing for a single process."""
+    """Rows about the processes of a plan: name, value and reason; empty for a single process."""
     if plan.devices == 1:
         return []
     value = say(

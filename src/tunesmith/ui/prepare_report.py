@@ -1,4 +1,4 @@
-"""What `prepare` found, for a person: sources, counts, lengths drawn, warnings, and the first samples."""
+"""Show what `prepare` found: sources, counts, lengths, a preview and warnings."""
 
 import shutil
 from typing import Any
@@ -26,7 +26,7 @@ def lint_report(report: dict[str, Any]) -> str:
     ]
     if report["preview"]:
         shown = "\n".join(_indented(text, width) for text in report["preview"])
-        parts.append(f"{say('what the model sees (it predicts what stands between the brackets)')}\n{shown}")
+        parts.append(f"{say('what the model sees (it predicts what is between the brackets)')}\n{shown}")
     if report["warnings"]:
         parts.append("\n".join(_indented(f"! {warning}", width) for warning in report["warnings"]))
     model = report["train_model"] or "MODEL"
@@ -51,7 +51,7 @@ def _sources(sources: list[dict[str, Any]], width: int) -> str:
 
 
 def _shortened(name: str, width: int) -> str:
-    """A name in so many terminal cells; of a longer one the end, which tells files of a folder apart."""
+    """A name in `width` terminal cells; of a longer one the end, which tells files of a folder apart."""
     if cell_len(name) <= width:
         return set_cell_size(name, width)
     while cell_len(name) >= width:
@@ -65,9 +65,9 @@ def _counts(report: dict[str, Any]) -> list[tuple[str, str]]:
         (
             say("samples"),
             say(
-                "{samples:,}, of them {apart:,} kept apart ({method})",
+                "{samples:,}, of them {held_out:,} held out ({method})",
                 samples=report["samples"],
-                apart=report["val_samples"],
+                held_out=report["val_samples"],
                 method=VAL_METHODS[report["val_method"]],
             ),
         ),

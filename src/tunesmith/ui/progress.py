@@ -1,7 +1,7 @@
-"""A run on the terminal: the plan, a calm live screen, and the summary.
+"""Show a run on the terminal: the plan, a live screen, notices, and the summary.
 
-On a terminal and in a notebook a few lines are redrawn in place; anywhere else (a pipe, a log, CI) plain lines appear,
-at most one every few seconds. Everything goes to stderr; only the summary is a result.
+In a terminal and in a notebook a few lines are redrawn in place; anywhere else (a pipe, a log, CI) plain lines are
+printed, at most one every few seconds. Everything goes to stderr; only the summary is a result.
 """
 
 import shlex
@@ -57,7 +57,7 @@ class Progress:
 
     Args:
         quiet: show nothing but the summary.
-        is_stopping: whether the run was asked to end, which a long evaluation may hear of late.
+        is_stopping: whether the run was asked to stop; a long evaluation reports it late.
     """
 
     def __init__(self, *, quiet: bool = False, is_stopping: Callable[[], bool] = lambda: False) -> None:
@@ -102,7 +102,7 @@ class Progress:
             self._samples.append(event)
         elif isinstance(event, Saved) and self._could_not_save:
             self._could_not_save = False
-            self._say(say("step {step:,} is saved: there is room again", step=event.step))
+            self._say(say("step {step:,} is saved: there is disk space again", step=event.step))
         elif isinstance(event, SaveFailed):
             self._could_not_save = True
         elif isinstance(event, ReportWritten):
@@ -113,9 +113,9 @@ class Progress:
             self._say(line)
 
     def summary(self, result: TrainResult) -> str:
-        """What was learned, what the model writes now, and what to do next."""
+        """Summarize the run: perplexity, cost, samples, and what to do next."""
         is_tuned = self._planned and "prospect" not in self._planned.plan.reasons
-        model = self._planned.model if self._planned and is_tuned else ""  # nobody has fresh weights to compare with
+        model = self._planned.model if self._planned and is_tuned else ""  # fresh weights cannot be compared with
         return summary(result, self._samples, model=model, report=self._report)
 
     def _begin(self, planned: Planned) -> None:
@@ -195,7 +195,7 @@ class Progress:
 
 
 def plan_rows(planned: Planned) -> list[tuple[str, str, str]]:
-    """The plan as name, value and reason."""
+    """Return the plan as rows of name, value and reason."""
     plan, reasons = planned.plan, planned.plan.reasons
     return [
         (
@@ -206,7 +206,7 @@ def plan_rows(planned: Planned) -> list[tuple[str, str, str]]:
         (
             say("text"),
             say("{samples:,} samples, {tokens:,} tokens", samples=plan.train_samples, tokens=plan.train_tokens),
-            say("{samples:,} more samples kept apart to measure", samples=plan.val_samples),
+            say("{samples:,} more samples held out for validation", samples=plan.val_samples),
         ),
         (say("device"), f"{plan.device}: {plan.device_name}", reasons["device"]),
         *process_rows(plan),
@@ -274,7 +274,7 @@ def _frozen(plan: TrainPlan) -> str:
 
 
 def notices_of(event: Event) -> list[str]:
-    """Lines to print; none for what is as usual."""
+    """Return a line or more for each thing that is unusual; none for what is as expected."""
     lines: list[str] = []
     if isinstance(event, Shrunk):
         lines.append(_shrunk(event))
@@ -300,8 +300,8 @@ def notices_of(event: Event) -> list[str]:
     elif isinstance(event, SaveFailed):
         lines.append(
             say(
-                "warning: step {step:,} could not be saved ({reason}); training goes on, what was saved before stays, "
-                "and the next checkpoint tries again",
+                "warning: step {step:,} could not be saved ({reason}); training continues, what was saved before "
+                "stays, and the next checkpoint tries again",
                 step=event.step,
                 reason=event.reason,
             )
@@ -317,7 +317,7 @@ def notices_of(event: Event) -> list[str]:
 
 
 def _notice(event: Event) -> list[str]:
-    """Of events that have one line at most."""
+    """Notices of events that have at most one line."""
     if isinstance(event, CompilationFailed):
         reason = printable(event.reason)
         return [say("warning: compiling failed ({reason}): training continues uncompiled, slower", reason=reason)]
@@ -375,13 +375,9 @@ SHOWN_OF_A_SAMPLE = 200
 
 
 def summary(result: TrainResult, samples: Sequence[Sampled], *, model: str = "", report: str | None = None) -> str:
-    """What was learned, what the model writes now, and what to do next.
+    """Summarize a run: perplexity, cost, predicted and measured, first and last samples, what to do next.
 
-    Args:
-        result: of the run.
-        samples: that were written in it; the first and the last are shown.
-        model: what was started from, to compare with.
-        report: the report's file, if there is one.
+    `model` is the base model to compare with.
     """
     if result.perplexity is None:
         stopped = say("{steps:,}, before the first evaluation", steps=result.steps)
@@ -394,7 +390,7 @@ def summary(result: TrainResult, samples: Sequence[Sampled], *, model: str = "",
         )
     for sampled in [*samples[:1], *samples[1:][-1:]]:
         before = sampled.step == 0
-        lines += ["", say("before training it writes:") if before else say("after training it writes:")]
+        lines += ["", say("before training it generates:") if before else say("after training it generates:")]
         lines += [_shown(text) for text in sampled.texts]
     if not result.interrupted:
         lines += ["", say("next:"), *(f"  {command}" for command in _next(result, model, report))]
@@ -459,6 +455,6 @@ def _shown(text: GeneratedText) -> str:
     """A sample as an indented paragraph, cut if it is long."""
     one_line = " / ".join(line.strip() for line in printable(text.text).splitlines() if line.strip())
     cut = one_line if len(one_line) <= SHOWN_OF_A_SAMPLE else one_line[:SHOWN_OF_A_SAMPLE] + "..."
-    marked = f"{cut or say('(nothing)')}{'' if text.finish_reason == 'stop' else ' ' + say('[goes on]')}"
+    marked = f"{cut or say('(nothing)')}{'' if text.finish_reason == 'stop' else ' ' + say('[continues]')}"
     console = Console(width=shutil.get_terminal_size().columns)
     return "\n".join(f"  {line.plain.rstrip()}" for line in Text(marked).wrap(console, console.width - 2))

@@ -1,4 +1,4 @@
-"""Results as text for a person: plain enough to be piped, aligned enough to be read."""
+"""Show results as text: plain enough to be piped, aligned enough to be read."""
 
 import shlex
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from tunesmith.utils import formatting
 SHOWN_CHARACTERS = 50
 """Of a sample, where it is named."""
 LEAST_COLUMN = 9
-"""Cells of a column of figures."""
+"""Cells of a column of numbers."""
 
 MAX_SHOWN_SOURCES = 3
 
@@ -31,7 +31,7 @@ FIGURES: dict[str, tuple[Phrase, str]] = {
 
 
 def evaluation_table(result: dict[str, Any], width: int | None = None) -> str:
-    """What `evaluate` found; in a terminal of `width` cells long lines are wrapped."""
+    """Show what `evaluate` measured; long lines are wrapped to `width` cells."""
     base = result["base"]
     rows = _compared(result, base) if base else _figures(result)
     counts = say(
@@ -42,7 +42,7 @@ def evaluation_table(result: dict[str, Any], width: int | None = None) -> str:
     )
     rows += [(say("tokens"), counts), (say("method"), result["method"])]
     if result["overlaps_training_data"]:
-        remembered = say("most of this text was trained on: the figures say how well it is remembered")
+        remembered = say("most of this text was trained on: the numbers show how well it is memorized")
         rows.append((say("careful"), remembered))
     worst = [
         say(
@@ -143,7 +143,7 @@ def _on_one_line(text: str) -> str:
 
 
 def tokenizer_table(result: dict[str, Any], sources: tuple[str, ...]) -> str:
-    """What `tokenizer train` made."""
+    """Show what `tokenizer train` made."""
     learned_from = say(
         "{samples:,} samples, {characters:,} characters", samples=result["samples"], characters=result["characters"]
     )
@@ -161,7 +161,7 @@ SHOWN_WORDS = 8
 
 
 def extension_table(result: dict[str, Any], width: int | None = None) -> str:
-    """What was added, how the fit changed, and what to do next; in a terminal of `width` cells lines are wrapped."""
+    """Show what `tokenizer extend` added, how the fit changed, and what to do next."""
     added = []
     if result["from_words"]:
         added.append(say("{count:,} for the words", count=result["from_words"]))
@@ -194,8 +194,8 @@ def extension_table(result: dict[str, Any], width: int | None = None) -> str:
         (
             say("new rows"),
             say(
-                "{count:,} parameters, each row the mean of what stood for it; text without new words computes as "
-                "before",
+                "{count:,} parameters, each row the mean of the tokens it replaces; text without new words computes "
+                "as before",
                 count=result["parameters_added"],
             ),
         )
@@ -213,11 +213,11 @@ def extension_table(result: dict[str, Any], width: int | None = None) -> str:
         )
     rows.append((say("written to"), result["out"]))
     command = shlex.join(["tunesmith", "train", "FILE", "--model", result["out"], "--out", "my-model"])
-    return f"{aligned(rows, width)}\n\n{say('the new rows have to be learned; next:')}\n  {command}"
+    return f"{aligned(rows, width)}\n\n{say('the new rows have to be trained; next:')}\n  {command}"
 
 
 def runs_table(rows: Sequence[dict[str, Any]], folder: str) -> str:
-    """A line for each run."""
+    """Show one line for each run."""
     if not rows:
         return say("There are no runs in {folder}. This makes one: tunesmith train FILE --out my-model", folder=folder)
     head = [
@@ -249,7 +249,7 @@ def runs_table(rows: Sequence[dict[str, Any]], folder: str) -> str:
 
 
 def comparison_table(result: dict[str, Any]) -> str:
-    """Settings that differ, then what came of them, then who was best."""
+    """Show results, settings that differ, and which run was best."""
     names = result["runs"]
     figures, settings = figures_table(result["figures"], names), settings_table(result["settings"], names)
     parts = [grid([figures["head"], *figures["rows"]])]
@@ -271,7 +271,7 @@ def _perplexity_change(row: dict[str, Any]) -> str:
 
 
 def _tail(model: str) -> str:
-    """The last folder of a path; ids of the hub as they are."""
+    """Last folder of a path; ids of the Hugging Face Hub unchanged."""
     return model.rstrip("/").rsplit("/", 1)[-1] if model.count("/") > 1 or model.startswith("/") else model
 
 

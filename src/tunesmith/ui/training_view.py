@@ -1,7 +1,7 @@
-"""The live screen of a running training: redrawn as a whole a few times a second.
+"""Draw the live screen of a training, as a whole and a few times a second.
 
 Events only store their numbers here; rich draws in its own thread. When the window has become narrower, terminals
-wrap the lines of the old screen, so `ResizedLive` clears the rows that this adds and that rich would leave behind.
+wrap the lines of the old screen, so `ResizedLive` clears the rows that this adds and that rich would leave.
 """
 
 import time
@@ -27,8 +27,8 @@ BARS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 MOST_KEPT = 256
 
 
-class History:
-    """The course of a number over a whole run, in at most `MOST_KEPT` means of equally many values each."""
+class LossCurve:
+    """Loss curve of a whole run, in at most `MOST_KEPT` means of equally many values each."""
 
     def __init__(self) -> None:
         self._means: list[float] = []
@@ -36,7 +36,7 @@ class History:
         self._open: list[float] = []
 
     def add(self, value: float) -> None:
-        """The next value."""
+        """Append a value."""
         self._open.append(value)
         if len(self._open) < self._per_mean:
             return
@@ -48,7 +48,7 @@ class History:
             self._per_mean *= 2
 
     def drawn(self, width: int) -> str:
-        """The course in at most so many characters."""
+        """Draw the curve in at most `width` characters."""
         values = self._means
         if len(values) > width:
             borders = [len(values) * number // width for number in range(width + 1)]
@@ -57,7 +57,7 @@ class History:
 
 
 def sparkline(values: Sequence[float]) -> str:
-    """Each value as a bar between the lowest and the highest."""
+    """Draw each value as a bar between the lowest and the highest."""
     if not values:
         return ""
     low, high = min(values), max(values)
@@ -69,21 +69,15 @@ GAP = 2
 BAR_WIDTH, SHORTEST_BAR = 28, 4
 MOST_BARS = 60
 WIDEST = 120
-"""Cells; a wider terminal is no easier to read."""
+"""Cells; wider lines are not easier to read."""
 
 
 @dataclass
 class LiveScreen:
-    """What is known of a run, and how it is drawn.
-
-    Attributes:
-        plan: of the run.
-        losses: of its steps.
-        is_stopping: whether it was asked to end.
-    """
+    """State of a run as events report it, and how it is drawn."""
 
     plan: TrainPlan
-    losses: History = field(default_factory=History)
+    losses: LossCurve = field(default_factory=LossCurve)
     is_stopping: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
@@ -98,7 +92,7 @@ class LiveScreen:
         self._drawn_width, self._drawn_rows = 1, 0
 
     def note(self, event: Event) -> None:
-        """Remember what an event says."""
+        """Store what an event reports."""
         if isinstance(event, Stepped):
             self._step, self._stepped_at_s, self._doing = event, time.monotonic(), "stepping"
             self.losses.add(event.loss_nats_per_token)
@@ -115,11 +109,11 @@ class LiveScreen:
             self._doing = "stopped" if event.result.interrupted else "done"
 
     def break_off(self) -> None:
-        """Remember that the run ended with an error."""
+        """Store that the run ended with an error."""
         self._doing = "stopped"
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw it for the width that there is."""
+        """Draw for the available width."""
         names = self._names()
         name_width = max(map(cell_len, names.values()))
         room = min(options.max_width, WIDEST) - name_width - GAP
@@ -132,7 +126,7 @@ class LiveScreen:
         yield rows
 
     def wrapped_rows(self, width: int) -> int:
-        """How many rows more than were drawn the screen takes in a window that is so wide now."""
+        """How many more rows than drawn the screen needs in a window of this width."""
         return self._drawn_rows * ((self._drawn_width - 1) // max(width, 1))
 
     def _names(self) -> dict[str, str]:
@@ -182,7 +176,7 @@ class LiveScreen:
         return say("training")
 
     def _way(self, room: int) -> Text:
-        """How far it is; what does not fit beside each other is left out, the least important first."""
+        """Progress bar with step, ETA and epoch; what does not fit is left out, the least important first."""
         step = self._step
         made = step.step if step else 0
         parts = [f"{made:,}/{self.plan.steps:,}"]
@@ -223,7 +217,7 @@ class LiveScreen:
         if self.plan.device == "cpu" or self.plan.device_flops_per_s is None:
             return shown
         share = step.tokens_per_s * self.plan.flops_per_token / self.plan.device_flops_per_s
-        return shown + say(", {share:.0%} of the card's peak", share=share)
+        return shown + say(", {share:.0%} of the GPU's peak", share=share)
 
     def _memory(self, step: Stepped) -> str:
         return say(
@@ -235,12 +229,12 @@ class LiveScreen:
     def _machine_line(self, event: MachineRead) -> str:
         now = event.reading
         card = [
-            say("card {share:.0f} %", share=now.gpu_utilisation_percent)
+            say("GPU {share:.0f} %", share=now.gpu_utilisation_percent)
             if now.gpu_utilisation_percent is not None
             else "",
             f"{now.gpu_temperature_celsius:.0f} °C" if now.gpu_temperature_celsius is not None else "",
             f"{now.gpu_power_watts:.0f} W" if now.gpu_power_watts is not None else "",
-            say("processor {share:.0f} %", share=now.cpu_percent),
+            say("CPU {share:.0f} %", share=now.cpu_percent),
             say(
                 "RAM {used} of {all}",
                 used=formatting.memory(now.host_memory_used_bytes),
@@ -252,14 +246,14 @@ class LiveScreen:
 
 
 class ResizedLive(Live):
-    """Rich's live display of a screen that knows how large it was drawn."""
+    """Live display of a screen that stores how large it was drawn."""
 
     def __init__(self, screen: LiveScreen, *, console: Console, refresh_per_second: float) -> None:
         super().__init__(screen, console=console, refresh_per_second=refresh_per_second, transient=True)
         self._run_screen = screen
 
     def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        """As rich does, after clearing the rows that wrapping has added."""
+        """Clear the rows that wrapping has added, then draw."""
         added = self._run_screen.wrapped_rows(self.console.width) if self.console.is_interactive else 0
         climb = ((ControlType.CURSOR_UP, 1), (ControlType.ERASE_IN_LINE, 2)) * added
         clear = Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2), *climb)

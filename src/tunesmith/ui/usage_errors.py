@@ -1,4 +1,4 @@
-"""What the parser of the command line has to say, in the language that is spoken."""
+"""Translate the errors of the command line's parser, with suggestions."""
 
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -18,7 +18,7 @@ from tunesmith.messages.catalogue import say
 
 
 def usage_error(error: CycloptsError) -> str:
-    """One line with the value and the reason; cyclopts' own English words for what hardly happens."""
+    """Return one line with the value and the reason; cyclopts' own English text for rare errors."""
     words = next((words for kind, words in WORDS if isinstance(error, kind) and error.msg is None), str)
     return words(error)
 
@@ -43,15 +43,18 @@ def _unknown_flag(error: UnknownOptionError) -> str:
     return say("there is no flag {flag}. Did you mean {meant}?", flag=flag, meant=meant)
 
 
-def _unknown_verb(error: UnknownCommandError) -> str:
-    verb = next(iter(error.unused_tokens or ()), "")
+def _unknown_command(error: UnknownCommandError) -> str:
+    command = next(iter(error.unused_tokens or ()), "")
     known = [name for name in (error.app or ()) if not name.startswith("-")]
-    meant = _nearest(verb, known)
-    verbs = ", ".join(known)
+    meant = _nearest(command, known)
+    commands = ", ".join(known)
     if meant is None:
-        return say('there is no verb "{verb}"; there are {verbs}', verb=verb, verbs=verbs)
+        return say('there is no command "{command}"; there are {commands}', command=command, commands=commands)
     return say(
-        'there is no verb "{verb}". Did you mean "{meant}"? There are {verbs}', verb=verb, meant=meant, verbs=verbs
+        'there is no command "{command}". Did you mean "{meant}"? There are {commands}',
+        command=command,
+        meant=meant,
+        commands=commands,
     )
 
 
@@ -93,9 +96,9 @@ def _no_such_value(error: CoercionError) -> str:
             meant=meant,
         )
     if error.target_type is int:
-        return say('{flag} "{value}" is no whole number', flag=flag, value=value)
+        return say('{flag} "{value}" is not a whole number', flag=flag, value=value)
     if error.target_type is float:
-        return say('{flag} "{value}" is no number', flag=flag, value=value)
+        return say('{flag} "{value}" is not a number', flag=flag, value=value)
     return say('{flag} cannot be "{value}"', flag=flag, value=value)
 
 
@@ -112,7 +115,7 @@ def _nearest(word: str, known: Iterable[str]) -> str | None:
 
 WORDS: tuple[tuple[type[CycloptsError], Callable[[Any], str]], ...] = (
     (UnknownOptionError, _unknown_flag),
-    (UnknownCommandError, _unknown_verb),
+    (UnknownCommandError, _unknown_command),
     (MissingArgumentError, _missing),
     (CoercionError, _no_such_value),
     (RepeatArgumentError, _repeated),

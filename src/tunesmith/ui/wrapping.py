@@ -1,6 +1,6 @@
-"""Lines of text in terminal cells: a Japanese character takes two of them, and a line may end behind most of them.
+"""Lay out text in terminal cells: a Japanese character needs two, and a line may end after most of them.
 
-Rich breaks lines at blanks only, of which Japanese has none. Which characters begin or end no line is from JIS X 4051
+Rich breaks lines at blanks only, which Japanese does not use. Which characters begin or end no line is from JIS X 4051
 ("kinsoku"), in short.
 """
 
@@ -26,12 +26,12 @@ PIECE = re.compile(
 
 
 def padded(text: str, cells: int) -> str:
-    """A text with blanks behind it, in so many cells or more."""
+    """Append blanks up to `cells` terminal cells."""
     return text + " " * (cells - cell_len(text))
 
 
 def wrapped(text: str, cells: int) -> list[str]:
-    """A text in lines of at most so many cells; line ends in it stay, blanks around what is broken go."""
+    """Split a text into lines of at most `cells` cells; existing line ends stay, blanks around a break go."""
     return [
         line[start:end].strip() if start else line[:end].rstrip()
         for line in text.split("\n")
@@ -40,10 +40,10 @@ def wrapped(text: str, cells: int) -> list[str]:
 
 
 class WrappedText(Text):
-    """Rich's text with lines that may end between wide characters."""
+    """Rich text whose lines may end between wide characters."""
 
     def wrap(self, console: Any, width: int, **options: Any) -> Lines:  # noqa: ANN401, ARG002
-        """As `wrapped`, with its styles."""
+        """Wrap as `wrapped` does, with styles."""
         offsets = [start for start, _ in _spans(self.plain, width)][1:]
         lines = self.divide(offsets)
         for line in lines:
@@ -52,7 +52,7 @@ class WrappedText(Text):
 
 
 def _spans(line: str, cells: int) -> Iterator[tuple[int, int]]:
-    """Where each part of a line begins and ends."""
+    """Start and end of each part of a line."""
     start = position = used = 0
     for piece in _pieces(line, cells):
         blank = len(piece) - len(piece.lstrip())
@@ -66,7 +66,7 @@ def _spans(line: str, cells: int) -> Iterator[tuple[int, int]]:
 
 
 def _pieces(line: str, cells: int) -> Iterator[str]:
-    """Words and wide characters with the blanks before them; what fits no line is cut."""
+    """Words and wide characters with the blanks before them; what fits in no line is cut."""
     end = 0
     for match in PIECE.finditer(line):
         piece = line[end : match.end()]
@@ -78,7 +78,7 @@ def _pieces(line: str, cells: int) -> Iterator[str]:
 
 
 def aligned(rows: list[tuple[str, str]], width: int | None = None) -> str:
-    """Two columns; in a terminal of `width` cells the second one is wrapped."""
+    """Lay out two columns; with a `width` the second one is wrapped."""
     name_cells = max(cell_len(name) for name, _ in rows)
     lines = []
     for name, value in rows:
@@ -91,7 +91,7 @@ def aligned(rows: list[tuple[str, str]], width: int | None = None) -> str:
 
 
 def printable(text: str) -> str:
-    """Text without the control characters that could drive a terminal."""
+    """Replace the control characters that could drive a terminal."""
     return "".join(
         "\ufffd" if unicodedata.category(character) == "Cc" and character not in "\n\t" else character
         for character in text
@@ -99,7 +99,7 @@ def printable(text: str) -> str:
 
 
 def grid(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Columns side by side; characters that take two cells count twice."""
+    """Lay out columns side by side; characters that need two cells count twice."""
     cells = [[printable(cell).replace("\n", " ") for cell in row] for row in rows]
     widths = [max(cell_len(row[column]) for row in cells) for column in range(len(cells[0]))]
     lines = []

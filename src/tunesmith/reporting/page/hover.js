@@ -38,10 +38,10 @@ function watchPointer(plot) {
     for (const one of data.series) {
       const index = nearest(one.x, place);
       const line = add(tip, "div", "");
-      add(line, "i", `c${one.colour}`);
+      add(line, "i", `c${one.color}`);
       const where = one.x[index] === place ? "" : ` (${data.x} ${one.x[index].toLocaleString("en-US")})`;
       line.append(`${one.name}: ${one.said[index]}${one.x.length > 2 ? where : ""}`);
-      const dot = add(plot, "i", `dot c${one.colour}`);
+      const dot = add(plot, "i", `dot c${one.color}`);
       dot.style.left = `${percent(one.x.length > 2 ? one.x[index] : place)}%`;
       dot.style.top = `${one.top[index]}%`;
       dots.push(dot);
