@@ -1,10 +1,10 @@
-"""Text to training tokens: ours, and the guide's `datasets.map`.
+"""Text to training tokens: ours with and without the fast path, and the guide's `datasets.map`.
 
     python benchmarks/data.py ENGLISH.txt --tokenizer GPT2_FOLDER [--repeat 40]
 
 End to end on one machine in one run: read, decode, find samples, tokenise, write, sync. Each side runs in a process of
 its own. Ours starts from an empty cache; its seconds are those of the whole process, and those between the first byte
-read and the last one on disk are told apart from start-up (imports, loading the tokenizer). The text is
+read and the last one on disk are told apart from start-up (imports, loading and checking two tokenizers). The text is
 also measured many times over, with a counter in every line, which makes each of millions of samples a different one.
 The guide's side reads a file with `load_dataset` and pads every line to 512 tokens with `map`, as its script does; it
 gets the first lines only and its imports are not counted, because all lines would take minutes.
@@ -24,7 +24,7 @@ from typing import Any
 from record import keep
 
 GUIDE_LINES = 20_000
-SIDES = ("document", "line", "again", "guide")
+SIDES = ("document", "line", "reference", "again", "guide")
 
 
 def main() -> None:
@@ -54,6 +54,7 @@ def main() -> None:
             f"tunesmith, {times}": ("document", volumes),
             f"tunesmith, {times}, one sample a line": ("line", lines),
             "the same a second time": ("again", lines),
+            "tunesmith without gigatoken": ("reference", arguments.text),
             "the guide's datasets.map": ("guide", first),
         }
         sides = {}
@@ -95,24 +96,35 @@ def measured(side: str, text: Path, tokenizer: Path) -> dict[str, Any]:
 
 
 def ours(side: str, text: Path, tokenizer: Path) -> dict[str, Any]:
-    """`prepare`, with a stop watch around the writing of the tokens."""
-    from tunesmith import prepare
-    from tunesmith.data import corpus
+    """`prepare`, with a stop watch around the writing of the corpus and around loading the fast tokenizer."""
+    from tunesmith.api import prepare
+    from tunesmith.data import corpus, fast_tokenizer, tokenize_corpus
 
-    spent_s = 0.0
-    tokenize_sources = corpus.tokenize_sources
+    spent_s = {"write_corpus": 0.0, "FastTokenizer": 0.0}
 
-    def watched(*arguments: Any, **options: Any) -> Any:
-        nonlocal spent_s
-        started_s = time.perf_counter()
-        result = tokenize_sources(*arguments, **options)
-        spent_s += time.perf_counter() - started_s
-        return result
+    def watched(module: Any, name: str) -> None:
+        original = getattr(module, name)
 
-    corpus.tokenize_sources = watched
-    split_on = "document" if side == "document" else "line"
+        def call(*arguments: Any, **options: Any) -> Any:
+            started_s = time.perf_counter()
+            result = original(*arguments, **options)
+            spent_s[name] += time.perf_counter() - started_s
+            return result
+
+        setattr(module, name, call)
+
+    watched(corpus, "write_corpus")
+    watched(tokenize_corpus, "FastTokenizer")
+    if side == "reference":
+        fast_tokenizer.LARGE_TEXT_BYTES = 1 << 62
+    split_on = "document" if side in {"document", "reference"} else "line"
     report = prepare(text, tokenizer=tokenizer, split_on=split_on, preview=0)
-    return {"samples": report["samples"], "tokens": report["tokens"], "read_to_disk_s": spent_s}
+    return {
+        "samples": report["samples"],
+        "tokens": report["tokens"],
+        "path": report["tokenizer_path"],
+        "read_to_disk_s": spent_s["write_corpus"] - spent_s["FastTokenizer"],
+    }
 
 
 def guide(text: Path, tokenizer: Path) -> dict[str, Any]:

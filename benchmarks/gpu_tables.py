@@ -13,8 +13,7 @@ ANSWERED = ("done", "pass", "fail")
 LIMITATIONS = """\
 ## Limitations
 
-No number on this page was measured on a GPU: tunesmith was developed and tested on CPUs. What its documentation says \
-about speed and memory on a GPU is estimated. The same holds for Windows and for several GPUs.
+No number on this page was measured on a GPU. [Limitations](limitations.md) lists what was tested instead.
 """
 HOW_TO = """\
 ## Measure on a GPU

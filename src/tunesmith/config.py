@@ -132,12 +132,16 @@ class CommonConfig:
 
 @dataclass(frozen=True)
 class _SeedConfig(CommonConfig):
+    """Flag of the commands with random choices."""
+
     seed: int = _flag(default=42)
     """Every random choice follows from it."""
 
 
 @dataclass(frozen=True)
 class _QuietConfig(CommonConfig):
+    """Flag of the commands that show progress."""
+
     quiet: bool = _flag(default=False)
     """Show no progress and no notices."""
 
@@ -174,7 +178,7 @@ class PrepareConfig(_SeedConfig, ReadingConfig):
 @Parameter(name="*")
 @dataclass(frozen=True)
 class TokenizerTrainConfig(CommonConfig, TextConfig):
-    """Make a byte-level BPE tokenizer from text."""
+    """Make a byte-level BPE tokenizer from your text."""
 
     out: str = field(kw_only=True)
     """Folder for the tokenizer."""
@@ -186,7 +190,7 @@ class TokenizerTrainConfig(CommonConfig, TextConfig):
 @Parameter(name="*")
 @dataclass(frozen=True)
 class TokenizerExtendConfig(CommonConfig, TextConfig, _ModelArgument):
-    """Add words to the vocabulary of a model."""
+    """Add words, frequent pieces of a text or special tokens to the vocabulary of a model."""
 
     out: str = field(kw_only=True)
     """Folder for the model with the larger vocabulary."""

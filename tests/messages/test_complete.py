@@ -31,6 +31,7 @@ SAYS_DOCSTRINGS = {"ui/help.py"}
 """Says what `help_texts` collects."""
 NO_SENTENCES = {
     "api.py": {". Did you mean {}?"},
+    "commands.py": {"tokenizer train", "tokenizer extend"},
     "backends.py": {"pip install triton-windows"},
     "run_training.py": {"--track {}"},
     "distributed/joining.py": {"already in use"},

@@ -1,5 +1,6 @@
 """Rehearse: `python tests/rehearsal run < cases.json` for the tests, `python tests/rehearsal table` for people."""
 
+import gc
 import json
 import os
 import sys
@@ -44,6 +45,9 @@ def main() -> None:
     from cases import run, watch
 
     torch._subclasses.FakeTensor.is_pinned = lambda tensor, *_: watch.is_pinned(tensor)
+
+    gc.collect()
+    gc.freeze()  # what is imported is not searched for garbage before each case
 
     if what == "run":
         cases = json.load(sys.stdin)

@@ -13,9 +13,9 @@ pytestmark = pytest.mark.slow
 
 CANNOT_BUILD = 3
 FOLDER = Path(__file__).parent
-STEP = {"kind": "train", "width": 768, "layers": 4, "tokens": 4096, "steps": 2}
+STEP = {"kind": "train", "width": 768, "layers": 3, "tokens": 4096, "steps": 2}
 RULES = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
-WIDEST = {"width": 1600, "layers": 6, "tokens": 10_944}
+WIDEST = {"width": 1600, "layers": 4, "tokens": 10_944}
 STEPS: dict[str, dict[str, Any]] = {
     "fp32": {"states": "fp32"},
     "fp32-8bit, selective, 2 micro-batches": {"states": "fp32-8bit", "recompute": "light", "micro_batches": 2},
@@ -33,7 +33,7 @@ STEPS: dict[str, dict[str, Any]] = {
     "LoRA": {"lora": True},
     "LoRA, dropout, full": {"lora": True, "dropout": 0.1, "recompute": "blocks"},
     "frozen embeddings": {"frozen": "embeddings"},
-    "2 frozen blocks, selective": {"frozen": "2", "recompute": "light"},
+    "2 frozen blocks, selective": {"frozen": 2, "recompute": "light"},
     "Muon": {"muon": True},
     "dropout, 2 micro-batches": {"dropout": 0.1, "micro_batches": 2},
     "short documents": {"document_tokens": 20},
@@ -57,6 +57,8 @@ COMPILED = (
     "2 frozen blocks, selective",
 )
 """Those of `STEPS` that are also compiled."""
+GRAPHS = {"2 frozen blocks, selective": 2}
+"""Blocks that are frozen have code of their own."""
 FITTING = [
     (sizes, is_compiled)
     for sizes in (("gpt2", "gpt2-medium"), ("gpt2-large",), ("gpt2-xl",))
@@ -86,7 +88,7 @@ def cases() -> dict[str, dict[str, Any]]:
     """What the child process runs for all tests but the one of whole models, by name."""
     found = {f"finds {name}": {**STEP, "sabotage": name} for name in ("sync", "dtype", "memory")}
     texts = {
-        f"{n} texts": {"kind": "generate", "width": 768, "layers": 4, "texts": n, "precision": "bf16", "rules": RULES}
+        f"{n} texts": {"kind": "generate", "width": 768, "layers": 3, "texts": n, "precision": "bf16", "rules": RULES}
         for n in (1, 64)
     }
     found["evaluation"] = {**STEP, "steps": 1, "evaluates": True}
@@ -144,10 +146,10 @@ def test_an_evaluation_waits_for_its_results_only(results: dict[str, Any]) -> No
 
 @pytest.mark.parametrize("name", COMPILED)
 def test_a_compiled_step_runs_in_the_planned_bytes(results: dict[str, Any], name: str) -> None:
-    """What inductor generates for a GPU: one graph for all blocks, fewer launches, the bytes of the same step eager."""
+    """What inductor generates for a GPU: one graph for all blocks that learn, the planned bytes."""
     result = results[f"{name}, compiled"]
     assert "error" not in result, result.get("traceback")
-    assert result["graphs"] == 1
+    assert result["graphs"] == GRAPHS.get(name, 1)
     assert (result["faults"], result["syncs"]) == ({}, {})
     assert result["generated_launches"] > 0
     assert result["launches"] < results[name]["launches"]

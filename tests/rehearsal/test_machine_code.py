@@ -168,12 +168,21 @@ def order(ptx: str) -> str:
     return "".join(found)
 
 
+def loops(lines: list[str]) -> Iterator[tuple[int, int]]:
+    """First and last line of each: a label, and a branch back to it."""
+    starts = ((number, re.match(r"\s*(\$\w+):", line)) for number, line in enumerate(lines))
+    labels = {start[1]: number for number, start in starts if start}
+    for number, line in enumerate(lines):
+        branch = re.search(r"\bbra(?:\.uni)?\s+(\$\w+)", line)
+        if branch and labels[branch[1]] < number:
+            yield labels[branch[1]], number
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_no_kernel_spills(capability: int, tmp_path: Path) -> None:
     """Neither local memory nor stack, at most 128 registers, and little shared memory."""
-    chosen = KERNELS if capability == CAPABILITIES[2] else [kernel for kernel in KERNELS if is_typical(kernel)]
-    for kernel in chosen:
+    for kernel in KERNELS:
         code = compiled(kernel, capability)
         used = resources(code, tmp_path)
         assert set(used) == {"REG", "STACK", "SHARED", "LOCAL"}
@@ -186,14 +195,6 @@ def test_no_kernel_spills(capability: int, tmp_path: Path) -> None:
             assert re.search("[LS]", order(code.asm["ptx"])), kernel
 
 
-def is_typical(kernel: Kernel) -> bool:
-    """One of each function, and both ends of the optimizer's layouts: the whole list is compiled for Ada only."""
-    constants = kernel.constants
-    is_loss = constants.get("WRITES_GRADIENT", True) and kernel.types[0] in {torch.bfloat16, torch.float32, torch.int16}
-    is_layout = "WEIGHTS" not in constants or (constants["WEIGHTS"], constants["BITS"]) in {(1, 8), (2, 4)}
-    return is_loss and is_layout and "None" not in kernel.types and kernel is not KERNELS[0]
-
-
 @pytest.mark.parametrize("capability", CAPABILITIES)
 def test_the_loss_reads_its_target_before_anything_is_written(capability: int) -> None:
     """Before the first barrier: another warp may be far ahead, and writes the gradient over the logits.
@@ -201,13 +202,19 @@ def test_the_loss_reads_its_target_before_anything_is_written(capability: int) -
     Rows are read and written 16 bytes at a time; what is read one by one are the target and its logit.
     """
     kernel = next(kernel for kernel in KERNELS if kernel.types[0] == torch.bfloat16)
-    found = order(compiled(kernel, capability).asm["ptx"])
+    ptx = compiled(kernel, capability).asm["ptx"]
+    found = order(ptx)
     before, after = found[: found.index("B")], found[found.index("B") :]
     assert before.count("l") == 2
     assert "s" not in before.lower()
     assert "l" not in after
     assert after.count("s") == 1  # the loss
     assert before.count("L") == after.count("L") == after.count("S") == 2  # 16 numbers a thread, 8 at a time
+    assert "s" not in found[: found.rindex("B")].lower()  # all warps have read what they need of the row as it was
+    lines = ptx.splitlines()
+    for start, end in loops(lines):
+        inside = order("\n".join(lines[start:end])).lower()
+        assert not {"b", "s"} <= set(inside)  # nor does a loop lead from a store back to a barrier
 
 
 def test_what_sampling_writes_is_there_before_it_is_read() -> None:

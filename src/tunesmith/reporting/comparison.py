@@ -10,6 +10,7 @@ from tunesmith.messages.catalogue import say
 from tunesmith.reporting import tables
 from tunesmith.reporting.charts import compared_charts
 from tunesmith.reporting.html import chart_words, drawn, render
+from tunesmith.reporting.run_list import list_runs
 from tunesmith.reporting.run_reader import RunRecord, read_run
 from tunesmith.reporting.samples import last_samples, parts_of, title_of
 from tunesmith.utils import formatting
@@ -29,6 +30,11 @@ DECIDED = (
     "states",
 )
 MOST_PROMPTS = 8
+
+
+def list_or_compare_runs(config: RunsConfig) -> list[dict[str, Any]] | dict[str, Any]:
+    """Run the command `runs`: compare the runs of `--compare`, else list a folder's."""
+    return compare_runs(config) if config.compare else list_runs(config)
 
 
 def compare_runs(config: RunsConfig) -> dict[str, Any]:

@@ -1,0 +1,283 @@
+"""Options of the functions in `tunesmith.api`, for type checkers and editors.
+
+Generated from `tunesmith/config.py` by `python recipes/api_options.py`; do not edit.
+"""
+
+from collections.abc import Iterable
+from os import PathLike
+from typing import Literal, TypedDict
+
+from tunesmith.config import Auto, Language, Precision, Recompute, ShapeName, StatePlanName, TrackerName
+
+Path = str | PathLike[str]
+
+
+class TextOptions(TypedDict, total=False):
+    """What text there is, and flags that say how it is read."""
+
+    split_on: Path
+    text_field: Path | None
+    prompt_field: Path | None
+    completion_field: Path | None
+    template: Path
+    encoding: Path
+    on_bad_bytes: Literal["stop", "replace", "skip-sample"]
+
+
+class ReadingOptions(TextOptions, total=False):
+    """Flags that say which samples of the text are taken, and how often."""
+
+    dedupe: Literal["none", "exact", "near"]
+    weights: float | Iterable[float]
+
+
+class CommonOptions(TypedDict, total=False):
+    """Flags that every verb has."""
+
+    lang: Language
+
+
+class _SeedOptions(CommonOptions, total=False):
+    """Flag of the commands with random choices."""
+
+    seed: int
+
+
+class _QuietOptions(CommonOptions, total=False):
+    """Flag of the commands that show progress."""
+
+    quiet: bool
+
+
+class ComputingOptions(_SeedOptions, total=False):
+    """Flags of the verbs that compute with a model."""
+
+    device: Path
+    precision: Precision
+
+
+class DoctorOptions(CommonOptions, total=False):
+    """Options of `tunesmith.config.DoctorConfig`."""
+
+
+class PrepareOptions(_SeedOptions, ReadingOptions, total=False):
+    """Options of `tunesmith.config.PrepareConfig`."""
+
+    tokenizer: Path
+    out: Path | None
+    val_fraction: float
+    preview: int
+
+
+class TokenizerTrainOptions(CommonOptions, TextOptions, total=False):
+    """Options of `tunesmith.config.TokenizerTrainConfig`."""
+
+    vocab_size: int
+
+
+class TokenizerExtendOptions(CommonOptions, TextOptions, total=False):
+    """Options of `tunesmith.config.TokenizerExtendConfig`."""
+
+    words: Path | None
+    special_tokens: Path | Iterable[Path]
+    new_tokens: int
+
+
+class PlanOptions(TypedDict, total=False):
+    """Options of `tunesmith.config.PlanConfig`."""
+
+    split_on: Path
+    text_field: Path | None
+    prompt_field: Path | None
+    completion_field: Path | None
+    template: Path
+    encoding: Path
+    on_bad_bytes: Literal["stop", "replace", "skip-sample"]
+    dedupe: Literal["none", "exact", "near"]
+    weights: float | Iterable[float]
+    lang: Language
+    seed: int
+    device: Path
+    precision: Precision
+    model: Path
+    out: Path
+    deterministic: bool
+    from_scratch: bool
+    shape: ShapeName | None
+    layers: int | None
+    width: int | None
+    heads: int | None
+    tokenizer: Path | None
+    vocab_size: int | None
+    optimizer: Literal["auto", "adamw", "muon"]
+    epochs: float
+    max_steps: int | None
+    max_hours: float | None
+    learning_rate: float | Auto
+    weight_decay: float | Auto
+    warmup_fraction: float
+    max_grad_norm: float
+    tokens_per_step: int | Auto
+    context_tokens: int | Auto
+    lora_rank: int
+    lora_alpha: float | Auto
+    lora_dropout: float
+    lora_targets: Path | Iterable[Path]
+    freeze: Literal["nothing", "embeddings"] | int
+    states: Auto | StatePlanName
+    recompute: Auto | Recompute
+    devices: int
+    shard: Literal["auto", "yes", "no"]
+    compile: Literal["auto", "yes", "no"]
+    dropout: float
+    eval_every_steps: int | Auto
+    save_every_steps: int | Auto
+    val_fraction: float
+    vram: Path | None
+    gpu: Path | None
+
+
+class TrainOptions(ComputingOptions, _QuietOptions, ReadingOptions, total=False):
+    """Options of `tunesmith.config.TrainConfig`."""
+
+    model: Path
+    resume: bool
+    verify_resume: bool
+    deterministic: bool
+    from_scratch: bool
+    shape: ShapeName | None
+    layers: int | None
+    width: int | None
+    heads: int | None
+    tokenizer: Path | None
+    vocab_size: int | None
+    optimizer: Literal["auto", "adamw", "muon"]
+    epochs: float
+    max_steps: int | None
+    max_hours: float | None
+    stop_at: Path | None
+    learning_rate: float | Auto
+    weight_decay: float | Auto
+    warmup_fraction: float
+    max_grad_norm: float
+    tokens_per_step: int | Auto
+    context_tokens: int | Auto
+    lora_rank: int
+    lora_alpha: float | Auto
+    lora_dropout: float
+    lora_targets: Path | Iterable[Path]
+    freeze: Literal["nothing", "embeddings"] | int
+    states: Auto | StatePlanName
+    recompute: Auto | Recompute
+    devices: int
+    shard: Literal["auto", "yes", "no"]
+    compile: Literal["auto", "yes", "no"]
+    dropout: float
+    eval_every_steps: int | Auto
+    save_every_steps: int | Auto
+    keep_gb: float | None
+    val_fraction: float
+    sample_prompts: Path | None
+    dashboard: bool
+    track: TrackerName | Iterable[TrackerName]
+
+
+class EvaluateOptions(ComputingOptions, ReadingOptions, total=False):
+    """Options of `tunesmith.config.EvaluateConfig`."""
+
+    base: Path | None
+    context_tokens: int | Auto
+    stride_tokens: int | Auto
+    novelty: int
+    trained_on: Path | Iterable[Path]
+    worst: int
+    devices: int
+    out: Path | None
+
+
+class GenerateOptions(ComputingOptions, _QuietOptions, total=False):
+    """Options of `tunesmith.config.GenerateConfig`."""
+
+    prompt: Path | Iterable[Path]
+    prompts_file: Path | None
+    prompt_field: Path | None
+    num_samples: int
+    max_new_tokens: int
+    min_new_tokens: int
+    temperature: float | Iterable[float]
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    no_repeat_ngram_size: int
+    stop: Path | Iterable[Path]
+    truncate: Path | None
+    include_prompt: bool
+    sample_delim: Path | None
+    reject_copied: int
+    trained_on: Path | Iterable[Path]
+    batch_size: int | Auto
+    quantize: Literal["none", "int8"]
+    devices: int
+    out: Path | None
+
+
+class ExportOptions(CommonOptions, total=False):
+    """Options of `tunesmith.config.ExportConfig`."""
+
+    to: Literal["gguf", "onnx", "safetensors", "nanogpt"] | None
+    dtype: Literal["auto", "f32", "f16", "bf16", "q8_0"]
+    merge: bool
+    base: Path | None
+
+
+class ExplainOptions(CommonOptions, total=False):
+    """Options of `tunesmith.config.ExplainConfig`."""
+
+
+class ImportOptions(CommonOptions, total=False):
+    """Options of `tunesmith.config.ImportConfig`."""
+
+    tokenizer: Path | None
+    activation: Literal["auto", "gelu", "gelu_new"]
+
+
+class PushOptions(CommonOptions, total=False):
+    """Options of `tunesmith.config.PushConfig`."""
+
+    private: bool
+
+
+class ServeOptions(ComputingOptions, _QuietOptions, total=False):
+    """Options of `tunesmith.config.ServeConfig`."""
+
+    runs: Path | None
+    host: Path
+    port: int
+    token: Path | None
+    batch_size: int | Auto
+    max_waiting: int
+    max_new_tokens: int
+    max_seconds: float
+    quantize: Literal["none", "int8"]
+    trained_on: Path | Iterable[Path]
+
+
+class ReportOptions(_SeedOptions, total=False):
+    """Options of `tunesmith.config.ReportConfig`."""
+
+    out: Path | None
+    novelty: int
+
+
+class RunsOptions(CommonOptions, total=False):
+    """Options of `tunesmith.config.RunsConfig`."""
+
+    sort: Literal["time", "perplexity", "name"]
+    out: Path | None
+
+
+class CacheOptions(CommonOptions, total=False):
+    """Options of `tunesmith.config.CacheConfig`."""
+
+    clear: bool
