@@ -51,7 +51,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, str, str], list[str]], int, str]] = {
     "blank lines only": (
         lambda d, m, _: ["train", write(d / "blank.txt", "\n \n\n"), "--model", m, "--out", f"{d}/out"],
         1,
-        "holds 0 samples",
+        "0 samples with text",
     ),
     "folder that is no model": (
         lambda d, _m, t: ["train", t, "--model", str(d), "--out", f"{d}/out"],
@@ -97,7 +97,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, str, str], list[str]], int, str]] = {
     "wrong kind of file": (
         lambda d, m, _: ["train", write(d / "x.pdf", "%PDF"), "--model", m, "--out", f"{d}/out"],
         1,
-        "is no .txt, .md, .csv, .tsv, .json, .jsonl, .parquet or .arrow file",
+        "is not a .txt, .md, .csv, .tsv, .json, .jsonl, .parquet or .arrow file",
     ),
     "evaluate nothing": (lambda _d, m, _t: ["evaluate", m], 2, "no source was named"),
     "train nothing": (lambda d, m, _t: ["train", "--model", m, "--out", f"{d}/out"], 2, "no source was named"),

@@ -54,11 +54,7 @@ def cache_folder() -> Path:
 
 
 def max_cache_bytes() -> int:
-    """Return the size limit of tokenized text, set by TUNESMITH_CACHE_GB.
-
-    Raises:
-        UserError: if it is not a number.
-    """
+    """Return the size limit of tokenized text, set by TUNESMITH_CACHE_GB."""
     configured = os.environ.get(LIMIT_VARIABLE) or str(DEFAULT_LIMIT_GB)
     try:
         return int(float(configured) * 1e9)

@@ -29,11 +29,7 @@ MAX_BROKEN_FRACTION = 0.02
 
 
 def detect_encoding(file: SourceFile) -> str:
-    """Detect the encoding from the file's head, as Python's name of it.
-
-    Raises:
-        UserError: if it does not look like text.
-    """
+    """Detect the encoding from the file's head, as Python's name of it."""
     with file.open() as stream:
         head = stream.read(HEAD_BYTES)
     for mark, encoding in BYTE_ORDER_MARKS:
@@ -59,11 +55,7 @@ def detect_encoding(file: SourceFile) -> str:
 
 
 def check_encoding(name: str) -> str:
-    """Check the value of --encoding.
-
-    Raises:
-        UserError: if Python has no such text encoding.
-    """
+    """Check the value of --encoding."""
     try:
         "".encode(name)
     except LookupError:

@@ -21,11 +21,7 @@ class HFDataset:
 
     @classmethod
     def parse(cls, source: str) -> "HFDataset":
-        """Parse a SOURCE argument.
-
-        Raises:
-            UserError: if the name is missing.
-        """
+        """Parse a SOURCE argument."""
         dataset, _, split = source.removeprefix(HUB_PREFIX).partition(":")
         if not dataset:
             raise UserError(
@@ -42,11 +38,7 @@ class HFDataset:
 
     @cached_property
     def sha256(self) -> str:
-        """The current commit: the content cannot change without it.
-
-        Raises:
-            UserError: if the dataset does not exist or the hub cannot be reached.
-        """
+        """The current commit: the content cannot change without it."""
         from huggingface_hub import HfApi
 
         try:
@@ -61,11 +53,7 @@ class HFDataset:
         return [self.name, self.sha256]
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Stream the rows.
-
-        Raises:
-            UserError: if the dataset or its split cannot be read.
-        """
+        """Stream the rows."""
         from datasets import load_dataset
 
         try:

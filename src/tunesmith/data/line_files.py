@@ -29,11 +29,7 @@ def read_prompts(source: str, field: str | None) -> list[str]:
 
 
 def read_words(source: str) -> list[str]:
-    """Read each word once, in order, without blanks around it.
-
-    Raises:
-        UserError: if it cannot be read or has no words.
-    """
+    """Read each word once, in order, without blanks around it."""
     with resolve_sources([source]) as resolved:
         lines = [line for file in resolved.files if isinstance(file, SourceFile) for line in _lines(file)]
     words = [word for word in dict.fromkeys(line.strip() for line in lines) if word]

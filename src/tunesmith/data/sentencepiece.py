@@ -24,12 +24,7 @@ VOICING_MARKS = "\uff9e\uff9f"
 
 
 def read_sentencepiece(path: Path) -> Tokenizer:
-    """Convert a sentencepiece file.
-
-    Raises:
-        UserError: if it is not a unigram model.
-        Exception: whatever the library raises for a damaged file.
-    """
+    """Convert a sentencepiece file."""
     from sentencepiece import sentencepiece_model_pb2
 
     model = sentencepiece_model_pb2.ModelProto.FromString(  # type: ignore[attr-defined]  # made at import

@@ -171,11 +171,7 @@ def tokens_path(corpus_folder: Path) -> Path:
 
 
 def spool_stdin(folder: Path) -> Path:
-    """Copy standard input to a file with the suffix of its content: JSON lines or plain text.
-
-    Raises:
-        UserError: if it is empty.
-    """
+    """Copy standard input to a file with the suffix of its content: JSON lines or plain text."""
     if sys.stdin is None or sys.stdin.isatty():
         raise UserError("- is standard input, and nothing is piped into it", hint="cat FILE | tunesmith prepare -")
     path = folder / "standard-input"
@@ -277,11 +273,7 @@ def _is_archive(path: Path) -> bool:
 
 
 def _member_names(path: Path) -> Iterator[str]:
-    """Files in an archive that are not hidden, sorted.
-
-    Raises:
-        UserError: if it cannot be read or a member expands as no text does.
-    """
+    """Files in an archive that are not hidden, sorted."""
     try:
         names = _zip_members(path) if path.name.lower().endswith(ZIP) else _tar_members(path)
     except UserError:

@@ -29,12 +29,7 @@ class IntColumns:
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """Memory-map the columns of a folder.
-
-        Raises:
-            OSError: if one is missing.
-            ValueError: if one is damaged or they differ in length.
-        """
+        """Memory-map the columns of a folder."""
         columns = [open_column(folder / f"{column.name}.npy") for column in fields(cls)]
         if len(set(map(len, columns))) > 1:
             raise ValueError(f"the columns in {folder} differ in length")

@@ -47,11 +47,7 @@ class TableColumns:
 
 
 def table_rows(file: SourceFile, encoding: str, errors: str) -> Iterator[Row]:
-    """Stream the rows of a table.
-
-    Raises:
-        UserError: for a damaged table.
-    """
+    """Stream the rows of a table."""
     with file.open() as binary:
         if file.kind in ARROW_KINDS:
             yield from _arrow_rows(file, binary)
@@ -62,11 +58,7 @@ def table_rows(file: SourceFile, encoding: str, errors: str) -> Iterator[Row]:
 
 
 def samples_of(file: SourceFile | HFDataset, rows: Iterator[Row], columns: TableColumns) -> Iterator[TextBatch]:
-    """Convert rows to samples.
-
-    Raises:
-        UserError: if it is not clear which column is the text, or a value is not text.
-    """
+    """Convert rows to samples."""
     first = list(islice(rows, ROWS_LOOKED_AT))
     if not first:
         raise UserError("{path} has no rows", hint="name a table that contains text", path=file.path)
@@ -91,11 +83,7 @@ def samples_of(file: SourceFile | HFDataset, rows: Iterator[Row], columns: Table
 
 
 def choose_pair(file: SourceFile | HFDataset, names: list[str], columns: TableColumns) -> tuple[str, str] | None:
-    """Return the columns of prompt and completion, or None if a sample is one text.
-
-    Raises:
-        UserError: if a named column is missing, or only one of the two was named.
-    """
+    """Return the columns of prompt and completion, or None if a sample is one text."""
     requested = (columns.prompt, columns.completion)
     if requested == (None, None):
         known = [pair for pair in KNOWN_PAIRS if set(pair) <= set(names)]
@@ -117,11 +105,7 @@ def choose_pair(file: SourceFile | HFDataset, names: list[str], columns: TableCo
 
 
 def choose_field(file: SourceFile | HFDataset, rows: list[Row], requested: str | None) -> str:
-    """Return the column that is the text.
-
-    Raises:
-        UserError: if the named one is missing, or several look like text.
-    """
+    """Return the column that is the text."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = ", ".join(map(repr, names))
     if requested is not None and requested not in names:
@@ -157,11 +141,7 @@ def _looks_like_text(values: list[object]) -> bool:
 
 
 def text_of(file: SourceFile | HFDataset, row: Row, field: str, number: int) -> str:
-    """Return a column of a row; "" where it is missing.
-
-    Raises:
-        UserError: if it is not text.
-    """
+    """Return a column of a row; "" where it is missing."""
     value = row.get(field)
     if value is None:
         return ""

@@ -67,11 +67,7 @@ class TokenizedSources:
 
     @classmethod
     def open(cls, folder: Path) -> "TokenizedSources":
-        """Memory-map a folder.
-
-        Raises:
-            OSError, ValueError, KeyError, TypeError: if it is damaged.
-        """
+        """Memory-map a folder."""
         info = parse_json((folder / TOKENS_INFO).read_text("utf-8"))
         tokens = np.memmap(folder / TOKENS, mode="r", dtype=np.dtype(info["dtype"]))
         samples = SampleColumns.open(folder / "samples")
@@ -122,9 +118,6 @@ def tokenize_sources(
         tokenizer: the model's own.
         options: how to read.
         val_fraction: decides how many samples are needed.
-
-    Raises:
-        UserError: for a source that cannot be read, or too few samples.
     """
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     writer = SampleWriter(tokenizer, dtype)
@@ -159,11 +152,7 @@ def tokenize_sources(
 
 
 def check_enough_samples(token_counts: Integers, val_fraction: float, resolved: ResolvedSources) -> None:
-    """Check that there is something to train on and, unless all is held out or nothing, something for validation.
-
-    Raises:
-        UserError: if there are too few samples.
-    """
+    """Check that there is something to train on and, unless all is held out or nothing, something for validation."""
     n_samples = len(token_counts)
     needed = 1 if val_fraction in {0, 1} else MIN_SAMPLES
     can_be_cut = n_samples and needed > 1 and token_counts.sum(dtype=np.int64) >= MIN_CUT_TOKENS

@@ -247,9 +247,6 @@ def load_tokenizer_files(path: Path, merges: Path | None) -> TextTokenizer:
     Args:
         path: a tokenizer.json or a vocab.json by content.
         merges: a merges.txt by content, for a vocab.json.
-
-    Raises:
-        UserError: if it is damaged, or has no end-of-text.
     """
     try:
         tokenizer = Tokenizer.from_file(str(path)) if merges is None else _byte_level_bpe(path, merges)

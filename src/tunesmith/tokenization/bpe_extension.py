@@ -151,11 +151,7 @@ def _replaced(word: list[int], pair: Pair, merged: int) -> Iterator[int]:
 
 
 def check_is_byte_level_bpe(tokenizer: TextTokenizer) -> None:
-    """Check that merges can be added.
-
-    Raises:
-        UserError: if they cannot.
-    """
+    """Check that merges can be added."""
     if tokenizer.bytes_of_token is None or _content(tokenizer)["model"].get("type") != "BPE":
         raise UserError(
             "the tokenizer in {folder} is not a byte-level BPE, the only kind that can be extended",
@@ -165,11 +161,7 @@ def check_is_byte_level_bpe(tokenizer: TextTokenizer) -> None:
 
 
 def check_special_tokens(tokens: Sequence[str], tokenizer: TextTokenizer) -> None:
-    """Check that each can be one token that decodes to itself.
-
-    Raises:
-        UserError: for the first that cannot.
-    """
+    """Check that each can be one token that decodes to itself."""
     known = set(new_merges(tokenizer).vocab)
     for number, token in enumerate(tokens):
         reason = ""

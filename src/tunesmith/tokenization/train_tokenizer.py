@@ -99,21 +99,13 @@ def train_tokenizer(config: TokenizerTrainConfig) -> dict[str, Any]:
 
 
 def check_out_folder(out: Path) -> None:
-    """Check that nothing would be overwritten.
-
-    Raises:
-        UserError: if it is a file, or a folder that is not empty.
-    """
+    """Check that nothing would be overwritten."""
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise UserError("--out {out} already exists", hint="name a folder that does not exist yet", out=out)
 
 
 def text_reader(resolved: ResolvedSources, config: TextConfig) -> TextReader:
-    """Return a reader of the sources of a command.
-
-    Raises:
-        UserError: if they are tokens already.
-    """
+    """Return a reader of the sources of a command."""
     if resolved.prepared is not None:
         raise UserError(
             "{prepared} contains tokens, not text",
@@ -129,9 +121,6 @@ def train_bpe(reader: TextReader, vocab_size: int) -> Tokenizer:
     Args:
         reader: of the text; it is read to its end.
         vocab_size: including every byte and end-of-text.
-
-    Raises:
-        UserError: if the sources have no text.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -159,9 +148,6 @@ def train_bpe_of_characters(read: Callable[[], TextReader], alphabet: set[str], 
         read: starts to read the text again.
         alphabet: every character in it.
         vocab_size: including every byte and end-of-text.
-
-    Raises:
-        UserError: if the sources have no text.
     """
     if len(alphabet) < MANY_CHARACTERS:
         return train_bpe(read(), vocab_size)
