@@ -130,8 +130,7 @@ def memory_bound(model: Path, quick: bool) -> dict[str, Any]:  # noqa: FBT001
     """How fast memory is read, and how many tokens a second that allows when each reads all matrices in bf16."""
     import torch
 
-    from tunesmith.model.config_file import read_hf_config
-    from tunesmith.model.hf_config import gpt2_config
+    from tunesmith.model.hf_config import gpt2_config, read_hf_config
 
     numbers = torch.ones(READ_BYTES // 4 // (4 if quick else 1), dtype=torch.float32)
     fastest_s = float("inf")

@@ -94,7 +94,7 @@ def explain(source: Source) -> dict[str, Any]:
     Raises:
         UserError: if it cannot be read.
     """
-    from tunesmith.explaining.explain import explain as run
+    from tunesmith.diagnostics.explain import explain as run
 
     return run(_asked(ExplainConfig, {}, source=source)).as_json()
 
@@ -194,12 +194,12 @@ def train(
     """
     config = _asked(TrainConfig, options, sources=sources, out=out)
     heard = on_event or (lambda _event: None)
-    from tunesmith.interfaces.notebook_view import is_in_notebook
+    from tunesmith.ui.notebook import is_in_notebook
 
     if not (is_in_notebook() and on_event is None if progress is None else progress):
         return run_training(config, on_event=heard)
-    from tunesmith.interfaces.progress import Progress
     from tunesmith.training.interrupt import StopRequest
+    from tunesmith.ui.progress import Progress
 
     stop = StopRequest()
     with Progress(quiet=config.quiet, is_stopping=stop) as shown:
@@ -335,7 +335,7 @@ def export(model: Source, *, out: Source, **options: Any) -> dict[str, Any]:  # 
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.exporting.export import export_model
+    from tunesmith.convert.export import export_model
 
     return export_model(_asked(ExportConfig, options, model=model, out=out))
 
@@ -353,7 +353,7 @@ def import_model(checkpoint: Source, *, out: Source, **options: Any) -> dict[str
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.importing.import_checkpoint import import_checkpoint
+    from tunesmith.convert.import_checkpoint import import_checkpoint
 
     return import_checkpoint(_asked(ImportConfig, options, checkpoint=checkpoint, out=out))
 
@@ -371,7 +371,7 @@ def push(model: Source, repo: str, **options: Any) -> dict[str, Any]:  # noqa: A
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.exporting.push import push_model
+    from tunesmith.convert.push import push_model
 
     return push_model(_asked(PushConfig, options, model=model, repo=repo))
 

@@ -22,8 +22,8 @@ from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.errors import UserError
 from tunesmith.evaluation.evaluate import evaluate_model
 from tunesmith.evaluation.perplexity import Evaluation, evaluate_split, perplexity_interval
-from tunesmith.model.config_file import read_hf_config
-from tunesmith.model.weights import load_gpt2
+from tunesmith.model.hf_checkpoint import load_gpt2
+from tunesmith.model.hf_config import read_hf_config
 
 END_OF_TEXT = "<|endoftext|>"
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())

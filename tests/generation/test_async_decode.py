@@ -16,7 +16,7 @@ from tunesmith.generation.kv_cache import KVCache
 from tunesmith.generation.sampling import SamplingParams
 from tunesmith.generation.sequence import GenerationOutput, GenerationRequest, TokenLogprob
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.weights import load_gpt2
+from tunesmith.model.hf_checkpoint import load_gpt2
 
 GREEDY = SamplingParams(0.0, 0, 1.0)
 SAMPLED = SamplingParams(1.0, 50, 0.95)

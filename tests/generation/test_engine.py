@@ -20,7 +20,7 @@ from tunesmith.generation.engine import Engine, generate_tokens
 from tunesmith.generation.sampling import SamplingParams
 from tunesmith.generation.sequence import GenerationOutput, GenerationRequest
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.weights import load_gpt2
+from tunesmith.model.hf_checkpoint import load_gpt2
 
 GREEDY = SamplingParams(0.0, 0, 1.0)
 SAMPLED = SamplingParams(1.0, 50, 0.95)

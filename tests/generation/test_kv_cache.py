@@ -9,7 +9,7 @@ import torch
 
 from tunesmith.generation.kv_cache import KVCache, PrefillAttention
 from tunesmith.model.attention import DocumentLayout
-from tunesmith.model.weights import load_gpt2
+from tunesmith.model.hf_checkpoint import load_gpt2
 
 LENGTHS, PLACES = (3, 1, 70, 9), [4, 0, 2, 5]
 OFFSETS = (0, 3, 4, 74, 83)

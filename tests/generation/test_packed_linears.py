@@ -20,7 +20,7 @@ from tunesmith.generation.cpu_inference import (
     prepare_for_inference,
     sums_are_exact,
 )
-from tunesmith.model.weights import load_gpt2
+from tunesmith.model.hf_checkpoint import load_gpt2
 
 needs_fbgemm = pytest.mark.skipif(not has_fp16_kernels(), reason="torch was built without FBGEMM")
 HALF_ROUNDING = 2**-11

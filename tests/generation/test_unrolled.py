@@ -9,7 +9,7 @@ import torch
 
 from tunesmith.generation.cpu_inference import Quantize, can_unroll, prepare_for_inference, unrolled
 from tunesmith.model.attention import DocumentLayout, attention_over
-from tunesmith.model.weights import load_gpt2
+from tunesmith.model.hf_checkpoint import load_gpt2
 
 LAYOUT = DocumentLayout.of((0, 1, 10, 19, 60))
 

@@ -15,8 +15,8 @@ from tunesmith.generation.engine import generate_tokens
 from tunesmith.generation.sampling import SamplingParams
 from tunesmith.model.attention import DocumentLayout, RunAttention
 from tunesmith.model.gpt2 import ACTIVATIONS, GPT2
+from tunesmith.model.hf_checkpoint import CONV1D, load_gpt2, save_gpt2, state_for_huggingface
 from tunesmith.model.loss import sum_of_nats
-from tunesmith.model.weights import CONV1D, load_gpt2, save_gpt2, state_for_huggingface
 
 SEEDS = range(20)
 

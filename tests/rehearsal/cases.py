@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import inductor
 import numpy as np
 import torch
+from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from watch import Watch
 
@@ -24,20 +26,18 @@ from tunesmith.generation.cpu_inference import prepare_for_inference
 from tunesmith.generation.engine import Decoder
 from tunesmith.generation.kv_cache import KVCache
 from tunesmith.generation.sampling import SamplingParams
-from tunesmith.model.adapters import attach
-from tunesmith.model.attention import DocumentLayout
-from tunesmith.model.freezing import freeze
+from tunesmith.model.activation_checkpointing import recompute
+from tunesmith.model.attention import DocumentLayout, hidden_states
+from tunesmith.model.compile import compile_in_place
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.lora import PROJECTIONS, LoRA
-from tunesmith.model.packed import hidden_states
-from tunesmith.model.presets import preset_shape
-from tunesmith.model.recomputation import recompute
-from tunesmith.model.shape import GPT2Config
-from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.planning.experience import Experience
+from tunesmith.model.gpt2_config import PROJECTIONS, GPT2Config, LoRA
+from tunesmith.model.hub import preset_shape
+from tunesmith.model.lora import attach, freeze
+from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.planning.calibration_cache import Experience
+from tunesmith.planning.fit import Request, choose_way, refusal
 from tunesmith.planning.hardware import hardware_named, in_precision
-from tunesmith.planning.memory import Correction, Demand, memory_of
-from tunesmith.planning.search import Request, choose_way, refusal
+from tunesmith.planning.memory_model import Correction, Demand, memory_of
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.step import train_step
 
@@ -101,6 +101,11 @@ def model_of(case: dict[str, Any], demand: Demand) -> GPT2:
             attach(model, demand.lora, seed=0)
     model.compute_dtype = DTYPES[case.get("precision", "bf16")]
     freeze(model, demand.frozen)  # type: ignore[arg-type]
+    if case.get("compiled"):
+        inductor.prepare(watch)
+        torch.compiler.reset()
+        counters.clear()
+        compile_in_place(model, fullgraph=True)
     recompute(model, demand.recompute)
     return model
 
@@ -158,6 +163,8 @@ def train(case: dict[str, Any]) -> dict[str, Any]:
             "syncs": dict(watch.syncs),
             "faults": faults,
             "launches": sum(watch.launches.values()),
+            "generated_launches": sum(n for name, n in watch.launches.items() if name.startswith(inductor.PREFIX)),
+            "graphs": counters["stats"]["unique_graphs"] if case.get("compiled") else 0,
             "flash_scratch_bytes": watch.flash_scratch_bytes,
             "planned_bytes": memory_of(demand, Correction()).peak_bytes,
             "planned_parts": memory_of(demand, Correction()).parts,

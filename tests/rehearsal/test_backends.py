@@ -22,9 +22,9 @@ from tunesmith.backends import (
     triton_assumed,
     why_not_together,
 )
-from tunesmith.machine import Choice, native_dtype
-from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.planning.cards import CARDS
+from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.planning.gpus import CARDS
+from tunesmith.utils.device import Choice, native_dtype
 
 WORKS, FAILS = Choice(True, "it works"), Choice(False, "there is no C compiler")
 PASCAL, VOLTA, TURING, AMPERE, ADA, BLACKWELL = (6, 1), (7, 0), (7, 5), (8, 6), (8, 9), (12, 0)
@@ -200,8 +200,8 @@ torch.cuda.is_available = lambda: True  # so that Triton takes its driver for th
 torch.cuda.current_device = lambda: 0
 torch.cuda.get_device_capability = lambda _device: (8, 9)
 from tunesmith.backends import triton_here
-from tunesmith.model.compiled import can_compile
-from tunesmith.model.softmax import has_triton
+from tunesmith.model.compile import can_compile
+from tunesmith.model.loss import has_triton
 print(has_triton(), can_compile(torch.device("cuda", 0)).value, triton_here(0).reason)
 """
 

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 import tunesmith
 from tunesmith.data.batches import TrainingOrder
 from tunesmith.errors import UserError
+from tunesmith.model.attention import hidden_states
 from tunesmith.model.gpt2 import as_it_is
 from tunesmith.model.loss import sum_of_nats
-from tunesmith.model.packed import hidden_states
-from tunesmith.optimizers.compressed_adamw import CompressedAdamW
-from tunesmith.out_of_memory import in_pieces, is_out_of_memory
+from tunesmith.optim.low_bit_adamw import CompressedAdamW
+from tunesmith.utils.oom import in_pieces, is_out_of_memory
 
 NO_MEMORY = "CUDA out of memory. Tried to allocate 1.00 GiB."
 LIMIT_TOKENS = 128

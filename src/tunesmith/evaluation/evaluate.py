@@ -32,15 +32,14 @@ from tunesmith.evaluation.perplexity import (
     perplexity_interval,
     sliding_method,
 )
-from tunesmith.files import parse_json, refuse_existing, to_json, write_text
 from tunesmith.generation.loading import load_for_generation
 from tunesmith.generation.sampling import SamplingParams
-from tunesmith.machine import choose_dtype
-from tunesmith.model.config_file import read_hf_config
-from tunesmith.model.context import chosen_context_tokens, chosen_stride_tokens
-from tunesmith.model.hf_config import gpt2_config
+from tunesmith.model.gpt2_config import chosen_context_tokens, chosen_stride_tokens
+from tunesmith.model.hf_checkpoint import load_gpt2
+from tunesmith.model.hf_config import gpt2_config, read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.model.weights import load_gpt2
+from tunesmith.utils.device import choose_dtype
+from tunesmith.utils.files import parse_json, refuse_existing, to_json, write_text
 
 TOKENS_PER_BATCH = 4096
 SHOWN_TOKENS = 64

@@ -22,11 +22,11 @@ from tunesmith.data.windows import Windows, sliding_windows, windows_of
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.evaluation.bootstrap import Interval, interval_of, resampled_sums
 from tunesmith.messages.catalogue import Phrase, say
-from tunesmith.model.attention import DocumentLayout
+from tunesmith.model.attention import DocumentLayout, hidden_states, on_device_of, rows_of
+from tunesmith.model.compile import inference
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import nats_of_each_token
-from tunesmith.model.packed import hidden_states, inference, on_device_of, rows_of
-from tunesmith.out_of_memory import in_pieces
+from tunesmith.utils.oom import in_pieces
 
 METHOD = Phrase(
     "every token once, end-of-text included; samples separate, each after an end-of-text; "

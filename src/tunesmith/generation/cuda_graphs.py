@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from tunesmith.allocator import CAPTURE_LOCK
+from tunesmith.utils.device import CAPTURE_LOCK
 
 WARMUP_CALLS = 2
 """Kernels are chosen and workspaces made before a capture."""

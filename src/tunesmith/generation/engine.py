@@ -23,8 +23,8 @@ from tunesmith.generation.kv_cache import DecodeAttention, KVCache, PrefillAtten
 from tunesmith.generation.sampling import Floats, SamplingParams
 from tunesmith.generation.sequence import GenerationOutput, GenerationRequest, Sequence
 from tunesmith.model.attention import DocumentLayout, attention_over
+from tunesmith.model.compile import inference
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.packed import inference
 
 PREFILL_TOKENS = 4096
 """Prompts are read at most this many tokens at a time."""

@@ -18,7 +18,6 @@ from tunesmith.data.trained_text import trained_text
 from tunesmith.distributed.team import Team
 from tunesmith.distributed.verbs import refuse_different_models, team_of
 from tunesmith.errors import UserError
-from tunesmith.files import refuse_existing
 from tunesmith.generation.detokenizer import IncrementalDetokenizer, StopStringMatcher
 from tunesmith.generation.engine import Engine
 from tunesmith.generation.loading import LoadedModel, load_for_generation, max_batch_size
@@ -27,7 +26,8 @@ from tunesmith.generation.sequence import GenerationRequest
 from tunesmith.messages.catalogue import say
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hub import local_folder
-from tunesmith.out_of_memory import in_pieces
+from tunesmith.utils.files import refuse_existing
+from tunesmith.utils.oom import in_pieces
 
 MAX_ATTEMPTS = 10
 """To generate a text that is not memorized; texts that are after the last one are left out."""

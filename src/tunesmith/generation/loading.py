@@ -13,14 +13,14 @@ from tunesmith.distributed.team import ALONE, Team
 from tunesmith.distributed.verbs import device_of
 from tunesmith.generation.cpu_inference import has_fp16_kernels, prepare_for_inference
 from tunesmith.generation.kv_cache import cache_bytes
-from tunesmith.machine import choose_dtype, device_name
 from tunesmith.messages.catalogue import say
 from tunesmith.model.attention import attention_backend
-from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.gpt2 import GPT2
+from tunesmith.model.hf_checkpoint import load_gpt2
+from tunesmith.model.hf_config import read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.model.weights import load_gpt2
-from tunesmith.out_of_memory import free_memory
+from tunesmith.utils.device import choose_dtype, device_name
+from tunesmith.utils.oom import free_memory
 
 MAX_BATCH_SIZE = {"cpu": 64, "cuda": 256}
 CACHE_MEMORY_SHARE = 0.5

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tunesmith.generation.kv_cache import copy_to_device
 from tunesmith.generation.sampling import SamplingParams
-from tunesmith.model.softmax import has_triton
+from tunesmith.model.loss import has_triton
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from starlette.responses import JSONResponse
 
-from tunesmith.files import to_json
 from tunesmith.messages.catalogue import say
+from tunesmith.utils.files import to_json
 
 
 class JsonResponse(JSONResponse):

@@ -11,10 +11,10 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from starlette.requests import ClientDisconnect, Request
 
-from tunesmith.files import parse_json, to_json
 from tunesmith.generation.sampling import SamplingParams
 from tunesmith.messages.catalogue import Phrase
 from tunesmith.serving.api_errors import APIError
+from tunesmith.utils.files import parse_json, to_json
 
 T = TypeVar("T")
 MAX_CHOICES = 128

@@ -18,7 +18,6 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tunesmith.config import ServeConfig
-from tunesmith.files import to_json
 from tunesmith.generation.detokenizer import IncrementalDetokenizer
 from tunesmith.generation.sequence import GenerationRequest, TokenLogprob
 from tunesmith.serving.api_errors import APIError, JsonResponse
@@ -28,6 +27,7 @@ from tunesmith.serving.metrics import Metrics
 from tunesmith.serving.served_model import ServedModel, find_model
 from tunesmith.serving.server import RequestFinished
 from tunesmith.serving.worker import SequenceEnded, SequenceEvent, SequenceStream, TextDelta, TextToken
+from tunesmith.utils.files import to_json
 
 T = TypeVar("T")
 READ_TIMEOUT_S = 30.0

@@ -13,8 +13,8 @@ from tunesmith.data.tokenizer import BYTE_LEVEL_ALPHABET, TextTokenizer
 from tunesmith.generation.loading import LoadedModel
 from tunesmith.generation.sampling import token_logprob, top_logprobs
 from tunesmith.generation.sequence import TokenLogprob
-from tunesmith.model.attention import DocumentLayout
-from tunesmith.model.packed import hidden_states, inference
+from tunesmith.model.attention import DocumentLayout, hidden_states
+from tunesmith.model.compile import inference
 
 BYTE_OF_CHARACTER = {character: byte for byte, character in BYTE_LEVEL_ALPHABET.items()}
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")

@@ -9,9 +9,9 @@ from tunesmith.data.copies import CopyIndex
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.data.trained_text import name_of_sample
-from tunesmith.files import parse_json
 from tunesmith.generation.detokenizer import IncrementalDetokenizer
 from tunesmith.serving.api_errors import APIError
+from tunesmith.utils.files import parse_json
 
 MAX_TEXT_CHARACTERS = 200_000
 

@@ -20,9 +20,9 @@ from tunesmith.generation.detokenizer import IncrementalDetokenizer, StopStringM
 from tunesmith.generation.engine import Engine
 from tunesmith.generation.loading import LoadedModel
 from tunesmith.generation.sequence import GenerationRequest, TokenLogprob
-from tunesmith.machine import use_device
-from tunesmith.out_of_memory import free_memory, is_out_of_memory
 from tunesmith.serving.api_errors import APIError
+from tunesmith.utils.device import use_device
+from tunesmith.utils.oom import free_memory, is_out_of_memory
 
 T = TypeVar("T")
 

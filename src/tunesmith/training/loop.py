@@ -23,14 +23,12 @@ from tunesmith.distributed.engine import Engine
 from tunesmith.distributed.team import Team
 from tunesmith.errors import DoesNotFitError, UserError
 from tunesmith.evaluation.perplexity import Evaluation, evaluate_split
-from tunesmith.machine import peak_memory_bytes
 from tunesmith.messages.catalogue import say
-from tunesmith.model.adapters import load_adapter
-from tunesmith.model.compiled import compilation_failure
+from tunesmith.model.activation_checkpointing import next_recomputation, recompute
+from tunesmith.model.compile import compilation_failure
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.recomputation import next_recomputation, recompute
-from tunesmith.model.weights import read_into
-from tunesmith.out_of_memory import in_pieces
+from tunesmith.model.hf_checkpoint import read_into
+from tunesmith.model.lora import load_adapter
 from tunesmith.training.bad_numbers import BadStepWatch
 from tunesmith.training.chance import Chance
 from tunesmith.training.checkpoint import ADAPTER
@@ -59,6 +57,8 @@ from tunesmith.training.schedule import learning_rate_at
 from tunesmith.training.spikes import usual_loss_if_spike
 from tunesmith.training.spill import SpillWatch, swaps_silently
 from tunesmith.training.step import StepResult, fresh_scaler, no_step, train_step
+from tunesmith.utils.device import peak_memory_bytes
+from tunesmith.utils.oom import in_pieces
 
 ASKED_TO = "the user"
 """What stopped a run that somebody wanted to end."""

@@ -7,10 +7,10 @@ from tunesmith.config import GenerateConfig
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.generation.generate import GeneratedText, generate_batch
 from tunesmith.generation.sampling import SamplingParams
-from tunesmith.machine import any_order
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.weights import from_huggingface, gpt2_of, load_gpt2
+from tunesmith.model.hf_checkpoint import from_huggingface, gpt2_of, load_gpt2
 from tunesmith.training.snapshot import ModelCopy
+from tunesmith.utils.device import any_order
 
 SAMPLE_TOKENS = 64
 """Longest text of the samples."""
