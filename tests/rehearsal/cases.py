@@ -238,6 +238,7 @@ def generate(case: dict[str, Any]) -> dict[str, Any]:
         watch.restart()
         Decoder(model, logits, cache).prefill({place: [5] * 20 for place in range(n_texts)})
         prefill = {"syncs": dict(watch.syncs), "faults": dict(watch.faults)}
+        prefill["scatters"] = sum(n for op, n in watch.launches.items() if op.startswith("index_put"))
         ahead = AsyncDecoder(model, logits, cache, 50256)
         ahead.begin([ActiveSequence([5] * 21, rules, 0)] * n_texts)
         watch.restart()

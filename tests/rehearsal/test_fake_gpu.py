@@ -197,6 +197,16 @@ def test_a_decoding_step_can_be_captured(results: dict[str, Any], name: str) -> 
     assert result["prefill"]["faults"] == {}
 
 
+@pytest.mark.parametrize("name", ["1 texts", "64 texts"])
+def test_a_prefill_waits_for_its_logits_only(results: dict[str, Any], name: str) -> None:
+    """Prompts, positions and slots are copied without a wait, and so is everything before the first decoding step."""
+    result = results[name]
+    assert "error" not in result, result.get("traceback")
+    assert without_lines(result["prefill"]["syncs"]) == {"_to_copy.default from cuda to cpu at generation/engine.py": 1}
+    assert result["prefill"]["scatters"] == (8 if name == "64 texts" else 0)
+    assert result["first_launch_syncs"] == {}
+
+
 def test_what_a_recording_would_count_twice_is_found(results: dict[str, Any]) -> None:
     """A number that a step changes and does not give back: warming up would have changed it."""
     (found,) = results["finds leftover"]["recorded"]["written_but_not_given_back"]

@@ -127,15 +127,15 @@ def test_looking_at_a_token_and_taking_another(open_page: OpenPage, server: Simp
         logprobs: Any = answer.choices[0].logprobs
         place = 3
         page.locator(f".token[data-place='{place}']").hover()
-        glass = page.locator("#glass")
-        expect(glass).to_be_visible()
-        taken = glass.locator(".choice.taken")
+        popover = page.locator("#popover")
+        expect(popover).to_be_visible()
+        taken = popover.locator(".choice.taken")
         expect(taken.locator(".token-name")).to_have_text(logprobs.tokens[place].replace(" ", "·").replace("\n", "↵"))
         share = float(taken.locator(".share").inner_text().rstrip("%")) / 100
         assert share == pytest.approx(2.718281828 ** logprobs.token_logprobs[place], rel=0.1)
         names = set(logprobs.top_logprobs[place]) | {logprobs.tokens[place]}
-        expect(glass.locator(".choice")).to_have_count(len(names))
-        rival = glass.locator("button.choice").first
+        expect(popover.locator(".choice")).to_have_count(len(names))
+        rival = popover.locator("button.choice").first
         name = rival.locator(".token-name").inner_text().replace("·", " ").replace("↵", "\n")
         rival.click()
         expect(page.locator(".run")).to_have_count(2)
@@ -190,7 +190,7 @@ def test_what_a_model_writes_is_text(open_page: OpenPage, recited: str, learned:
         marked = "".join(page.locator(".card .copied").all_inner_texts())
         assert marked.strip() == learned[1]
         page.locator(".card .copied").first.hover()
-        expect(page.locator("#glass .from")).to_contain_text("tokens in a row from log.txt, sample 2")
+        expect(page.locator("#popover .from")).to_contain_text("tokens in a row from log.txt, sample 2")
 
 
 def test_kept_texts_stay_until_they_are_removed(open_page: OpenPage, recited: str) -> None:
@@ -225,7 +225,7 @@ def test_both_languages(open_page: OpenPage) -> None:
         expect(page.locator(".card-foot")).to_contain_text("tokens")
         page.reload()
         expect(page.locator("html")).to_have_attribute("lang", "en")
-        texts = page.evaluate("async () => (await import('/page/languages.js')).LANGUAGES")
+        texts = page.evaluate("async () => (await import('/page/locales.js')).LANGUAGES")
         assert set(texts) == {"en", "ja"}
         assert texts["en"].keys() == texts["ja"].keys()
         for key, english in texts["en"].items():

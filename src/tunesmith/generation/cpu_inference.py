@@ -203,7 +203,7 @@ def sums_are_exact(product: Callable[[Tensor, Tensor], Tensor], largest: int) ->
 def prepare_for_inference(model: GPT2, quantize: Quantize, *, may_round: bool = False) -> Callable[[Tensor], Tensor]:
     """Pack a model's weights for inference, in place; it cannot be trained afterwards.
 
-    On a CPU the arithmetic is fp32 then, unless there is no kernel for 16-bit weights.
+    On a CPU the arithmetic is fp32 then, unless a kernel for 16-bit weights is missing.
 
     Args:
         model: on its device, in the dtype it computes in.

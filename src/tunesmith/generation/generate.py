@@ -35,7 +35,7 @@ MAX_ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class TextRequest:
-    """A text to generate; a stop string ends it and is no part of it."""
+    """A text to generate; a stop string ends it and is left out."""
 
     prompt: str
     seed: int

@@ -1,7 +1,7 @@
 // Text for other programs, also where a browser gives a page no clipboard.
 
-import { make, toast } from "./elements.js";
-import { say } from "./speech.js";
+import { make, toast } from "./dom.js";
+import { say } from "./i18n.js";
 
 export async function copyText(text) {
   try {

@@ -1,14 +1,14 @@
-// Puts the page together: the desk writes runs, keys and pointers look at their tokens.
+// Puts the page together: the form starts runs, keys and pointers look at their tokens.
 
-import { byId } from "./elements.js";
-import { chosenModels, setUpDesk, whatIsAsked } from "./desk.js";
-import { drop, dropSoon, look, looking, pick, stay, takePicked } from "./glass.js";
-import { isWriting, run, stop } from "./runs.js";
-import { setUpKept } from "./kept.js";
-import { keepToken, listModels, ServerError } from "./server.js";
-import { remember, remembered } from "./memory.js";
-import { chooseLanguage, knows, label, say, speakRemembered, whenSpoken } from "./speech.js";
-import { toast } from "./elements.js";
+import { byId } from "./dom.js";
+import { chosenModels, setUpForm, whatIsAsked } from "./form.js";
+import { drop, dropSoon, look, looking, pick, stay, takePicked } from "./token-popover.js";
+import { isWriting, run, stop } from "./results.js";
+import { setUpKept } from "./saved.js";
+import { keepToken, listModels, ServerError } from "./api.js";
+import { remember, remembered } from "./storage.js";
+import { chooseLanguage, knows, label, say, speakRemembered, whenSpoken } from "./i18n.js";
+import { toast } from "./dom.js";
 
 const THEMES = ["auto", "light", "dark"];
 
@@ -22,10 +22,10 @@ async function begin() {
   for (const button of document.querySelectorAll("[data-language]")) button.addEventListener("click", () => chooseLanguage(button.dataset.language));
   speakRemembered();
   models = await knownModels();
-  setUpDesk(models);
+  setUpForm(models);
   document.title = models.length === 1 ? `${models[0].id} · tunesmith` : "tunesmith";
   byId("show-copies").hidden = !models.some((model) => model.has_training_data);
-  byId("desk").addEventListener("submit", (event) => {
+  byId("form").addEventListener("submit", (event) => {
     event.preventDefault();
     writeAsAsked();
   });
@@ -78,7 +78,7 @@ async function writeAsAsked() {
 }
 
 // From a text that is there, with all models; or, after another token was chosen, with the one that wrote it.
-async function onward(beginning, model) {
+async function continueFrom(beginning, model) {
   drop();
   byId("prompt").value = beginning;
   if (model) await writing([model], { ...whatIsAsked(), n: 1 });
@@ -88,7 +88,7 @@ async function onward(beginning, model) {
 async function writing(chosen, asked) {
   drop();
   showWriting(true);
-  const ending = run(chosen, chosen.map((model) => models.indexOf(model)), asked, onward);
+  const ending = run(chosen, chosen.map((model) => models.indexOf(model)), asked, continueFrom);
   byId("runs").firstChild.scrollIntoView({ block: "nearest", behavior: "instant" });
   if (matchMedia("(max-width: 860px)").matches) byId("runs").firstChild.scrollIntoView({ block: "start", behavior: "smooth" });
   try {
@@ -161,12 +161,12 @@ function setUpPointer() {
   runs.addEventListener("click", (event) => {
     const token = tokenOf(event);
     if (token) lookAt(token);
-    else if (!event.target.closest(".glass")) drop();
+    else if (!event.target.closest(".popover")) drop();
   });
   runs.addEventListener("focusout", dropSoon);
-  byId("glass").addEventListener("pointerenter", stay);
-  byId("glass").addEventListener("pointerleave", dropSoon);
-  byId("glass").addEventListener("focusin", stay);
+  byId("popover").addEventListener("pointerenter", stay);
+  byId("popover").addEventListener("pointerleave", dropSoon);
+  byId("popover").addEventListener("focusin", stay);
 }
 
 function lookAt(token) {
@@ -180,7 +180,7 @@ function onKey(event) {
   if (event.isComposing || event.keyCode === 229) return; // Enter that ends a conversion is not ours
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
-    if (!document.querySelector("dialog[open]")) byId("desk").requestSubmit();
+    if (!document.querySelector("dialog[open]")) byId("form").requestSubmit();
     return;
   }
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;

@@ -1,27 +1,27 @@
 // One text while it is written and afterwards: its head, its tokens, what can be done with it.
 
-import { append, longest, TokenText } from "./tokens.js";
+import { append, longest, TokenText } from "./token-view.js";
 import { copyText } from "./clipboard.js";
-import { icon, make } from "./elements.js";
-import { isKept, keep, letGo } from "./kept.js";
-import { knows, label, number, percent, say, whenSpoken, write } from "./speech.js";
-import { findCopies } from "./server.js";
+import { icon, make } from "./dom.js";
+import { isKept, keep, letGo } from "./saved.js";
+import { knows, label, number, percent, say, whenSpoken, write } from "./i18n.js";
+import { findCopies } from "./api.js";
 
 export class Card {
-  // asked: the request; onward: called with a beginning to write on from, and with the model for a branch.
-  constructor(model, place, asked, onward) {
+  // asked: the request; continueFrom: called with a beginning to write on from, and with the model for a branch.
+  constructor(model, place, asked, continueFrom) {
     this.model = model;
     this.asked = asked;
     this.endOfText = "<|endoftext|>";
     this.state = "waiting";
-    this.#onward = onward;
+    this.#continueFrom = continueFrom;
     this.#begun = undefined;
     this.#build(place);
     whenSpoken(() => this.#say());
     this.#say();
   }
 
-  #onward;
+  #continueFrom;
   #begun;
   #took;
   #copies;
@@ -45,7 +45,7 @@ export class Card {
     this.tools = {
       keep: this.#tool("keep", () => this.toggleKept()),
       copy: this.#tool("copy", () => this.copy()),
-      onward: this.#tool("onward", () => this.#onward(this.whole)),
+      continue: this.#tool("continue", () => this.#continueFrom(this.whole)),
     };
     this.tools.keep.setAttribute("aria-pressed", false);
     const name = make("span", "name-of-model", this.model.id);
@@ -161,6 +161,6 @@ export class Card {
 
   // Another token instead of this one, and on from there.
   branch(group, name) {
-    this.#onward(this.asked.prompt + this.tokens.before(group) + name, this.model);
+    this.#continueFrom(this.asked.prompt + this.tokens.before(group) + name, this.model);
   }
 }

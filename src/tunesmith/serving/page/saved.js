@@ -1,10 +1,10 @@
 // Texts that the reader wants to keep: in this browser, until they are removed.
 
-import { append } from "./tokens.js";
-import { byId, icon, make } from "./elements.js";
+import { append } from "./token-view.js";
+import { byId, icon, make } from "./dom.js";
 import { copyText } from "./clipboard.js";
-import { remember, remembered } from "./memory.js";
-import { label, say, whenSpoken } from "./speech.js";
+import { remember, remembered } from "./storage.js";
+import { label, say, whenSpoken } from "./i18n.js";
 
 let texts = [];
 let changed = () => {};

@@ -1,7 +1,7 @@
 // The language of the page: chosen by the reader, else the browser's.
 
-import { LANGUAGES } from "./languages.js";
-import { remember, remembered } from "./memory.js";
+import { LANGUAGES } from "./locales.js";
+import { remember, remembered } from "./storage.js";
 
 let spoken = "en";
 

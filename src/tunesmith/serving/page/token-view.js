@@ -1,7 +1,7 @@
 // A text as tokens that can be looked at. Tokens that share a character stand in one element.
 
-import { make } from "./elements.js";
-import { shown } from "./characters.js";
+import { make } from "./dom.js";
+import { shown } from "./invisible-chars.js";
 
 const PLAIN_NATS = 0.7; // half: a coin's throw surprises nobody
 const STRONGEST_NATS = 8;

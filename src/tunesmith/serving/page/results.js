@@ -1,10 +1,10 @@
 // Runs: what one press of the button wrote, a row for every text and a column for every model.
 
-import { visible } from "./characters.js";
-import { Card } from "./card.js";
-import { byId, make } from "./elements.js";
-import { complete, ServerError } from "./server.js";
-import { number, say, whenSpoken } from "./speech.js";
+import { visible } from "./invisible-chars.js";
+import { Card } from "./result-card.js";
+import { byId, make } from "./dom.js";
+import { complete, ServerError } from "./api.js";
+import { number, say, whenSpoken } from "./i18n.js";
 
 const MOST_RUNS = 20;
 const LIKELIEST = 5;
@@ -17,13 +17,13 @@ export function stop() {
   stopping?.abort();
 }
 
-// Lets each model write; `onward` is what cards call to write on.
-export async function run(models, places, asked, onward) {
+// Lets each model write; `continueFrom` is what cards call to write on.
+export async function run(models, places, asked, continueFrom) {
   stop();
   const mine = (stopping = new AbortController());
   const { n, ...rest } = asked;
   const cards = models.map((model, column) =>
-    Array.from({ length: n }, (_, row) => new Card(model, places[column], { ...rest, seed: asked.seed + row }, onward)),
+    Array.from({ length: n }, (_, row) => new Card(model, places[column], { ...rest, seed: asked.seed + row }, continueFrom)),
   );
   show(asked, cards);
   try {

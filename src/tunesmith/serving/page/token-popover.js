@@ -1,8 +1,8 @@
-// A glass that is held over a token: how likely it was, what else could have stood there, where it was copied from.
+// The popover of a token: how likely it was, what else could have stood there, where it was copied from.
 
-import { visible } from "./characters.js";
-import { byId, make } from "./elements.js";
-import { percent, say, write } from "./speech.js";
+import { visible } from "./invisible-chars.js";
+import { byId, make } from "./dom.js";
+import { percent, say, write } from "./i18n.js";
 
 const GAP = 8;
 
@@ -17,23 +17,23 @@ export function look(card, group) {
   held = { card, group };
   picked = -1;
   group.element.classList.add("held");
-  const glass = byId("glass");
-  glass.replaceChildren(...group.parts.map((part) => partOf(part, card, group)));
+  const popover = byId("popover");
+  popover.replaceChildren(...group.parts.map((part) => partOf(part, card, group)));
   const choosable = choices().length > 0;
-  glass.append(write(make("p", "hint"), choosable ? "of_the_model_choose" : "of_the_model"));
-  if (group.copy) glass.append(write(make("p", "from"), "copied_from", group.copy));
-  glass.hidden = false;
-  place(glass, group.element);
+  popover.append(write(make("p", "hint"), choosable ? "of_the_model_choose" : "of_the_model"));
+  if (group.copy) popover.append(write(make("p", "from"), "copied_from", group.copy));
+  popover.hidden = false;
+  place(popover, group.element);
 }
 
 export function drop() {
   clearTimeout(hiding);
   held?.group.element.classList.remove("held");
   held = undefined;
-  byId("glass").hidden = true;
+  byId("popover").hidden = true;
 }
 
-// A moment later, so that the pointer can travel from the token to the glass.
+// A moment later, so that the pointer can travel from the token to the popover.
 export function dropSoon() {
   clearTimeout(hiding);
   hiding = setTimeout(drop, 180);
@@ -57,7 +57,7 @@ export function takePicked() {
   choices()[picked]?.click();
 }
 
-const choices = () => [...byId("glass").querySelectorAll("button.choice")];
+const choices = () => [...byId("popover").querySelectorAll("button.choice")];
 
 function partOf(part, card, group) {
   const taken = [part.name, part.logprob];
@@ -90,12 +90,12 @@ function nameOf(name) {
   return make("span", "token-name", visible(name));
 }
 
-function place(glass, token) {
+function place(popover, token) {
   const box = token.getClientRects()[0] ?? token.getBoundingClientRect();
-  const { offsetWidth: width, offsetHeight: height } = glass;
+  const { offsetWidth: width, offsetHeight: height } = popover;
   const left = Math.min(Math.max(box.left - 12, GAP), document.documentElement.clientWidth - width - GAP);
   const below = box.bottom + GAP;
   const top = below + height > window.innerHeight && box.top - GAP - height > 0 ? box.top - GAP - height : below;
-  glass.style.setProperty("left", `${left + window.scrollX}px`);
-  glass.style.setProperty("top", `${top + window.scrollY}px`);
+  popover.style.setProperty("left", `${left + window.scrollX}px`);
+  popover.style.setProperty("top", `${top + window.scrollY}px`);
 }

@@ -1,8 +1,8 @@
 // The form: what is to be written, and how. Its values are remembered.
 
-import { byId, make } from "./elements.js";
-import { remember, remembered } from "./memory.js";
-import { label, number, say, whenSpoken } from "./speech.js";
+import { byId, make } from "./dom.js";
+import { remember, remembered } from "./storage.js";
+import { label, number, say, whenSpoken } from "./i18n.js";
 
 const NUMBERS = ["temperature", "top_p", "max_tokens", "n", "seed", "top_k", "min_p", "repetition_penalty"];
 const TEXTS = ["prompt", "stop"];
@@ -10,8 +10,8 @@ const SEEDS = 2 ** 31;
 
 let held = false;
 
-export function setUpDesk(models) {
-  const before = remembered("desk") ?? {};
+export function setUpForm(models) {
+  const before = remembered("form") ?? {};
   for (const name of [...NUMBERS, ...TEXTS]) if (before[name] !== undefined) byId(name).value = before[name];
   hold(before.held ?? false);
   showModels(models, before.models);
@@ -22,7 +22,7 @@ export function setUpDesk(models) {
   byId("roll").addEventListener("click", roll);
   byId("hold").addEventListener("click", () => hold(!held));
   byId("seed").addEventListener("input", () => hold(true));
-  byId("desk").addEventListener("change", keep);
+  byId("form").addEventListener("change", keep);
   whenSpoken(() => ["temperature", "top_p"].forEach(showSlider));
 }
 
@@ -61,7 +61,7 @@ function hold(wanted) {
 
 function keep() {
   const values = Object.fromEntries([...NUMBERS, ...TEXTS].map((name) => [name, byId(name).value]));
-  remember("desk", { ...values, held, models: chosenModels() });
+  remember("form", { ...values, held, models: chosenModels() });
 }
 
 export function chosenModels() {
