@@ -33,7 +33,7 @@ FLOORS = [
     {"messages"},
     {"errors", "quantities"},
     {"allocator", "config_values", "files"},
-    {"config", "gauges", "machine", "out_of_memory"},
+    {"config", "monitoring", "machine", "out_of_memory"},
     {"backends"},
     {"model", "data"},
     {"optimizers"},

@@ -78,10 +78,10 @@ def doctor(*, model: Source | None = None, quick: bool = False) -> dict[str, Any
         model: also check whether this model can be trained here.
         quick: only what is known at once.
     """
-    from tunesmith.doctor.examination import examine
+    from tunesmith.doctor.doctor import run_doctor
 
     config = _asked(DoctorConfig, {}, model=model, quick=quick)
-    return examine(model=config.model, quick=config.quick).as_json()
+    return run_doctor(model=config.model, quick=config.quick).as_json()
 
 
 @_in_python_names()

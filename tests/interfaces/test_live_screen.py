@@ -13,13 +13,13 @@ from rich.console import Console
 
 import tunesmith
 from tunesmith import quantities
-from tunesmith.gauges.watch import MachineReading
 from tunesmith.generation.write_texts import GeneratedText
 from tunesmith.interfaces.live_screen import LiveScreen
 from tunesmith.interfaces.progress import Progress
 from tunesmith.interfaces.resized_live import ResizedLive
 from tunesmith.interfaces.sparkline import BARS, History, sparkline
 from tunesmith.messages.catalogue import speak
+from tunesmith.monitoring.system_monitor import SystemReading
 from tunesmith.training.events import Began, Evaluated, MachineRead, Planned, Sampled, Stepped
 from tunesmith.training.plan import TrainPlan
 
@@ -46,7 +46,7 @@ PLAN = TrainPlan(
 SAMPLE = GeneratedText(
     "", "\u706f\u53f0\u306e\u706b\u304c\u71c3\u3048\u308b\u3002" * 40 + "\x1b[2J", 1, 0.8, "stop", [1], [-0.5]
 )
-READING = MachineReading(40.0, 1 << 30, 8 << 30, 32 << 30, 96.0, 5 << 30, 71.0, 212.0, 7200.0)
+READING = SystemReading(40.0, 1 << 30, 8 << 30, 32 << 30, 96.0, 5 << 30, 71.0, 212.0, 7200.0)
 
 
 def step(number: int) -> Stepped:

@@ -25,7 +25,6 @@ from tunesmith.distributed.agreement import weights_sha256
 from tunesmith.distributed.start import send_weights
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.errors import UsageError, UserError
-from tunesmith.gauges.watch import MachineWatch
 from tunesmith.machine import (
     choose_device,
     choose_dtype,
@@ -43,6 +42,7 @@ from tunesmith.model.hf_config import gpt2_config
 from tunesmith.model.hub import local_folder
 from tunesmith.model.recomputation import recompute
 from tunesmith.model.shape import GPT2Config
+from tunesmith.monitoring.system_monitor import SystemMonitor
 from tunesmith.optimizers.state_plan import HOST_STAGING_BYTES, STATE_PLANS
 from tunesmith.planning.hardware import GIB, is_wsl
 from tunesmith.preparation.lint import length_histogram
@@ -206,13 +206,13 @@ def _executed(loop: TrainingLoop, planned: Planned, verified: ResumeVerified | N
     if verified:
         yield verified
     energy_before_joules = loop.progress.energy_joules
-    with MachineWatch(gpu_uuid(loop.model.head_VC.device)) as watch:
+    with SystemMonitor(gpu_uuid(loop.model.head_VC.device)) as watch:
         for event in loop.events():
             _keep(event, loop.run)
             if isinstance(event, Ended) and loop.lesson and not event.result.interrupted and loop.progress.pieces == 1:
                 loop.lesson.after(event.result.peak_memory_bytes)
             yield event
-            if isinstance(event, Stepped) and (reading := watch.news()):
+            if isinstance(event, Stepped) and (reading := watch.latest()):
                 loop.progress.energy_joules = _together(energy_before_joules, reading.energy_joules)
                 reading = replace(reading, energy_joules=loop.progress.energy_joules)
                 machine = MachineRead(event.step, event.elapsed_s, reading)
