@@ -124,12 +124,12 @@ class _NoWatch:
 
 def _side(asked: argparse.Namespace) -> dict[str, Any]:
     import tunesmith
-    from tunesmith.allocator import set_up_allocators
-    from tunesmith.interfaces.progress import Progress
     from tunesmith.tracking import registry
     from tunesmith.training import job
     from tunesmith.training.events import Planned, Stepped
     from tunesmith.training.run import RunFolder
+    from tunesmith.ui.progress import Progress
+    from tunesmith.utils.device import set_up_allocators
 
     set_up_allocators()  # as the command line does
     ends_s: dict[int, float] = {}

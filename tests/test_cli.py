@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.cli import app, main
-from tunesmith.interfaces.typed_words import with_plain_dashes
+from tunesmith.ui.argv import with_plain_dashes
 
 LINES = [f"Night {number}. Wind from the north, lamp steady." for number in range(60)]
 
@@ -166,7 +166,7 @@ def test_train_evaluate_generate(
     evaluation = json.loads(capsys.readouterr().out)
     assert evaluation["samples"] == len(LINES)
     assert evaluation["bytes"] == sum(map(len, LINES))
-    low, high = evaluation["confidence_interval"]
+    low, high = evaluation["perplexity_ci95"]
     assert low < evaluation["perplexity"] < high
 
     assert main(["generate", out, "-n", "3", "--max-new-tokens", "5", *common]) == 0
@@ -195,8 +195,8 @@ def test_flags_win_over_the_config_file(
 def test_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """An escape sequence in a text is shown as a replacement character."""
     from tunesmith.config import GenerateConfig
-    from tunesmith.generation.write_texts import GeneratedText
-    from tunesmith.interfaces.texts import texts_block
+    from tunesmith.generation.generate import GeneratedText
+    from tunesmith.ui.generated_texts import texts_block
 
     texts = [GeneratedText("", text, 1, 1.0, "stop", [], []) for text in ("red \x1b[31m alert\x07", "two\nlines")]
     block = texts_block(texts, GenerateConfig("tiny"))

@@ -58,7 +58,7 @@ def run_training(
 
 def _trained_by_others(config: TrainConfig) -> "TrainResult":
     """Start the processes that train; what happens there is heard by nobody here."""
-    from tunesmith.reporting.run_record import describe_run
+    from tunesmith.reporting.run_reader import describe_run
     from tunesmith.training.events import TrainResult
     from tunesmith.training.in_processes import train_in_processes
     from tunesmith.training.run_files import number_or
@@ -109,9 +109,9 @@ def all_events(config: TrainConfig, stop: Callable[[], bool], team: "Team") -> "
             yield WatchFailed(f"--track {failure.tracker}", failure.reason)
 
     if config.dashboard and team.leads:
-        from tunesmith.serving.hosting import refuse_without_extra
+        from tunesmith.serving.server import check_extra
 
-        refuse_without_extra("tunesmith train --dashboard")
+        check_extra("tunesmith train --dashboard")
     check_device(config)
     trackers = make_trackers(config.track or _tracked_before(config)) if team.leads else {}
     events = train_model(config, stop=stop, team=team)
@@ -136,18 +136,18 @@ def all_events(config: TrainConfig, stop: Callable[[], bool], team: "Team") -> "
 
 def _page(out: str, beside: ExitStack) -> "Event":
     """Start the live page, which ends with what is beside the run; a run goes on without."""
-    from tunesmith.dashboard.beside import NoPageError, page_beside
+    from tunesmith.dashboard.launch import DashboardStartError, dashboard_process
     from tunesmith.training.events import PageOpened, WatchFailed
 
     try:
-        return PageOpened(beside.enter_context(page_beside(Path(out))))
-    except NoPageError as error:
+        return PageOpened(beside.enter_context(dashboard_process(Path(out))))
+    except DashboardStartError as error:
         return WatchFailed("--dashboard", str(error))
 
 
 def _tracked_before(config: TrainConfig) -> tuple[TrackerName, ...]:
     """The trackers of a run that is resumed; an unreadable one is refused later, with better words."""
-    from tunesmith.reporting.run_record import describe_run
+    from tunesmith.reporting.run_reader import describe_run
 
     if not config.resume:
         return ()

@@ -25,7 +25,7 @@ from tunesmith.doctor.facts import (
 from tunesmith.doctor.fixes import Check
 from tunesmith.doctor.preflight import check_device, check_gpu_is_usable
 from tunesmith.errors import UserError
-from tunesmith.planning.neighbours import Neighbour
+from tunesmith.planning.gpu_processes import Neighbour
 
 
 def _machines() -> ModuleType:

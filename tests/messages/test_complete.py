@@ -22,12 +22,12 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 CATALOGUE = PACKAGE / "messages" / "ja.po"
 RULES = sorted((PACKAGE / "diagnostics" / "rules").glob("*.toml"))
 
-MECHANISM = {"messages/catalogue.py", "errors.py", "serving/refusal.py"}
+MECHANISM = {"messages/catalogue.py", "errors.py", "serving/api_errors.py"}
 """Where texts are taken from callers."""
 
-ENGLISH_ONLY = {"training/model_card.py", "serving/metrics.py", "exporting/verification.py"}
+ENGLISH_ONLY = {"training/model_card.py", "serving/metrics.py", "convert/verify.py"}
 """What the hub's visitors and Prometheus read, and what models are tried with."""
-SAYS_DOCSTRINGS = {"interfaces/help.py"}
+SAYS_DOCSTRINGS = {"ui/help.py"}
 """Says what `help_texts` collects."""
 NO_SENTENCES = {
     "api.py": {". Did you mean {}?"},
@@ -67,21 +67,18 @@ NO_SENTENCES = {
         "Remove-Item Env:{}",
         "unset {}",
     },
-    "exporting/gguf_file.py": {"gguf {}"},
-    "exporting/llama_cpp.py": {"llama-cpp-python {}"},
-    "exporting/modelfile.py": {"PARAMETER {} {}"},
-    "exporting/push.py": {"Upload a model trained with tunesmith"},
-    "exporting/onnx_file.py": {"onnxruntime {}"},
-    "exporting/onnx_graph.py": {"float {}", "int {}", "ints {}"},
+    "convert/export_gguf.py": {"gguf {}", "llama-cpp-python {}", "PARAMETER {} {}"},
+    "convert/push.py": {"Upload a model trained with tunesmith"},
+    "convert/export_onnx.py": {"onnxruntime {}", "float {}", "int {}", "ints {}"},
     "monitoring/system_monitor.py": {"system monitor"},
     "dashboard/run_state.py": {"broken off"},
-    "importing/openai.py": {"TensorFlow, {}"},
-    "interfaces/doctor_table.py": {"bold red"},
-    "interfaces/notebook_view.py": {
+    "convert/import_openai.py": {"TensorFlow, {}"},
+    "ui/doctor_table.py": {"bold red"},
+    "ui/notebook.py": {
         '<pre style="white-space:pre;overflow-x:auto;line-height:normal;font-family:monospace">{code}</pre>'
     },
-    "interfaces/run_summary.py": {" --base {}"},
-    "planning/cards.py": {
+    "ui/progress.py": {" --base {}"},
+    "planning/gpus.py": {
         "TITAN Xp",
         "TITAN RTX",
         "Quadro RTX 6000",
@@ -93,19 +90,19 @@ NO_SENTENCES = {
         "RTX 5070 Ti Laptop",
         "titan rtx",
     },
-    "quantities.py": {"{} GiB", "{} MiB", "{} kWh", "{} Wh"},
+    "utils/formatting.py": {"{} GiB", "{} MiB", "{} kWh", "{} Wh"},
     "reporting/run_list.py": {"broken off"},
     "serving/app.py": {"text/plain; version=0.0.4"},
     "serving/completions.py": {"data: {}\n\n"},
     "tracking/tensorboard_tracker.py": {"(from nothing)", "model card"},
     "tracking/trackio_tracker.py": {"(from nothing)", "model card"},
     "data/fast_tokenizer.py": {"it's we'll I'd they've DON'T", "caf\u00e9 na\u00efve \u00df \u0130"},
-    "interfaces/in_and_out.py": {"  {}: {} kB"},
-    "interfaces/plan_table.py": {"host states"},
-    "interfaces/tables.py": {"{} GiB", "{} MiB"},
-    "machine.py": {"model name"},
-    "out_of_memory.py": {"out of memory", "can't allocate memory", "not enough memory"},
-    "planning/experience.py": {"torch {}", "tunesmith {}", "{}x{}x{}x{}, {} tokens", "lora {} {}", "frozen {}"},
+    "ui/convert_tables.py": {"  {}: {} kB"},
+    "ui/plan_table.py": {"host states"},
+    "ui/result_tables.py": {"{} GiB", "{} MiB"},
+    "utils/device.py": {"model name"},
+    "utils/oom.py": {"out of memory", "can't allocate memory", "not enough memory"},
+    "planning/calibration_cache.py": {"torch {}", "tunesmith {}", "{}x{}x{}x{}, {} tokens", "lora {} {}", "frozen {}"},
     "planning/hardware.py": {" {} GiB", "{} (PID {}){}"},
     "training/deadline.py": {"--max-hours {}", "--stop-at {}"},
     "training/loop.py": {"the user"},
@@ -172,7 +169,7 @@ def errors_for_users() -> set[str]:
 
 
 ERRORS = errors_for_users()
-TEXT_PLACES = {"say": 0, "Phrase": 0, "Refusal": 1} | dict.fromkeys(ERRORS, 0)
+TEXT_PLACES = {"say": 0, "Phrase": 0, "APIError": 1} | dict.fromkeys(ERRORS, 0)
 """Calls with a text of the catalogue, and which argument it is."""
 SPEAKERS = frozenset(TEXT_PLACES)
 SAID_LATER = {"cause", "fix", "name", "status"}
@@ -282,7 +279,7 @@ def _said(call: ast.Call, tree: ast.Module) -> tuple[list[str], frozenset[str]]:
         return said, frozenset(name for key in values.keys for name in literals(key or values, tree))
     if None in keywords:
         raise NotLiteralError(ast.unparse(call))
-    if call.func.id == "Refusal":
+    if call.func.id == "APIError":
         keywords = {name: value for name, value in keywords.items() if name not in {"code", "param", "retry_after_s"}}
     if call.func.id in ERRORS:
         said += literals(keywords.pop("hint"), tree)

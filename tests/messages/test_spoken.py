@@ -13,7 +13,7 @@ import torch
 from rich.cells import cell_len
 
 from tunesmith.cli import app, main
-from tunesmith.machine import device_name
+from tunesmith.utils.device import device_name
 
 NIGHTS = "".join(f"Night {number}. Wind {number % 7}, lamp steady.\n" for number in range(40))
 UNITS = {"GiB", "MiB", "nats", "UTF", "utf"}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import tunesmith
 from tunesmith.evaluation.perplexity import evaluate_split
-from tunesmith.model.packed import hidden_states
+from tunesmith.model.attention import hidden_states
 from tunesmith.training.checksums import verify_checksums
 from tunesmith.training.events import BadNumbers, CheckpointDamaged, Event, LossSpiked, Saved, Stepped, TrainResult
 from tunesmith.training.publish import Publisher
@@ -102,7 +102,7 @@ def test_a_poisoned_sample_is_named_and_left_out(
 def tunesmith_tokenizer(tmp_path: Path) -> Any:
     """The small model's own."""
     from tunesmith.data.tokenizer import load_tokenizer
-    from tunesmith.model.config_file import read_hf_config
+    from tunesmith.model.hf_config import read_hf_config
 
     return load_tokenizer(tmp_path / "model", read_hf_config(tmp_path / "model"))
 

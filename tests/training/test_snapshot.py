@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import tunesmith
-from tunesmith.allocator import pinned_bytes, pinned_empty
-from tunesmith.model.weights import load_gpt2, write_safetensors
-from tunesmith.optimizers.host_adamw import HostAdamW
-from tunesmith.optimizers.state_plan import HOST_STAGING_BYTES, STATE_PLANS
-from tunesmith.planning.memory import Correction, Demand, memory_of, snapshot_bytes
+from tunesmith.model.hf_checkpoint import load_gpt2, write_safetensors
+from tunesmith.optim.cpu_offload_adamw import HostAdamW
+from tunesmith.optim.state_format import HOST_STAGING_BYTES, STATE_PLANS
+from tunesmith.planning.memory_model import Correction, Demand, memory_of, snapshot_bytes
 from tunesmith.training import snapshot
 from tunesmith.training.optimizer import WholeWeights, make_optimizer
 from tunesmith.training.snapshot import HostBuffers, Uncopied
+from tunesmith.utils.device import pinned_bytes, pinned_empty
 
 
 class OnGpu(torch.Tensor):
@@ -146,7 +146,7 @@ def test_a_system_that_pins_too_little_is_named(
     *, is_wsl: bool, limit_gib: int, n_notices: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before a run that offloads begins; where enough can be pinned, or elsewhere than on WSL, nothing is said."""
-    from tunesmith.model.presets import preset_shape
+    from tunesmith.model.hub import preset_shape
     from tunesmith.training import job
 
     asked: list[int] = []
@@ -225,7 +225,7 @@ def test_gradients_on_their_way_are_bounded() -> None:
 
 def test_the_plan_knows_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU: staged gradients, what is offloaded as torch pins it, and a checkpoint's copy where it fits."""
-    from tunesmith.model.presets import preset_shape
+    from tunesmith.model.hub import preset_shape
 
     xl = preset_shape("gpt2-xl")
     assert xl is not None
@@ -233,8 +233,8 @@ def test_the_plan_knows_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     host = Demand(xl, STATE_PLANS["host"], "offload", 10_944, 3, 2, "cuda")
     parameters = 1_557_611_200 + (xl.padded_vocab_size - xl.vocab_size) * xl.n_embd
     for version, block in (("2.13.0", stream), ("2.12.1", 1 << 26)):
-        monkeypatch.setattr("tunesmith.allocator.version", lambda _name, now=version: now)
-        from tunesmith.allocator import _torch_pins_exactly
+        monkeypatch.setattr("tunesmith.utils.device.version", lambda _name, now=version: now)
+        from tunesmith.utils.device import _torch_pins_exactly
 
         _torch_pins_exactly.cache_clear()
         assert pinned_bytes(stream) == block

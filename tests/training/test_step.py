@@ -11,12 +11,13 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2LMHeadModel
 
-from tunesmith.data.batches import Batch, packed, windows_of
+from tunesmith.data.batches import Batch, packed
 from tunesmith.data.corpus import Split
 from tunesmith.data.stretches import Stretches
+from tunesmith.data.windows import windows_of
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.weights import load_gpt2, state_for_huggingface
-from tunesmith.optimizers.state_plan import STATE_PLANS
+from tunesmith.model.hf_checkpoint import load_gpt2, state_for_huggingface
+from tunesmith.optim.state_format import STATE_PLANS
 from tunesmith.training.optimizer import load_optimizer_state, make_optimizer, optimizer_state
 from tunesmith.training.step import StepResult, sum_of_batch_nats, train_step
 

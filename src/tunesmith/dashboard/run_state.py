@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.files import parse_json
-from tunesmith.reporting.run_record import describe_run
+from tunesmith.reporting.run_reader import describe_run
 from tunesmith.training.lock import is_locked
 from tunesmith.training.run_files import CHECKPOINTS, METRICS, NOVELTY, RUN_FILE, SAMPLES
 from tunesmith.training.wishes import wished
+from tunesmith.utils.files import parse_json
 
 READ_BYTES = 1 << 16
 """Of the end of the metrics: hundreds of lines."""

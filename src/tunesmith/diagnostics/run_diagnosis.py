@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.diagnostics.matcher import rule_named
-from tunesmith.files import parse_json
 from tunesmith.messages.catalogue import say
 from tunesmith.training.run import RunFolder
 from tunesmith.training.run_files import METRICS, number_or
+from tunesmith.utils.files import parse_json
 
 UNKNOWN = "unknown"
 OVERFIT_RATIO = 1.02

@@ -32,8 +32,7 @@ from tunesmith.doctor.facts import (
 )
 from tunesmith.doctor.probe_process import ProbeProcess, ProbeResult
 from tunesmith.messages.catalogue import say
-from tunesmith.model.hub import TINY
-from tunesmith.model.presets import PRESETS
+from tunesmith.model.hub import PRESETS, TINY
 from tunesmith.planning.hardware import is_wsl
 
 PROBES = "tunesmith.doctor.probes"

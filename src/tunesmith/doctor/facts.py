@@ -10,7 +10,7 @@ from itertools import repeat
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from tunesmith.planning.neighbours import Neighbour
+from tunesmith.planning.gpu_processes import Neighbour
 
 SystemKind = Literal["linux", "windows", "wsl", "macos"]
 Installer = Literal["pip", "uv"]

@@ -55,7 +55,7 @@ def probe_driver() -> None:
 
 
 def _gpu(nvml: Any, index: int) -> GPUFacts | None:  # noqa: ANN401  a module without types
-    from tunesmith.planning.neighbours import card_state
+    from tunesmith.planning.gpu_processes import card_state
 
     state = card_state(index)
     if state is None:
@@ -103,7 +103,7 @@ def probe_tokenizer() -> None:
     """Encode awkward text with the packaged tokenizer and decode it."""
     try:
         from tunesmith.data.tokenizer import load_tokenizer
-        from tunesmith.model.config_file import read_hf_config
+        from tunesmith.model.hf_config import read_hf_config
         from tunesmith.model.hub import TINY, local_folder
 
         folder = local_folder(TINY)
@@ -120,7 +120,7 @@ def probe_model(name: str) -> None:
     """Plan a run of a model, as `tunesmith plan` does."""
     from tunesmith.config import PlanConfig
     from tunesmith.model.hub import folder_here
-    from tunesmith.optimizers.state_plan import STATE_PLANS
+    from tunesmith.optim.state_format import STATE_PLANS
     from tunesmith.training.forecast import forecast, shape_of
 
     emit(name=name)
@@ -198,7 +198,7 @@ def _try_cudnn(device: "torch.device") -> None:
 def _dtypes(device: "torch.device") -> list["torch.dtype"]:
     import torch
 
-    from tunesmith.machine import NATIVE_BF16_CAPABILITY
+    from tunesmith.utils.device import NATIVE_BF16_CAPABILITY
 
     if device.type == "cpu":
         return [torch.float32]
@@ -232,13 +232,13 @@ def _losses(device: "torch.device") -> StepFacts:
     import torch
 
     from tunesmith.data.tokenizer import load_tokenizer
-    from tunesmith.machine import choose_dtype
-    from tunesmith.model.config_file import read_hf_config
+    from tunesmith.model.hf_checkpoint import load_gpt2
+    from tunesmith.model.hf_config import read_hf_config
     from tunesmith.model.hub import TINY, local_folder
-    from tunesmith.model.weights import load_gpt2
-    from tunesmith.optimizers.state_plan import STATE_PLANS
+    from tunesmith.optim.state_format import STATE_PLANS
     from tunesmith.training.optimizer import make_optimizer
     from tunesmith.training.step import sum_of_batch_nats, train_step
+    from tunesmith.utils.device import choose_dtype
 
     folder = local_folder(TINY)
     tokenizer = load_tokenizer(folder, read_hf_config(folder))

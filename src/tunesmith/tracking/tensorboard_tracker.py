@@ -4,8 +4,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from tunesmith.files import to_json
 from tunesmith.tracking.tracker import TrackedRun
+from tunesmith.utils.files import to_json
 
 FOLDER = "tensorboard"
 MOST_CHARACTERS = 20_000

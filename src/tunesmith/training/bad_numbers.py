@@ -14,7 +14,7 @@ from torch import Tensor
 from tunesmith.data.batches import Batch
 from tunesmith.data.stretches import Int64s
 from tunesmith.distributed.parts import own_part
-from tunesmith.model.compiled import uncompiled
+from tunesmith.model.compile import uncompiled
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.training.chance import drawing_nothing
 from tunesmith.training.step import sum_of_batch_nats

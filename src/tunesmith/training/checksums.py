@@ -13,9 +13,9 @@ from typing import Any
 
 import xxhash
 
-from tunesmith.files import parse_json, write_json
 from tunesmith.messages.catalogue import say
 from tunesmith.messages.system_errors import said_by_system
+from tunesmith.utils.files import parse_json, write_json
 
 CHECKSUMS = "checksums.json"
 ALGORITHM = "xxh3_128"

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.config import Recompute
-from tunesmith.generation.write_texts import GeneratedText
+from tunesmith.generation.generate import GeneratedText
 from tunesmith.messages.catalogue import Phrase
 from tunesmith.monitoring.system_monitor import SystemReading
 from tunesmith.training.plan import TrainPlan

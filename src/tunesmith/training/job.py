@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from tunesmith.allocator import pinned_bytes, pinned_empty
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus, cached_corpus, prepare_corpus
 from tunesmith.data.origins import Origins
@@ -25,25 +24,16 @@ from tunesmith.distributed.agreement import weights_sha256
 from tunesmith.distributed.start import send_weights
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.errors import UsageError, UserError
-from tunesmith.machine import (
-    choose_device,
-    choose_dtype,
-    deterministic,
-    environment,
-    gpu_uuid,
-    reset_peak_memory,
-)
 from tunesmith.messages.catalogue import say
 from tunesmith.messages.system_errors import said_by_system
-from tunesmith.model.compiled import compute_in
-from tunesmith.model.config_file import read_hf_config
+from tunesmith.model.activation_checkpointing import recompute
+from tunesmith.model.compile import compute_in
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.hf_config import gpt2_config
+from tunesmith.model.gpt2_config import GPT2Config
+from tunesmith.model.hf_config import gpt2_config, read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.model.recomputation import recompute
-from tunesmith.model.shape import GPT2Config
 from tunesmith.monitoring.system_monitor import SystemMonitor
-from tunesmith.optimizers.state_plan import HOST_STAGING_BYTES, STATE_PLANS
+from tunesmith.optim.state_format import HOST_STAGING_BYTES, STATE_PLANS
 from tunesmith.planning.hardware import GIB, is_wsl
 from tunesmith.preparation.lint import length_histogram
 from tunesmith.training.blueprint import shown_model, with_blueprint
@@ -95,6 +85,16 @@ from tunesmith.training.together import (
 )
 from tunesmith.training.verify_resume import verify_resume
 from tunesmith.training.wishes import SAVE, STOP, Wishes
+from tunesmith.utils.device import (
+    choose_device,
+    choose_dtype,
+    deterministic,
+    environment,
+    gpu_uuid,
+    pinned_bytes,
+    pinned_empty,
+    reset_peak_memory,
+)
 
 DEFAULT_SAMPLES = 3
 CONFIG = "config.json"

@@ -8,27 +8,26 @@ import torch
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.distributed.team import ALONE, Team
-from tunesmith.machine import Choice, peak_memory_bytes, reset_peak_memory, use_device
 from tunesmith.messages.catalogue import say
-from tunesmith.model.adapters import attach, load_adapter
-from tunesmith.model.compiled import can_compile, compile_in_place
-from tunesmith.model.freezing import freeze
+from tunesmith.model.activation_checkpointing import recompute
+from tunesmith.model.compile import can_compile, compile_in_place
 from tunesmith.model.gpt2 import GPT2
+from tunesmith.model.gpt2_config import GPT2Config
+from tunesmith.model.hf_checkpoint import load_gpt2, new_gpt2
 from tunesmith.model.hub import local_folder
-from tunesmith.model.recomputation import recompute
-from tunesmith.model.shape import GPT2Config
-from tunesmith.model.weights import load_gpt2, new_gpt2
-from tunesmith.optimizers.in_backward import InBackwardAdamW
-from tunesmith.optimizers.rounding import split
-from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.out_of_memory import free_memory
-from tunesmith.planning.experience import Experience
+from tunesmith.model.lora import attach, freeze, load_adapter
+from tunesmith.optim.in_backward_adamw import InBackwardAdamW
+from tunesmith.optim.quantization import split
+from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.planning.calibration_cache import Experience
 from tunesmith.planning.hardware import hardware_here
 from tunesmith.training.checkpoint import ADAPTER
 from tunesmith.training.memory_lesson import MemoryLesson
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.plan import TrainPlan, make_plan
 from tunesmith.training.sharding_choice import Processes
+from tunesmith.utils.device import Choice, peak_memory_bytes, reset_peak_memory, use_device
+from tunesmith.utils.oom import free_memory
 
 EQUAL_ROOM = 0.95
 """Of the memory that one process finds free: what another one finds a moment later may be so much less."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tunesmith.files import to_json
+from tunesmith.utils.files import to_json
 
 
 class LinesFile:

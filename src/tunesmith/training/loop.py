@@ -23,14 +23,12 @@ from tunesmith.distributed.engine import Engine
 from tunesmith.distributed.team import Team
 from tunesmith.errors import DoesNotFitError, UserError
 from tunesmith.evaluation.perplexity import Evaluation, evaluate_split
-from tunesmith.machine import peak_memory_bytes
 from tunesmith.messages.catalogue import say
-from tunesmith.model.adapters import load_adapter
-from tunesmith.model.compiled import compilation_failure
+from tunesmith.model.activation_checkpointing import next_recomputation, recompute
+from tunesmith.model.compile import compilation_failure
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.recomputation import next_recomputation, recompute
-from tunesmith.model.weights import read_into
-from tunesmith.out_of_memory import in_pieces
+from tunesmith.model.hf_checkpoint import read_into
+from tunesmith.model.lora import load_adapter
 from tunesmith.training.bad_numbers import BadStepWatch
 from tunesmith.training.chance import Chance
 from tunesmith.training.checkpoint import ADAPTER
@@ -59,6 +57,8 @@ from tunesmith.training.schedule import learning_rate_at
 from tunesmith.training.spikes import usual_loss_if_spike
 from tunesmith.training.spill import SpillWatch, swaps_silently
 from tunesmith.training.step import StepResult, fresh_scaler, no_step, train_step
+from tunesmith.utils.device import peak_memory_bytes
+from tunesmith.utils.oom import in_pieces
 
 ASKED_TO = "the user"
 """What stopped a run that somebody wanted to end."""
@@ -131,14 +131,14 @@ class TrainingLoop:
         if math.isnan(progress.base_perplexity):
             yield Began("evaluating")
             evaluation = self._evaluate()
-            if not math.isfinite(evaluation.nats_per_token):
+            if not math.isfinite(evaluation.loss):
                 raise UserError(
                     "the model computes no numbers (NaN or infinity) even before training",
                     hint="its weights are damaged: get the model again; or try --precision fp32",
                 )
             progress.base_perplexity = evaluation.perplexity
             self.engine.settle()
-            yield Evaluated(0, 0.0, evaluation.nats_per_token, evaluation.perplexity, is_best=False)
+            yield Evaluated(0, 0.0, evaluation.loss, evaluation.perplexity, is_best=False)
             yield from self._sampled(0)
         recovery = Recovery(
             self.model,
@@ -434,7 +434,7 @@ class TrainingLoop:
             progress.best_rollbacks = progress.rollbacks
             self.saving.publish(progress)
         epoch = progress.step / self.plan.steps_per_epoch
-        return Evaluated(progress.step, epoch, evaluation.nats_per_token, evaluation.perplexity, is_best)
+        return Evaluated(progress.step, epoch, evaluation.loss, evaluation.perplexity, is_best)
 
     def _sampled(self, step: int, *, is_final: bool = False) -> Iterator[Event]:
         """Texts by the model; final ones by the best, which is in the model or in the run folder by then."""

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.planning.experience import Experience
+from tunesmith.planning.calibration_cache import Experience
 from tunesmith.planning.hardware import Hardware
-from tunesmith.planning.memory import Correction, Demand, memory_of, snapshot_bytes
+from tunesmith.planning.memory_model import Correction, Demand, memory_of, snapshot_bytes
 from tunesmith.training.calibration import calibrate
 
 TIGHT = 0.75

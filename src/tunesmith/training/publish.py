@@ -7,9 +7,8 @@ from tunesmith.config import GenerateConfig, TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.evaluation.perplexity import METHOD
-from tunesmith.files import write_json, write_text
-from tunesmith.model.adapters import write_adapter
-from tunesmith.model.weights import write_weights
+from tunesmith.model.hf_checkpoint import write_weights
+from tunesmith.model.lora import write_adapter
 from tunesmith.training.blueprint import shown_model
 from tunesmith.training.checkpoint import ADAPTER
 from tunesmith.training.model_card import model_card
@@ -17,6 +16,7 @@ from tunesmith.training.plan import TrainPlan
 from tunesmith.training.progress import Progress
 from tunesmith.training.run import RunFolder
 from tunesmith.training.snapshot import ModelCopy
+from tunesmith.utils.files import write_json, write_text
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from tunesmith.data.origins import Origins
 from tunesmith.data.stretches import Int64s
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.errors import UserError
-from tunesmith.machine import NATIVE_BF16_CAPABILITY
 from tunesmith.messages.catalogue import Phrase
-from tunesmith.model.compiled import compute_in
+from tunesmith.model.compile import compute_in
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.training.bad_numbers import offenders, weights_are_finite
 from tunesmith.training.events import WENT_BAD, BadNumbers
 from tunesmith.training.progress import Progress
+from tunesmith.utils.device import NATIVE_BF16_CAPABILITY
 
 TRIES = 2
 """Of a step that goes wrong without any sample being to blame."""

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from tunesmith.files import remove_folder
 from tunesmith.training.checkpoint import OPTIMIZER, RANDOM, STATE
 from tunesmith.training.checksums import CHECKSUMS
+from tunesmith.utils.files import remove_folder
 
 RESUMABLE_KEPT = 2
 """The last one, and the one before it, in case the last one gets damaged."""

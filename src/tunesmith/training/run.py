@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.errors import UserError
-from tunesmith.files import parse_json, remove_folder, sweep_leftovers, to_json, write_json, write_text
 from tunesmith.training.checkpoint import DAMAGED_SUFFIX, STATE
 from tunesmith.training.lines import LinesFile
 from tunesmith.training.lock import is_locked, locked
 from tunesmith.training.retention import drop_old
 from tunesmith.training.run_files import CHECKPOINTS, METRICS, RUN_FILE, SAMPLES, read_settings
+from tunesmith.utils.files import parse_json, remove_folder, sweep_leftovers, to_json, write_json, write_text
 
 STEP_FOLDER = "step-" + "[0-9]" * 8
 BEFORE_THE_BEGINNING = -1

@@ -5,16 +5,16 @@ from pathlib import Path
 
 from tunesmith.config import GenerateConfig
 from tunesmith.data.tokenizer import TextTokenizer
-from tunesmith.generation.sampling import SamplingRules
-from tunesmith.generation.write_texts import GeneratedText, write_texts
-from tunesmith.machine import any_order
+from tunesmith.generation.generate import GeneratedText, generate_batch
+from tunesmith.generation.sampling import SamplingParams
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.weights import from_huggingface, gpt2_of, load_gpt2
+from tunesmith.model.hf_checkpoint import from_huggingface, gpt2_of, load_gpt2
 from tunesmith.training.snapshot import ModelCopy
+from tunesmith.utils.device import any_order
 
 SAMPLE_TOKENS = 64
 """Longest text of the samples."""
-SAMPLE_RULES = SamplingRules(
+SAMPLE_RULES = SamplingParams(
     temperature=GenerateConfig.temperature[0], top_k=GenerateConfig.top_k, top_p=GenerateConfig.top_p
 )
 
@@ -37,8 +37,8 @@ class Samples:
         """Let a whole model write."""
         seeds = [self.seed + number for number in range(len(self.prompts))]
         with any_order():  # nothing of the run depends on its samples
-            return write_texts(
-                model, self.tokenizer, self.prompts, seeds=seeds, rules=SAMPLE_RULES, max_new_tokens=SAMPLE_TOKENS
+            return generate_batch(
+                model, self.tokenizer, self.prompts, seeds=seeds, params=SAMPLE_RULES, max_new_tokens=SAMPLE_TOKENS
             )
 
 

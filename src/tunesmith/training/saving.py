@@ -15,7 +15,6 @@ import torch
 from tunesmith.distributed.engine import Engine
 from tunesmith.distributed.team import Team
 from tunesmith.errors import UserError
-from tunesmith.machine import use_device
 from tunesmith.messages.catalogue import say
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.training.chance import Chance
@@ -36,6 +35,7 @@ from tunesmith.training.snapshot import (
     state_bytes,
     take_snapshot,
 )
+from tunesmith.utils.device import use_device
 
 
 @dataclass

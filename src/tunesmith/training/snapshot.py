@@ -12,14 +12,14 @@ import psutil
 import torch
 from torch import Tensor
 
-from tunesmith.allocator import pinned_empty
 from tunesmith.distributed.parts import own_part, whole
-from tunesmith.model.adapters import adapter_state
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.weights import huggingface_tensors
+from tunesmith.model.hf_checkpoint import huggingface_tensors
+from tunesmith.model.lora import adapter_state
 from tunesmith.training.optimizer import WholeWeights, optimizer_tensors, trainable
 from tunesmith.training.plan import HOST_COPY_SHARE
 from tunesmith.training.progress import Progress
+from tunesmith.utils.device import pinned_empty
 
 Tensors = dict[str, Tensor]
 

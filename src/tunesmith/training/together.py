@@ -14,10 +14,9 @@ from tunesmith.distributed.parts import dealt_like, is_part
 from tunesmith.distributed.start import send_states, send_weights
 from tunesmith.distributed.team import ManyProcesses, Team
 from tunesmith.errors import UserError
-from tunesmith.machine import environment
 from tunesmith.messages.catalogue import say
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.optimizers.state_plan import STATE_PLANS
+from tunesmith.optim.state_format import STATE_PLANS
 from tunesmith.training.chance import Chance
 from tunesmith.training.checkpoint import load_checkpoint
 from tunesmith.training.optimizer import trainable
@@ -25,6 +24,7 @@ from tunesmith.training.plan import TrainPlan
 from tunesmith.training.progress import Progress
 from tunesmith.training.run import as_json
 from tunesmith.training.run_files import read_settings
+from tunesmith.utils.device import environment
 
 
 def refuse_alone(config: TrainConfig) -> None:

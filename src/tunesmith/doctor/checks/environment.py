@@ -6,8 +6,8 @@ from tunesmith.backends import Device, choose_attention
 from tunesmith.diagnostics.matcher import best_match
 from tunesmith.doctor.facts import DeviceFacts, Facts
 from tunesmith.doctor.fixes import Check, Fix, Status, install_compiler, install_packages, set_variable, unset_variable
-from tunesmith.machine import native_dtype
 from tunesmith.messages.catalogue import say
+from tunesmith.utils.device import native_dtype
 
 MIN_PYTHON = (3, 11)
 KINDS = {"linux": "Linux", "windows": "Windows", "wsl": "WSL (Linux inside of Windows)", "macos": "macOS"}

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from tunesmith.doctor.facts import DiskFacts, Facts, GPUFacts, ModelFacts
 from tunesmith.doctor.fixes import Check, Fix, end_process, set_variable
 from tunesmith.messages.catalogue import say
+from tunesmith.planning.gpu_processes import CardState, Neighbour
 from tunesmith.planning.hardware import CONTEXT_BYTES, GIB, budget_of
-from tunesmith.planning.neighbours import CardState, Neighbour
 
 OTHERS_BYTES = GIB
 """Memory of a GPU that other programs may use before it is worth a warning."""

@@ -6,8 +6,8 @@ from tunesmith.diagnostics.matcher import best_match
 from tunesmith.doctor.cuda_releases import has_code_for, major, min_driver
 from tunesmith.doctor.facts import DeviceFacts, Facts, StepFacts
 from tunesmith.doctor.fixes import Check, Fix, install_torch, unset_variable, update_driver
-from tunesmith.machine import NATIVE_BF16_CAPABILITY
 from tunesmith.messages.catalogue import say
+from tunesmith.utils.device import NATIVE_BF16_CAPABILITY
 
 HIDING_VALUES = ("", "-1", "none", "NoDevFiles")
 """Of CUDA_VISIBLE_DEVICES: they hide every GPU."""
