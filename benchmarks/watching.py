@@ -107,7 +107,7 @@ class _Follower:
 
 
 class _NoWatch:
-    """Instead of the gauges."""
+    """Instead of the system monitor."""
 
     def __init__(self, _card: str) -> None:
         pass
@@ -118,7 +118,7 @@ class _NoWatch:
     def __exit__(self, *_error: object) -> None:
         pass
 
-    def news(self) -> None:
+    def latest(self) -> None:
         """Nothing was read."""
 
 
@@ -138,7 +138,7 @@ def _side(asked: argparse.Namespace) -> dict[str, Any]:
     trackers = {"follower": _Follower()} if watched else {}
     registry.make_trackers = lambda _asked: trackers  # type: ignore[assignment]
     if not watched:
-        job.MachineWatch = _NoWatch  # type: ignore[assignment, misc]
+        job.SystemMonitor = _NoWatch  # type: ignore[assignment, misc]
         RunFolder.append = lambda *_nothing: None  # type: ignore[method-assign]
 
     with tempfile.TemporaryDirectory(prefix="watching-") as folder, Progress(quiet=not watched) as progress:

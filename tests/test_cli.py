@@ -273,9 +273,17 @@ def failing_doctor(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], Non
         def fail(**_: object) -> None:
             raise error
 
-        monkeypatch.setattr("tunesmith.doctor.examination.examine", fail)
+        monkeypatch.setattr("tunesmith.doctor.doctor.run_doctor", fail)
 
     return fail_with
+
+
+def test_a_flag_of_doctor_without_the_one_it_belongs_to(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--yes` alone would do nothing."""
+    assert main(["doctor", "--yes", "--quick"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --yes has an effect only with --fix\nhint: write tunesmith doctor --fix --yes\n"
+    )
 
 
 def test_an_error_of_the_machine_has_its_cause_and_fix(

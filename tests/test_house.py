@@ -34,7 +34,7 @@ FLOORS = [
     {"messages"},
     {"errors"},
     {"config_values", "utils"},
-    {"config", "gauges"},
+    {"config", "monitoring"},
     {"backends"},
     {"model", "data"},
     {"optim"},

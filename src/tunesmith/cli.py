@@ -73,24 +73,26 @@ def execute(command: Command, config: CommonConfig) -> int:
 
 def doctor(config: DoctorConfig) -> int:
     """Run `doctor`; fails where a check has failed."""
-    from tunesmith.doctor.examination import examine
+    if config.yes and not config.fix:
+        raise UsageError("--yes has an effect only with --fix", hint="write tunesmith doctor --fix --yes")
+    from tunesmith.doctor.doctor import run_doctor
     from tunesmith.ui.doctor_table import doctor_table, fixing_lines
 
-    verdict = examine(model=config.model, quick=config.quick)
+    report = run_doctor(model=config.model, quick=config.quick)
     if config.json:
-        print_json(verdict.as_json())
+        print_json(report.as_json())
     else:
-        print(doctor_table(verdict, width=shutil.get_terminal_size().columns, in_color=sys.stdout.isatty()))
+        print(doctor_table(report, width=shutil.get_terminal_size().columns, in_color=sys.stdout.isatty()))
     if config.fix:
-        from tunesmith.doctor.fixing import fix
+        from tunesmith.doctor.fixes import run_fixes
 
         stream = sys.stderr if config.json else sys.stdout
-        for line in fixing_lines(verdict.safe_commands, will_run=config.yes):
+        for line in fixing_lines(report.safe_commands, will_run=config.yes):
             print(line, file=stream)
         if config.yes:
-            fix(verdict.safe_commands)
+            run_fixes(report.safe_commands)
             return DONE
-    return USER_ERROR if verdict.has_failed else DONE
+    return USER_ERROR if report.has_failed else DONE
 
 
 def train(config: TrainConfig) -> int:

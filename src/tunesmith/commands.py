@@ -120,7 +120,7 @@ COMMANDS = (
     Command(
         "doctor",
         DoctorConfig,
-        lambda config: load("doctor.examination:examine")(model=config.model, quick=config.quick),
+        lambda config: load("doctor.doctor:run_doctor")(model=config.model, quick=config.quick),
         python_name="doctor",
     ),
     Command(

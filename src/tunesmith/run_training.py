@@ -98,7 +98,7 @@ def _run_here(
 
 def all_events(config: TrainConfig, stop: Callable[[], bool], team: "Team") -> "Events":
     """Those of the run, of the trackers beside it, and of the report behind it."""
-    from tunesmith.doctor.guard import refuse_processor_by_surprise
+    from tunesmith.doctor.preflight import check_device
     from tunesmith.tracking.registry import make_trackers
     from tunesmith.tracking.tracking import Tracking
     from tunesmith.training.events import Ended, WatchFailed
@@ -112,7 +112,7 @@ def all_events(config: TrainConfig, stop: Callable[[], bool], team: "Team") -> "
         from tunesmith.serving.server import check_extra
 
         check_extra("tunesmith train --dashboard")
-    refuse_processor_by_surprise(config)
+    check_device(config)
     trackers = make_trackers(config.track or _tracked_before(config)) if team.leads else {}
     events = train_model(config, stop=stop, team=team)
     yield next(events)

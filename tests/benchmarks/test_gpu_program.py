@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import tunesmith
-from tunesmith.doctor.probes import system
+from tunesmith.doctor import collect
 from tunesmith.utils.device import environment
 
 ROOT = Path(__file__).parents[2]
@@ -221,10 +221,10 @@ def test_versions_of_a_source_tree(monkeypatch: pytest.MonkeyPatch) -> None:
         return "1.2.3"
 
     monkeypatch.setattr(importlib.metadata, "version", unknown)
-    monkeypatch.setattr(system, "requires", unknown)
+    monkeypatch.setattr(collect, "requires", unknown)
     assert environment()["tunesmith"] == tunesmith.__version__
     assert environment()["torch"] == "1.2.3"
-    assert system.packages() == ()
+    assert collect.packages() == ()
 
 
 def test_the_command_line_without_packages_that_may_be_missing(tmp_path: Path) -> None:

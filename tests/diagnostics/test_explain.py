@@ -35,10 +35,10 @@ def test_a_message_and_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 @pytest.mark.parametrize("language", ["en", "ja"])
-def test_our_own_errors_mend_themselves(
+def test_our_own_errors_are_their_fix(
     language: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever verb said it in whatever language, its hint is what mends it."""
+    """Of any command in any language, its hint is the fix."""
     monkeypatch.chdir(tmp_path)
     Path("b.txt").write_text("some text\n", encoding="utf-8")
     commands = (
@@ -63,9 +63,9 @@ def test_hints_of_other_programs_are_theirs() -> None:
 
 
 def test_mistakes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A file that is not there, a folder that is no run."""
+    """A missing file, a folder without a run."""
     assert main(["explain", str(tmp_path / "none.log")]) == 1
-    assert "there is no file or folder" in capsys.readouterr().err
+    assert "no such file or folder" in capsys.readouterr().err
     assert main(["explain", str(tmp_path)]) == 1
     assert "contains no run" in capsys.readouterr().err
 

@@ -87,7 +87,7 @@ def test_unrelated_text_is_unknown(text: str) -> None:
 
 
 def test_the_cause_goes_before_what_follows_from_it() -> None:
-    """In a log the message that tells most is taken, not the last one, and colours do not hide it."""
+    """In a log the message that tells most is taken, not the last one, and colors do not hide it."""
     log = (
         "Setting `pad_token_id` to `eos_token_id`:50256 for open-end generation.\n"
         "\x1b[31mtorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\x1b[0m\n"

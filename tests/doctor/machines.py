@@ -3,11 +3,11 @@
 from dataclasses import replace
 
 from tunesmith.doctor.facts import (
-    CardFacts,
     DeviceFacts,
     DiskFacts,
     DriverFacts,
     Facts,
+    GPUFacts,
     HubFacts,
     PackageFacts,
     ProductFacts,
@@ -18,7 +18,7 @@ from tunesmith.doctor.facts import (
 )
 
 GIB = 1 << 30
-CARD = CardFacts(
+GPU = GPUFacts(
     index=0,
     name="NVIDIA GeForce RTX 4070 Ti",
     capability=(8, 9),
@@ -29,13 +29,13 @@ CARD = CardFacts(
     power_limit_w=285.0,
     default_power_limit_w=285.0,
     pcie_lanes=16,
-    most_pcie_lanes=16,
+    max_pcie_lanes=16,
 )
 TORCH = TorchFacts(
     version="2.13.0+cu130",
     cuda="13.0",
     was_tried=True,
-    device=DeviceFacts(CARD.name, (8, 9), ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")),
+    device=DeviceFacts(GPU.name, (8, 9), ("sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120")),
     cudnn=91002,
     products=(ProductFacts("float32", 1e-4), ProductFacts("bfloat16", 3e-3)),
     step=StepFacts(before=5.37, after=2.60, expected=5.36),
@@ -51,9 +51,9 @@ GOOD = Facts(
         is_isolated=True,
         installer="pip",
     ),
-    cards_on_bus=1,
+    gpus_on_bus=1,
     visible_devices=None,
-    driver=DriverFacts("580.65.06", "", (CARD,)),
+    driver=DriverFacts("580.65.06", "", (GPU,)),
     torch=TORCH,
     toolkit="",
     cuda_on_library_path=(),

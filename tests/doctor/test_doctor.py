@@ -1,4 +1,4 @@
-"""The verb on this machine: real probes, time limits, exit codes."""
+"""The command on this machine: real probes, time limits, exit codes."""
 
 import json
 import sys
@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tunesmith.cli import main
-from tunesmith.doctor import gather
-from tunesmith.doctor.children import Child
-from tunesmith.doctor.fixing import fix
+from tunesmith.doctor import collect
+from tunesmith.doctor.fixes import run_fixes
+from tunesmith.doctor.probe_process import ProbeProcess
 from tunesmith.errors import UserError
 
 
@@ -43,7 +43,7 @@ def probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str) -> str:
 def test_a_probe_that_hangs_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it said before stays, and its end is named."""
     code = 'import time\nprint(\'{"stage": "cuda"}\', flush=True)\ntime.sleep(60)\n'
-    answer = Child(probe(tmp_path, monkeypatch, code), limit_s=1.0).answer()
+    answer = ProbeProcess(probe(tmp_path, monkeypatch, code), limit_s=1.0).result()
     assert answer.values == {"stage": "cuda"}
     assert "no answer within" in answer.failure
 
@@ -51,9 +51,9 @@ def test_a_probe_that_hangs_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_a_probe_that_crashes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal, and the last words of an exception."""
     killed = "import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n"
-    assert "signal 15" in Child(probe(tmp_path, monkeypatch, killed)).answer().failure
+    assert "signal 15" in ProbeProcess(probe(tmp_path, monkeypatch, killed)).result().failure
     raising = "raise ImportError('libcudart.so.13: cannot open shared object file')\n"
-    assert "libcudart.so.13" in Child(probe(tmp_path, monkeypatch, raising)).answer().failure
+    assert "libcudart.so.13" in ProbeProcess(probe(tmp_path, monkeypatch, raising)).result().failure
 
 
 def test_a_torch_whose_library_is_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,18 +61,18 @@ def test_a_torch_whose_library_is_broken(tmp_path: Path, monkeypatch: pytest.Mon
     package = tmp_path / "torch"
     package.mkdir()
     (package / "__init__.py").write_text("raise OSError('libtorch_cpu.so: file too short')\n", encoding="utf-8")
-    paths = [str(tmp_path), str(Path(gather.__file__).parents[2])]
+    paths = [str(tmp_path), str(Path(collect.__file__).parents[2])]
     monkeypatch.setenv("PYTHONPATH", ":".join(paths))
-    answer = Child("tunesmith.doctor.probes.torch_device").answer()
-    facts = gather.tried(gather.system.torch_files(), answer)
+    answer = ProbeProcess("tunesmith.doctor.probes", ("torch",)).result()
+    facts = collect.tried_torch(collect.torch_files(), answer)
     assert facts.stage == "import"
     assert "file too short" in facts.error
 
 
 def test_what_is_mended_is_run_and_failures_are_said() -> None:
     """`--fix --yes` runs the commands, and stops at the first that fails."""
-    fix(((sys.executable, "-c", "pass"),))
-    with pytest.raises(UserError, match="it failed"):
-        fix(((sys.executable, "-c", "raise SystemExit(3)"),))
+    run_fixes(((sys.executable, "-c", "pass"),))
+    with pytest.raises(UserError, match="this command failed"):
+        run_fixes(((sys.executable, "-c", "raise SystemExit(3)"),))
     with pytest.raises(UserError, match="cannot be run"):
-        fix((("no-such-program-anywhere",),))
+        run_fixes((("no-such-program-anywhere",),))

@@ -18,7 +18,7 @@ import tunesmith
 from tunesmith.config import TrainConfig
 from tunesmith.distributed.team import ALONE
 from tunesmith.distributed.verbs import device_of
-from tunesmith.doctor.guard import refuse_processor_by_surprise
+from tunesmith.doctor.preflight import check_device
 from tunesmith.errors import UserError
 from tunesmith.generation.async_decode import AsyncDecoder
 from tunesmith.generation.cuda_graphs import CUDAGraphRecorder
@@ -298,9 +298,9 @@ def test_recovery_from_fp16_asks_its_own_gpu(
 def test_a_gpu_without_code_is_refused_by_its_index(cuda: FakeCuda) -> None:
     """Torch has code for the first one only: the second is refused where it is asked for."""
     cuda.architectures = ["sm_75"]
-    refuse_processor_by_surprise(TrainConfig(out="out"))
+    check_device(TrainConfig(out="out"))
     with pytest.raises(UserError, match=r"no code for NVIDIA GeForce RTX 4070 Ti .compute capability 8\.9"):
-        refuse_processor_by_surprise(TrainConfig(out="out", device="cuda:1"))
+        check_device(TrainConfig(out="out", device="cuda:1"))
 
 
 # Whose memory

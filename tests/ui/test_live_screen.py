@@ -12,9 +12,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 import tunesmith
-from tunesmith.gauges.watch import MachineReading
 from tunesmith.generation.generate import GeneratedText
 from tunesmith.messages.catalogue import speak
+from tunesmith.monitoring.system_monitor import SystemReading
 from tunesmith.training.events import Began, Evaluated, MachineRead, Planned, Sampled, Stepped
 from tunesmith.training.plan import TrainPlan
 from tunesmith.ui.progress import Progress
@@ -44,7 +44,7 @@ PLAN = TrainPlan(
 SAMPLE = GeneratedText(
     "", "\u706f\u53f0\u306e\u706b\u304c\u71c3\u3048\u308b\u3002" * 40 + "\x1b[2J", 1, 0.8, "stop", [1], [-0.5]
 )
-READING = MachineReading(40.0, 1 << 30, 8 << 30, 32 << 30, 96.0, 5 << 30, 71.0, 212.0, 7200.0)
+READING = SystemReading(40.0, 1 << 30, 8 << 30, 32 << 30, 96.0, 5 << 30, 71.0, 212.0, 7200.0)
 
 
 def step(number: int) -> Stepped:

@@ -53,7 +53,7 @@ def explain(config: ExplainConfig) -> Explanation:
     if any(character.isspace() for character in config.source):  # a message in quotes
         return explain_text(config.source, say("the message"))
     raise UserError(
-        "there is no file or folder {path}",
+        "no such file or folder: {path}",
         hint="check the path; or give the message itself: tunesmith explain 'MESSAGE', or tunesmith explain < LOG",
         path=config.source,
     )

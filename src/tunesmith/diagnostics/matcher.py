@@ -121,7 +121,7 @@ def chapters() -> tuple[Chapter, ...]:
 
 
 def _rule(entry: dict[str, Any], unknown_command: Sequence[str], about_machine: bool) -> Rule:  # noqa: FBT001
-    """A rule from its table in the file; `unknown_commands` stands for what shells print about these commands."""
+    """A rule from its table in the file; `unknown_commands` becomes the patterns of shells that lack these commands."""
     commands = entry.pop("unknown_commands", None)
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in entry.items()}
     values["specificity"] = Specificity[entry.get("specificity", "specific").upper()]

@@ -1,17 +1,38 @@
-"""What `doctor` found out about a machine: plain values, gathered in one place and judged in another.
+"""Facts about a machine: plain values, collected in one place and checked in another.
 
-The probes fill these types and judge nothing; the checks judge them and ask the machine nothing. So any machine can be
-judged in a test: one that was recorded, or one that nobody has.
+The probes fill these types and judge nothing; the checks judge them and probe nothing. So any machine can be checked in
+a test: one that was recorded, or one that does not exist.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, is_dataclass
+from itertools import repeat
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from tunesmith.planning.gpu_processes import Neighbour
 
 SystemKind = Literal["linux", "windows", "wsl", "macos"]
 Installer = Literal["pip", "uv"]
 Purpose = Literal["runs", "text", "hub"]
+T = TypeVar("T")
+
+
+def from_json(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Build a dataclass from `dataclasses.asdict` after its way through JSON; unknown keys are ignored."""
+    hints = get_type_hints(kind)
+    return kind(**{name: _from_json(hints[name], value) for name, value in values.items() if name in hints})
+
+
+def _from_json(hint: Any, value: Any) -> Any:  # noqa: ANN401  any type of a field
+    if value is None:
+        return None
+    if get_origin(hint) in {Union, UnionType}:
+        hint = next(argument for argument in get_args(hint) if argument is not NoneType)
+    if get_origin(hint) is tuple:
+        kinds = get_args(hint)
+        return tuple(map(_from_json, repeat(kinds[0]) if kinds[-1] is Ellipsis else kinds, value))
+    return from_json(hint, value) if isinstance(hint, type) and is_dataclass(hint) else value
 
 
 @dataclass(frozen=True)
@@ -19,13 +40,10 @@ class SystemFacts:
     """The operating system and the Python that runs.
 
     Attributes:
-        kind: which family of commands its user types.
-        name: as the system calls itself.
         distribution: of a Linux, as in `/etc/os-release` (ID and ID_LIKE); empty elsewhere.
         python: its version, for example "3.12.4".
-        python_bits: 64, or 32 for which there is no torch.
-        executable: the Python that runs.
-        is_isolated: whether packages go into an environment of their own (venv, conda).
+        python_bits: 64, or 32, for which torch has no build.
+        is_isolated: whether packages go into an environment (venv, conda).
         installer: what installs packages there.
     """
 
@@ -40,23 +58,8 @@ class SystemFacts:
 
 
 @dataclass(frozen=True)
-class CardFacts:
-    """A card as the driver sees it.
-
-    Attributes:
-        index: its number.
-        name: as sold.
-        capability: CUDA compute capability; None where the driver does not tell.
-        total_bytes: built in.
-        free_bytes: now.
-        has_display: whether a screen is attached.
-        neighbours: processes that hold its memory.
-        temperature_c: now.
-        power_limit_w: what it may draw now.
-        default_power_limit_w: what it was sold with.
-        pcie_lanes: it is connected with.
-        most_pcie_lanes: it could be.
-    """
+class GPUFacts:
+    """A GPU as the driver sees it; None is what the driver does not tell."""
 
     index: int
     name: str
@@ -64,38 +67,29 @@ class CardFacts:
     total_bytes: int
     free_bytes: int
     has_display: bool
-    neighbours: tuple[Neighbour, ...] = ()
+    processes: tuple[Neighbour, ...] = ()
     temperature_c: int | None = None
     power_limit_w: float | None = None
     default_power_limit_w: float | None = None
     pcie_lanes: int | None = None
-    most_pcie_lanes: int | None = None
+    max_pcie_lanes: int | None = None
 
 
 @dataclass(frozen=True)
 class DriverFacts:
-    """What NVIDIA's driver says.
-
-    Attributes:
-        version: for example "560.35.03"; empty where there is none that answers.
-        error: why it does not answer.
-        cards: those it sees.
-    """
+    """What NVIDIA's driver says: its version (empty where it does not answer), or why it does not answer."""
 
     version: str
     error: str
-    cards: tuple[CardFacts, ...]
+    gpus: tuple[GPUFacts, ...] = ()
 
 
 @dataclass(frozen=True)
 class DeviceFacts:
-    """The first card as torch sees it.
+    """The first GPU as torch sees it.
 
     Attributes:
-        name: as sold.
-        capability: CUDA compute capability.
         architectures: what the build has machine code for, for example "sm_86"; "compute_90" can be translated.
-        has_flash_attention: whether the build contains FlashAttention-2.
     """
 
     name: str
@@ -106,13 +100,7 @@ class DeviceFacts:
 
 @dataclass(frozen=True)
 class ProductFacts:
-    """A matrix product on the device, compared with the same in 64 bits.
-
-    Attributes:
-        dtype: torch's name.
-        relative_error: of the whole result; None where it failed.
-        error: why it did.
-    """
+    """A matrix product on the device, compared with the same in 64 bits; the error is None where it failed."""
 
     dtype: str
     relative_error: float | None
@@ -121,52 +109,41 @@ class ProductFacts:
 
 @dataclass(frozen=True)
 class StepFacts:
-    """Training steps of the packaged model on the device.
+    """Losses of the packaged model in nats per token, before and after training steps on the device.
 
     Attributes:
-        before: its loss in nats per token.
-        after: that on the same text after them.
         expected: the loss before, computed in fp32 on the CPU.
-        error: why there is none.
     """
 
-    before: float | None
-    after: float | None
-    expected: float | None
+    before: float | None = None
+    after: float | None = None
+    expected: float | None = None
     error: str = ""
 
 
 @dataclass(frozen=True)
 class TritonFacts:
-    """Whether Triton could build and launch a kernel.
-
-    Attributes:
-        works: whether it did.
-        found: what came of it, in words.
-    """
+    """Whether Triton could build and launch a kernel, and what came of it in words."""
 
     works: bool
-    found: str
+    result: str
 
 
 @dataclass(frozen=True)
 class TorchFacts:
-    """What is installed, and what it did when it was tried in a process of its own.
+    """The installed torch, and what it did when it was tried in a process of its own.
 
     Attributes:
         version: for example "2.13.0+cu130"; empty where it is not installed.
         cuda: of the build, for example "13.0"; empty for a CPU-only one.
-        is_rocm: whether it is built for AMD's cards.
+        is_rocm: whether it is built for AMD's GPUs.
         was_tried: False where only files were read (`--quick`).
         stage: in which it stopped, of import, cuda, triton, cudnn, matmul, step; empty where it came to the end.
         error: what it stopped with.
-        warning: what it said when it looked for cards.
-        device: the first card it sees.
-        triton: what came of building a kernel; None where it was not tried.
+        warning: printed when it looked for GPUs.
+        triton: None where it was not tried.
         cudnn: version, for example 91002; None where it has none.
         cudnn_error: what a convolution failed with.
-        products: matrix products.
-        step: training steps.
     """
 
     version: str
@@ -186,13 +163,9 @@ class TorchFacts:
 
 @dataclass(frozen=True)
 class DiskFacts:
-    """A place where something will be written.
+    """A folder for runs, prepared text, or downloaded models.
 
     Attributes:
-        purpose: runs, text (prepared text), or hub (downloaded models).
-        folder: where.
-        free_bytes: there.
-        is_writable: whether this user may write there.
         is_of_windows: a drive of Windows seen from WSL, which is ten times as slow.
     """
 
@@ -205,51 +178,39 @@ class DiskFacts:
 
 @dataclass(frozen=True)
 class HubFacts:
-    """Whether models can be downloaded.
+    """Whether models can be downloaded; `is_offline` where the environment forbids it."""
 
-    Attributes:
-        was_tried: False where nobody asked (`--quick`).
-        endpoint: its address.
-        is_offline: whether the environment forbids asking.
-        error: why it does not answer.
-    """
-
-    was_tried: bool
-    endpoint: str
+    was_tried: bool = False
+    endpoint: str = ""
     is_offline: bool = False
     error: str = ""
 
 
 @dataclass(frozen=True)
 class PackageFacts:
-    """A package that tunesmith asks for.
+    """A package that tunesmith requires.
 
     Attributes:
-        name: on the package index.
-        wanted: its versions, for example ">=2.11,<2.14".
+        required: its versions, for example ">=2.11,<2.14".
         version: installed; empty where it is not.
-        fits: whether that is one of them.
     """
 
     name: str
-    wanted: str
+    required: str
     version: str
     fits: bool
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What training the named model would take.
+    """What training the named model needs.
 
     Attributes:
-        name: as it was asked for.
-        error: why it cannot be known.
+        error: why it is unknown.
         is_here: whether it need not be downloaded.
-        weights_bytes: of its file.
         memory_bytes: at the peak; None where nothing fits.
-        budget_bytes: what a run may take, on the card or of the memory.
-        where: of what memory this is the budget.
-        disk_bytes: that its run would take.
+        budget_bytes: available to a run on `where`, the GPU or the CPU.
+        disk_bytes: of a run.
         refusal: why nothing fits.
     """
 
@@ -269,26 +230,15 @@ class Facts:
     """A whole machine.
 
     Attributes:
-        system: and Python.
-        cards_on_bus: NVIDIA's cards that the system sees, driver or not; None where it cannot be known.
+        gpus_on_bus: NVIDIA's GPUs that the system sees, with or without a driver; None where it does not tell.
         visible_devices: CUDA_VISIBLE_DEVICES, if it is set.
-        driver: NVIDIA's.
-        torch: and what it did.
-        toolkit: where a CUDA toolkit is; empty where there is none.
-        cuda_on_library_path: entries of the library path that hold another CUDA.
-        memory_bytes: of the host.
-        free_memory_bytes: of it.
-        disks: where something will be written.
-        compiler: a C++ compiler; empty where there is none.
-        triton: version; empty where it is not installed.
-        hub: whether models can be downloaded.
-        packages: that tunesmith asks for.
-        tokenizer_error: what the tokenizer's self-check found; empty where all was right.
-        model: the named one; None where none was.
+        toolkit: path of a CUDA toolkit; empty where there is none, as with `compiler` and the version `triton`.
+        cuda_on_library_path: entries of the library path that contain another CUDA.
+        tokenizer_error: of the tokenizer's self-check.
     """
 
     system: SystemFacts
-    cards_on_bus: int | None
+    gpus_on_bus: int | None
     visible_devices: str | None
     driver: DriverFacts
     torch: TorchFacts
@@ -299,12 +249,12 @@ class Facts:
     disks: tuple[DiskFacts, ...]
     compiler: str
     triton: str
-    hub: HubFacts
     packages: tuple[PackageFacts, ...]
-    tokenizer_error: str
+    hub: HubFacts = field(default_factory=HubFacts)
+    tokenizer_error: str = ""
     model: ModelFacts | None = None
 
     @property
-    def has_card(self) -> bool:
-        """Whether an NVIDIA card is here, usable or not."""
-        return bool(self.driver.cards) or bool(self.cards_on_bus)
+    def has_gpu(self) -> bool:
+        """Whether the machine has an NVIDIA GPU, usable or not."""
+        return bool(self.driver.gpus) or bool(self.gpus_on_bus)

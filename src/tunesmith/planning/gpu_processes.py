@@ -10,8 +10,8 @@ from typing import Any
 
 import psutil
 
-from tunesmith.gauges.nvml import handle_of_uuid, handles_in_cuda_order
 from tunesmith.messages.catalogue import say
+from tunesmith.monitoring.nvml import handle_of_uuid, handles_in_cuda_order
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tunesmith.config import Recompute
-from tunesmith.gauges.watch import MachineReading
 from tunesmith.generation.generate import GeneratedText
 from tunesmith.messages.catalogue import Phrase
+from tunesmith.monitoring.system_monitor import SystemReading
 from tunesmith.training.plan import TrainPlan
 
 
@@ -121,7 +121,7 @@ class MachineRead:
 
     step: int
     elapsed_s: float
-    reading: MachineReading
+    reading: SystemReading
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ from tunesmith.distributed.agreement import weights_sha256
 from tunesmith.distributed.start import send_weights
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.errors import UsageError, UserError
-from tunesmith.gauges.watch import MachineWatch
 from tunesmith.messages.catalogue import say
 from tunesmith.messages.system_errors import said_by_system
 from tunesmith.model.activation_checkpointing import recompute
@@ -33,6 +32,7 @@ from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import GPT2Config
 from tunesmith.model.hf_config import gpt2_config, read_hf_config
 from tunesmith.model.hub import local_folder
+from tunesmith.monitoring.system_monitor import SystemMonitor
 from tunesmith.optim.state_format import HOST_STAGING_BYTES, STATE_PLANS
 from tunesmith.planning.hardware import GIB, is_wsl
 from tunesmith.training.blueprint import shown_model, with_blueprint
@@ -205,13 +205,13 @@ def _executed(loop: TrainingLoop, planned: Planned, verified: ResumeVerified | N
     if verified:
         yield verified
     energy_before_joules = loop.progress.energy_joules
-    with MachineWatch(gpu_uuid(loop.model.head_VC.device)) as watch:
+    with SystemMonitor(gpu_uuid(loop.model.head_VC.device)) as watch:
         for event in loop.events():
             _keep(event, loop.run)
             if isinstance(event, Ended) and loop.lesson and not event.result.interrupted and loop.progress.pieces == 1:
                 loop.lesson.after(event.result.peak_memory_bytes)
             yield event
-            if isinstance(event, Stepped) and (reading := watch.news()):
+            if isinstance(event, Stepped) and (reading := watch.latest()):
                 loop.progress.energy_joules = _together(energy_before_joules, reading.energy_joules)
                 reading = replace(reading, energy_joules=loop.progress.energy_joules)
                 machine = MachineRead(event.step, event.elapsed_s, reading)

@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tunesmith.diagnostics.run_diagnosis import Cause, Explanation
-from tunesmith.doctor.check import Check, Status
-from tunesmith.doctor.verdict import Verdict
+from tunesmith.doctor.doctor import MachineReport
+from tunesmith.doctor.fixes import Check, Status
 from tunesmith.messages.catalogue import say
 from tunesmith.ui.wrapping import aligned, printable
 
@@ -17,13 +17,13 @@ COLORS: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"
 LEAST_WIDTH = 60
 
 
-def doctor_table(verdict: Verdict, *, width: int, in_color: bool) -> str:
+def doctor_table(report: MachineReport, *, width: int, in_color: bool) -> str:
     """Show all checks and a summary, at most `width` cells wide."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
-    for check in verdict.checks:
+    for check in report.checks:
         table.add_row(Text(say(check.status), COLORS[check.status]), Text(say(check.name)), _told(check))
     console = Console(
         width=max(width, LEAST_WIDTH),
@@ -35,21 +35,21 @@ def doctor_table(verdict: Verdict, *, width: int, in_color: bool) -> str:
     with console.capture() as capture:
         console.print(table)
         console.print()
-        console.print(Text(summary(verdict)))
+        console.print(Text(summary(report)))
     return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 def _told(check: Check) -> Text:
-    text = Text(printable(check.found))
-    if check.remedy.text:
-        text.append("\n→ " + printable(check.remedy.text), style="bold" if check.status == "fail" else "")
+    text = Text(printable(check.finding))
+    if check.fix.text:
+        text.append("\n→ " + printable(check.fix.text), style="bold" if check.status == "fail" else "")
     return text
 
 
-def summary(verdict: Verdict) -> str:
+def summary(report: MachineReport) -> str:
     """Return the next thing to do."""
-    failed = [check for check in verdict.checks if check.status == "fail"]
-    warned = [check for check in verdict.checks if check.status == "warn"]
+    failed = [check for check in report.checks if check.status == "fail"]
+    warned = [check for check in report.checks if check.status == "warn"]
     if not failed and not warned:
         return say("all is well: tunesmith train FILE --model gpt2 --out my-model")
     counts = []
@@ -59,7 +59,7 @@ def summary(verdict: Verdict) -> str:
         counts.append(say("could be better: {names}", names=", ".join(say(check.name) for check in warned)))
     text = "; ".join(counts)
     return (
-        text + "\n" + say("tunesmith doctor --fix lists what can be fixed from here") if verdict.safe_commands else text
+        text + "\n" + say("tunesmith doctor --fix lists what can be fixed from here") if report.safe_commands else text
     )
 
 

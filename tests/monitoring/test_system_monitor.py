@@ -9,9 +9,9 @@ from typing import Any
 import psutil
 import pytest
 
-from tunesmith.gauges.card import CardEnergy, CardGauge, CardReading
-from tunesmith.gauges.processor import ProcessorEnergy
-from tunesmith.gauges.watch import MachineReading, MachineWatch
+from tunesmith.monitoring.nvml import GPUEnergyCounter, GPUMonitor, GPUReading
+from tunesmith.monitoring.rapl import CPUEnergyCounter
+from tunesmith.monitoring.system_monitor import SystemMonitor, SystemReading
 
 
 class NVMLError(Exception):
@@ -44,91 +44,91 @@ def driver(**overrides: Any) -> SimpleNamespace:
     return module
 
 
-def test_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All five figures, in units a person knows, and the driver is let go of."""
+def test_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All five values, in units a person knows, and the driver library is closed."""
     module = driver()
     monkeypatch.setitem(sys.modules, "pynvml", module)
-    gauge = CardGauge.open("GPU-1")
-    assert gauge is not None
-    assert gauge.read() == CardReading(87.0, 3 << 30, 71.0, 212.5, 5000.0)
-    gauge.close()
+    monitor = GPUMonitor.open("GPU-1")
+    assert monitor is not None
+    assert monitor.read() == GPUReading(87.0, 3 << 30, 71.0, 212.5, 5000.0)
+    monitor.close()
     assert module.held == 0
 
 
 def test_a_driver_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What it refuses is None, the rest is there; a card it does not know has no gauge."""
+    """What it refuses is None, the rest is there; a GPU that it does not know has no monitor."""
     module = driver(
         nvmlDeviceGetPowerUsage=None, nvmlDeviceGetTotalEnergyConsumption=None, nvmlDeviceGetTemperature=None
     )
     monkeypatch.setitem(sys.modules, "pynvml", module)
-    gauge = CardGauge.open("GPU-1")
-    assert gauge is not None
-    assert gauge.read() == CardReading(87.0, 3 << 30, None, None, None)
-    gauge.close()
+    monitor = GPUMonitor.open("GPU-1")
+    assert monitor is not None
+    assert monitor.read() == GPUReading(87.0, 3 << 30, None, None, None)
+    monitor.close()
     monkeypatch.setitem(sys.modules, "pynvml", driver(nvmlDeviceGetHandleByUUID=None))
-    assert CardGauge.open("GPU-1") is None
+    assert GPUMonitor.open("GPU-1") is None
 
 
-def test_energy_of_a_card() -> None:
+def test_energy_of_a_gpu() -> None:
     """By its counter; without one by power times time; unknown without either."""
-    counted, summed, unknown = CardEnergy(), CardEnergy(), CardEnergy()
+    counted, summed, unknown = GPUEnergyCounter(), GPUEnergyCounter(), GPUEnergyCounter()
     readings = [(0.0, 1000.0), (2.0, 1400.0), (4.0, 1900.0)]
-    assert [counted.see(CardReading(0, 0, 0, 1.0, joules), at) for at, joules in readings] == [0.0, 400.0, 900.0]
-    assert [summed.see(CardReading(0, 0, 0, 200.0, None), at) for at, _ in readings] == [0.0, 400.0, 800.0]
-    assert unknown.see(CardReading(0, 0, 0, None, None), 1.0) is None
+    assert [counted.add(GPUReading(0, 0, 0, 1.0, joules), at) for at, joules in readings] == [0.0, 400.0, 900.0]
+    assert [summed.add(GPUReading(0, 0, 0, 200.0, None), at) for at, _ in readings] == [0.0, 400.0, 800.0]
+    assert unknown.add(GPUReading(0, 0, 0, None, None), 1.0) is None
 
 
-def test_energy_of_processors(tmp_path: Path) -> None:
-    """Two sockets, parts of them not counted again, a counter that began anew."""
+def test_energy_of_cpus(tmp_path: Path) -> None:
+    """Two sockets, parts of them not counted again, a counter that began again."""
     counters = {"intel-rapl:0": 1_000_000, "intel-rapl:1": 9_000_000, "intel-rapl:0:0": 500_000}
     for name, microjoules in counters.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "energy_uj").write_text(f"{microjoules}\n")
         (tmp_path / name / "max_energy_range_uj").write_text("10000000\n")
-    energy = ProcessorEnergy(tmp_path)
+    energy = CPUEnergyCounter(tmp_path)
     assert energy.read_joules() == 0.0
     (tmp_path / "intel-rapl:0" / "energy_uj").write_text("3500000\n")
     (tmp_path / "intel-rapl:1" / "energy_uj").write_text("500000\n")  # 1 J to its end, half of one after it
     assert energy.read_joules() == pytest.approx(2.5 + 1.5)
-    assert ProcessorEnergy(tmp_path / "nowhere").read_joules() is None
+    assert CPUEnergyCounter(tmp_path / "nowhere").read_joules() is None
 
 
-def news_of(watch: MachineWatch) -> MachineReading:
+def latest_of(monitor: SystemMonitor) -> SystemReading:
     """The first reading that comes."""
     for _ in range(2000):
-        if news := watch.news():
-            return news
+        if latest := monitor.latest():
+            return latest
         time.sleep(0.005)
     raise AssertionError("no reading in ten seconds")
 
 
-def test_the_watch_reads_beside_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reading comes by itself, and each is given once; with a card its figures stand in it."""
-    with MachineWatch(every_s=0.01) as watch:
-        reading = news_of(watch)
+def test_the_monitor_samples_next_to_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reading comes by itself, and each is given once; with a GPU it contains its values."""
+    with SystemMonitor(interval_s=0.01) as monitor:
+        reading = latest_of(monitor)
     assert reading.host_memory_bytes == psutil.virtual_memory().total
     assert 0 < reading.process_memory_bytes < reading.host_memory_bytes
     assert reading.gpu_utilisation_percent is None
-    watch.news()
-    assert watch.news() is None
+    monitor.latest()
+    assert monitor.latest() is None
     energies = iter(range(0, 10_000_000, 1000))
     monkeypatch.setitem(
         sys.modules, "pynvml", driver(nvmlDeviceGetTotalEnergyConsumption=lambda _handle: next(energies))
     )
-    with MachineWatch("GPU-1", every_s=0.01) as watch:
-        reading = news_of(watch)
+    with SystemMonitor("GPU-1", interval_s=0.01) as monitor:
+        reading = latest_of(monitor)
     assert (reading.gpu_utilisation_percent, reading.gpu_power_watts) == (87.0, 212.5)
     assert reading.energy_joules is not None
     assert reading.energy_joules >= 1.0
 
 
 def test_a_machine_that_does_not_tell_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The watch gives up, and nothing is raised."""
+    """The monitor ends, and nothing is raised."""
 
     def refuses() -> None:
         raise psutil.AccessDenied
 
     monkeypatch.setattr(psutil, "virtual_memory", refuses)
-    with MachineWatch(every_s=0.001) as watch:
+    with SystemMonitor(interval_s=0.001) as monitor:
         time.sleep(0.02)
-    assert watch.news() is None
+    assert monitor.latest() is None

@@ -1,4 +1,4 @@
-"""Verdicts on simulated machines: the right one, and the right command for Linux, Windows and WSL."""
+"""Checks of simulated machines: the right one, and the right command for Linux, Windows and WSL."""
 
 import importlib.util
 import sys
@@ -10,8 +10,8 @@ from types import ModuleType
 import pytest
 
 from tunesmith.config import TrainConfig
-from tunesmith.doctor.check import Check
 from tunesmith.doctor.cuda_releases import build_for, has_code_for
+from tunesmith.doctor.doctor import run_checks
 from tunesmith.doctor.facts import (
     DeviceFacts,
     DriverFacts,
@@ -22,8 +22,8 @@ from tunesmith.doctor.facts import (
     TorchFacts,
     TritonFacts,
 )
-from tunesmith.doctor.guard import refuse_processor_by_surprise, refuse_unusable_card
-from tunesmith.doctor.verdict import judge
+from tunesmith.doctor.fixes import Check
+from tunesmith.doctor.preflight import check_device, check_gpu_is_usable
 from tunesmith.errors import UserError
 from tunesmith.planning.gpu_processes import Neighbour
 
@@ -45,15 +45,15 @@ KINDS = ("linux", "windows", "wsl")
 
 def line(facts: Facts, name: str) -> Check:
     """The check of that name."""
-    return next(check for check in judge(facts).checks if check.name == name)
+    return next(check for check in run_checks(facts).checks if check.name == name)
 
 
 def test_a_good_machine_is_all_ok() -> None:
     """Nothing is found where nothing is wrong, and every line says what was found."""
-    checks = judge(m.GOOD).checks
+    checks = run_checks(m.GOOD).checks
     assert {check.status for check in checks} == {"ok"}
-    assert all(check.found for check in checks)
-    assert not judge(m.GOOD).has_failed
+    assert all(check.finding for check in checks)
+    assert not run_checks(m.GOOD).has_failed
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -62,11 +62,11 @@ def test_torch_is_absent(kind: str) -> None:
     sick = m.on(kind, replace(m.GOOD, torch=TorchFacts("", "", was_tried=True)))
     check = line(sick, "torch")
     assert check.status == "fail"
-    assert "--index-url https://download.pytorch.org/whl/cu130" in check.remedy.text
+    assert "--index-url https://download.pytorch.org/whl/cu130" in check.fix.text
     quoted = '"torch<2.14,>=2.11"' if kind == "windows" else "'torch<2.14,>=2.11'"
-    assert quoted in check.remedy.text
-    assert check.remedy.text.startswith("python -m pip install")
-    assert check.remedy.command[0] == sick.system.executable
+    assert quoted in check.fix.text
+    assert check.fix.text.startswith("python -m pip install")
+    assert check.fix.command[0] == sick.system.executable
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,8 @@ def test_torch_is_broken(error: str, shown: str) -> None:
     torch = TorchFacts("2.13.0+cu130", "13.0", was_tried=True, stage="import", error=error)
     check = line(replace(m.GOOD, torch=torch), "torch")
     assert check.status == "fail"
-    assert shown in check.found
-    assert check.remedy.text
+    assert shown in check.finding
+    assert check.fix.text
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -92,8 +92,8 @@ def test_a_cpu_only_build_beside_a_card(kind: str) -> None:
     """The classic: named, with the command for the right build."""
     sick = m.on(kind, replace(m.GOOD, torch=TorchFacts("2.13.0+cpu", "")))
     check = line(sick, "torch build")
-    assert (check.status, "CPU-only" in check.found) == ("fail", True)
-    assert "whl/cu130" in check.remedy.text
+    assert (check.status, "CPU-only" in check.finding) == ("fail", True)
+    assert "whl/cu130" in check.fix.text
 
 
 @pytest.mark.parametrize(
@@ -105,15 +105,15 @@ def test_a_cpu_only_build_beside_a_card(kind: str) -> None:
     ],
 )
 def test_an_old_driver(kind: str, said: str) -> None:
-    """535 runs CUDA 12 and not 13: either is mended; 470 runs neither."""
+    """535 runs CUDA 12 and not 13: either has a fix; 470 runs neither."""
     old = replace(m.GOOD.driver, version="535.183.01")
     check = line(m.on(kind, replace(m.GOOD, driver=old)), "torch build")
     assert check.status == "fail"
-    assert said in check.remedy.text
-    assert "whl/cu126" in check.remedy.text
+    assert said in check.fix.text
+    assert "whl/cu126" in check.fix.text
     older = replace(m.GOOD.driver, version="470.82")
     assert line(m.on(kind, replace(m.GOOD, driver=older)), "driver").status == "fail"
-    assert said in line(m.on(kind, replace(m.GOOD, driver=older)), "driver").remedy.text
+    assert said in line(m.on(kind, replace(m.GOOD, driver=older)), "driver").fix.text
 
 
 def test_a_driver_that_does_not_answer() -> None:
@@ -121,23 +121,22 @@ def test_a_driver_that_does_not_answer() -> None:
     missing = replace(m.GOOD, driver=DriverFacts("", "NVML Shared Library Not Found", ()))
     assert line(missing, "driver").status == "fail"
     mismatch = replace(m.GOOD, driver=DriverFacts("", "Driver/library version mismatch", ()))
-    assert line(mismatch, "driver").remedy.text == "restart the machine"
+    assert line(mismatch, "driver").fix.text == "restart the machine"
 
 
 @pytest.mark.parametrize(
     ("kind", "command"), [("linux", "kill 4321"), ("windows", "taskkill /PID 4321 /F"), ("wsl", "kill 4321")]
 )
-def test_another_process_holds_nine_of_twelve(kind: str, command: str) -> None:
-    """It is named with what it holds, and how to end it; what is left is too little for a card with a screen."""
-    held = replace(m.CARD, free_bytes=int(2.4 * GIB), neighbours=(Neighbour(4321, "python3", 9 * GIB),))
-    check = line(m.on(kind, replace(m.GOOD, driver=replace(m.GOOD.driver, cards=(held,)))), "card memory")
+def test_another_process_uses_nine_of_twelve(kind: str, command: str) -> None:
+    """It is shown with the memory it uses, and how to end it; the rest is too little for a GPU with a screen."""
+    held = replace(m.GPU, free_bytes=int(2.4 * GIB), processes=(Neighbour(4321, "python3", 9 * GIB),))
+    check = line(m.on(kind, replace(m.GOOD, driver=replace(m.GOOD.driver, gpus=(held,)))), "GPU memory")
     assert check.status == "fail"
-    assert "python3 (PID 4321) 9.0 GiB" in check.found
-    assert command in check.remedy.text
+    assert "python3 (PID 4321) 9.0 GiB" in check.finding
+    assert command in check.fix.text
     roomier = replace(held, free_bytes=5 * GIB)
     assert (
-        line(m.on(kind, replace(m.GOOD, driver=replace(m.GOOD.driver, cards=(roomier,)))), "card memory").status
-        == "warn"
+        line(m.on(kind, replace(m.GOOD, driver=replace(m.GOOD.driver, gpus=(roomier,)))), "GPU memory").status == "warn"
     )
 
 
@@ -149,7 +148,7 @@ def test_a_full_disk() -> None:
         return line(replace(m.GOOD, disks=(replace(first, **changes), *others)), "disk for runs")
 
     assert with_disk(free_bytes=GIB // 2).status == "fail"
-    assert "--out" in with_disk(free_bytes=GIB // 2).remedy.text
+    assert "--out" in with_disk(free_bytes=GIB // 2).fix.text
     assert with_disk(free_bytes=3 * GIB).status == "warn"
     assert with_disk(is_writable=False).status == "fail"
     assert with_disk(is_of_windows=True).status == "warn"
@@ -168,18 +167,18 @@ def test_no_network(kind: str, command: str) -> None:
     hub = replace(m.GOOD.hub, error="ConnectError: [Errno -2] Name or service not known")
     sick = m.on(kind, replace(m.GOOD, hub=hub))
     assert line(sick, "hub").status == "warn"
-    assert command in line(sick, "hub").remedy.text
+    assert command in line(sick, "hub").fix.text
     needed = replace(sick, model=ModelFacts("gpt2", memory_bytes=GIB, budget_bytes=8 * GIB))
     assert line(needed, "hub").status == "fail"
     certificate = replace(hub, error="ConnectError: [SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate")
-    assert "SSL_CERT_FILE" in line(replace(m.GOOD, hub=certificate), "hub").remedy.text
+    assert "SSL_CERT_FILE" in line(replace(m.GOOD, hub=certificate), "hub").fix.text
 
 
-def test_hidden_cards() -> None:
+def test_hidden_gpus() -> None:
     """An empty CUDA_VISIBLE_DEVICES is named rather than the driver blamed."""
     hidden = replace(m.GOOD, visible_devices="", torch=replace(m.TORCH, device=None))
-    assert line(hidden, "cuda").remedy.text == "unset CUDA_VISIBLE_DEVICES"
-    assert line(m.on("windows", hidden), "cuda").remedy.text == "Remove-Item Env:CUDA_VISIBLE_DEVICES"
+    assert line(hidden, "cuda").fix.text == "unset CUDA_VISIBLE_DEVICES"
+    assert line(m.on("windows", hidden), "cuda").fix.text == "Remove-Item Env:CUDA_VISIBLE_DEVICES"
 
 
 @pytest.mark.parametrize(
@@ -202,7 +201,7 @@ def test_a_model_that_does_not_fit() -> None:
     """More than the budget is a failure with a way on."""
     model = ModelFacts("gpt2-xl", memory_bytes=26 * GIB, budget_bytes=18 * GIB, where="this processor", is_here=True)
     assert line(replace(m.GOOD, model=model), "model").status == "fail"
-    assert "--lora-rank 8" in line(replace(m.GOOD, model=model), "model").remedy.text
+    assert "--lora-rank 8" in line(replace(m.GOOD, model=model), "model").fix.text
 
 
 @pytest.mark.parametrize(
@@ -218,7 +217,7 @@ def test_a_model_that_does_not_fit() -> None:
 )
 def test_the_build_for_a_driver_and_card(version: str, capability: tuple[int, int], build: str) -> None:
     """As NVIDIA's table and PyTorch's wheels have it."""
-    assert build_for(DriverFacts(version, "", (replace(m.CARD, capability=capability),))) == build
+    assert build_for(DriverFacts(version, "", (replace(m.GPU, capability=capability),))) == build
 
 
 def test_machine_code_runs_within_its_major_number() -> None:
@@ -230,13 +229,13 @@ def test_machine_code_runs_within_its_major_number() -> None:
     assert has_code_for(("sm_90a",), (9, 0))
 
 
-def test_a_card_that_cannot_be_used_is_an_error_before_a_run() -> None:
-    """With what keeps torch from it and the two ways on; no error where there is no card."""
+def test_a_gpu_that_cannot_be_used_is_an_error_before_a_run() -> None:
+    """With what keeps torch from it and the two ways on; no error without a GPU."""
     with pytest.raises(UserError, match="CPU-only") as caught:
-        refuse_unusable_card(replace(m.GOOD, torch=TorchFacts("2.13.0+cpu", "")))
+        check_gpu_is_usable(replace(m.GOOD, torch=TorchFacts("2.13.0+cpu", "")))
     assert "whl/cu130" in caught.value.hint
     assert "--device cpu" in caught.value.hint
-    refuse_unusable_card(replace(m.GOOD, cards_on_bus=0, driver=DriverFacts("", "none", ())))
+    check_gpu_is_usable(replace(m.GOOD, gpus_on_bus=0, driver=DriverFacts("", "none", ())))
 
 
 def test_who_says_device_cpu_means_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,16 +244,16 @@ def test_who_says_device_cpu_means_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     sick = replace(m.GOOD, torch=TorchFacts("2.13.0+cpu", ""))
-    monkeypatch.setattr("tunesmith.doctor.guard.quick_facts", lambda: sick)
-    refuse_processor_by_surprise(TrainConfig(model="gpt2", out="x", device="cpu"))
-    refuse_processor_by_surprise(TrainConfig(model="tiny", out="x"))
+    monkeypatch.setattr("tunesmith.doctor.preflight.collect", lambda **_: sick)
+    check_device(TrainConfig(model="gpt2", out="x", device="cpu"))
+    check_device(TrainConfig(model="tiny", out="x"))
     with pytest.raises(UserError, match="CPU-only"):
-        refuse_processor_by_surprise(TrainConfig(model="gpt2", out="x"))
+        check_device(TrainConfig(model="gpt2", out="x"))
 
 
 def test_triton_that_cannot_build_is_said_with_its_cure() -> None:
     """Installed is not enough: what came of building a kernel is shown, and the command that brings a compiler."""
-    broken = replace(m.TORCH, triton=TritonFacts(works=False, found="Failed to find C compiler"))
+    broken = replace(m.TORCH, triton=TritonFacts(works=False, result="Failed to find C compiler"))
     for distribution, command in (
         ("ubuntu debian", "sudo apt install build-essential python3-dev"),
         ("fedora", "sudo dnf install gcc python3-devel"),
@@ -263,18 +262,18 @@ def test_triton_that_cannot_build_is_said_with_its_cure() -> None:
         system = replace(m.GOOD.system, distribution=distribution)
         found = line(replace(m.GOOD, torch=broken, system=system), "compiled training")
         assert found.status == "warn"
-        assert "Failed to find C compiler" in found.found
-        assert found.remedy.text.startswith(command)
-    works = replace(m.TORCH, triton=TritonFacts(works=True, found="Triton has built and launched a kernel"))
+        assert "Failed to find C compiler" in found.finding
+        assert found.fix.text.startswith(command)
+    works = replace(m.TORCH, triton=TritonFacts(works=True, result="Triton has built and launched a kernel"))
     assert line(replace(m.GOOD, torch=works), "compiled training").status == "ok"
 
 
 def test_the_attention_kernel_is_shown() -> None:
     """As the machine's capability, build and system allow."""
-    assert line(m.GOOD, "attention").found.startswith("flash_varlen")
+    assert line(m.GOOD, "attention").finding.startswith("flash_varlen")
     old = replace(m.TORCH, device=DeviceFacts("RTX 2080", (7, 5), ("sm_75",)))
-    assert line(replace(m.GOOD, torch=old), "attention").found.startswith("efficient_varlen")
+    assert line(replace(m.GOOD, torch=old), "attention").finding.startswith("efficient_varlen")
     windows = m.on("windows")
     assert windows.torch.device is not None
     built = replace(windows.torch, device=replace(windows.torch.device, has_flash_attention=False))
-    assert "Windows" in line(replace(windows, torch=built), "attention").found
+    assert "Windows" in line(replace(windows, torch=built), "attention").finding

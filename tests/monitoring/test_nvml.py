@@ -1,4 +1,4 @@
-"""GPUs by CUDA's numbers and by NVML's, with a stand-in for the driver's library."""
+"""GPUs by CUDA's numbers and by NVML's, with a fake of the driver's library."""
 
 import sys
 from types import SimpleNamespace
@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tunesmith.gauges.nvml import handles_in_cuda_order
+from tunesmith.monitoring.nvml import handles_in_cuda_order
 from tunesmith.planning.gpu_processes import card_state
 from tunesmith.planning.hardware import GIB, hardware_of_driver
 

@@ -1,0 +1,107 @@
+"""Sample the machine every few seconds in a thread, so that training never waits for a driver.
+
+The energy is that of the GPU where the run computes on one, else that of the CPUs: of the whole device, including what
+other programs use.
+"""
+
+import threading
+import time
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from tunesmith.monitoring.nvml import GPUEnergyCounter, GPUMonitor, GPUReading
+from tunesmith.monitoring.rapl import CPUEnergyCounter
+
+INTERVAL_S = 2.0
+
+
+@dataclass(frozen=True)
+class SystemReading:
+    """One sample of the machine.
+
+    Attributes:
+        cpu_percent: of all cores, since the sample before.
+        process_memory_bytes: resident, of this process.
+        host_memory_used_bytes: by all programs, as is `gpu_memory_used_bytes`.
+        gpu_utilisation_percent: and the other values of the GPU: None without one.
+        energy_joules: of the device that computes, since the monitor was started; None where it is unknown.
+    """
+
+    cpu_percent: float
+    process_memory_bytes: int
+    host_memory_used_bytes: int
+    host_memory_bytes: int
+    gpu_utilisation_percent: float | None
+    gpu_memory_used_bytes: int | None
+    gpu_temperature_celsius: float | None
+    gpu_power_watts: float | None
+    energy_joules: float | None
+
+
+class SystemMonitor:
+    """Samples the machine until the block ends.
+
+    Args:
+        gpu: UUID of the GPU that computes; empty where the CPU does.
+        interval_s: between two samples.
+    """
+
+    def __init__(self, gpu: str = "", *, interval_s: float = INTERVAL_S) -> None:
+        self._gpu, self._interval_s = gpu, interval_s
+        self._lock = threading.Lock()
+        self._latest: SystemReading | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="system monitor", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def latest(self) -> SystemReading | None:
+        """The latest sample, if there is one since the last call."""
+        with self._lock:
+            latest, self._latest = self._latest, None
+        return latest
+
+    def _run(self) -> None:
+        monitor = GPUMonitor.open(self._gpu) if self._gpu else None
+        cpu_energy, gpu_energy = CPUEnergyCounter(), GPUEnergyCounter()
+        if monitor:
+            gpu_energy.add(monitor.read(), time.monotonic())
+        psutil.cpu_percent()  # measures since the call before; the first one has none
+        try:
+            while not self._ended.wait(self._interval_s):
+                gpu = monitor.read() if monitor else GPUReading()
+                joules = gpu_energy.add(gpu, time.monotonic()) if monitor else cpu_energy.read_joules()
+                reading = _reading(gpu, joules)
+                with self._lock:
+                    self._latest = reading
+        except (OSError, psutil.Error):
+            return  # training works without samples
+        finally:
+            if monitor:
+                monitor.close()
+
+
+def _reading(gpu: GPUReading, joules: float | None) -> SystemReading:
+    memory = psutil.virtual_memory()
+    return SystemReading(
+        cpu_percent=psutil.cpu_percent(),
+        process_memory_bytes=psutil.Process().memory_info().rss,
+        host_memory_used_bytes=memory.total - memory.available,
+        host_memory_bytes=memory.total,
+        gpu_utilisation_percent=gpu.utilisation_percent,
+        gpu_memory_used_bytes=gpu.memory_used_bytes,
+        gpu_temperature_celsius=gpu.temperature_celsius,
+        gpu_power_watts=gpu.power_watts,
+        energy_joules=joules,
+    )
