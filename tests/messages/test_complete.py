@@ -30,6 +30,7 @@ ENGLISH_ONLY = {"training/model_card.py", "serving/metrics.py", "convert/verify.
 SAYS_DOCSTRINGS = {"ui/help.py"}
 """Says what `help_texts` collects."""
 NO_SENTENCES = {
+    "data/fast_tokenizer.py": {"it's we'll I'd they've DON'T", "caf\u00e9 na\u00efve \u00df \u0130"},
     "api.py": {". Did you mean {}?"},
     "commands.py": {"tokenizer train", "tokenizer extend"},
     "backends.py": {"pip install triton-windows"},

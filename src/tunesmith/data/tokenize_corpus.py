@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from tunesmith.data.cache import TOKENS_INFO
 from tunesmith.data.dedup import exact_duplicate_of, near_duplicate_of
+from tunesmith.data.fast_tokenizer import LARGE_TEXT_BYTES, FastTokenizer
 from tunesmith.data.prefetch import prefetch
 from tunesmith.data.readers import ReadingOptions, join_partials, open_source
 from tunesmith.data.segmentation import TextBatch
@@ -120,7 +121,8 @@ def tokenize_sources(
         val_fraction: decides how many samples are needed.
     """
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
-    writer = SampleWriter(tokenizer, dtype)
+    encoder = FastTokenizer(tokenizer, text_bytes=_stored_bytes(resolved))
+    writer = SampleWriter(encoder, tokenizer.end_of_text_id, dtype)
     reports = []
     path = folder / TOKENS
     with path.open("wb") as file:
@@ -209,6 +211,13 @@ class _Unfinished:
     hash: int
 
 
+def _stored_bytes(resolved: ResolvedSources) -> int:
+    """Bytes on disk, compressed or not; a dataset of the Hub counts as a large text."""
+    return sum(
+        source.path.stat().st_size if isinstance(source, SourceFile) else LARGE_TEXT_BYTES for source in resolved.files
+    )
+
+
 class SampleWriter:
     """Tokenize samples batch by batch and append them to the token file.
 
@@ -216,8 +225,8 @@ class SampleWriter:
         characters: written so far.
     """
 
-    def __init__(self, tokenizer: TextTokenizer, dtype: np.dtype[Any]) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, encoder: FastTokenizer, end_of_text_id: int, dtype: np.dtype[Any]) -> None:
+        self._encoder, self._end_of_text_id = encoder, end_of_text_id
         self._dtype = dtype
         self._columns: list[list[Integers]] = [[np.zeros(0, np.uint8)] for _ in range(3)]
         self._hashes: list[Int64s] = [np.zeros(0, np.int64)]
@@ -226,11 +235,11 @@ class SampleWriter:
 
     def write(self, file: BinaryIO, batch: MeasuredBatch) -> None:
         """Append samples, each followed by end-of-text; a partial last one stays open."""
-        ids, counts = self._tokenizer.encode_packed(batch.texts)
+        ids, counts = self._encoder.encode_packed(batch.texts)
         prompt_counts = counts[::2] if batch.are_pairs else np.zeros_like(counts)
         if batch.are_pairs:
             counts = prompt_counts + counts[1::2]
-        tokens = with_ends(ids, counts, self._tokenizer.end_of_text_id, self._dtype)
+        tokens = with_ends(ids, counts, self._end_of_text_id, self._dtype)
         file.write(tokens[: len(tokens) - batch.is_partial].tobytes())
         token_counts, text_bytes, hashes = counts + 1, batch.text_bytes, batch.hashes
         if self._unfinished is not None:

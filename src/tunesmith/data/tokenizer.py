@@ -123,6 +123,11 @@ class TextTokenizer:
         content: dict[str, Any] = json.loads(self.json)
         return content
 
+    @property
+    def added_tokens(self) -> list[str]:
+        """Tokens that are found in a text before anything else, end-of-text among them."""
+        return [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
+
     @cached_property
     def may_be_cut(self) -> bool:
         """Whether the pre-tokenizer is GPT-2's, for which `safe_pieces` is exact."""
