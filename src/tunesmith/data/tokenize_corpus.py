@@ -22,7 +22,7 @@ from tunesmith.data.fast_tokenizer import LARGE_TEXT_BYTES, FastTokenizer
 from tunesmith.data.prefetch import prefetch
 from tunesmith.data.readers import ReadingOptions, join_partials, open_source
 from tunesmith.data.segmentation import TextBatch
-from tunesmith.data.source_files import TOKENS, ResolvedSources
+from tunesmith.data.source_files import TOKENS, ResolvedSources, SourceFile
 from tunesmith.data.spans import Int64s, IntColumns, Integers, TokenSpans, open_column, shrink_dtype
 from tunesmith.data.split import MIN_CUT_TOKENS, MIN_SAMPLES
 from tunesmith.data.tokenizer import TextTokenizer, TokenIds
