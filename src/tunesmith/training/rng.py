@@ -1,8 +1,8 @@
-"""A run's own chance: what dropout draws.
+"""RNG state of one run: what dropout draws from.
 
-torch's dropout draws from generators that the whole process shares. So that two runs in two threads, or a run and the
-program around it, do not disturb each other, a run brings its own state along for the time of a step and takes it away
-again; steps that draw wait for each other. A run without dropout draws nothing and waits for nobody.
+torch's dropout uses generators that the whole process shares. A run swaps its own state in for the duration of a step
+and out again, so that two runs in two threads, or a run and the program around it, do not disturb each other. Steps
+that draw wait for each other; a run without dropout draws nothing and waits for nothing.
 """
 
 import threading
@@ -17,12 +17,12 @@ Tensors = dict[str, Tensor]
 _DRAWING = threading.RLock()
 
 
-class Chance:
-    """The states of torch's generators as one run would see them if it were alone.
+class RNGState:
+    """States of torch's generators, as one run would see them if it were alone in the process.
 
     Args:
-        seed: of a run that begins.
-        device: it computes on.
+        seed: of a new run.
+        device: that computes.
         draws: whether anything is drawn at all.
 
     Attributes:
@@ -33,16 +33,16 @@ class Chance:
         self._device = device
         self._draws = draws
         self.states: Tensors = {}
-        self.begin(seed)
+        self.seed(seed)
 
-    def begin(self, seed: int) -> None:
-        """Draw from a seed's beginning."""
+    def seed(self, seed: int) -> None:
+        """Start from a seed."""
         self.states = {"cpu": torch.Generator().manual_seed(seed).get_state()}
         if self._device.type == "cuda":
             self.states["cuda"] = torch.Generator(self._device).manual_seed(seed).get_state()
 
     def restore(self, states: Tensors) -> None:
-        """Go on from where a checkpoint was made.
+        """Continue from a checkpoint's states.
 
         Raises:
             KeyError: if the CPU's is missing.
@@ -50,36 +50,36 @@ class Chance:
         self.states = {"cpu": states["cpu"], **{name: states[name] for name in self.states if name in states}}
 
     @contextmanager
-    def drawing(self) -> Iterator[None]:
-        """While this lasts torch draws from this run's chance."""
+    def scope(self) -> Iterator[None]:
+        """Let torch draw from these states inside the block."""
         if not self._draws:
             yield
             return
         with _DRAWING:
-            before = _current(self._device)
-            _put(self.states, self._device)
+            outside = _get_states(self._device)
+            _set_states(self.states, self._device)
             try:
                 yield
             finally:
-                self.states = _current(self._device)
-                _put(before, self._device)
+                self.states = _get_states(self._device)
+                _set_states(outside, self._device)
 
 
 @contextmanager
-def drawing_nothing(device: torch.device) -> Iterator[None]:
-    """While this lasts what is drawn does not count: afterwards every generator is where it was."""
+def preserve_rng_state(device: torch.device) -> Iterator[None]:
+    """Restore every generator after the block."""
     with _DRAWING, torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 
 
-def _current(device: torch.device) -> Tensors:
+def _get_states(device: torch.device) -> Tensors:
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
     return states
 
 
-def _put(states: Tensors, device: torch.device) -> None:
+def _set_states(states: Tensors, device: torch.device) -> None:
     torch.set_rng_state(states["cpu"])
     if "cuda" in states and device.type == "cuda":
         torch.cuda.set_rng_state(states["cuda"], device)

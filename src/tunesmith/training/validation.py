@@ -1,15 +1,15 @@
-"""Settings of a training that make no sense, named all at once before anything is loaded."""
+"""Validation of a configuration before anything is loaded; all problems are reported at once."""
 
 from tunesmith.config import TrainConfig
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
 from tunesmith.model.lora import PROJECTIONS
 from tunesmith.preparation.train_tokenizer import SMALLEST_VOCAB
-from tunesmith.training.blueprint import FLAGS
+from tunesmith.training.from_scratch import SCRATCH_FLAGS
 
 
-def refuse_impossible(config: TrainConfig) -> None:
-    """Check what can be checked before anything is loaded, and name every problem at once.
+def validate_config(config: TrainConfig) -> None:
+    """Check what can be checked before anything is loaded.
 
     Raises:
         UserError: with all problems on one line.
@@ -33,8 +33,8 @@ def refuse_impossible(config: TrainConfig) -> None:
             return say("{flag} {value} is not between 0 and {below:g}", flag=flag, value=value, below=below)
         return say("{flag} {value} is not above 0", flag=flag, value=value)
 
-    def exclude_each_other(one: str, other: str) -> str | None:
-        return say("{flag} and {other} exclude each other", flag=one, other=other)
+    def exclude_each_other(flag: str, other: str) -> str | None:
+        return say("{flag} and {other} exclude each other", flag=flag, other=other)
 
     problems = [
         above_0("--epochs", config.epochs),
@@ -60,7 +60,7 @@ def refuse_impossible(config: TrainConfig) -> None:
         ),
         *(
             say("{flag} needs --from-scratch", flag=f"--{name.replace('_', '-')}")
-            for name in FLAGS
+            for name in SCRATCH_FLAGS
             if getattr(config, name) is not None and not config.from_scratch
         ),
         *(at_least(f"--{name}", getattr(config, name), 1) for name in ("layers", "width", "heads")),
@@ -77,11 +77,10 @@ def refuse_impossible(config: TrainConfig) -> None:
         None
         if 0 < config.val_fraction < 1
         else say(
-            "--val-fraction {fraction} is not between 0 and 1 (something must be kept apart)",
+            "--val-fraction {fraction} is not between 0 and 1 (some samples must be held out)",
             fraction=config.val_fraction,
         ),
         None if 0 <= config.seed < 1 << 63 else say("--seed {seed} is not from 0 to 2^63 - 1", seed=config.seed),
     ]
-    found = [problem for problem in problems if problem]
-    if found:
-        raise UserError("{problems}", hint="see {command}", problems="; ".join(found), command="tunesmith train --help")
+    if problems := [problem for problem in problems if problem]:
+        raise UserError("{problems}", hint="see {command}", problems="; ".join(problems), command="tunesmith train --help")

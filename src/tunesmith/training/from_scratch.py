@@ -1,6 +1,6 @@
-"""What a model from scratch begins as: a shape and a tokenizer, kept as a folder like that of any other model.
+"""Models from scratch: a shape and a tokenizer, written as a model folder without weights to the cache.
 
-The folder stands in the cache. A run reads it once; its own checkpoints hold everything that a resume needs.
+A run reads the folder once; its own checkpoints contain everything that a resume needs.
 """
 
 import hashlib
@@ -27,47 +27,47 @@ from tunesmith.preparation.text_reader import TextReader
 from tunesmith.preparation.vocabulary_size import vocabulary_size
 from tunesmith.preparation.whole_characters import tokenizer_for_script
 
-FLAGS = ("shape", "layers", "width", "heads", "tokenizer", "vocab_size")
-"""That mean a model which is nowhere yet."""
+SCRATCH_FLAGS = ("shape", "layers", "width", "heads", "tokenizer", "vocab_size")
+"""That describe a model which does not exist yet."""
 HEAD_CHANNELS = 64
-"""Of all GPT-2s."""
+"""Of every published GPT-2."""
 
 Config = TypeVar("Config", bound=TrainConfig)
 
 
-def with_blueprint(config: Config, find: Callable[[str], Path]) -> Config:
-    """The configuration with the folder of what was described by `FLAGS` as its model; any other one as it is.
+def materialize_scratch_model(config: Config, find: Callable[[str], Path]) -> Config:
+    """Write the model folder that `SCRATCH_FLAGS` describe, and return the configuration with it as the model.
 
     Args:
-        config: checked by `refuse_impossible`.
-        find: the folder of a MODEL.
+        config: validated; one that describes no model is returned unchanged.
+        find: returns the folder of a MODEL.
 
     Raises:
-        UserError: if the shape cannot be, or there is no text for a tokenizer.
+        UserError: if the shape is not possible, or there is no text for a tokenizer.
     """
-    if not is_described(config):
+    if not is_custom_shape(config):
         return config
-    tokenizer = load_tokenizer(find(config.tokenizer), {}) if config.tokenizer else _own_tokenizer(config)
-    shape = replace(blueprint_shape(config, find), vocab_size=tokenizer.vocab_size)
+    tokenizer = load_tokenizer(find(config.tokenizer), {}) if config.tokenizer else _train_own_tokenizer(config)
+    shape = replace(scratch_shape(config, find), vocab_size=tokenizer.vocab_size)
     hf_config = as_hf_config(shape, tokenizer.end_of_text_id)
     digest = hashlib.sha256(f"{json.dumps(hf_config, allow_nan=False)}{tokenizer.json}".encode()).hexdigest()[:8]
     name = config.shape or f"gpt2-{shape.n_layer}x{shape.n_embd}"
-    folder = cache_folder() / "fresh" / f"{name}-{digest}"
+    folder = cache_folder() / "scratch_models" / f"{name}-{digest}"
     if not folder.is_dir():
-        with suppress(FileExistsError), new_folder(folder) as filling:  # another process may have been faster
+        with suppress(FileExistsError), new_folder(folder) as filling:  # by another process
             write_json(filling / "config.json", hf_config)
             tokenizer.save(filling)
     return replace(config, model=str(folder))
 
 
-def is_described(config: TrainConfig) -> bool:
-    """Whether the model is one that is nowhere yet."""
-    return config.from_scratch and any(getattr(config, flag) is not None for flag in FLAGS)
+def is_custom_shape(config: TrainConfig) -> bool:
+    """Whether the configuration describes a model that does not exist yet."""
+    return config.from_scratch and any(getattr(config, flag) is not None for flag in SCRATCH_FLAGS)
 
 
-def shown_model(config: TrainConfig) -> str:
-    """What to call the model: the path of a folder in the cache tells nobody anything."""
-    if not is_described(config):
+def display_name(config: TrainConfig) -> str:
+    """Return a name of the model for people: the path of a folder in the cache is none."""
+    if not is_custom_shape(config):
         return config.model
     folder = Path(config.model)
     return folder.name.rsplit("-", 1)[0] if folder.is_dir() else _name(config)
@@ -79,15 +79,15 @@ def _name(config: TrainConfig) -> str:
     return config.shape or config.model
 
 
-def blueprint_shape(config: TrainConfig, find: Callable[[str], Path]) -> GPT2Config:
-    """The shape that was described; its vocabulary is the named model's.
+def scratch_shape(config: TrainConfig, find: Callable[[str], Path]) -> GPT2Config:
+    """Return the described shape, with the vocabulary of the named model.
 
     Args:
-        config: what was asked.
-        find: the folder of a MODEL.
+        config: validated.
+        find: returns the folder of a MODEL.
 
     Raises:
-        UserError: if it cannot be.
+        UserError: if it is not possible.
     """
     named = preset_shape("gpt2" if config.shape == "gpt2-small" else config.shape or config.model)
     if named is None:
@@ -99,7 +99,7 @@ def blueprint_shape(config: TrainConfig, find: Callable[[str], Path]) -> GPT2Con
     if width % heads:
         raise UserError(
             "--width {width} is not a multiple of {heads} heads",
-            hint="take a width that is a multiple of 64, or name --heads",
+            hint="use a width that is a multiple of 64, or set --heads",
             width=width,
             heads=heads,
         )
@@ -113,8 +113,8 @@ def blueprint_shape(config: TrainConfig, find: Callable[[str], Path]) -> GPT2Con
     )
 
 
-def _own_tokenizer(config: TrainConfig) -> TextTokenizer:
-    """Trained on the sources."""
+def _train_own_tokenizer(config: TrainConfig) -> TextTokenizer:
+    """Train a tokenizer on the sources."""
     if set(STANDARD_INPUT) & set(config.sources):
         raise UserError(
             "standard input can be read once only, and a tokenizer of its own needs it twice",
@@ -123,8 +123,8 @@ def _own_tokenizer(config: TrainConfig) -> TextTokenizer:
     with found_sources(config.sources) as found:
         if found.prepared is not None:
             raise UserError(
-                "{prepared} holds tokens of a tokenizer that is there already",
-                hint="name it: --tokenizer; or name the text itself",
+                "{prepared} contains tokens of an existing tokenizer",
+                hint="name it with --tokenizer, or name the text itself",
                 prepared=found.prepared,
             )
         options = reading_options(config)

@@ -1,7 +1,7 @@
-"""The verb `plan`: what a run would do, what it needs and how long it takes; nothing is fetched, loaded or written.
+"""The `plan` command: memory and time of a run, without downloading, loading or writing anything.
 
-Neither a card nor torch is needed where `--vram` or `--gpu` names one. Where the model's tokenizer is not on this
-machine, the packaged one counts the text's tokens, which the usual English text has half as many again of.
+Neither a GPU nor torch is needed with `--vram` or `--gpu`. Where the model's tokenizer is not on this machine, the
+packaged one counts the text's tokens, of which usual English text has half as many more.
 """
 
 from collections.abc import Iterator
@@ -28,11 +28,11 @@ from tunesmith.optimizers.state_plan import STATE_PLANS
 from tunesmith.planning.experience import Experience
 from tunesmith.planning.hardware import Hardware, hardware_here, hardware_named, hardware_of_driver, in_precision
 from tunesmith.planning.search import Way, best_way, candidates, fits
-from tunesmith.training.blueprint import blueprint_shape, is_described, shown_model, with_blueprint
+from tunesmith.training.from_scratch import display_name, is_custom_shape, materialize_scratch_model, scratch_shape
 from tunesmith.training.epoch import lora_of, request_of
-from tunesmith.training.plan import TrainPlan, make_plan, prospect_of
-from tunesmith.training.prospect import beyond_the_hours
-from tunesmith.training.refuse_impossible import refuse_impossible
+from tunesmith.training.plan import TrainPlan, make_plan, scaling_estimate
+from tunesmith.planning.scaling_law import time_limit_warning
+from tunesmith.training.validation import validate_config
 from tunesmith.training.sharding_choice import Processes, choose_sharding, share_of_hardware
 
 SHOWN_SIZES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
@@ -41,25 +41,22 @@ GPT2_TOKENS_PER_TINY_TOKEN = 0.69
 WINDOWS_WITHOUT_TEXT = 1000
 LORA_RANK_SHOWN = 8
 IN_PARTS = "in-parts"
-"""What is chosen where no line of a whole model is."""
+"""The chosen method where no line of a whole model is."""
 EVALUATION_SHARE = 1 / 3
-"""Of the time of a training step that the same tokens take without a backward pass."""
+"""Of the time of a training step: the same tokens without a backward pass."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One line of the table.
+    """One way to train a model size: one row of the table.
 
     Attributes:
-        model: its name.
         method: a state plan, or adapters.
-        recompute: what is computed once more.
-        peak_memory_bytes: at least, where it does not fit.
-        host_memory_bytes: beside it, on the host.
-        fits: whether there is room.
+        peak_memory_bytes: the minimum, where it does not fit.
+        host_memory_bytes: of the host, in addition.
         tokens_per_s: roughly; None where the GPU's speed is not known.
         duration_s: of all steps, likewise.
-        is_chosen: whether `train` would take it.
+        is_chosen: whether `train` would use it.
     """
 
     model: str
@@ -74,16 +71,14 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Forecast:
-    """What `plan` found.
+class TrainEstimate:
+    """The estimate of a run, and of its alternatives.
 
     Attributes:
-        model: asked for.
-        plan: what `train` would do; None where nothing fits.
+        plan: of `train`; None where nothing fits.
         refusal: why nothing does; empty where something does.
-        hardware: what it was planned for.
-        notes: what was taken to be so.
-        methods: all sizes and ways.
+        hardware: that it was planned for.
+        notes: assumptions.
     """
 
     model: str
@@ -94,7 +89,7 @@ class Forecast:
     methods: tuple[Method, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The keys of `tunesmith plan --json`."""
+        """Return the keys of `tunesmith plan --json`."""
         common = {
             "model": self.model,
             "fits": self.plan is not None,
@@ -110,7 +105,7 @@ class Forecast:
 
 
 def duration_s(plan: TrainPlan) -> float | None:
-    """Of the steps and the evaluations between them, roughly; None where nothing tells how fast the GPU is."""
+    """Return the time of steps and evaluations, roughly; None where the GPU's speed is not known."""
     if plan.step_s is None:
         return None
     evaluations = plan.steps / plan.eval_every_steps + 1
@@ -118,21 +113,21 @@ def duration_s(plan: TrainPlan) -> float | None:
     return plan.steps * plan.step_s + evaluations * plan.validation_tokens * per_token_s * EVALUATION_SHARE
 
 
-def forecast(config: PlanConfig) -> Forecast:
-    """Plan without running.
+def estimate(config: PlanConfig) -> TrainEstimate:
+    """Plan a run without starting it.
 
     Raises:
-        UserError: for impossible settings, unreadable text, or a model whose shape cannot be known here.
+        UserError: for impossible settings, unreadable text, or a model whose shape is not known here.
     """
-    refuse_impossible(config)
+    validate_config(config)
     hardware = _hardware(config)
     folder: Path | None = None
-    if is_described(config) and not (config.sources or config.tokenizer):
-        shape = blueprint_shape(config, _folder_here)
+    if is_custom_shape(config) and not (config.sources or config.tokenizer):
+        shape = scratch_shape(config, _folder_here)
     else:
-        config = with_blueprint(config, _folder_here)
+        config = materialize_scratch_model(config, _folder_here)
         shape, folder = _shape(config.model)
-    name = shown_model(config)
+    name = display_name(config)
     notes: list[str] = []
     corpus = _corpus(config, shape, folder, notes)
     experience = Experience.kept()
@@ -146,22 +141,22 @@ def forecast(config: PlanConfig) -> Forecast:
     if shape not in shapes.values():
         shapes = {name: shape, **shapes}
     if plan is not None and config.from_scratch:
-        doubts = (prospect_of(plan, shape).warning, beyond_the_hours(duration_s(plan), config.max_hours))
-        notes += [doubt for doubt in doubts if doubt]
+        warnings = (scaling_estimate(plan, shape).warning, time_limit_warning(duration_s(plan), config.max_hours))
+        notes += [warning for warning in warnings if warning]
     methods = tuple(
         method
-        for other_name, other in shapes.items()
-        if other is not None
-        for method in _methods(replace(config, model=other_name), other, corpus, hardware, experience)
+        for size, size_shape in shapes.items()
+        if size_shape is not None
+        for method in _methods(replace(config, model=size), size_shape, corpus, hardware, experience)
     )
-    return Forecast(name, plan, refusal, hardware, tuple(notes), methods)
+    return TrainEstimate(name, plan, refusal, hardware, tuple(notes), methods)
 
 
 def _folder_here(model: str) -> Path:
     folder = folder_here(model)
     if folder is None:
         raise UserError(
-            "{model} is not here, and a plan fetches nothing",
+            "{model} is not on this machine, and plan downloads nothing",
             hint="name a local folder, or leave --tokenizer out: then one is trained on the text",
             model=model,
         )
@@ -176,23 +171,23 @@ def _hardware(config: PlanConfig) -> Hardware:
 
 
 def shape_of(model: str) -> GPT2Config:
-    """The model's shape, where it can be known without fetching anything.
+    """Return the model's shape, where it is known without a download.
 
     Raises:
-        UserError: if it cannot.
+        UserError: if it is not.
     """
     return _shape(model)[0]
 
 
 def _shape(model: str) -> tuple[GPT2Config, Path | None]:
-    """The model's shape, and its folder if it is here."""
+    """Return the model's shape, and its folder if it is on this machine."""
     folder = folder_here(model)
     if folder is not None:
         return gpt2_config(read_hf_config(folder), origin=str(folder)), folder
     shape = preset_shape(model)
     if shape is None:
         raise UserError(
-            "the shape of {model} is not known here, and a plan fetches nothing",
+            "the shape of {model} is not known here, and plan downloads nothing",
             hint="name a preset ({names}), a local folder, or train it once so that it is in the cache",
             model=model,
             names=", ".join(SIZES),
@@ -204,7 +199,7 @@ def _corpus(config: PlanConfig, shape: GPT2Config, folder: Path | None, notes: l
     if not config.sources:
         notes.append(say("no text was named: {n_windows:,} full windows are taken", n_windows=WINDOWS_WITHOUT_TEXT))
         context = shape.n_positions if config.context_tokens == "auto" else config.context_tokens
-        return _made_up(np.full(WINDOWS_WITHOUT_TEXT, context))
+        return _synthetic_corpus(np.full(WINDOWS_WITHOUT_TEXT, context))
     is_complete = folder is not None and any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
     counting = folder if is_complete and folder is not None else local_folder(TINY)
     tokenizer = load_tokenizer(counting, read_hf_config(counting))
@@ -232,7 +227,7 @@ def _scaled(split: Split, factor: float) -> Split:
     return Split(split.tokens, Stretches(old.starts, lengths, prompts, old.sources), split.text_bytes, split.weights)
 
 
-def _made_up(lengths: np.ndarray[Any, np.dtype[np.int64]]) -> Corpus:
+def _synthetic_corpus(lengths: np.ndarray[Any, np.dtype[np.int64]]) -> Corpus:
     none = np.zeros_like(lengths)
     whole = Stretches(none + 1, lengths, none, none)
     parts = (whole, whole[slice(len(lengths) // 10)])
@@ -242,7 +237,7 @@ def _made_up(lengths: np.ndarray[Any, np.dtype[np.int64]]) -> Corpus:
 def _methods(
     config: PlanConfig, shape: GPT2Config, corpus: Corpus, hardware: Hardware, experience: Experience
 ) -> Iterator[Method]:
-    """Every way to train a size, the chosen one marked."""
+    """Yield every way to train a model size, the chosen one marked."""
     if config.context_tokens != "auto":
         config = replace(config, context_tokens=min(shape.n_positions, config.context_tokens))
     every = replace(config, states="auto", recompute="auto", lora_rank=0, freeze="nothing")
@@ -280,7 +275,7 @@ def _methods(
         way = best_way(request, hardware, states)
         fitting = fits(way, hardware)
         if states.gradients == "in-backward" and was_shown.get(states.name.removesuffix("-in-backward")):
-            continue  # of use only where the other does not fit
+            continue  # only useful where the other one does not fit
         was_shown[states.name] = fitting
         if chosen == "auto" and fitting:
             chosen = states.name
