@@ -4,7 +4,7 @@
 
 Each combination runs two optimizer steps of a random model in a process of its own, whose largest resident memory
 is compared with what was predicted before them: the closed form of `tunesmith.planning.memory`, corrected by two short
-micro-batches (`tunesmith.training.calibration`).
+micro-batches (`tunesmith.training.memory_calibration`).
 """
 
 import argparse
@@ -77,9 +77,9 @@ def run(combination: Combination) -> dict[str, Any]:
     from tunesmith.model.recomputation import recompute
     from tunesmith.optimizers.state_plan import STATE_PLANS
     from tunesmith.planning.memory import Correction, Demand, memory_of
-    from tunesmith.training.calibration import calibrate
+    from tunesmith.training.memory_calibration import calibrate
     from tunesmith.training.optimizer import make_optimizer
-    from tunesmith.training.step import train_step
+    from tunesmith.training.train_step import train_step
 
     shape, states = SHAPES[combination.size], STATE_PLANS[combination.states]
     dtype = choose_dtype("auto", torch.device("cpu")).value

@@ -69,16 +69,16 @@ def main() -> None:
 def _side(asked: argparse.Namespace) -> dict[str, Any]:
     import tunesmith
     from tunesmith.allocator import set_up_allocators
-    from tunesmith.training.events import Planned, Stepped
+    from tunesmith.training.events import RunStarted, StepLogged
 
     set_up_allocators()  # as the command line does
     ends_s: dict[int, float] = {}
     plans = []
 
     def note(event: object) -> None:
-        if isinstance(event, Planned):
+        if isinstance(event, RunStarted):
             plans.append(event.plan)
-        if isinstance(event, Stepped):
+        if isinstance(event, StepLogged):
             ends_s[event.step] = time.perf_counter()
 
     with tempfile.TemporaryDirectory(prefix="saving-") as folder:

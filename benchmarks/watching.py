@@ -126,29 +126,28 @@ def _side(asked: argparse.Namespace) -> dict[str, Any]:
     import tunesmith
     from tunesmith.allocator import set_up_allocators
     from tunesmith.interfaces.progress import Progress
-    from tunesmith.tracking import registry
-    from tunesmith.training import job
-    from tunesmith.training.events import Planned, Stepped
-    from tunesmith.training.run import RunFolder
+    from tunesmith.run_dir import RunDir
+    from tunesmith.training import train
+    from tunesmith.training.events import RunStarted, StepLogged
 
     set_up_allocators()  # as the command line does
     ends_s: dict[int, float] = {}
     plans = []
     watched = asked.side == WATCHED
     trackers = {"follower": _Follower()} if watched else {}
-    registry.make_trackers = lambda _asked: trackers  # type: ignore[assignment]
+    train.make_trackers = lambda _names: trackers  # type: ignore[assignment]
     if not watched:
-        job.MachineWatch = _NoWatch  # type: ignore[assignment, misc]
-        RunFolder.append = lambda *_nothing: None  # type: ignore[method-assign]
+        train.MachineWatch = _NoWatch  # type: ignore[assignment, misc]
+        RunDir.append = lambda *_nothing: None  # type: ignore[method-assign]
 
     with tempfile.TemporaryDirectory(prefix="watching-") as folder, Progress(quiet=not watched) as progress:
 
         def note(event: object) -> None:
             if watched:
                 progress.show(event)  # type: ignore[arg-type]
-            if isinstance(event, Planned):
+            if isinstance(event, RunStarted):
                 plans.append(event.plan)
-            if isinstance(event, Stepped):
+            if isinstance(event, StepLogged):
                 ends_s[event.step] = time.perf_counter()
 
         tunesmith.train(

@@ -226,7 +226,7 @@ def test_a_signal_saves_and_resume_finishes(
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert f"tunesmith train --resume --out {out}" in stderr
-    assert json.loads((out / "run.json").read_text("utf-8"))["outcome"]["status"] == "interrupted"
+    assert json.loads((out / "run.json").read_text("utf-8"))["result"]["status"] == "interrupted"
     resumed = subprocess.run(
         [*program, "train", "--resume", "--out", str(out), "--json"], capture_output=True, text=True, check=False
     )

@@ -34,7 +34,7 @@ from tunesmith.planning.experience import Experience
 from tunesmith.planning.hardware import GIB, hardware_named
 from tunesmith.planning.memory import Demand
 from tunesmith.planning.search import Request, best_way
-from tunesmith.training.step import train_step
+from tunesmith.training.train_step import train_step
 
 WARM_UP_STEPS, TIMED_STEPS = 4, 12
 PLAN_STEPS, TIMED_FROM = 5, 2

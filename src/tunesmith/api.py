@@ -35,13 +35,12 @@ from tunesmith.config_values import flag_names, in_one_row
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import LANGUAGES, speak
 from tunesmith.messages.language import chosen_language
-from tunesmith.run_training import all_events, run_training
 
 if TYPE_CHECKING:
     from tunesmith.generation.write_texts import GeneratedText
-    from tunesmith.run_training import Events
     from tunesmith.serving.events import Serving
     from tunesmith.training.events import Event, TrainResult
+    from tunesmith.training.train import Events
 
 Source = str | PathLike[str]
 Sources = Source | Iterable[Source]
@@ -165,9 +164,9 @@ def plan(*sources: Sources, **options: Any) -> dict[str, Any]:  # noqa: ANN401
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.training.forecast import forecast
+    from tunesmith.training.estimate import estimate
 
-    return forecast(_asked(PlanConfig, options, sources=sources)).as_json()
+    return estimate(_asked(PlanConfig, options, sources=sources)).as_json()
 
 
 @_in_python_names()
@@ -195,11 +194,12 @@ def train(
     config = _asked(TrainConfig, options, sources=sources, out=out)
     heard = on_event or (lambda _event: None)
     from tunesmith.interfaces.notebook_view import is_in_notebook
+    from tunesmith.training import train as training
 
     if not (is_in_notebook() and on_event is None if progress is None else progress):
-        return run_training(config, on_event=heard)
+        return training.train(config, on_event=heard)
     from tunesmith.interfaces.progress import Progress
-    from tunesmith.training.interrupt import StopRequest
+    from tunesmith.training.stop import StopRequest
 
     stop = StopRequest()
     with Progress(quiet=config.quiet, is_stopping=stop) as shown:
@@ -208,11 +208,11 @@ def train(
             shown.show(event)
             heard(event)
 
-        return run_training(config, on_event=show_and_tell, stop=stop)
+        return training.train(config, on_event=show_and_tell, stop=stop)
 
 
 def training_events(*sources: Sources, out: Source, **options: Any) -> "Events":  # noqa: ANN401
-    """Fine-tune a model on text, one event after another; the last one is `Ended`, with the result.
+    """Fine-tune a model on text, one event after another; the last one is `RunEnded`, with the result.
 
     Leaving the loop early saves the run and ends it, as Ctrl-C does at the command line; `train(resume=True, out=...)`
     goes on. While a step is computed Ctrl-C does the same, and the loop ends by itself.
@@ -240,8 +240,8 @@ def training_events(*sources: Sources, out: Source, **options: Any) -> "Events":
 
 
 def _saved_when_left(config: TrainConfig) -> "Events":
-    from tunesmith.distributed.team import ALONE
-    from tunesmith.training.interrupt import StopRequest, stop_on_signals
+    from tunesmith.training.stop import StopRequest, stop_on_signals
+    from tunesmith.training.train import train_events
 
     if config.devices > 1:
         raise UserError(
@@ -250,7 +250,7 @@ def _saved_when_left(config: TrainConfig) -> "Events":
             devices=config.devices,
         )
     stop = StopRequest()
-    events = all_events(config, stop, ALONE)
+    events = train_events(config, stop)
     try:
         with _in_python_names():
             event: Event | None = next(events)

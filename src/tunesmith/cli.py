@@ -51,6 +51,7 @@ from tunesmith.interfaces.help import SpokenHelp
 from tunesmith.interfaces.typed_words import settings_of, with_plain_dashes
 from tunesmith.messages.catalogue import say
 from tunesmith.messages.system_errors import said_by_system
+from tunesmith.run_dir import RunDir
 
 if TYPE_CHECKING:
     from tunesmith.distributed.place import Place
@@ -173,9 +174,9 @@ def extend_tokenizer(config: TokenizerExtendConfig) -> int:
 @app.command
 def plan(config: PlanConfig = NOTHING_PLANNED) -> int:
     """Say what a training run would do, what it needs and how long it takes."""
-    from tunesmith.training.forecast import forecast
+    from tunesmith.training.estimate import estimate
 
-    found = forecast(config)
+    found = estimate(config)
     if config.json:
         print_json(found.as_json())
     else:
@@ -196,18 +197,18 @@ def train(config: TrainConfig) -> int:
     set_up_allocators()
     from tunesmith.distributed.lost import ToldError
     from tunesmith.interfaces.progress import Progress
-    from tunesmith.run_training import run_training
-    from tunesmith.training.interrupt import StopRequest
+    from tunesmith.training import train as training
+    from tunesmith.training.stop import StopRequest
 
     speaks = place is None or place.rank == 0
     try:
         stop = StopRequest()
         with Progress(quiet=config.quiet or not speaks, is_stopping=stop) as progress:
-            result = run_training(config, on_event=progress.show, stop=stop)
+            result = training.train(config, on_event=progress.show, stop=stop)
     except ToldError:
         return USER_ERROR
     except KeyboardInterrupt:
-        if not (Path(config.out) / "run.json").is_file():
+        if not RunDir(Path(config.out)).exists():
             raise
         notice(
             say("interrupted:"),

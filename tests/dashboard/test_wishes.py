@@ -7,9 +7,10 @@ import pytest
 from safetensors.torch import load_file
 
 import tunesmith
-from tunesmith.training import wishes
-from tunesmith.training.events import Event, Saved, Stepped
-from tunesmith.training.wishes import SAVE, STOP, Wishes, make_wish, wished
+from tunesmith.run_dir import SAVE, STOP, RunDir
+from tunesmith.training import stop
+from tunesmith.training.events import CheckpointSaved, Event, StepLogged
+from tunesmith.training.stop import ControlFiles
 
 NIGHTS = "".join(f"Night {number}. Wind {number % 7}, lamp steady.\n" for number in range(60))
 
@@ -17,34 +18,34 @@ NIGHTS = "".join(f"Night {number}. Wind {number % 7}, lamp steady.\n" for number
 @pytest.fixture(autouse=True)
 def _looks_always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps of these models are shorter than the time between two looks."""
-    monkeypatch.setattr(wishes, "LOOKS_EVERY_S", 0.0)
+    monkeypatch.setattr(stop, "POLL_S", 0.0)
 
 
 def test_a_wish_is_granted_once_and_old_ones_are_forgotten(tmp_path: Path) -> None:
     """Each by itself; what was asked of an earlier process is not asked of this one."""
-    ours = Wishes(tmp_path)
+    ours = ControlFiles(RunDir(tmp_path))
     assert not ours.take(SAVE)
-    make_wish(tmp_path, SAVE)
-    make_wish(tmp_path, STOP)
-    assert wished(tmp_path) == (SAVE, STOP)
+    RunDir(tmp_path).request_action(SAVE)
+    RunDir(tmp_path).request_action(STOP)
+    assert RunDir(tmp_path).pending_actions() == (SAVE, STOP)
     assert ours.take(SAVE)
     assert not ours.take(SAVE)
-    assert wished(tmp_path) == (STOP,)
-    ours.forget()
+    assert RunDir(tmp_path).pending_actions() == (STOP,)
+    ours.clear()
     assert not ours.take(STOP)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_looks_are_rare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two of them the disk is not asked."""
-    monkeypatch.setattr(wishes, "LOOKS_EVERY_S", 1e9)
-    ours = Wishes(tmp_path)
+    monkeypatch.setattr(stop, "POLL_S", 1e9)
+    ours = ControlFiles(RunDir(tmp_path))
     assert not ours.take(SAVE)
-    make_wish(tmp_path, SAVE)
+    RunDir(tmp_path).request_action(SAVE)
     assert not ours.take(SAVE)
-    ours.forget()
-    make_wish(tmp_path, SAVE)
-    assert Wishes(tmp_path).take(SAVE)
+    ours.clear()
+    RunDir(tmp_path).request_action(SAVE)
+    assert ControlFiles(RunDir(tmp_path)).take(SAVE)
 
 
 def test_a_run_saves_and_stops_when_it_is_asked_to(tmp_path: Path, make_model_folder: Callable[..., Path]) -> None:
@@ -57,17 +58,17 @@ def test_a_run_saves_and_stops_when_it_is_asked_to(tmp_path: Path, make_model_fo
     out, saved = tmp_path / "asked", []
 
     def ask(event: Event) -> None:
-        if isinstance(event, Stepped) and event.step == 1:
-            make_wish(out / "checkpoints", SAVE)
-        if isinstance(event, Saved) and event.step > 0 and not saved:
+        if isinstance(event, StepLogged) and event.step == 1:
+            RunDir(out).request_action(SAVE)
+        if isinstance(event, CheckpointSaved) and event.step > 0 and not saved:
             saved.append(event.step)
-            make_wish(out / "checkpoints", STOP)
+            RunDir(out).request_action(STOP)
 
     result = tunesmith.train(text, out=out, on_event=ask, **options)
     assert result.interrupted
     assert 1 < saved[0] <= result.steps < 12
-    assert wished(out / "checkpoints") == ()
-    make_wish(out / "checkpoints", STOP)  # of nobody: the process that was asked has ended
+    assert RunDir(out).pending_actions() == ()
+    RunDir(out).request_action(STOP)  # of nobody: the process that was asked has ended
     resumed = tunesmith.train(out=out, resume=True)
     assert not resumed.interrupted
     left_alone, was_asked = (load_file(folder / "model.safetensors") for folder in (alone, out))

@@ -25,7 +25,7 @@ from tunesmith.model.shape import GPT2Config
 from tunesmith.optimizers.state_plan import STATE_PLANS
 from tunesmith.planning.memory import Correction, Demand, Learned, evaluation_bytes, memory_of
 from tunesmith.training.optimizer import make_optimizer
-from tunesmith.training.step import train_step
+from tunesmith.training.train_step import train_step
 
 SHAPE = GPT2Config(8000, 512, 128, 6, 4, 512)
 TOKENS = 2048

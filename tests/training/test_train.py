@@ -11,7 +11,7 @@ from torch import float32
 from transformers import AutoModelForCausalLM, pipeline
 
 import tunesmith
-from tunesmith.training.events import Evaluated, Event, Saved
+from tunesmith.training.events import CheckpointSaved, Evaluated, Event
 
 LINES = [f"Night {number}. Wind {number % 7}, lamp steady." for number in range(60)]
 FILES = {
@@ -56,17 +56,17 @@ def test_the_run_folder(make_model_folder: Callable[..., Path], text: Path, tmp_
     assert written[0]["generated_text"].startswith("Night")
 
     run = json.loads((out / "run.json").read_text("utf-8"))
-    assert run["asked"]["model"] == str(tmp_path / "model")
+    assert run["config"]["model"] == str(tmp_path / "model")
     assert run["plan"]["steps"] == 10
     assert run["plan"]["reasons"]["steps"] == "--max-steps"
     assert run["environment"]["torch"]
     assert run["data"]["samples"] == len(LINES)
-    assert run["outcome"]["status"] == "finished"
-    assert run["outcome"]["perplexity"] == result.perplexity
+    assert run["result"]["status"] == "finished"
+    assert run["result"]["perplexity"] == result.perplexity
     metrics = read_lines(out / "metrics.jsonl")
     steps = [line for line in metrics if line["kind"] == "step"]
     assert [line["step"] for line in steps] == list(range(1, 11))
-    assert {"loss_nats_per_token", "tokens_per_s", "peak_memory_bytes", "learning_rate"} <= set(steps[0])
+    assert {"train_loss", "tokens_per_s", "peak_memory_bytes", "learning_rate"} <= set(steps[0])
     samples = read_lines(out / "samples.jsonl")
     assert result.best_step == 10
     assert [line["step"] for line in samples] == [0] * 3 + [5] * 3 + [10] * 3  # at every evaluation
@@ -99,7 +99,7 @@ def test_the_best_model_is_kept(make_model_folder: Callable[..., Path], text: Pa
     ]
     held_out = tmp_path / "held_out.txt"
     corpus = json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))
-    assert corpus["outcome"]["best_step"] == result.best_step
+    assert corpus["result"]["best_step"] == result.best_step
     # measured again from the files, on the very samples that were kept apart
     import numpy as np
 
@@ -138,7 +138,7 @@ def test_checkpoints_follow_their_own_interval(
     saved: list[int] = []
     tunesmith.train(
         text, model=make_model_folder(), out=tmp_path / "out", max_steps=7, save_every_steps=3,
-        on_event=lambda event: saved.append(event.step) if isinstance(event, Saved) else None,
+        on_event=lambda event: saved.append(event.step) if isinstance(event, CheckpointSaved) else None,
     )  # fmt: skip
     assert saved == [0, 3, 6, 7]
     names = sorted(path.name for path in (tmp_path / "out" / "checkpoints").glob("[!.]*"))

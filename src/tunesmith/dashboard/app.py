@@ -17,11 +17,10 @@ from tunesmith.dashboard.pages import bar_of, list_of_runs, report_of, shell_wor
 from tunesmith.dashboard.run_state import state_of
 from tunesmith.errors import UserError
 from tunesmith.reporting.run_list import runs_by_name
+from tunesmith.run_dir import ACTIONS, RunDir
 from tunesmith.serving.gate import INLINE_STYLES, Gate
 from tunesmith.serving.json_response import JsonResponse
 from tunesmith.serving.refusal import Refusal
-from tunesmith.training.run_files import CHECKPOINTS
-from tunesmith.training.wishes import WISHES, make_wish
 
 PACKAGE = Path(str(files("tunesmith")))
 PAGE = PACKAGE / "dashboard" / "page"
@@ -65,11 +64,11 @@ def make_app(folder: Path, *, host: str, token: str | None, on_start: Callable[[
     async def wish(request: Request) -> Response:
         name, run = await to_thread(_find, folder, request)
         wanted = request.path_params["wish"]
-        if wanted not in WISHES:
+        if wanted not in ACTIONS:
             raise Refusal(404, "nobody can wish {wish} of a run", code="not_found", wish=wanted[:20])
         if not (await to_thread(state_of, name, run)).goes_on:
             raise Refusal(409, "no process works on the run {name} now", code="not_running", name=name)
-        await to_thread(make_wish, run / CHECKPOINTS, wanted)
+        await to_thread(RunDir(run).request_action, wanted)
         return JsonResponse({"asked": wanted}, 202)
 
     return Starlette(

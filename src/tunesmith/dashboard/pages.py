@@ -13,7 +13,7 @@ from tunesmith.quantities import duration, perplexity
 from tunesmith.reporting.page import report_page
 from tunesmith.reporting.run_list import list_runs, status_words
 from tunesmith.reporting.run_record import read_run
-from tunesmith.training.wishes import SAVE, STOP
+from tunesmith.run_dir import SAVE, STOP
 
 
 def list_of_runs(folder: Path) -> str:

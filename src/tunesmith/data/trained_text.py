@@ -1,6 +1,5 @@
 """The text that a model was trained on, found again from its run folder, or named by the user."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from tunesmith.data.source_files import found_sources, is_prepared
 from tunesmith.data.sources import ReadingOptions
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
+from tunesmith.run_dir import RunDir
 
 
 def trained_text(folder: Path, tokenizer: TextTokenizer, named: Sequence[str]) -> Corpus:
@@ -29,9 +29,9 @@ def trained_text(folder: Path, tokenizer: TextTokenizer, named: Sequence[str]) -
         with found_sources(named) as found:
             return prepare_corpus(found, tokenizer, ReadingOptions(), val_fraction=0, seed=0)
     try:
-        run = json.loads((folder / "run.json").read_text("utf-8"))
-        fingerprint, sources = run["data"]["fingerprint"], run["asked"]["sources"]
-    except (OSError, ValueError, KeyError, TypeError):
+        run = RunDir(folder).read_metadata()
+        fingerprint, sources = run["data"]["fingerprint"], run["config"]["sources"]
+    except (UserError, KeyError, TypeError):
         raise UserError(
             "{folder} does not say what it was trained on",
             hint="name its training text: --trained-on FILE",

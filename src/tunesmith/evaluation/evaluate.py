@@ -21,7 +21,7 @@ from tunesmith.errors import UserError
 from tunesmith.evaluation.comparison import compare
 from tunesmith.evaluation.novelty import novelty
 from tunesmith.evaluation.perplexity import Evaluation, confidence_interval, evaluate_split, sliding_method
-from tunesmith.files import parse_json, refuse_existing, to_json, write_text
+from tunesmith.files import refuse_existing, to_json, write_text
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.generation.text_model import load_for_writing
 from tunesmith.machine import choose_dtype
@@ -30,6 +30,7 @@ from tunesmith.model.context import chosen_context_tokens, chosen_stride_tokens
 from tunesmith.model.hf_config import gpt2_config
 from tunesmith.model.hub import local_folder
 from tunesmith.model.weights import load_gpt2
+from tunesmith.run_dir import RunDir
 
 TOKENS_PER_BATCH = 4096
 SHOWN_TOKENS = 64
@@ -237,8 +238,8 @@ def _refuse_other_samples(config: EvaluateConfig, tuned: _Measured, base: _Measu
 def _trained_on(folder: Path, manifest: dict[str, Any]) -> bool:
     """Whether the run that made the model learned from one of these very files."""
     try:
-        run = parse_json((folder / "run.json").read_text("utf-8"))
+        run = RunDir(folder).read_metadata()
         learned = {source["sha256"] for source in run["data"]["sources"]}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, KeyError, TypeError):
         return False  # no run folder of ours: nobody can know
     return any(source["sha256"] in learned for source in manifest["sources"])

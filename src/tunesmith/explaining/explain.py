@@ -10,9 +10,9 @@ from tunesmith.explaining.explanation import Cause, Explanation
 from tunesmith.explaining.own_errors import own_error
 from tunesmith.explaining.run_evidence import explain_run
 from tunesmith.messages.catalogue import say
+from tunesmith.run_dir import RUN_FILE
 from tunesmith.symptoms.recognise import Recognised, recognise_all
 from tunesmith.symptoms.symptom import Says
-from tunesmith.training.run_files import RUN_FILE
 
 MOST_BYTES = 4 << 20
 """Read of a log, from its end: what ended a run stands there."""

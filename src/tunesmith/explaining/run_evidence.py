@@ -8,9 +8,8 @@ from typing import Any
 from tunesmith.explaining.explanation import Cause, Explanation
 from tunesmith.files import parse_json
 from tunesmith.messages.catalogue import say
+from tunesmith.run_dir import METRICS, RunDir, number_or
 from tunesmith.symptoms.table import named
-from tunesmith.training.run import RunFolder
-from tunesmith.training.run_files import METRICS, number_or
 
 WORSE_BY = 1.02
 """A last evaluation so many times above the best one is overfitting and not chance."""
@@ -27,8 +26,8 @@ def explain_run(folder: Path) -> Explanation:
     Raises:
         UserError: if the folder's run.json is damaged.
     """
-    run = RunFolder(folder)
-    description = run.describe()
+    run = RunDir(folder)
+    description = run.read_metadata()
     lines = metrics(folder)
     causes = (
         *_how_it_ended(run, description, lines),
@@ -64,8 +63,8 @@ def _last_step(lines: Lines) -> int:
     return max((int(line.get("step", 0)) for line in lines), default=0)
 
 
-def _how_it_ended(run: RunFolder, description: dict[str, Any], lines: Lines) -> Iterator[Cause]:
-    status = description["outcome"]["status"]
+def _how_it_ended(run: RunDir, description: dict[str, Any], lines: Lines) -> Iterator[Cause]:
+    status = description["result"]["status"]
     if status == "finished":
         return
     checkpoints = run.checkpoints()
@@ -77,14 +76,14 @@ def _how_it_ended(run: RunFolder, description: dict[str, Any], lines: Lines) -> 
     ]
     go_on = f"tunesmith train --resume --out {run.path}"
     if status == "interrupted":
-        by = description["outcome"].get("stopped_by", "")
+        by = description["result"].get("stopped_by", "")
         yield Cause(
             "stopped-on-purpose",
             say("the run was stopped and everything saved ({by})", by=by or say("Ctrl-C or a signal")),
             tuple(evidence),
             go_on,
         )
-    elif run.is_being_written():
+    elif run.is_locked():
         yield Cause("still-running", say("the run is going on now"), tuple(evidence), say("wait for it"))
     else:
         yield Cause(
@@ -99,7 +98,7 @@ def _how_it_ended(run: RunFolder, description: dict[str, Any], lines: Lines) -> 
 
 
 def _bad_numbers(lines: Lines) -> Iterator[Cause]:
-    bad = _of("bad_numbers", lines)
+    bad = _of("nonfinite", lines)
     if not bad:
         return
     samples = dict.fromkeys(sample for line in bad for sample in line.get("samples", []))
@@ -122,7 +121,7 @@ def _bad_numbers(lines: Lines) -> Iterator[Cause]:
 
 
 def _full_disk(folder: Path, lines: Lines) -> Iterator[Cause]:
-    failed = _of("save_failed", lines)
+    failed = _of("checkpoint_failed", lines)
     if failed:
         symptom = named("disk-full")
         yield Cause(
@@ -135,15 +134,15 @@ def _full_disk(folder: Path, lines: Lines) -> Iterator[Cause]:
 
 def _overfitted(lines: Lines) -> Iterator[Cause]:
     evaluations = [
-        {**line, "validation_perplexity": number_or(line["validation_perplexity"], math.inf)}
-        for line in _of("evaluation", lines)
+        {**line, "val_perplexity": number_or(line["val_perplexity"], math.inf)}
+        for line in _of("eval", lines)
         if line.get("step", 0) > 0
     ]
     if len(evaluations) < 2:
         return
-    best = min(evaluations, key=lambda line: line["validation_perplexity"])
+    best = min(evaluations, key=lambda line: line["val_perplexity"])
     last = evaluations[-1]
-    if last["validation_perplexity"] > WORSE_BY * best["validation_perplexity"]:
+    if last["val_perplexity"] > WORSE_BY * best["val_perplexity"]:
         yield Cause(
             "overfitted",
             say(
@@ -153,9 +152,9 @@ def _overfitted(lines: Lines) -> Iterator[Cause]:
             (
                 say(
                     "validation perplexity {best:.2f} at step {step:,}, {last:.2f} at step {last_step:,}",
-                    best=best["validation_perplexity"],
+                    best=best["val_perplexity"],
                     step=best["step"],
-                    last=last["validation_perplexity"],
+                    last=last["val_perplexity"],
                     last_step=last["step"],
                 ),
             ),
@@ -173,8 +172,8 @@ def _spikes(lines: Lines) -> Iterator[Cause]:
                 say(
                     "step {step:,}: {loss:.3f}, usually {usual:.3f}",
                     step=line["step"],
-                    loss=number_or(line["loss_nats_per_token"], math.inf),
-                    usual=number_or(line["usual_nats_per_token"], math.inf),
+                    loss=number_or(line["train_loss"], math.inf),
+                    usual=number_or(line["usual_loss"], math.inf),
                 )
                 for line in spikes[:3]
             ),
@@ -216,7 +215,7 @@ def _few_samples(description: dict[str, Any]) -> Iterator[Cause]:
 
 
 def _all_well(folder: Path, description: dict[str, Any]) -> Cause:
-    outcome = description["outcome"]
+    outcome = description["result"]
     return Cause(
         "all-well",
         say("the run finished, and nothing in it is out of the ordinary"),

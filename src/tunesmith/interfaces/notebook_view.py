@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from tunesmith.interfaces.live_screen import LiveScreen
-from tunesmith.training.events import Event, MachineRead, Stepped
+from tunesmith.training.events import Event, StepLogged, SystemMetricsLogged
 
 WIDTH = 100
 """Characters; as many as a cell of JupyterLab shows on a laptop."""
@@ -49,7 +49,7 @@ class NotebookView:
     def follow(self, event: Event) -> None:
         """Draw what the screen has noted of an event, unless steps come too fast."""
         is_due = time.monotonic() - self._drawn_at_s >= self._every_s
-        if is_due or not isinstance(event, Stepped | MachineRead):
+        if is_due or not isinstance(event, StepLogged | SystemMetricsLogged):
             self._redraw()
 
     def stop(self) -> None:

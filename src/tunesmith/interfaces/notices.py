@@ -3,32 +3,33 @@
 from tunesmith.interfaces.tables import printable
 from tunesmith.messages.catalogue import say
 from tunesmith.training.events import (
-    WENT_BAD,
-    BadNumbers,
+    NONFINITE_MESSAGES,
     CheckpointDamaged,
+    CheckpointFailed,
     CompilationFailed,
+    DashboardStarted,
     Event,
+    IntegrationFailed,
+    LastModelPublished,
     LossSpiked,
-    PageOpened,
+    MicroBatchReduced,
+    NonFiniteDetected,
     ResumeVerified,
-    SaveFailed,
-    Shrunk,
-    StopAsked,
-    WatchFailed,
+    StopRequested,
 )
 
 
 def notices_of(event: Event) -> list[str]:
     """Lines to print; none for what is as usual."""
     lines: list[str] = []
-    if isinstance(event, Shrunk):
+    if isinstance(event, MicroBatchReduced):
         lines.append(_shrunk(event))
-    elif isinstance(event, BadNumbers):
+    elif isinstance(event, NonFiniteDetected):
         lines.append(
             say(
                 "warning: step {step:,}: {what} (NaN or infinity); {action}",
                 step=event.step,
-                what=WENT_BAD[event.what],
+                what=NONFINITE_MESSAGES[event.what],
                 action=event.action,
             )
         )
@@ -38,11 +39,11 @@ def notices_of(event: Event) -> list[str]:
             say(
                 "warning: the loss of step {step:,} is {loss:.3f}, far above the usual {usual:.3f}",
                 step=event.step,
-                loss=event.loss_nats_per_token,
-                usual=event.usual_nats_per_token,
+                loss=event.train_loss,
+                usual=event.usual_loss,
             )
         )
-    elif isinstance(event, SaveFailed):
+    elif isinstance(event, CheckpointFailed):
         lines.append(
             say(
                 "warning: step {step:,} could not be saved ({reason}); training goes on, what was saved before stays, "
@@ -66,19 +67,21 @@ def _notice(event: Event) -> list[str]:
     if isinstance(event, CompilationFailed):
         reason = printable(event.reason)
         return [say("warning: compiling failed ({reason}): training continues uncompiled, slower", reason=reason)]
-    if isinstance(event, StopAsked):
+    if isinstance(event, LastModelPublished):
+        return [say("warning: no evaluation had a finite perplexity: the model of the last step is saved instead")]
+    if isinstance(event, StopRequested):
         return [say("stopping: the step is finished and everything saved; Ctrl-C again stops at once")]
     if isinstance(event, ResumeVerified):
         return [_verified(event)]
-    if isinstance(event, PageOpened):
+    if isinstance(event, DashboardStarted):
         return [say("live page  {url}", url=event.url)]
-    if isinstance(event, WatchFailed):
+    if isinstance(event, IntegrationFailed):
         failed = say("warning: {what}: {reason}; the run is untouched", what=event.what, reason=event.reason)
         return [printable(failed)]
     return []
 
 
-def _shrunk(event: Shrunk) -> str:
+def _shrunk(event: MicroBatchReduced) -> str:
     size = say(
         "{tokens:,} tokens at once, {times} times a step, recomputing {what}"
         if event.recompute != "nothing"

@@ -11,7 +11,7 @@ from tunesmith.interfaces.tables import aligned
 from tunesmith.interfaces.wrapping import padded, wrapped
 from tunesmith.messages.catalogue import Phrase, say
 from tunesmith.quantities import duration, memory
-from tunesmith.training.forecast import Forecast, Method, duration_s
+from tunesmith.training.estimate import Method, TrainEstimate, duration_s
 from tunesmith.training.plan import TrainPlan
 
 BAR_CELLS = 24
@@ -32,7 +32,7 @@ MEMORY_PARTS: dict[str, Phrase] = {
 """What takes the memory, by its name in the plan."""
 
 
-def forecast_report(forecast: Forecast, *, width: int) -> str:
+def forecast_report(forecast: TrainEstimate, *, width: int) -> str:
     """The whole answer, at most `width` cells wide."""
     width = max(width, LEAST_WIDTH)
     plan = forecast.plan

@@ -23,14 +23,14 @@ from tunesmith.interfaces.run_summary import summary
 from tunesmith.interfaces.wrapping import WrappedText
 from tunesmith.messages.catalogue import say
 from tunesmith.training.events import (
+    CheckpointFailed,
+    CheckpointSaved,
     Evaluated,
     Event,
-    Planned,
     ReportWritten,
+    RunStarted,
     Sampled,
-    Saved,
-    SaveFailed,
-    Stepped,
+    StepLogged,
     TrainResult,
 )
 from tunesmith.training.plan import TrainPlan
@@ -59,7 +59,7 @@ class Progress:
         self._is_in_notebook = is_in_notebook() and not quiet
         self._live: ResizedLive | NotebookView | None = None
         self._screen: LiveScreen | None = None
-        self._planned: Planned | None = None
+        self._planned: RunStarted | None = None
         self._last_plain_line_s = 0.0
         self._latest: Evaluated | None = None
         self._samples: list[Sampled] = []
@@ -81,7 +81,7 @@ class Progress:
     def show(self, event: Event) -> None:
         """Show one event."""
         self._redraw_with(event)
-        if isinstance(event, Planned):
+        if isinstance(event, RunStarted):
             self._planned = event
             self._show_plan(event)
             self._begin(event)
@@ -89,14 +89,14 @@ class Progress:
             self._show_evaluation(event)
         elif isinstance(event, Sampled):
             self._samples.append(event)
-        elif isinstance(event, Saved) and self._could_not_save:
+        elif isinstance(event, CheckpointSaved) and self._could_not_save:
             self._could_not_save = False
             self._say(say("step {step:,} is saved: there is room again", step=event.step))
-        elif isinstance(event, SaveFailed):
+        elif isinstance(event, CheckpointFailed):
             self._could_not_save = True
         elif isinstance(event, ReportWritten):
             self._report = str(event.path)
-        elif isinstance(event, Stepped) and self._planned and not self._live:
+        elif isinstance(event, StepLogged) and self._planned and not self._live:
             self._show_step(event, self._planned.plan)
         for line in notices_of(event):
             self._say(line)
@@ -107,7 +107,7 @@ class Progress:
         model = self._planned.model if self._planned and is_tuned else ""  # nobody has fresh weights to compare with
         return summary(result, self._samples, model=model, report=self._report)
 
-    def _begin(self, planned: Planned) -> None:
+    def _begin(self, planned: RunStarted) -> None:
         if not (self._is_redrawn or self._is_in_notebook):
             self._say(say("measuring the model before training ..."))
             return
@@ -128,7 +128,7 @@ class Progress:
         if self._live:
             self._live.stop()
 
-    def _show_plan(self, planned: Planned) -> None:
+    def _show_plan(self, planned: RunStarted) -> None:
         plan = planned.plan
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="bold", no_wrap=True)
@@ -146,23 +146,23 @@ class Progress:
 
     def _show_evaluation(self, event: Evaluated) -> None:
         if event.step == 0:
-            self._say(say("before training: validation perplexity {value:.2f}", value=event.perplexity))
+            self._say(say("before training: validation perplexity {value:.2f}", value=event.val_perplexity))
         else:
             mark = say("  (best so far)") if event.is_best else say("  (not better)")
             line = say(
                 "epoch {epoch:.2f}, step {step:,}: validation perplexity {value:.2f}",
                 epoch=event.epoch,
                 step=event.step,
-                value=event.perplexity,
+                value=event.val_perplexity,
             )
             self._say(line + mark)
         self._latest = event
 
-    def _show_step(self, event: Stepped, plan: TrainPlan) -> None:
+    def _show_step(self, event: StepLogged, plan: TrainPlan) -> None:
         now_s = time.monotonic()
         if now_s - self._last_plain_line_s >= PLAIN_LINE_EVERY_S or event.step == plan.steps:
             self._last_plain_line_s = now_s
-            perplexity = say("val ppl {value:.1f}  ", value=self._latest.perplexity) if self._latest else ""
+            perplexity = say("val ppl {value:.1f}  ", value=self._latest.val_perplexity) if self._latest else ""
             self._say(
                 say(
                     "step {step:,}/{steps:,}  epoch {epoch:.2f}  ETA {left}  loss {loss:.3f}  {perplexity}"
@@ -171,7 +171,7 @@ class Progress:
                     steps=plan.steps,
                     epoch=event.epoch,
                     left=quantities.duration(event.eta_s),
-                    loss=event.loss_nats_per_token,
+                    loss=event.train_loss,
                     perplexity=perplexity,
                     rate=event.learning_rate,
                     speed=event.tokens_per_s,
@@ -183,7 +183,7 @@ class Progress:
         self._console.print(line, markup=False, soft_wrap=True)
 
 
-def plan_rows(planned: Planned) -> list[tuple[str, str, str]]:
+def plan_rows(planned: RunStarted) -> list[tuple[str, str, str]]:
     """The plan as name, value and reason."""
     plan, reasons = planned.plan, planned.plan.reasons
     return [

@@ -5,6 +5,7 @@ from typing import Any
 
 from tunesmith.errors import UserError
 from tunesmith.files import parse_json
+from tunesmith.run_dir import RunDir
 
 FOREIGN = ("hparams.json", "ckpt.pt")
 """What `tunesmith import` knows: gpt-2-simple and OpenAI, nanoGPT."""
@@ -27,7 +28,7 @@ def read_hf_config(folder: Path) -> dict[str, Any]:
         UserError: if the folder is no model folder or the file is no JSON object.
     """
     path = folder / "config.json"
-    if not path.is_file() and (folder / "run.json").is_file():
+    if not path.is_file() and RunDir(folder).exists():
         raise UserError(
             "the run in {folder} was stopped before it had a model",
             hint="continue it: tunesmith train --resume --out {folder}",

@@ -8,7 +8,7 @@ import numpy as np
 from tunesmith import quantities
 from tunesmith.messages.catalogue import Phrase, say
 from tunesmith.reporting.run_record import RunRecord
-from tunesmith.training.run_files import number_or
+from tunesmith.run_dir import number_or
 
 Rows = list[list[str]]
 SHOWN_SOURCES = 30
@@ -177,7 +177,7 @@ def text_facts(run: RunRecord) -> dict[str, Any]:
         [say("left out: empty"), f"{data.get('empty', 0):,}"],
         [say("left out: do not decode"), f"{data.get('skipped_samples', 0):,}"],
     ]
-    lengths = run.description.get("lengths") or []
+    lengths = run.description.get("length_histogram") or []
     most = max((part["samples"] for part in lengths), default=0)
     bars = [
         {
@@ -281,15 +281,15 @@ def _plan_value(name: str, value: object) -> str:
 
 def _incident(line: dict[str, Any]) -> list[str]:
     kind = line.get("kind")
-    if kind == "bad_numbers":
+    if kind == "nonfinite":
         samples = "; ".join(map(str, line.get("samples") or []))
         what = say("the {what} became no number", what=line.get("what", ""))
         return [what, f"{line.get('action', '')}{': ' if samples else ''}{samples}"]
     if kind == "loss_spike":
         what = say(
             "the loss was {loss:.3f}, far above the usual {usual:.3f}",
-            loss=number_or(line.get("loss_nats_per_token", 0), math.inf),
-            usual=number_or(line.get("usual_nats_per_token", 0), math.inf),
+            loss=number_or(line.get("train_loss", 0), math.inf),
+            usual=number_or(line.get("usual_loss", 0), math.inf),
         )
         return [what, say("training went on")]
     if kind == "out_of_memory":

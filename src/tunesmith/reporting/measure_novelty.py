@@ -13,9 +13,8 @@ from tunesmith.evaluation.novelty import novelty
 from tunesmith.files import write_json
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.generation.text_model import load_for_writing
-from tunesmith.training.resuming import asked_before, refuse_changed_text
-from tunesmith.training.run import RunFolder
-from tunesmith.training.run_files import NOVELTY
+from tunesmith.run_dir import NOVELTY, RunDir
+from tunesmith.training.resume import check_same_text, stored_config
 
 
 def measure_novelty(folder: Path, *, n_texts: int, seed: int) -> None:
@@ -38,12 +37,12 @@ def measure_novelty(folder: Path, *, n_texts: int, seed: int) -> None:
 
 def _training_text(folder: Path, tokenizer: TextTokenizer) -> Corpus:
     """As the run read it, with what was kept apart; read again where the cache has lost it."""
-    run = RunFolder(folder)
-    asked = asked_before(run)
+    run = RunDir(folder)
+    asked = stored_config(run)
     if set(asked.sources) & set(STANDARD_INPUT):
         return trained_text(folder, tokenizer, ())
     with found_sources(asked.sources) as found:
         options = reading_options(asked)
         corpus = prepare_corpus(found, tokenizer, options, val_fraction=asked.val_fraction, seed=asked.seed)
-    refuse_changed_text(run, corpus)
+    check_same_text(run, corpus)
     return corpus

@@ -23,7 +23,7 @@ from tunesmith.reporting.repeat import repeating_command
 from tunesmith.reporting.run_record import RunRecord
 from tunesmith.reporting.sample_history import sample_history
 from tunesmith.reporting.verdict import verdict_on
-from tunesmith.training.run_files import RUN_FILE
+from tunesmith.run_dir import RUN_FILE
 
 
 def report_page(run: RunRecord, *, frame: str = "frame.html.jinja") -> str:

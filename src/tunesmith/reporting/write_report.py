@@ -10,7 +10,7 @@ from tunesmith.reporting.advice import advice_for
 from tunesmith.reporting.page import report_page
 from tunesmith.reporting.run_record import describe_run, read_run
 from tunesmith.reporting.verdict import verdict_on
-from tunesmith.training.run_files import REPORT
+from tunesmith.run_dir import REPORT
 
 
 def write_report(config: ReportConfig) -> dict[str, Any]:

@@ -8,10 +8,12 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from tunesmith.errors import UserError
+from tunesmith.generation.write_texts import GeneratedText
 from tunesmith.messages.catalogue import say
 from tunesmith.run_dir import RunDir
 from tunesmith.tracking.trackers import TrackedRun, Tracker
@@ -65,7 +67,7 @@ class TrackerCallback:
             return ()
         if isinstance(event, Sampled) and (event.is_final or self._is_new("samples", event.step)):
             for text in event.texts:
-                self._put(lambda tracker, text=text: tracker.sample(event.step, text.prompt, text.text))
+                self._put(partial(_log_sample, event.step, text))
         elif (metrics := metrics_of(event)) and (values := tracker_metrics(metrics)):
             step = int(metrics["step"])
             if self._is_new(metrics["kind"], step):
@@ -135,6 +137,10 @@ class _TrackerThread(threading.Thread):
                 self._failures.put(IntegrationFailed(self.what, f"{type(error).__name__}: {error}"))
             return False
         return True
+
+
+def _log_sample(step: int, text: GeneratedText, tracker: Tracker) -> None:
+    tracker.sample(step, text.prompt, text.text)
 
 
 def describe_tracked_run(run: RunDir, *, is_resumed: bool) -> TrackedRun:

@@ -298,7 +298,14 @@ def verify_checksums(folder: Path) -> None:
         try:
             size = path.stat().st_size
             if size != n_bytes:
-                raise DamagedError(say("{file} has {found:,} bytes, and {written:,} were written", file=name, found=size, written=n_bytes))
+                raise DamagedError(
+                    say(
+                        "{file} has {found:,} bytes, and {written:,} were written",
+                        file=name,
+                        found=size,
+                        written=n_bytes,
+                    )
+                )
             if digest(path, algorithm) != expected_digest:
                 raise DamagedError(say("{file} is not what was written (its checksum differs)", file=name))
         except FileNotFoundError:

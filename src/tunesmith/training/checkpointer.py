@@ -478,9 +478,7 @@ class Checkpointer:
             if self.team.leads:
                 n_bytes = sum(state_bytes(self.model, self.optimizer)) - self._buffers.nbytes
                 is_live = not self.engine.is_sharded and not fits_memory(n_bytes)
-                self._copied = snapshot_model(
-                    self.model, self.optimizer, weights_id, self._buffers, is_live=is_live
-                )
+                self._copied = snapshot_model(self.model, self.optimizer, weights_id, self._buffers, is_live=is_live)
             else:
                 if self.engine.is_sharded:
                     self._participate_in_gather(optimizer_states=False)

@@ -27,13 +27,13 @@ from tunesmith.model.shape import GPT2Config
 from tunesmith.optimizers.state_plan import STATE_PLANS
 from tunesmith.planning.experience import Experience
 from tunesmith.planning.hardware import Hardware, hardware_here, hardware_named, hardware_of_driver, in_precision
-from tunesmith.planning.search import Way, best_way, candidates, fits
-from tunesmith.training.from_scratch import display_name, is_custom_shape, materialize_scratch_model, scratch_shape
-from tunesmith.training.epoch import lora_of, request_of
-from tunesmith.training.plan import TrainPlan, make_plan, scaling_estimate
 from tunesmith.planning.scaling_law import time_limit_warning
-from tunesmith.training.validation import validate_config
+from tunesmith.planning.search import Way, best_way, candidates, fits
+from tunesmith.training.epoch import lora_of, request_of
+from tunesmith.training.from_scratch import display_name, is_custom_shape, materialize_scratch_model, scratch_shape
+from tunesmith.training.plan import TrainPlan, make_plan, scaling_estimate
 from tunesmith.training.sharding_choice import Processes, choose_sharding, share_of_hardware
+from tunesmith.training.validation import validate_config
 
 SHOWN_SIZES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 GPT2_TOKENS_PER_TINY_TOKEN = 0.69

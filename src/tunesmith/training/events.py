@@ -201,7 +201,7 @@ class CheckpointDamaged:
 
 @dataclass(frozen=True)
 class LastModelPublished:
-    """No evaluation gave a finite perplexity, so there is no best model: the run directory has that of the last step."""
+    """No evaluation gave a finite perplexity: instead of the best model, that of the last step is saved."""
 
     step: int
 
@@ -217,7 +217,7 @@ class TrainResult:
 
     Attributes:
         base_perplexity: on the validation split, before training.
-        perplexity: on the validation split, of the model in `out`; None if there is none, or it is not finite.
+        perplexity: on the validation split, of the model in `out`; None if the run was stopped before there was one.
         best_step: after which the model in `out` was saved.
         tokens: trained on, each epoch counted.
         duration_s: from the first evaluation to the last, over all resumes.

@@ -85,7 +85,9 @@ def calibrate(model: GPT2, optimizer: torch.optim.Optimizer, demand: Demand) -> 
     # The memory of a process grows in large jumps, as its heap does, and so does what a GPU reserves:
     # two peaks of either give no slope. Allocated tensors on a GPU do.
     factor = _slope(demand, in_tensors) if on_gpu else 1.0
-    return Correction(activations=factor, workspace_bytes=measured[-1] - _predicted_peak(demand, STEP_TOKENS[-1], factor))
+    return Correction(
+        activations=factor, workspace_bytes=measured[-1] - _predicted_peak(demand, STEP_TOKENS[-1], factor)
+    )
 
 
 def _warm_up_optimizer() -> None:
@@ -97,7 +99,9 @@ def _warm_up_optimizer() -> None:
 
 def _slope(demand: Demand, measured: list[int]) -> float:
     """Return activations measured over computed, from two peaks."""
-    fewer, more = ((_predicted_peak(demand, tokens, 1.0), _predicted_peak(demand, tokens, 2.0)) for tokens in STEP_TOKENS[:2])
+    fewer, more = (
+        (_predicted_peak(demand, tokens, 1.0), _predicted_peak(demand, tokens, 2.0)) for tokens in STEP_TOKENS[:2]
+    )
     of_activations = (more[1] - more[0]) - (fewer[1] - fewer[0])
     unexplained = (measured[1] - measured[0]) - (more[0] - fewer[0])
     factor = 1 + unexplained / of_activations if of_activations else 1.0

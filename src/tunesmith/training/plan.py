@@ -22,10 +22,10 @@ from tunesmith.optimizers.state_plan import STATE_PLANS
 from tunesmith.planning.experience import Experience
 from tunesmith.planning.hardware import GIB, Hardware
 from tunesmith.planning.memory import Demand, evaluation_bytes, snapshot_bytes
+from tunesmith.planning.scaling_law import ScalingEstimate
 from tunesmith.planning.search import MOST_TOKENS, Request, Way, best_way, candidates, choose_way, fits, way_of
 from tunesmith.planning.speed import flops_per_token
 from tunesmith.training.epoch import request_of
-from tunesmith.planning.scaling_law import ScalingEstimate
 from tunesmith.training.sharding_choice import ONE_PROCESS, Processes, choose_sharding, share_of_hardware
 
 if TYPE_CHECKING:
@@ -318,7 +318,7 @@ def _optimizer(config: TrainConfig, request: Request, hardware: Hardware, *, is_
         return Choice("adamw", say("the one that can keep its state so"))
     if not fits(best_way(request, hardware, STATE_PLANS["fp32"]), hardware):
         return Choice("adamw", say("muon needs everything in fp32, which does not fit"))
-    return Choice("muon", say("from scratch it learns more in the same time"))
+    return Choice("muon", say("from scratch it reaches a lower loss in the same time"))
 
 
 def _why_micro_batch(way: Way, hardware: Hardware) -> str:
@@ -398,8 +398,8 @@ def _checkpoint_bytes(way: Way, hardware: Hardware) -> Choice[int]:
         return Choice(0, say("part of the memory of the run"))
     copied = snapshot_bytes(way.demand)
     if way.memory.host + copied <= HOST_COPY_SHARE * hardware.host_bytes:
-        return Choice(copied, say("checkpoints are copied to the host, and written while training goes on"))
-    return Choice(0, say("no room on the host for a copy: training waits while a checkpoint is written"))
+        return Choice(copied, say("checkpoints are copied to the host, and written while training continues"))
+    return Choice(0, say("no memory on the host for a copy: training waits while a checkpoint is written"))
 
 
 def _deterministic(config: TrainConfig, hardware: Hardware) -> Choice[bool]:
@@ -418,7 +418,7 @@ def _learning_rate(config: TrainConfig, model: GPT2Config) -> Choice[float]:
         whole = _learning_rate(replace(config, lora_rank=0), model)
         return Choice(
             float(f"{whole.value * LORA_RATE_FACTOR:.2g}"),
-            say("adapters learn best at about ten times {rate:g}", rate=whole.value),
+            say("adapters train best at about ten times {rate:g}", rate=whole.value),
         )
     if config.from_scratch:
         rate = min(SCRATCH_LR * REFERENCE_WIDTH / model.n_embd, MAX_LR)
@@ -432,7 +432,7 @@ def _learning_rate(config: TrainConfig, model: GPT2Config) -> Choice[float]:
     return Choice(
         float(f"{REFERENCE_LR * factor:.2g}"),
         say(
-            "5e-5 is for models 768 wide; at {n_embd} {factor:.1f} times as much learns better",
+            "5e-5 is for models 768 wide; at {n_embd} {factor:.1f} times as much works better",
             n_embd=model.n_embd,
             factor=factor,
         ),

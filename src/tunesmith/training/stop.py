@@ -113,9 +113,7 @@ def first_deadline(max_hours: float | None, stop_at: str | None, *, now: datetim
 def _next_time(stop_at: str, now: datetime) -> datetime:
     clock = CLOCK.fullmatch(stop_at.strip())
     if clock is None:
-        raise UserError(
-            "--stop-at {stop_at} is not a time of day", hint="write it as --stop-at 07:00", stop_at=stop_at
-        )
+        raise UserError("--stop-at {stop_at} is not a time of day", hint="write it as --stop-at 07:00", stop_at=stop_at)
     wall = clock_time(int(clock[1]), int(clock[2]))
     today = datetime.combine(now.date(), wall).astimezone()  # with the zone of that very time
     return today if today > now else datetime.combine(now.date() + timedelta(days=1), wall).astimezone()

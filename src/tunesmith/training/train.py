@@ -50,9 +50,7 @@ from tunesmith.training.trainer import Trainer
 Events = Generator[Event, None, None]
 
 
-def train(
-    config: TrainConfig, *, on_event: Callable[[Event], None], stop: StopRequest | None = None
-) -> TrainResult:
+def train(config: TrainConfig, *, on_event: Callable[[Event], None], stop: StopRequest | None = None) -> TrainResult:
     """Train as configured; Ctrl-C and SIGTERM save and end the run.
 
     With `devices` above 1 other processes train, and `on_event` is not called; started by `torchrun`, the main process
@@ -93,19 +91,23 @@ def train(
     return result
 
 
-def train_events(config: TrainConfig, stop: Callable[[], bool], *, has_integrations: bool = True) -> Events:
-    """Train in this process alone, and yield what happens; the last event is `RunEnded`.
+def train_events(
+    config: TrainConfig, stop: Callable[[], bool], *, team: Team = ALONE, has_integrations: bool = True
+) -> Events:
+    """Train, and yield what happens; the last event is `RunEnded`.
 
     Args:
         config: of the run.
         stop: called before every step; the run saves and ends when it returns true.
+        team: processes that train together; this one among them.
         has_integrations: whether trackers, dashboard and report are of this run.
 
     Raises:
         UserError: before anything is written, if the run cannot be done; later, if its loss stays non-finite.
     """
-    with open_session(config, stop, ALONE, has_integrations=has_integrations) as session:
-        yield session.started
+    with open_session(config, stop, team, has_integrations=has_integrations) as session:
+        if team.leads:
+            yield session.started
         yield from session.introduce()
         with closing(session.trainer.events()) as events:
             for event in events:

@@ -85,7 +85,9 @@ def train_step(
                 backward_pass(model, micro_batches[0], step_tokens, scaler, engine)
         with optimizer.updating(max_grad_norm):
             nats = backward_pass(model, micro_batches[0], step_tokens, scaler, engine)
-        grad_norm = optimizer.finished()  # too late to skip: where this is not finite, weights are not, and it rolls back
+        grad_norm = (
+            optimizer.finished()
+        )  # too late to skip: where this is not finite, weights are not, and it rolls back
         return StepResult(nats, step_tokens, grad_norm, ~(nats.isfinite() & grad_norm.isfinite()))
     step_nats = torch.zeros((), device=model.head_VC.device)
     for number, batch in enumerate(micro_batches, 1):

@@ -7,7 +7,7 @@ needs to continue is in `TrainState` and the checkpoint made from it; the data p
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
@@ -143,7 +143,7 @@ class Trainer:
     def _device(self) -> torch.device:
         return self.model.head_VC.device
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Generator[Event, None, None]:  # noqa: C901, PLR0912, PLR0915  the whole loop, in one place
         """Train to the end, or to the first step after which `stop` asks for it; yield everything that happens."""
         plan, reason = self.plan, None
         self._started_s = time.perf_counter() - self.state.elapsed_s
@@ -477,7 +477,7 @@ class Trainer:
         return RunEnded(
             TrainResult(
                 base_perplexity=state.base_perplexity,
-                perplexity=state.best_perplexity if math.isfinite(state.best_perplexity) else None,
+                perplexity=state.best_perplexity if state.best_step else None,
                 best_step=state.best_step,
                 steps=state.step,
                 tokens=state.tokens,

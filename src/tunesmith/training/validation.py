@@ -83,4 +83,6 @@ def validate_config(config: TrainConfig) -> None:
         None if 0 <= config.seed < 1 << 63 else say("--seed {seed} is not from 0 to 2^63 - 1", seed=config.seed),
     ]
     if problems := [problem for problem in problems if problem]:
-        raise UserError("{problems}", hint="see {command}", problems="; ".join(problems), command="tunesmith train --help")
+        raise UserError(
+            "{problems}", hint="see {command}", problems="; ".join(problems), command="tunesmith train --help"
+        )

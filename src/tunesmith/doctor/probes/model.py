@@ -7,7 +7,7 @@ from tunesmith.doctor.children import found
 from tunesmith.errors import UserError
 from tunesmith.model.hub import folder_here
 from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.training.forecast import Forecast, forecast, shape_of
+from tunesmith.training.estimate import TrainEstimate, estimate, shape_of
 
 FP32_BYTES = 4
 
@@ -18,7 +18,7 @@ def main() -> None:
     found(name=name)
     try:
         found(is_here=folder_here(name) is not None)
-        answer = forecast(PlanConfig(model=name))
+        answer = estimate(PlanConfig(model=name))
     except (UserError, ImportError, OSError) as error:
         found(error=error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         return
@@ -31,7 +31,7 @@ def main() -> None:
     )
 
 
-def _sizes(answer: Forecast) -> dict[str, int]:
+def _sizes(answer: TrainEstimate) -> dict[str, int]:
     """Of the weights' file, and of the run at its fullest: two checkpoints, and the best model and its successor."""
     shape = shape_of(answer.model)
     parameters = shape.matrix_parameters + shape.n_positions * shape.n_embd

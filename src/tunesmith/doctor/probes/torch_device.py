@@ -117,14 +117,14 @@ def _losses(device: "torch.device") -> dict[str, object]:
     from tunesmith.model.weights import load_gpt2
     from tunesmith.optimizers.state_plan import STATE_PLANS
     from tunesmith.training.optimizer import make_optimizer
-    from tunesmith.training.step import sum_of_batch_nats, train_step
+    from tunesmith.training.train_step import batch_loss_sum, train_step
 
     folder: Path = local_folder(TINY)
     tokenizer = load_tokenizer(folder, read_hf_config(folder))
     batch = _one_document(tokenizer.encode([TEXT])[0], tokenizer.end_of_text_id)
     model = load_gpt2(folder)
     with torch.no_grad():
-        expected = sum_of_batch_nats(model, batch).item() / len(batch.targets)
+        expected = batch_loss_sum(model, batch).item() / len(batch.targets)
     model = model.to(device).train()
     on_card = device.type == "cuda"  # a CPU's bf16 kernels prepare themselves for seconds
     if not on_card:

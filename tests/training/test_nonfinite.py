@@ -13,11 +13,19 @@ from torch import Tensor
 import tunesmith
 from tunesmith.evaluation.perplexity import evaluate_split
 from tunesmith.model.packed import hidden_states
-from tunesmith.training.checksums import verify_checksums
-from tunesmith.training.events import BadNumbers, CheckpointDamaged, Event, LossSpiked, Saved, Stepped, TrainResult
-from tunesmith.training.publish import Publisher
-from tunesmith.training.spikes import usual_loss_if_spike
-from tunesmith.training.step import train_step
+from tunesmith.training.anomalies import detect_loss_spike
+from tunesmith.training.checkpoint import verify_checksums
+from tunesmith.training.checkpointer import BestModelWriter
+from tunesmith.training.events import (
+    CheckpointDamaged,
+    CheckpointSaved,
+    Event,
+    LossSpiked,
+    NonFiniteDetected,
+    StepLogged,
+    TrainResult,
+)
+from tunesmith.training.train_step import train_step
 
 POISON = "zzz qqq"
 
@@ -49,9 +57,9 @@ def train(
     return run
 
 
-def troubles(events: list[Event]) -> list[BadNumbers]:
+def troubles(events: list[Event]) -> list[NonFiniteDetected]:
     """What was said about numbers gone bad."""
-    return [event for event in events if isinstance(event, BadNumbers)]
+    return [event for event in events if isinstance(event, NonFiniteDetected)]
 
 
 def weights(out: Path) -> bytes:
@@ -62,7 +70,7 @@ def weights(out: Path) -> bytes:
 def losses(out: Path) -> list[tuple[int, float]]:
     """Of every step that was logged."""
     lines = map(json.loads, (out / "metrics.jsonl").read_text("utf-8").splitlines())
-    return [(line["step"], line["loss_nats_per_token"]) for line in lines if line["kind"] == "step"]
+    return [(line["step"], line["train_loss"]) for line in lines if line["kind"] == "step"]
 
 
 def test_a_poisoned_sample_is_named_and_left_out(
@@ -81,7 +89,7 @@ def test_a_poisoned_sample_is_named_and_left_out(
             return hidden_NC * float("nan")
         return hidden_NC
 
-    monkeypatch.setattr("tunesmith.training.step.hidden_states", poisoned)
+    monkeypatch.setattr("tunesmith.training.train_step.hidden_states", poisoned)
     result, events = train("poisoned")
     assert poisoned_steps
     (trouble,) = troubles(events)
@@ -89,14 +97,14 @@ def test_a_poisoned_sample_is_named_and_left_out(
     assert line == 44
     assert len(trouble.samples) == 1
     assert str(trouble.samples[0]).startswith(f"log.txt, line {line}: '{POISON}")
-    before = [event.step for event in events[: events.index(trouble)] if isinstance(event, Stepped)]
+    before = [event.step for event in events[: events.index(trouble)] if isinstance(event, StepLogged)]
     assert trouble.step == max(before, default=0) + 1
     assert result.steps == usual.steps
     assert [step for step, _ in losses(tmp_path / "poisoned")] == list(range(1, usual.steps + 1))
     assert usual.perplexity is not None
     assert result.perplexity == pytest.approx(usual.perplexity, rel=0.01)
     kept = [json.loads(line) for line in (tmp_path / "poisoned" / "metrics.jsonl").read_text("utf-8").splitlines()]
-    assert [line["samples"] for line in kept if line["kind"] == "bad_numbers"] == [[str(trouble.samples[0])]]
+    assert [line["samples"] for line in kept if line["kind"] == "nonfinite"] == [[str(trouble.samples[0])]]
 
 
 def tunesmith_tokenizer(tmp_path: Path) -> Any:
@@ -118,7 +126,7 @@ def damaged_once(monkeypatch: pytest.MonkeyPatch, at_call: int, damage: Callable
             damage(model)
         return train_step(model, *others, **options)
 
-    monkeypatch.setattr("tunesmith.training.loop.train_step", step)
+    monkeypatch.setattr("tunesmith.training.trainer.train_step", step)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -193,7 +201,7 @@ def test_bad_weights_are_never_saved(
             model.transformer.wpe.weight.data[0] = float("nan")
         return result
 
-    monkeypatch.setattr("tunesmith.training.loop.train_step", step)
+    monkeypatch.setattr("tunesmith.training.trainer.train_step", step)
     _, events = train("damaged")
     assert "after step 4" in str(troubles(events)[0].action)
     assert weights(tmp_path / "damaged") == weights(tmp_path / "usual")
@@ -213,14 +221,14 @@ def test_a_step_that_always_fails_is_passed_over(
             model.transformer.wpe.weight.data[0] = float("nan")
         return result
 
-    monkeypatch.setattr("tunesmith.training.loop.train_step", spoils_the_weights)
+    monkeypatch.setattr("tunesmith.training.trainer.train_step", spoils_the_weights)
     result, events = train("spoilt")
     first, second = troubles(events)
     assert (first.step, second.step) == (8, 8)
     assert str(first.action) == "back to the last good state, after step 4"
     assert str(second.action).startswith("back to the last good state, after step 4, and past the ")
     assert str(second.samples[0]).startswith("log.txt, line ")
-    made = [event.step for event in events if isinstance(event, Stepped)]
+    made = [event.step for event in events if isinstance(event, StepLogged)]
     assert made[-1] == result.steps
     assert not {7, 8} & set(made[made.index(9) :])
 
@@ -238,7 +246,7 @@ def test_what_is_published_after_a_rollback_is_what_was_measured(
         found = evaluate_split(model, *others, **options)
         return replace(found, sample_nats=found.sample_nats / 2 ** len(measured))
 
-    def publish(_self: Publisher, model: Any, progress: Any) -> None:
+    def publish(_self: BestModelWriter, model: Any, progress: Any) -> None:
         published.append((progress.step, model.weights["transformer.wpe.weight"].clone()))
 
     def step(model: Any, *others: Any, **options: Any) -> Any:
@@ -248,10 +256,10 @@ def test_what_is_published_after_a_rollback_is_what_was_measured(
             model.transformer.ln_f.weight.data.fill_(float("nan"))
         return train_step(model, *others, **options)
 
-    monkeypatch.setattr("tunesmith.training.loop.evaluate_split", better_each_time)
-    monkeypatch.setattr(Publisher, "publish", publish)
-    monkeypatch.setattr("tunesmith.training.loop.TrainingLoop._take_published", lambda _self: None)
-    monkeypatch.setattr("tunesmith.training.loop.train_step", step)
+    monkeypatch.setattr("tunesmith.training.trainer.evaluate_split", better_each_time)
+    monkeypatch.setattr(BestModelWriter, "publish", publish)
+    monkeypatch.setattr("tunesmith.training.trainer.Trainer._restore_best", lambda _self: None)
+    monkeypatch.setattr("tunesmith.training.trainer.train_step", step)
     _, events = train("again", eval_every_steps=2, save_every_steps=100, max_steps=3)
     assert len(troubles(events)) == 2
     assert [step for step, _ in published] == [2, 2, 2, 3]
@@ -281,7 +289,7 @@ def test_a_damaged_checkpoint_is_set_aside_when_the_run_goes_back(
         events.append(event)
         if isinstance(event, CheckpointDamaged):
             places.append((newest.exists(), newest.with_name(newest.name + ".damaged").exists()))
-        if isinstance(event, Saved) and any(isinstance(before, CheckpointDamaged) for before in events):
+        if isinstance(event, CheckpointSaved) and any(isinstance(before, CheckpointDamaged) for before in events):
             verify_checksums(event.folder)
             checked.append(event.step)
 
@@ -307,7 +315,7 @@ def test_a_checkpoint_that_lacks_a_file_is_made_again(
     (newest / missing).unlink()
     events: list[Event] = []
     tunesmith.train(resume=True, out=tmp_path / "run", max_steps=10, on_event=events.append)
-    assert 8 in [event.step for event in events if isinstance(event, Saved)]
+    assert 8 in [event.step for event in events if isinstance(event, CheckpointSaved)]
     verify_checksums(newest)
     assert (newest / "state.json").is_file()
 
@@ -316,11 +324,11 @@ def test_a_spike_is_told_from_wobbling() -> None:
     """Ten losses are needed to know what is usual; then one far above it stands out, and is not averaged away."""
     recent: list[float] = []
     wobbling = [3.0, 3.1, 2.9, 3.05, 2.95, 3.0, 3.1, 2.9, 3.0, 3.0, 3.2, 2.8]
-    assert [usual_loss_if_spike(loss, recent) for loss in wobbling] == [None] * len(wobbling)
-    assert usual_loss_if_spike(9.0, recent) == pytest.approx(sum(wobbling) / len(wobbling))
+    assert [detect_loss_spike(loss, recent) for loss in wobbling] == [None] * len(wobbling)
+    assert detect_loss_spike(9.0, recent) == pytest.approx(sum(wobbling) / len(wobbling))
     assert recent[-1] == 9.0
     for _ in range(100):
-        usual_loss_if_spike(3.0, recent)
+        detect_loss_spike(3.0, recent)
     assert len(recent) == 50
 
 
@@ -332,5 +340,5 @@ def test_a_spike_is_an_event(
     result, events = train("spiked")
     spiked = [event for event in events if isinstance(event, LossSpiked)]
     assert spiked[0].step == 15
-    assert spiked[0].loss_nats_per_token > spiked[0].usual_nats_per_token + 0.5
+    assert spiked[0].train_loss > spiked[0].usual_loss + 0.5
     assert not result.interrupted

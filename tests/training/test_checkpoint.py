@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from tunesmith.training.checksums import DamagedError, verify_checksums, write_checksums
+from tunesmith.training.checkpoint import DamagedError, verify_checksums, write_checksums
 
 CONTENT = bytes(range(256)) * 9000  # more than is read at once
 

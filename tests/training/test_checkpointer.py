@@ -18,9 +18,9 @@ from tunesmith.model.weights import load_gpt2, write_safetensors
 from tunesmith.optimizers.host_adamw import HostAdamW
 from tunesmith.optimizers.state_plan import HOST_STAGING_BYTES, STATE_PLANS
 from tunesmith.planning.memory import Correction, Demand, memory_of, snapshot_bytes
-from tunesmith.training import snapshot
+from tunesmith.training import checkpointer
+from tunesmith.training.checkpointer import HostBuffers, LazyTensors
 from tunesmith.training.optimizer import WholeWeights, make_optimizer
-from tunesmith.training.snapshot import HostBuffers, Uncopied
 
 
 class OnGpu(torch.Tensor):
@@ -85,7 +85,7 @@ def test_without_room_a_checkpoint_is_written_from_the_model(
     files = []
     for has_room in (True, False):
         copied.clear()
-        monkeypatch.setattr("tunesmith.training.saving.fits_memory", lambda _n_bytes, room=has_room: room)
+        monkeypatch.setattr("tunesmith.training.checkpointer.fits_memory", lambda _n_bytes, room=has_room: room)
         out = tmp_path / f"out-{has_room}"
         tunesmith.train(
             text, model=model, out=out, split_on="line", device="cpu", max_steps=4, save_every_steps=2,
@@ -147,7 +147,7 @@ def test_a_system_that_pins_too_little_is_named(
 ) -> None:
     """Before a run that offloads begins; where enough can be pinned, or elsewhere than on WSL, nothing is said."""
     from tunesmith.model.presets import preset_shape
-    from tunesmith.training import job
+    from tunesmith.training import setup
 
     asked: list[int] = []
 
@@ -155,15 +155,15 @@ def test_a_system_that_pins_too_little_is_named(
         asked.append(shape[0])
         return SimpleNamespace(is_pinned=lambda: shape[0] < limit_gib << 30)
 
-    monkeypatch.setattr(job, "is_wsl", lambda: is_wsl)
-    monkeypatch.setattr(job, "pinned_empty", pin)
+    monkeypatch.setattr(setup, "is_wsl", lambda: is_wsl)
+    monkeypatch.setattr(setup, "pinned_empty", pin)
     monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
     plan: Any = SimpleNamespace(
         states="bf16-8bit", recompute="offload", tokens_per_micro_batch=8192, dtype=torch.bfloat16, device="cuda:1"
     )
     shape = preset_shape("gpt2-xl")
     assert shape is not None
-    notices = job._unpinned(plan, shape)
+    notices = setup._pinning_notices(plan, shape)
     assert len(notices) == n_notices
     assert all("1.2 GiB" in notice for notice in notices)
     assert asked == ([48 * 8192 * 1600 * 2] if is_wsl else [])
@@ -192,7 +192,7 @@ def test_whole_weights_are_made_one_by_one(
 def test_uncopied_tensors_are_those_of_the_moment() -> None:
     """In fp32 where that is wanted; by name, too."""
     live = torch.ones(2, dtype=torch.bfloat16)
-    uncopied = Uncopied(lambda: iter([("a", live)]), dtype=torch.float32)
+    uncopied = LazyTensors(lambda: iter([("a", live)]), dtype=torch.float32)
     live.add_(1)
     assert {name: (tensor.tolist(), tensor.dtype) for name, tensor in uncopied.items()} == {
         "a": ([2, 2], torch.float32)
@@ -251,4 +251,4 @@ def test_the_plan_knows_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     assert plans[0]["host_memory_bytes"] == copied
     assert plans[1]["host_memory_bytes"] == 0
     assert "training waits" in plans[1]["reasons"]["host_memory_bytes"]
-    assert snapshot.HostBuffers().nbytes == 0
+    assert checkpointer.HostBuffers().nbytes == 0

@@ -17,8 +17,8 @@ from tunesmith.planning.hardware import GIB, hardware_here, hardware_named
 from tunesmith.planning.memory import Correction, memory_of, snapshot_bytes
 from tunesmith.planning.search import best_way, choose_way, fits, ways
 from tunesmith.training.epoch import request_of
-from tunesmith.training.forecast import forecast
-from tunesmith.training.memory_lesson import MemoryLesson
+from tunesmith.training.estimate import estimate
+from tunesmith.training.memory_calibration import MemoryCalibrator
 
 CARD = {"gpu": "RTX 4070 Ti"}
 SHAKESPEARE = Path(__file__).parents[3] / "shared" / "data" / "tinyshakespeare"
@@ -114,12 +114,12 @@ def test_what_a_process_held_before_is_no_lesson(monkeypatch: pytest.MonkeyPatch
     computed = memory_of(demand, Correction()).peak_bytes + snapshot_bytes(demand)
     beside_tables = Experience({}, held_bytes=4 * GIB)
     assert beside_tables.correction(demand, hardware).workspace_bytes > 4 * GIB
-    MemoryLesson(demand, hardware, beside_tables, 4 * GIB).after(computed + 4 * GIB + GIB)
+    MemoryCalibrator(demand, hardware, beside_tables, 4 * GIB).after_run(computed + 4 * GIB + GIB)
     learned = Experience.kept().corrections
     assert Experience(learned).correction(demand, hardware).workspace_bytes == GIB
     assert Experience(learned, 2 * GIB).correction(demand, hardware).workspace_bytes == 3 * GIB
     # a peak of an earlier run in the same process says nothing of this one
-    MemoryLesson(demand, hardware, Experience.kept(), 99 * GIB).after(99 * GIB)
+    MemoryCalibrator(demand, hardware, Experience.kept(), 99 * GIB).after_run(99 * GIB)
     assert Experience.kept().corrections == learned
 
 
@@ -135,7 +135,7 @@ def test_too_small_a_card_is_told(text: Path, capsys: pytest.CaptureFixture[str]
 def test_the_table_can_be_read(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """All four sizes, every line within the width, one way marked for each that fits, no escape codes in a pipe."""
     report = forecast_report(
-        forecast(PlanConfig(sources=(str(text),), model="gpt2-large", gpu="RTX 4070 Ti")), width=80
+        estimate(PlanConfig(sources=(str(text),), model="gpt2-large", gpu="RTX 4070 Ti")), width=80
     )
     body, notes = report.rsplit("note:", 1)
     assert all(len(line) <= 80 for line in body.splitlines())
@@ -172,7 +172,7 @@ def test_this_machine_without_a_card(text: Path) -> None:
 
 
 def _parts(config: PlanConfig) -> Any:
-    from tunesmith.training.forecast import _corpus, _shape
+    from tunesmith.training.estimate import _corpus, _shape
 
     shape, folder = _shape(config.model)
     return shape, _corpus(config, shape, folder, [])

@@ -11,14 +11,15 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2LMHeadModel
 
-from tunesmith.data.batches import Batch, packed, windows_of
+from tunesmith.data.batches import Batch, packed
 from tunesmith.data.corpus import Split
 from tunesmith.data.stretches import Stretches
+from tunesmith.data.windows import windows_of
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.weights import load_gpt2, state_for_huggingface
 from tunesmith.optimizers.state_plan import STATE_PLANS
 from tunesmith.training.optimizer import load_optimizer_state, make_optimizer, optimizer_state
-from tunesmith.training.step import StepResult, sum_of_batch_nats, train_step
+from tunesmith.training.train_step import StepResult, batch_loss_sum, train_step
 
 LENGTHS = [5, 12, 12, 1, 30, 7, 64, 3]
 
@@ -219,7 +220,7 @@ def test_muon_leaves_a_bad_step_out_without_the_host(make_model_folder: Callable
         for group in optimizer.param_groups:
             group["lr"] = 1e-3
         for verdict in verdicts:
-            nats = sum_of_batch_nats(model, batches(split, 1000)[0])
+            nats = batch_loss_sum(model, batches(split, 1000)[0])
             (nats / (0.0 if verdict else 100.0)).backward()
             with ReadsByTheHost() as reads:
                 if verdict is None:
