@@ -219,7 +219,7 @@ def training_events(*sources: Sources, out: Source, **options: Any) -> "Events":
 
         for event in tunesmith.training_events("titles.txt", model="tiny", out="my-model"):
             match event:
-                case events.Evaluated(perplexity=perplexity) if perplexity < 20:
+                case events.Evaluated(val_perplexity=perplexity) if perplexity < 20:
                     break
 
     Args:

@@ -192,7 +192,7 @@ def test_a_run_that_rolls_back_logs_each_step_once(tmp_path: Path) -> None:
     run.write_metadata(METADATA)
     with TrackerCallback({"notebook": notebook}, run, is_resumed=False) as trackers:
         for number in (1, 2, 3, 4, 3, 4, 5):
-            assert trackers(step(number)) == ()
+            assert not trackers(step(number))
         trackers(Evaluated(4, 0.1, 3.0, 20.0, is_best=True))  # another kind of line
     assert [(told[1], next(iter(told[2]))) for told in notebook.told if told[0] == "log"] == [
         *((number, "train/epoch") for number in (1, 2, 3, 4, 5)),

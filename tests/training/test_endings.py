@@ -59,7 +59,7 @@ def test_the_earlier_wish_counts() -> None:
 @pytest.mark.parametrize("clock", ["24:00", "7", "seven", "07:60", "", "-1:00", "07:00:00"])
 def test_what_is_no_time_of_the_day_is_refused(clock: str) -> None:
     """With an example of one."""
-    with pytest.raises(UserError, match="is no time of the day") as error:
+    with pytest.raises(UserError, match="is not a time of day") as error:
         first_deadline(None, clock, now=EVENING)
     assert "07:00" in error.value.hint
 
@@ -143,16 +143,16 @@ def test_lines_wait_for_room_and_are_never_halved(tmp_path: Path) -> None:
     code = f"""
 import resource, signal
 from pathlib import Path
-from tunesmith.training.lines import JsonlWriter
+from tunesmith.run_dir import JsonlWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 lines = JsonlWriter(Path({str(path)!r}))
 lines.append({{"step": 1}})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20, resource.RLIM_INFINITY))
 lines.append({{"step": 2, "text": "long enough to be cut"}})
-print(lines.waiting, Path({str(path)!r}).read_text())
+print(lines.has_pending, Path({str(path)!r}).read_text())
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 lines.append({{"step": 3}})
-print(lines.waiting)
+print(lines.has_pending)
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.split("\n") == ['True {"step": 1}', "", "False", ""]

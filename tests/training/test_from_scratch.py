@@ -122,8 +122,8 @@ def test_what_to_expect() -> None:
     four_epochs = ScalingEstimate(10**9, 10**9, 4 * 10**9)
     assert four_epochs.effective_tokens == pytest.approx(1e9 * (1 + 15.4 * (1 - math.exp(-3 / 15.4))))
     assert not chinchilla.warning
-    assert "by heart" in ScalingEstimate(124_000_000, 400_000, 1_200_000).warning
-    assert "so few steps" in ScalingEstimate(124_000_000, 400_000_000, 50_000).warning
+    assert "memorize" in ScalingEstimate(124_000_000, 400_000, 1_200_000).warning
+    assert "more --epochs" in ScalingEstimate(124_000_000, 400_000_000, 50_000).warning
     assert ScalingEstimate(3_000_000, 400_000, 4_000_000).loss is None
     assert time_limit_warning(3600, 1.0) == time_limit_warning(1e9, None) == ""
     assert "50% of its steps" in time_limit_warning(7200, 1.0)
@@ -143,7 +143,7 @@ def test_a_plan_needs_neither_model_nor_network(text: Path, capsys: pytest.Captu
     planned = json.loads(capsys.readouterr().out)
     assert (planned["model"], planned["optimizer"]) == ("gpt2-small", "muon")
     assert "tokens for each of" in planned["reasons"]["prospect"]
-    assert any("by heart" in note for note in planned["notes"])
+    assert any("memorize" in note for note in planned["notes"])
     assert not any("LoRA" in method["method"] for method in planned["methods"] if method["model"] == "gpt2-small")
     assert main(command) == 0
 

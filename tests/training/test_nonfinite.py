@@ -1,6 +1,7 @@
 """NaN anywhere is seen at its step, nothing is learned from it, and the run ends where it would have ended."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,8 @@ from torch import Tensor
 
 import tunesmith
 from tunesmith.evaluation.perplexity import evaluate_split
+from tunesmith.interfaces import run_summary
+from tunesmith.interfaces.notices import notices_of
 from tunesmith.model.packed import hidden_states
 from tunesmith.training.anomalies import detect_loss_spike
 from tunesmith.training.checkpoint import verify_checksums
@@ -19,7 +22,9 @@ from tunesmith.training.checkpointer import BestModelWriter
 from tunesmith.training.events import (
     CheckpointDamaged,
     CheckpointSaved,
+    Evaluated,
     Event,
+    LastModelPublished,
     LossSpiked,
     NonFiniteDetected,
     StepLogged,
@@ -342,3 +347,30 @@ def test_a_spike_is_an_event(
     assert spiked[0].step == 15
     assert spiked[0].train_loss > spiked[0].usual_loss + 0.5
     assert not result.interrupted
+
+
+def test_without_a_finite_evaluation_the_last_model_is_published(
+    train: Callable[..., tuple[TrainResult, list[Event]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model whose perplexity is too large for a float is still a model: it is saved, and a warning says so."""
+    calls = 0
+
+    def infinite(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        measured = evaluate_split(*arguments, **options)
+        return measured if calls == 1 else replace(measured, sample_nats=measured.sample_nats * 1e4)
+
+    monkeypatch.setattr("tunesmith.training.trainer.evaluate_split", infinite)
+    result, events = train("infinite", max_steps=6, eval_every_steps=3, save_every_steps=3)
+    out = tmp_path / "infinite"
+    assert [event.is_best for event in events if isinstance(event, Evaluated)] == [False] * 3
+    assert [event.step for event in events if isinstance(event, LastModelPublished)] == [6]
+    assert (result.perplexity, result.best_step) == (math.inf, 6)
+    checkpoint = out / "checkpoints" / "step-00000006"
+    assert (checkpoint / "model.safetensors").read_bytes() == weights(out)
+    assert json.loads((checkpoint / "state.json").read_text("utf-8"))["progress"]["best_step"] == 6
+    (warning,) = notices_of(LastModelPublished(6))
+    assert "the model of the last step is saved" in warning
+    assert "inf after" in run_summary.summary(result, [])
+    assert tunesmith.train(resume=True, out=out, max_steps=8).steps == 8

@@ -261,7 +261,7 @@ def test_two_runs_cannot_write_one_folder(config: TrainConfig) -> None:
     next(event for event in first if isinstance(event, StepLogged) and event.step == 5)
     with pytest.raises(UserError, match=rf"another process \(number {os.getpid()}\) is training in"):
         run(TrainConfig(out=config.out, resume=True))
-    with pytest.raises(UserError, match="already holds an unfinished run"):
+    with pytest.raises(UserError, match="already contains an unfinished run"):
         run(config)
     first.close()  # type: ignore[attr-defined]
     assert run(TrainConfig(out=config.out, resume=True)).steps == 12

@@ -91,7 +91,7 @@ def test_the_best_model_is_kept(make_model_folder: Callable[..., Path], text: Pa
         learning_rate=0.9, warmup_fraction=0.9, max_grad_norm=1e9, precision="fp32", on_event=collect,
         val_fraction=0.3,
     )  # fmt: skip
-    tuned = {event.step: event.perplexity for event in evaluations if event.step}
+    tuned = {event.step: event.val_perplexity for event in evaluations if event.step}
     assert result.best_step == min(tuned, key=tuned.__getitem__) < 24
     assert result.perplexity == min(tuned.values()) < tuned[24]
     assert [event.is_best for event in evaluations if event.step] == [
@@ -149,7 +149,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
     make_model_folder: Callable[..., Path], text: Path, tmp_path: Path
 ) -> None:
     """A rate that makes the weights explode is an error that names the step, never a clean curve."""
-    with pytest.raises(tunesmith.UserError, match=r"the \w+ became no number at step \d+") as error:
+    with pytest.raises(tunesmith.UserError, match=r"non-finite \w+ at step \d+: again after 3 rollbacks") as error:
         tunesmith.train(
             text, model=make_model_folder(), out=tmp_path / "out", epochs=100, learning_rate=0.9,
             max_grad_norm=1e30, warmup_fraction=0.0, weight_decay=1e6,
@@ -165,7 +165,7 @@ def test_a_damaged_model_is_refused_before_training(
     state = load_file(folder / "model.safetensors")
     state["transformer.ln_f.bias"][0] = float("nan")
     save_file(state, folder / "model.safetensors")
-    with pytest.raises(tunesmith.UserError, match="computes no numbers"):
+    with pytest.raises(tunesmith.UserError, match="returns NaN or Inf before training"):
         tunesmith.train(text, model=folder, out=tmp_path / "out", max_steps=3)
     with pytest.raises(tunesmith.UserError, match="computes no numbers"):
         tunesmith.generate(folder)

@@ -57,6 +57,8 @@ def notices_of(event: Event) -> list[str]:
             "the checkpoint {folder} is damaged ({reason}) and set aside", folder=event.folder, reason=event.reason
         )
         lines.append(say("warning: {notice}", notice=damaged))
+    elif isinstance(event, LastModelPublished):
+        lines.append(say("warning: no evaluation had a finite perplexity: the model of the last step is saved instead"))
     else:
         lines += _notice(event)
     return lines
@@ -67,8 +69,6 @@ def _notice(event: Event) -> list[str]:
     if isinstance(event, CompilationFailed):
         reason = printable(event.reason)
         return [say("warning: compiling failed ({reason}): training continues uncompiled, slower", reason=reason)]
-    if isinstance(event, LastModelPublished):
-        return [say("warning: no evaluation had a finite perplexity: the model of the last step is saved instead")]
     if isinstance(event, StopRequested):
         return [say("stopping: the step is finished and everything saved; Ctrl-C again stops at once")]
     if isinstance(event, ResumeVerified):

@@ -11,7 +11,7 @@ SYMPTOMS = (
             r"probability tensor contains either",
             r"loss is (nan|infinite)",
             r"NaN or Inf found in input tensor|(nan|inf) (detected|encountered|found|values?)|contains? (nan|inf)",
-            r"non-finite (loss|gradient|norm)",
+            r"non-finite (loss|gradient|norm|weights)",
             r"the total norm .{0,60} is non-finite",
             r"became no number",
             r"loss scale already at minimum|minimum loss scale reached|reducing loss scale to [0-9.e-]+e-",

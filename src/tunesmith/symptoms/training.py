@@ -91,7 +91,7 @@ SYMPTOMS = (
             r"destination path '.{1,200}' already exists and is not an empty",
             r"refus\w+ to overwrite|already present in the directory|require_empty=",
             r"already exists and is not empty",
-            r"already holds (a|an|something)",
+            r"already (holds|contains) (a|an|something)",
             r"use --overwrite_output_dir",
             r"(dir|directory|folder)\b.{0,80}\bexists .{0,60}(resume|overwrite|remove|delete|force)",
             r"\b(output|model|save|checkpoint|log|run)[ _]?(dir|directory|folder)\b.{0,80} already exists",
