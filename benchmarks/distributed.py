@@ -27,7 +27,7 @@ from tunesmith.distributed.place import place_here
 from tunesmith.distributed.sharding import shard
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.presets import preset_shape
+from tunesmith.model.hub import preset_shape
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.together import make_engine
 from tunesmith.training.train_step import train_step

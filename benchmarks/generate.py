@@ -113,16 +113,15 @@ def transformers_side(model: Path, quick: bool, dtype: str = "bfloat16") -> dict
 def our_side(model: Path, quick: bool, quantize: str = "none") -> dict[str, Any]:  # noqa: FBT001
     """The engine of `tunesmith generate`."""
     from tunesmith.config import GenerateConfig
-    from tunesmith.generation.text_model import load_for_writing
-    from tunesmith.generation.text_requests import text_requests
-    from tunesmith.generation.write_texts import write_requests
+    from tunesmith.generation.generate import run_requests, text_requests
+    from tunesmith.generation.loading import load_for_generation
 
     config = {"precision": "bf16", "device": "cpu", "quantize": quantize, "temperature": 0.0, "prompt": PROMPT}
-    writer = load_for_writing(GenerateConfig(str(model), **config))
+    writer = load_for_generation(GenerateConfig(str(model), **config))
 
     def write(n_texts: int, n_new: int) -> int:
         asked = GenerateConfig(str(model), **config, num_samples=n_texts, max_new_tokens=n_new, min_new_tokens=n_new)
-        return sum(len(text.tokens) for text in write_requests(writer, text_requests(asked)))
+        return sum(len(text.tokens) for text in run_requests(writer, text_requests(asked)))
 
     return rates(write, quick=quick)
 
@@ -131,8 +130,7 @@ def memory_bound(model: Path, quick: bool) -> dict[str, Any]:  # noqa: FBT001
     """How fast memory is read, and how many tokens a second that allows when each reads all matrices in bf16."""
     import torch
 
-    from tunesmith.model.config_file import read_hf_config
-    from tunesmith.model.hf_config import gpt2_config
+    from tunesmith.model.hf_config import gpt2_config, read_hf_config
 
     numbers = torch.ones(READ_BYTES // 4 // (4 if quick else 1), dtype=torch.float32)
     fastest_s = float("inf")

@@ -86,7 +86,7 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace, missing: list[str], scratch: Path) -> None:
     """Every stage that was asked for; torch is imported here, after the settings of its allocator."""
-    from tunesmith.allocator import set_up_allocators
+    from tunesmith.utils.device import set_up_allocators
 
     set_up_allocators()
 

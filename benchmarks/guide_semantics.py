@@ -18,8 +18,8 @@ from record import keep
 from scoring import score, share_that_ends
 
 import tunesmith
-from tunesmith.allocator import keep_freed_memory
 from tunesmith.model.hub import local_folder
+from tunesmith.utils.device import keep_freed_memory
 
 
 def main() -> None:

@@ -3,8 +3,8 @@
     python memory.py [--sizes gpt2 gpt2-medium] [--quick]
 
 Each combination runs two optimizer steps of a random model in a process of its own, whose largest resident memory
-is compared with what was predicted before them: the closed form of `tunesmith.planning.memory`, corrected by two short
-micro-batches (`tunesmith.training.memory_calibration`).
+is compared with what was predicted before them: the closed form of `tunesmith.planning.memory_model`, corrected by two
+short micro-batches (`tunesmith.training.memory_calibration`).
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any
 from record import keep
 
 from tunesmith.config import Recompute
-from tunesmith.model.shape import GPT2Config
+from tunesmith.model.gpt2_config import GPT2Config
 
 SHAPES = {
     "distilgpt2": GPT2Config(50257, 1024, 768, 6, 12, 3072),
@@ -64,22 +64,22 @@ def combinations(sizes: list[str]) -> list[Combination]:
 
 def run(combination: Combination) -> dict[str, Any]:
     """Two steps; predicted and measured bytes."""
-    from tunesmith.allocator import set_up_allocators
+    from tunesmith.utils.device import set_up_allocators
 
     set_up_allocators()
     import numpy as np
     import torch
 
     from tunesmith.data.batches import Batch
-    from tunesmith.machine import choose_dtype, peak_memory_bytes
-    from tunesmith.model.attention import SHORT_DOCUMENT_TOKENS
+    from tunesmith.model.activation_checkpointing import recompute
     from tunesmith.model.gpt2 import GPT2
-    from tunesmith.model.recomputation import recompute
-    from tunesmith.optimizers.state_plan import STATE_PLANS
-    from tunesmith.planning.memory import Correction, Demand, memory_of
+    from tunesmith.model.gpt2_config import SHORT_DOCUMENT_TOKENS
+    from tunesmith.optim.state_format import STATE_PLANS
+    from tunesmith.planning.memory_model import Correction, Demand, memory_of
     from tunesmith.training.memory_calibration import calibrate
     from tunesmith.training.optimizer import make_optimizer
     from tunesmith.training.train_step import train_step
+    from tunesmith.utils.device import choose_dtype, peak_memory_bytes
 
     shape, states = SHAPES[combination.size], STATE_PLANS[combination.states]
     dtype = choose_dtype("auto", torch.device("cpu")).value

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tunesmith.files import to_json
-from tunesmith.machine import environment
+from tunesmith.utils.device import environment
+from tunesmith.utils.files import to_json
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -68,8 +68,8 @@ def main() -> None:
 
 def _side(asked: argparse.Namespace) -> dict[str, Any]:
     import tunesmith
-    from tunesmith.allocator import set_up_allocators
     from tunesmith.training.events import RunStarted, StepLogged
+    from tunesmith.utils.device import set_up_allocators
 
     set_up_allocators()  # as the command line does
     ends_s: dict[int, float] = {}

@@ -200,10 +200,10 @@ def timed(trainer: Any, tokens_per_batch: int) -> tuple[float, int]:
 
 def ours_side(text: Path, model: Path, *, compiled: bool = False) -> dict[str, Any]:
     """`tunesmith train` at its defaults."""
-    from tunesmith.allocator import keep_freed_memory
     from tunesmith.config import TrainConfig
     from tunesmith.training.events import Event, RunStarted, StepLogged
     from tunesmith.training.train import train
+    from tunesmith.utils.device import keep_freed_memory
 
     keep_freed_memory()  # as the command line does
     steps: list[tuple[float, StepLogged]] = []

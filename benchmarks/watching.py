@@ -124,11 +124,11 @@ class _NoWatch:
 
 def _side(asked: argparse.Namespace) -> dict[str, Any]:
     import tunesmith
-    from tunesmith.allocator import set_up_allocators
-    from tunesmith.interfaces.progress import Progress
     from tunesmith.run_dir import RunDir
     from tunesmith.training import train
     from tunesmith.training.events import RunStarted, StepLogged
+    from tunesmith.ui.progress import Progress
+    from tunesmith.utils.device import set_up_allocators
 
     set_up_allocators()  # as the command line does
     ends_s: dict[int, float] = {}

@@ -28,8 +28,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import tunesmith
-from tunesmith.model.config_file import read_hf_config
-from tunesmith.model.weights import load_gpt2, save_gpt2
+from tunesmith.model.hf_checkpoint import load_gpt2, save_gpt2
+from tunesmith.model.hf_config import read_hf_config
 
 END_OF_TEXT = "<|endoftext|>"
 SHAPE = {"vocab_size": 4096, "n_positions": 512, "n_embd": 128, "n_layer": 6, "n_head": 4}

@@ -1,30 +1,17 @@
-"""Writes docs/troubleshooting.md and its Japanese from the table: `python recipes/troubleshooting_page.py`."""
+"""Writes docs/troubleshooting.md and its Japanese from the rules of `explain`: `python recipes/troubleshooting_page.py`."""
 
 from pathlib import Path
 
+from tunesmith.diagnostics.matcher import chapters
 from tunesmith.messages.catalogue import say, speak
-from tunesmith.symptoms.table import CHAPTERS
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = {"en": "troubleshooting.md", "ja": "troubleshooting.ja.md"}
 HEADS = {
     "en": "# Troubleshooting\n\n`tunesmith doctor` checks the machine; `tunesmith explain` finds a row of this page by a message, a log or a "
-    "run folder. This page is made from the same table.",
+    "run folder. This page is generated from the same rules.",
     "ja": "# 困ったときは\n\n`tunesmith doctor` はマシンを調べ、`tunesmith explain` はメッセージ、ログ、実行フォルダからこのページの項目を"
-    "見つけます。このページも同じ表から作られています。",
-}
-CHAPTERS_JA = {
-    "Cards, drivers, CUDA": "カード、ドライバー、CUDA",
-    "Memory": "メモリ",
-    "NaN and precision": "NaN と精度",
-    "Text, tables, tokenizers": "テキスト、表、トークナイザー",
-    "Models and the hub": "モデルとハブ",
-    "Training and writing": "学習と生成",
-    "Scripts of your own": "自分のスクリプト",
-    "Compiling": "コンパイル",
-    "Disks and files": "ディスクとファイル",
-    "Windows, WSL, shells": "Windows、WSL、シェル",
-    "Python packages": "Python のパッケージ",
+    "見つけます。このページも同じデータから作られています。",
 }
 
 
@@ -33,12 +20,12 @@ def page(language: str) -> str:
     speak(language)
     try:
         parts = [HEADS[language]]
-        for chapter, symptoms in CHAPTERS.items():
-            parts.append(f"## {CHAPTERS_JA[chapter] if language == 'ja' else chapter}")
-            for symptom in symptoms:
-                messages = "\n".join(f"    {line}" for example in symptom.examples for line in example.splitlines())
-                fix = say("mend") if language == "ja" else "Mend"
-                parts.append(f"### {say(symptom.cause)}\n\n{messages}\n\n**{fix}:** {say(symptom.fix)}")
+        for chapter in chapters():
+            parts.append(f"## {say(chapter.title)}")
+            for rule in chapter.rules:
+                messages = "\n".join(f"    {line}" for example in rule.examples for line in example.splitlines())
+                fix = say("fix") if language == "ja" else "Fix"
+                parts.append(f"### {say(rule.cause)}\n\n{messages}\n\n**{fix}:** {say(rule.fix)}")
         return "\n\n".join(parts) + "\n"
     finally:
         speak("en")

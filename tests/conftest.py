@@ -27,8 +27,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tunesmith.messages.catalogue import speak
-from tunesmith.model.shape import EVALUATION_CHUNK_ROWS, LOSS_CHUNK_ROWS
-from tunesmith.model.softmax import NATS_ROWS
+from tunesmith.model.gpt2_config import EVALUATION_CHUNK_ROWS, LOSS_CHUNK_ROWS
+from tunesmith.model.loss import NATS_ROWS
 
 settings.register_profile("no clock", deadline=None)  # no test asserts time; the first example may import a library
 settings.load_profile("no clock")
@@ -188,10 +188,10 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     for table in (EVALUATION_CHUNK_ROWS, LOSS_CHUNK_ROWS, NATS_ROWS):
         monkeypatch.setitem(table, "meta", table["cuda"])
     asked: list[dict[str, Any]] = []
-    module = ModuleType("tunesmith.model.softmax_kernel")
+    module = ModuleType("tunesmith.model.loss_triton")
     module.launch = lambda *_, **options: asked.append(options)
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setattr("tunesmith.model.softmax.has_triton", lambda: True)
+    monkeypatch.setattr("tunesmith.model.loss.has_triton", lambda: True)
     return asked
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tunesmith.cli import main
-from tunesmith.interfaces.typed_words import with_plain_dashes
+from tunesmith.cli import app, main
+from tunesmith.ui.argv import with_plain_dashes
 
 LINES = [f"Night {number}. Wind from the north, lamp steady." for number in range(60)]
 
@@ -165,7 +166,7 @@ def test_train_evaluate_generate(
     evaluation = json.loads(capsys.readouterr().out)
     assert evaluation["samples"] == len(LINES)
     assert evaluation["bytes"] == sum(map(len, LINES))
-    low, high = evaluation["confidence_interval"]
+    low, high = evaluation["perplexity_ci95"]
     assert low < evaluation["perplexity"] < high
 
     assert main(["generate", out, "-n", "3", "--max-new-tokens", "5", *common]) == 0
@@ -194,8 +195,8 @@ def test_flags_win_over_the_config_file(
 def test_control_characters_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """An escape sequence in a text is shown as a replacement character."""
     from tunesmith.config import GenerateConfig
-    from tunesmith.generation.write_texts import GeneratedText
-    from tunesmith.interfaces.texts import texts_block
+    from tunesmith.generation.generate import GeneratedText
+    from tunesmith.ui.generated_texts import texts_block
 
     texts = [GeneratedText("", text, 1, 1.0, "stop", [], []) for text in ("red \x1b[31m alert\x07", "two\nlines")]
     block = texts_block(texts, GenerateConfig("tiny"))
@@ -263,22 +264,81 @@ def test_errors_cannot_drive_the_terminal(tmp_path: Path, capsys: pytest.Capture
     assert "a\\x1b[2J\\x1b]0;b\\x07.txt" in said
 
 
-def test_errors_of_the_machine_are_one_line_and_our_own_are_raised(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """What the table of symptoms knows as the machine's fault has a cause and a fix; a bug keeps its traceback."""
+@pytest.fixture
+def failing_doctor(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], None]:
+    """Lets `tunesmith doctor` fail with an error."""
+    monkeypatch.setenv("TUNESMITH_DEBUG", "0")
 
-    def failing(message: str) -> Callable[..., None]:
+    def fail_with(error: Exception) -> None:
         def fail(**_: object) -> None:
-            raise RuntimeError(message)
+            raise error
 
-        return fail
+        monkeypatch.setattr("tunesmith.doctor.examination.examine", fail)
 
-    monkeypatch.setattr("tunesmith.doctor.examination.examine", failing("CUDA error: no kernel image is available"))
+    return fail_with
+
+
+def test_an_error_of_the_machine_has_its_cause_and_fix(
+    failing_doctor: Callable[[Exception], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the rules know as the machine's fault."""
+    failing_doctor(RuntimeError("CUDA error: no kernel image is available"))
     assert main(["doctor"]) == 1
     printed = capsys.readouterr().err.splitlines()
     assert [line.split(" ")[0] for line in printed] == ["error:", "hint:"]
-    assert "no code for this card" in printed[0]
-    monkeypatch.setattr("tunesmith.doctor.examination.examine", failing("mat1 and mat2 must have the same dtype"))
-    with pytest.raises(RuntimeError, match="mat1"):
-        main(["doctor"])
+    assert "no code for this GPU" in printed[0]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 must have the same dtype\n\nstack"), KeyError("loss")])
+def test_an_unexpected_error_shows_its_place_and_how_to_report_it(
+    error: Exception, failing_doctor: Callable[[Exception], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A short message with file and line, and an own exit code; a rule about other scripts does not apply."""
+    failing_doctor(error)
+    assert main(["doctor"]) == 70
+    printed = capsys.readouterr().err.splitlines()
+    first = str(error).splitlines()[0]
+    assert re.fullmatch(rf"error: {type(error).__name__}: {first} \(in tunesmith/cli\.py:\d+\)", printed[0])
+    assert printed[1].startswith("hint: this is a bug in tunesmith: report it")
+    assert len(printed) == 2
+
+
+@pytest.mark.parametrize("by", ["flag", "variable"])
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: no kernel image is available"), KeyError("loss")])
+def test_the_traceback_is_shown_on_request(
+    by: str,
+    error: Exception,
+    failing_doctor: Callable[[Exception], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of every error, whatever the rules know of it, before the usual lines."""
+    failing_doctor(error)
+    if by == "variable":
+        monkeypatch.setenv("TUNESMITH_DEBUG", "1")
+    assert main(["doctor", *(["--traceback"] if by == "flag" else [])]) in {1, 70}
+    printed = capsys.readouterr().err.splitlines()
+    assert printed[0] == "Traceback (most recent call last):"
+    assert any(line.startswith(type(error).__name__) for line in printed)
+    assert printed[-1].startswith("hint:")
+
+
+@pytest.mark.parametrize("command", [name for name in app if not name.startswith("-")])
+def test_every_command_takes_traceback_and_shows_it_in_its_help(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before or after the other words; without an error it changes nothing."""
+    monkeypatch.setenv("TUNESMITH_DEBUG", "0")
+    assert main([command, "--help", "--traceback"]) == 0
+    assert "--traceback" in capsys.readouterr().out
+
+
+def test_a_user_error_has_a_traceback_on_request(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the exit code that it has anyway; after -- the flag is a word like any other."""
+    monkeypatch.setenv("TUNESMITH_DEBUG", "0")
+    assert main(["explain", "--", "--traceback"]) == 1
+    assert "Traceback" not in capsys.readouterr().err
+    assert main(["--traceback", "explain", "nowhere.log"]) == 1
+    assert "Traceback" in capsys.readouterr().err

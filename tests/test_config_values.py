@@ -16,7 +16,7 @@ from tunesmith.cli import app
 from tunesmith.config import CONFIGS, EvaluateConfig, GenerateConfig, PrepareConfig, ServeConfig, TrainConfig
 from tunesmith.distributed.typed_command import typed_arguments
 from tunesmith.errors import UserError
-from tunesmith.interfaces.typed_words import settings_of, with_plain_dashes
+from tunesmith.ui.argv import settings_of, with_plain_dashes
 
 
 class Choice(StrEnum):

@@ -11,25 +11,25 @@ import torch
 from gpu_stages.running import Case, Result, Setting, a_gpu
 from gpu_stages.workloads import SIZES, config_of, memory, new_model, seconds_of, wait
 from tunesmith.generation.engine import Engine
-from tunesmith.generation.request import Request
-from tunesmith.generation.sampling import SamplingRules
+from tunesmith.generation.sampling import SamplingParams
+from tunesmith.generation.sequence import GenerationRequest
 from tunesmith.model.gpt2 import GPT2
 
-FILTERED = SamplingRules(0.8, 40, 0.95)
-PLAIN = SamplingRules(1.0, 0, 1.0)
+FILTERED = SamplingParams(0.8, 40, 0.95)
+PLAIN = SamplingParams(1.0, 0, 1.0)
 RULES = {"no filters": PLAIN, "top-k 40 and top-p 0.95": FILTERED}
 ENGINES_RUNS, THREAD_LIMIT_S = 3, 30.0
 
 
-def generator(model: GPT2, n_texts: int, n_new: int, rules: SamplingRules) -> Callable[[], list[list[int]]]:
+def generator(model: GPT2, n_texts: int, n_new: int, rules: SamplingParams) -> Callable[[], list[list[int]]]:
     """Generates texts from a one-token prompt and returns their tokens; recorded graphs are kept, as in a server."""
     engine = Engine(
-        model, end_of_text_id=model.config.vocab_size, texts_at_once=n_texts, positions=n_new + 1, ahead=True
+        model, end_of_text_id=model.config.vocab_size, batch_size=n_texts, positions=n_new + 1, async_decode=True
     )
 
     def run() -> list[list[int]]:
         for seed in range(n_texts):
-            engine.submit(Request([0], seed, rules, n_new))
+            engine.submit(GenerationRequest([0], seed, rules, n_new))
         return [text.tokens for _, text in sorted(engine.run(), key=lambda finished: finished[0])]
 
     return run
@@ -55,7 +55,7 @@ def decoding(setting: Setting, n_texts: int) -> Result:
         run = generator(model, n_texts, n_new, rules)
         ours_s = seconds_of(run, device, times=times, warm_ups=1)
 
-        def peers(rules: SamplingRules = rules) -> None:
+        def peers(rules: SamplingParams = rules) -> None:
             peer.generate(
                 prompts,
                 attention_mask=torch.ones_like(prompts),
@@ -117,9 +117,9 @@ def dropped_engine(setting: Setting) -> Result:
     device = setting.torch_device
     model = new_model("tiny", device).eval()
     for _ in range(3):
-        engine = Engine(model, end_of_text_id=model.config.vocab_size, texts_at_once=4, positions=300, ahead=True)
+        engine = Engine(model, end_of_text_id=model.config.vocab_size, batch_size=4, positions=300, async_decode=True)
         for seed in range(4):
-            engine.submit(Request([0], seed, FILTERED, 200))
+            engine.submit(GenerationRequest([0], seed, FILTERED, 200))
         for _ in range(10):
             engine.step()
         getattr(engine, "close", lambda: None)()

@@ -28,10 +28,10 @@ from gpu_stages.workloads import (
     seconds_of,
     without_triton,
 )
-from tunesmith.model import attention, softmax
+from tunesmith.model import attention, loss
 from tunesmith.model.attention import DocumentLayout, RunAttention, VarlenAttention
-from tunesmith.optimizers import compressed_adamw
-from tunesmith.optimizers.state_plan import BLOCK, STATE_PLANS
+from tunesmith.optim import low_bit_adamw
+from tunesmith.optim.state_format import BLOCK, STATE_PLANS
 
 PACKAGES = ("torch", "triton", "transformers", "tokenizers", "safetensors", "numpy", "cyclopts", "psutil", "rich")
 KERNEL_TESTS = Path(__file__).parents[2] / "tests" / "optimizers" / "kernel_against_plain.py"
@@ -101,7 +101,7 @@ def bytes_outside_torch(setting: Setting) -> Result:
     note("optimizer")
     logits = torch.zeros(64, 512, device=device)
     targets = torch.zeros(64, dtype=torch.int64, device=device)
-    softmax.nats_and_gradient(logits, targets, 500, out_K=torch.empty(64, device=device))
+    loss.nats_and_gradient(logits, targets, 500, out_K=torch.empty(64, device=device))
     note("Triton kernel")
     return {"bytes": found, "reserved_bytes": torch.cuda.memory_reserved(device)}
 
@@ -137,7 +137,7 @@ def loss_kernel(setting: Setting, dtype: torch.dtype) -> Result:
         for name, plain in _paths(setting):
             mine, out = logits.clone(), torch.empty(rows, device=device)
             with _chosen(plain=plain):
-                softmax.nats_and_gradient(mine, targets, vocabulary, out_K=out)
+                loss.nats_and_gradient(mine, targets, vocabulary, out_K=out)
             found["errors"][f"{rows} rows, {name}"] = {
                 "nats": float((out.double() - nats.detach()).abs().max()),
                 "gradient": float((mine[:, :vocabulary].double() - gradient).abs().max()),
@@ -147,7 +147,7 @@ def loss_kernel(setting: Setting, dtype: torch.dtype) -> Result:
     logits = torch.randn(rows, padded, device=device).to(dtype)
     targets, out = torch.randint(0, vocabulary, (rows,), device=device), torch.empty(rows, device=device)
     passed_bytes = 3 * logits.nbytes  # read, read again, written
-    found |= _timed(setting, lambda: softmax.nats_and_gradient(logits, targets, vocabulary, out_K=out), passed_bytes)
+    found |= _timed(setting, lambda: loss.nats_and_gradient(logits, targets, vocabulary, out_K=out), passed_bytes)
     return found
 
 
@@ -170,7 +170,7 @@ def optimizer_kernel_time(setting: Setting, name: str) -> Result:
         with _chosen(plain=plain):
             parameter = torch.nn.Parameter(torch.randn(numbers // BLOCK, BLOCK, device=setting.torch_device))
             groups = [{"params": [parameter], "weight_decay": 0.01}]
-            optimizer = compressed_adamw.CompressedAdamW(
+            optimizer = low_bit_adamw.CompressedAdamW(
                 groups, plan, [parameter], betas=(0.9, 0.999), epsilon=1e-8, seed=0
             )
             parameter.grad = torch.randn_like(parameter)
@@ -190,7 +190,7 @@ class _chosen:  # noqa: N801  a context manager that reads like a function
 
     def __init__(self, *, plain: bool) -> None:
         self._plain = plain
-        self._without = without_triton(softmax, compressed_adamw)
+        self._without = without_triton(loss, low_bit_adamw)
 
     def __enter__(self) -> None:
         if self._plain:

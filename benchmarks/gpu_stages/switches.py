@@ -11,12 +11,12 @@ from torch import Tensor
 from gpu_stages.generation import FILTERED
 from gpu_stages.running import Case, Result, Setting, a_gpu, anything
 from gpu_stages.workloads import TINY_VOCABULARY, VOCABULARY, Trainee, batches_of, seconds_of, without_triton
-from tunesmith.generation import device_sampling
-from tunesmith.generation.device_sampling import DeviceRules
-from tunesmith.model import loss, softmax
+from tunesmith.generation import sampling_batched
+from tunesmith.generation.sampling_batched import BatchedSamplingParams
+from tunesmith.model import loss
 from tunesmith.model.loss import nats_of_each_token
-from tunesmith.optimizers import compressed_adamw
-from tunesmith.optimizers.state_plan import STATE_PLANS
+from tunesmith.optim import low_bit_adamw
+from tunesmith.optim.state_format import STATE_PLANS
 
 Work = Callable[[], object]
 
@@ -70,16 +70,16 @@ def sampling(setting: Setting, n_texts: int) -> tuple[Work | None, Work | None]:
     vocabulary = VOCABULARY if setting.is_gpu else TINY_VOCABULARY
     logits_NV = torch.randn(n_texts, vocabulary, device=device) * 3
     uniform_N = torch.rand(n_texts, device=device, dtype=torch.float64)
-    rules = DeviceRules.of([FILTERED] * n_texts, vocabulary, device)
-    work = partial(device_sampling.choose_tokens, logits_NV, rules, uniform_N)
-    return plainly(work, device_sampling), work
+    rules = BatchedSamplingParams.of([FILTERED] * n_texts, vocabulary).to(device, sorts=True, penalizes=False)
+    work = partial(sampling_batched.sample_tokens, logits_NV, rules, uniform_N)
+    return plainly(work, sampling_batched), work
 
 
 def accumulation(setting: Setting) -> tuple[Work | None, Work | None]:
     """The sum of bf16 gradients, rounded by chance."""
     device = setting.torch_device
     parameter = torch.nn.Parameter(torch.zeros(1 << 24 if setting.is_gpu else 1 << 16, device=device).view(-1, 256))
-    optimizer = compressed_adamw.CompressedAdamW(
+    optimizer = low_bit_adamw.CompressedAdamW(
         [{"params": [parameter], "weight_decay": 0.0}],
         STATE_PLANS["bf16-8bit"],
         [parameter],
@@ -93,7 +93,7 @@ def accumulation(setting: Setting) -> tuple[Work | None, Work | None]:
         parameter.grad = torch.zeros_like(parameter)
         return optimizer.accumulate(parameter, gradient)
 
-    return plainly(work, compressed_adamw), work
+    return plainly(work, low_bit_adamw), work
 
 
 def evaluation(setting: Setting) -> tuple[Work | None, Work | None]:
@@ -104,7 +104,7 @@ def evaluation(setting: Setting) -> tuple[Work | None, Work | None]:
     hidden_NC = torch.randn(rows, channels, device=device).to(torch.bfloat16)
     targets_N = torch.randint(0, vocabulary, (rows,), device=device)
     work = partial(nats_of_each_token, hidden_NC, head_VC, targets_N, vocabulary)
-    return plainly(work, softmax, loss), work
+    return plainly(work, loss, loss), work
 
 
 def weight_gradient(setting: Setting) -> tuple[Work | None, Work | None]:

@@ -25,16 +25,16 @@ from tunesmith.data.batches import TrainingOrder
 from tunesmith.data.dealing import shape_of_micro_batches
 from tunesmith.data.read_ahead import read_ahead
 from tunesmith.data.windows import windows_of
-from tunesmith.model.attention import DocumentLayout
+from tunesmith.model.attention import DocumentLayout, hidden_states, on_device_of
+from tunesmith.model.compile import inference
 from tunesmith.model.loss import nats_of_each_token
-from tunesmith.model.packed import hidden_states, inference, on_device_of
-from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.out_of_memory import in_pieces
-from tunesmith.planning.experience import Experience
+from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.planning.calibration_cache import Experience
+from tunesmith.planning.fit import Request, best_way
 from tunesmith.planning.hardware import GIB, hardware_named
-from tunesmith.planning.memory import Demand
-from tunesmith.planning.search import Request, best_way
+from tunesmith.planning.memory_model import Demand
 from tunesmith.training.train_step import train_step
+from tunesmith.utils.oom import in_pieces
 
 WARM_UP_STEPS, TIMED_STEPS = 4, 12
 PLAN_STEPS, TIMED_FROM = 5, 2

@@ -16,20 +16,19 @@ from gpu_stages.kernels import exact_attention
 from gpu_stages.running import Case, Result, Setting, a_compiler, a_gpu
 from gpu_stages.workloads import Trainee, batches_of, config_of, new_model, relative_error, wait
 from tunesmith.errors import DoesNotFitError, UserError
-from tunesmith.model import compiled as compiling
-from tunesmith.model.attention import DocumentLayout, attention_over
+from tunesmith.model import compile as compiling
+from tunesmith.model.activation_checkpointing import recompute
+from tunesmith.model.attention import DocumentLayout, attention_over, hidden_states
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import nats_of_each_token, sum_of_nats
-from tunesmith.model.packed import hidden_states
-from tunesmith.model.recomputation import recompute
-from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.out_of_memory import is_out_of_memory
-from tunesmith.planning.experience import Experience
+from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.planning.calibration_cache import Experience
+from tunesmith.planning.fit import Request, best_way
 from tunesmith.planning.hardware import GIB, hardware_here, hardware_named, hardware_of_driver
-from tunesmith.planning.memory import Demand
-from tunesmith.planning.search import Request, best_way
+from tunesmith.planning.memory_model import Demand
 from tunesmith.training.memory_calibration import calibrate
 from tunesmith.training.nonfinite import find_nonfinite_windows
+from tunesmith.utils.oom import is_out_of_memory
 
 LAYOUTS = tuple([16] * count for count in range(1, 11))
 EVALUATION_EXTRA_BYTES = GIB * 3 // 4

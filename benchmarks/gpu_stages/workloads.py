@@ -19,12 +19,12 @@ from tunesmith.data.batches import Batch, packed
 from tunesmith.data.corpus import Split
 from tunesmith.data.stretches import Stretches
 from tunesmith.data.windows import windows_of
-from tunesmith.model.compiled import compile_in_place
+from tunesmith.model.activation_checkpointing import recompute
+from tunesmith.model.compile import compile_in_place
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.recomputation import recompute
-from tunesmith.model.shape import GPT2Config
-from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.planning.cards import known_card
+from tunesmith.model.gpt2_config import GPT2Config
+from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.planning.gpus import known_card
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.train_step import StepResult, train_step
 

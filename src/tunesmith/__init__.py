@@ -45,8 +45,8 @@ if TYPE_CHECKING:
         training_events,
     )
     from tunesmith.errors import UserError
-    from tunesmith.interfaces.progress import Progress
     from tunesmith.training import events
+    from tunesmith.ui.progress import Progress
 
 __version__ = "0.1.0"
 
@@ -92,7 +92,7 @@ _HOMES = {
     "train": "api",
     "train_tokenizer": "api",
     "training_events": "api",
-    "Progress": "interfaces.progress",
+    "Progress": "ui.progress",
     "UserError": "errors",
 }
 

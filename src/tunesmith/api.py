@@ -37,8 +37,8 @@ from tunesmith.messages.catalogue import LANGUAGES, speak
 from tunesmith.messages.language import chosen_language
 
 if TYPE_CHECKING:
-    from tunesmith.generation.write_texts import GeneratedText
-    from tunesmith.serving.events import Serving
+    from tunesmith.generation.generate import GeneratedText
+    from tunesmith.serving.server import ServerInfo
     from tunesmith.training.events import Event, TrainResult
     from tunesmith.training.train import Events
 
@@ -93,7 +93,7 @@ def explain(source: Source) -> dict[str, Any]:
     Raises:
         UserError: if it cannot be read.
     """
-    from tunesmith.explaining.explain import explain as run
+    from tunesmith.diagnostics.explain import explain as run
 
     return run(_asked(ExplainConfig, {}, source=source)).as_json()
 
@@ -193,13 +193,13 @@ def train(
     """
     config = _asked(TrainConfig, options, sources=sources, out=out)
     heard = on_event or (lambda _event: None)
-    from tunesmith.interfaces.notebook_view import is_in_notebook
     from tunesmith.training import train as training
+    from tunesmith.ui.notebook import is_in_notebook
 
     if not (is_in_notebook() and on_event is None if progress is None else progress):
         return training.train(config, on_event=heard)
-    from tunesmith.interfaces.progress import Progress
     from tunesmith.training.stop import StopRequest
+    from tunesmith.ui.progress import Progress
 
     stop = StopRequest()
     with Progress(quiet=config.quiet, is_stopping=stop) as shown:
@@ -219,7 +219,7 @@ def training_events(*sources: Sources, out: Source, **options: Any) -> "Events":
 
         for event in tunesmith.training_events("titles.txt", model="tiny", out="my-model"):
             match event:
-                case events.Evaluated(val_perplexity=perplexity) if perplexity < 20:
+                case events.Evaluated(perplexity=perplexity) if perplexity < 20:
                     break
 
     Args:
@@ -304,7 +304,7 @@ def generate(model: Source, **options: Any) -> "list[GeneratedText]":  # noqa: A
 
 
 @_in_python_names()
-def serve(*models: Sources, on_ready: "Callable[[Serving], object] | None" = None, **options: Any) -> None:  # noqa: ANN401
+def serve(*models: Sources, on_ready: "Callable[[ServerInfo], object] | None" = None, **options: Any) -> None:  # noqa: ANN401
     """Serve models until Ctrl-C or SIGTERM: completions in OpenAI's form, and a page.
 
     Args:
@@ -316,7 +316,7 @@ def serve(*models: Sources, on_ready: "Callable[[Serving], object] | None" = Non
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.serving.serve import serve_models
+    from tunesmith.serving.server import serve_models
 
     config = _asked(ServeConfig, options, models=models)
     serve_models(config, on_ready=on_ready or (lambda _serving: None))
@@ -335,7 +335,7 @@ def export(model: Source, *, out: Source, **options: Any) -> dict[str, Any]:  # 
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.exporting.export import export_model
+    from tunesmith.convert.export import export_model
 
     return export_model(_asked(ExportConfig, options, model=model, out=out))
 
@@ -353,7 +353,7 @@ def import_model(checkpoint: Source, *, out: Source, **options: Any) -> dict[str
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.importing.import_checkpoint import import_checkpoint
+    from tunesmith.convert.import_checkpoint import import_checkpoint
 
     return import_checkpoint(_asked(ImportConfig, options, checkpoint=checkpoint, out=out))
 
@@ -371,7 +371,7 @@ def push(model: Source, repo: str, **options: Any) -> dict[str, Any]:  # noqa: A
         UserError: if it cannot be done.
         TypeError: for an option that does not exist.
     """
-    from tunesmith.exporting.push import push_model
+    from tunesmith.convert.push import push_model
 
     return push_model(_asked(PushConfig, options, model=model, repo=repo))
 

@@ -19,8 +19,8 @@ from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
-from tunesmith.machine import Choice
 from tunesmith.messages.catalogue import say
+from tunesmith.utils.device import Choice
 
 if TYPE_CHECKING:
     import torch

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import cyclopts
 
 from tunesmith import __version__
-from tunesmith.allocator import set_up_allocators
 from tunesmith.config import (
     DoctorConfig,
     EvaluateConfig,
@@ -36,29 +35,31 @@ from tunesmith.config import (
     TokenizerTrainConfig,
     TrainConfig,
 )
-from tunesmith.errors import UsageError, UserError
-from tunesmith.interfaces.console import (
+from tunesmith.errors import UsageError
+from tunesmith.messages.catalogue import say
+from tunesmith.run_dir import RunDir
+from tunesmith.ui.argv import settings_of, with_plain_dashes
+from tunesmith.ui.help import SpokenHelp
+from tunesmith.ui.output import (
     DONE,
     INTERRUPTED,
     USAGE_ERROR,
     USER_ERROR,
+    enable_tracebacks,
     fail,
-    fail_by_the_machine,
+    fail_with,
     notice,
     print_json,
+    show_traceback,
 )
-from tunesmith.interfaces.help import SpokenHelp
-from tunesmith.interfaces.typed_words import settings_of, with_plain_dashes
-from tunesmith.messages.catalogue import say
-from tunesmith.messages.system_errors import said_by_system
-from tunesmith.run_dir import RunDir
+from tunesmith.utils.device import set_up_allocators
 
 if TYPE_CHECKING:
     from tunesmith.distributed.place import Place
-    from tunesmith.generation.write_texts import GeneratedText
-    from tunesmith.interfaces.progress import Progress
-    from tunesmith.interfaces.texts import TextProgress
+    from tunesmith.generation.generate import GeneratedText
     from tunesmith.training.events import TrainResult
+    from tunesmith.ui.generated_texts import TextProgress
+    from tunesmith.ui.progress import Progress
 
 
 app = cyclopts.App(
@@ -85,7 +86,7 @@ NOTHING_LISTED = RunsConfig()
 def doctor(config: DoctorConfig = WHOLE_MACHINE) -> int:
     """Check this machine, and say what mends it."""
     from tunesmith.doctor.examination import examine
-    from tunesmith.interfaces.doctor_table import doctor_table, fixing_lines
+    from tunesmith.ui.doctor_table import doctor_table, fixing_lines
 
     verdict = examine(model=config.model, quick=config.quick)
     if config.json:
@@ -107,8 +108,8 @@ def doctor(config: DoctorConfig = WHOLE_MACHINE) -> int:
 @app.command
 def explain(config: ExplainConfig = STANDARD_INPUT) -> int:
     """Find the cause of an error, and what mends it."""
-    from tunesmith.explaining.explain import explain as run
-    from tunesmith.interfaces.explanation_text import explanation_text
+    from tunesmith.diagnostics.explain import explain as run
+    from tunesmith.ui.doctor_table import explanation_text
 
     explanation = run(config)
     if config.json:
@@ -129,7 +130,7 @@ def prepare(config: PrepareConfig = NOTHING_ASKED) -> int:
     if config.json:
         print_json(report)
     else:
-        from tunesmith.interfaces.lint_report import lint_report
+        from tunesmith.ui.prepare_report import lint_report
 
         print(lint_report(report))
     return DONE
@@ -150,7 +151,7 @@ def train_tokenizer(config: TokenizerTrainConfig) -> int:
     if config.json:
         print_json(result)
     else:
-        from tunesmith.interfaces.tables import tokenizer_table
+        from tunesmith.ui.result_tables import tokenizer_table
 
         print(tokenizer_table(result, config.sources))
     return DONE
@@ -165,7 +166,7 @@ def extend_tokenizer(config: TokenizerExtendConfig) -> int:
     if config.json:
         print_json(result)
     else:
-        from tunesmith.interfaces.extension_table import extension_table
+        from tunesmith.ui.result_tables import extension_table
 
         print(extension_table(result, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
     return DONE
@@ -180,7 +181,7 @@ def plan(config: PlanConfig = NOTHING_PLANNED) -> int:
     if config.json:
         print_json(found.as_json())
     else:
-        from tunesmith.interfaces.plan_table import forecast_report
+        from tunesmith.ui.plan_table import forecast_report
 
         print(forecast_report(found, width=shutil.get_terminal_size().columns))
     return DONE
@@ -196,9 +197,9 @@ def train(config: TrainConfig) -> int:
         return train_in_processes(config)
     set_up_allocators()
     from tunesmith.distributed.lost import ToldError
-    from tunesmith.interfaces.progress import Progress
     from tunesmith.training import train as training
     from tunesmith.training.stop import StopRequest
+    from tunesmith.ui.progress import Progress
 
     speaks = place is None or place.rank == 0
     try:
@@ -280,7 +281,7 @@ def evaluate(config: EvaluateConfig) -> int:
     if config.json:
         print_json(result)
     else:
-        from tunesmith.interfaces.tables import evaluation_table
+        from tunesmith.ui.result_tables import evaluation_table
 
         print(evaluation_table(result, shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
     return DONE
@@ -293,7 +294,7 @@ def generate(config: GenerateConfig) -> int:
     if place is None and config.devices > 1:
         return _in_processes(config)
     set_up_allocators()
-    from tunesmith.interfaces.texts import TextProgress, keep_texts, texts_block
+    from tunesmith.ui.generated_texts import TextProgress, keep_texts, texts_block
 
     speaks = place is None or place.rank == 0
     with TextProgress(quiet=config.quiet or not speaks, streams=speaks and not (config.json or config.out)) as progress:
@@ -319,8 +320,7 @@ def generate(config: GenerateConfig) -> int:
 def _texts(config: GenerateConfig, progress: "TextProgress") -> "tuple[list[GeneratedText], int]":
     """What was written, and the exit code."""
     from tunesmith.distributed.lost import ToldError
-    from tunesmith.generation.generate import generate_texts
-    from tunesmith.generation.write_texts import Interrupted
+    from tunesmith.generation.generate import Interrupted, generate_texts
 
     try:
         return generate_texts(config, on_text=progress.count, show=progress.show, on_model=progress.note), DONE
@@ -338,12 +338,12 @@ def serve(config: ServeConfig = NOTHING_SERVED) -> int:
     if not config.models:
         raise UsageError("no model was named", hint="name one or several: tunesmith serve my-model")
     set_up_allocators()
-    from tunesmith.interfaces.serving_lines import ServingLines
-    from tunesmith.serving.serve import serve_models
+    from tunesmith.serving.server import serve_models
+    from tunesmith.ui.output import ServingLines
 
     lines = ServingLines(quiet=config.quiet)
     show = (lambda serving: print_json(lines.as_json(serving))) if config.json else lines.ready
-    serve_models(config, on_ready=show, on_answer=lines.answered)
+    serve_models(config, on_ready=show, on_request_finished=lines.answered)
     return DONE
 
 
@@ -355,8 +355,8 @@ def _serve_runs(config: ServeConfig) -> int:
             hint="start two servers: tunesmith serve --runs DIR, and tunesmith serve MODEL",
             models=", ".join(config.models),
         )
-    from tunesmith.dashboard.serve_runs import serve_runs
-    from tunesmith.interfaces.serving_lines import ServingLines
+    from tunesmith.dashboard.launch import serve_runs
+    from tunesmith.ui.output import ServingLines
 
     lines = ServingLines(quiet=config.quiet)
     serve_runs(config, on_ready=lambda ready: print_json({"url": ready.url}) if config.json else lines.runs(ready.url))
@@ -366,13 +366,13 @@ def _serve_runs(config: ServeConfig) -> int:
 @app.command
 def export(config: ExportConfig) -> int:
     """Write a model in another form, checked after writing."""
-    from tunesmith.exporting.export import export_model
+    from tunesmith.convert.export import export_model
 
     result = export_model(config)
     if config.json:
         print_json(result)
     else:
-        from tunesmith.interfaces.in_and_out import export_lines
+        from tunesmith.ui.convert_tables import export_lines
 
         print(export_lines(result))
     return DONE
@@ -381,13 +381,13 @@ def export(config: ExportConfig) -> int:
 @app.command
 def push(config: PushConfig) -> int:
     """Upload a model to the Hugging Face hub: its ordinary files and its card, nothing else of the run."""
-    from tunesmith.exporting.push import push_model
+    from tunesmith.convert.push import push_model
 
     result = push_model(config)
     if config.json:
         print_json(result)
     else:
-        from tunesmith.interfaces.in_and_out import push_lines
+        from tunesmith.ui.convert_tables import push_lines
 
         print(push_lines(result))
     return DONE
@@ -396,13 +396,13 @@ def push(config: PushConfig) -> int:
 @app.command(name="import")
 def import_model(config: ImportConfig) -> int:
     """Make a model folder of another program's checkpoint, read back after writing."""
-    from tunesmith.importing.import_checkpoint import import_checkpoint
+    from tunesmith.convert.import_checkpoint import import_checkpoint
 
     result = import_checkpoint(config)
     if config.json:
         print_json(result)
     else:
-        from tunesmith.interfaces.in_and_out import import_lines
+        from tunesmith.ui.convert_tables import import_lines
 
         print(import_lines(result))
     return DONE
@@ -431,7 +431,7 @@ def runs(config: RunsConfig = NOTHING_LISTED) -> int:
         if config.json:
             print_json(compared)
         else:
-            from tunesmith.interfaces.run_tables import comparison_table
+            from tunesmith.ui.result_tables import comparison_table
 
             print(comparison_table(compared))
         return DONE
@@ -441,7 +441,7 @@ def runs(config: RunsConfig = NOTHING_LISTED) -> int:
     if config.json:
         print_json(rows)
     else:
-        from tunesmith.interfaces.run_tables import runs_table
+        from tunesmith.ui.result_tables import runs_table
 
         print(runs_table(rows, config.folder))
     return DONE
@@ -451,31 +451,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     use_utf8()
     tokens = with_plain_dashes(sys.argv[1:] if arguments is None else arguments)
+    enable_tracebacks(tokens)
     try:
         app.config = settings_of(tokens)
         app.help = say(
             "Fine-tune GPT-2 on the GPU you own. Start with: tunesmith train FILE.txt --model tiny --out my-model"
         )
         app.help_epilogue = say(
-            "Any flag can also stand in a TOML or YAML file: --config FILE. Flags on the command line win."
+            "Any flag can also stand in a TOML or YAML file: --config FILE. Flags on the command line win. "
+            "--traceback shows where an error arose."
         )
-        return run_verb(tokens)
+        return int(app(tokens, exit_on_error=False, print_error=False) or DONE)
     except cyclopts.CycloptsError as error:
-        from tunesmith.interfaces.usage_errors import usage_error
+        from tunesmith.ui.usage_errors import usage_error
 
         return fail(usage_error(error), usage_hint(tokens), USAGE_ERROR)
-    except UserError as error:
-        return fail(error.message, error.hint, USAGE_ERROR if isinstance(error, UsageError) else USER_ERROR)
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stdout = io.StringIO()
         return DONE
-    except OSError as error:  # no permission, no space, a disk gone: the system's own words name it best
-        return fail(
-            f"{error.filename or say('a file')}: {said_by_system(error)}",
-            say("check space and permissions"),
-            USER_ERROR,
-        )
+    except Exception as error:  # noqa: BLE001  whatever it is, its cause or its place and how to report it are shown
+        return fail_with(error)
     except KeyboardInterrupt:
+        show_traceback()
         notice(say("interrupted:"), say("stopped at once"))
         return INTERRUPTED
     finally:
@@ -493,11 +490,3 @@ def use_utf8() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", newline="\n", errors="replace")
-
-
-def run_verb(tokens: list[str]) -> int:
-    """Run what was typed."""
-    try:
-        return int(app(tokens, exit_on_error=False, print_error=False) or DONE)
-    except (RuntimeError, ImportError) as error:  # torch's, of the card, its driver or a library, is not our bug
-        return fail_by_the_machine(error)

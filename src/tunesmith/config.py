@@ -17,7 +17,7 @@ Auto = Literal["auto"]
 Language = Literal["auto", "en", "ja"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 Recompute = Literal["nothing", "light", "blocks", "offload"]
-"""What the backward pass computes once more (`tunesmith.model.recomputation`), from the fastest to the smallest."""
+"""What the backward pass computes again (`tunesmith.model.activation_checkpointing`), the fastest first."""
 RECOMPUTATIONS: tuple[Recompute, ...] = get_args(Recompute)
 StatePlanName = Literal[
     "fp32",
@@ -30,7 +30,7 @@ StatePlanName = Literal[
     "bf16-4bit-in-backward",
     "host",
 ]
-"""How weights, gradients and moments are kept (`tunesmith.optimizers.state_plan`), the most faithful first."""
+"""How weights, gradients and moments are kept (`tunesmith.optim.state_format`), the most faithful first."""
 
 ShapeName = Literal["gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2"]
 TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]

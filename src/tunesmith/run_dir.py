@@ -24,7 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from tunesmith.errors import UserError
-from tunesmith.files import parse_json, sweep_leftovers, to_json, write_json, write_text
+from tunesmith.utils.files import parse_json, sweep_leftovers, to_json, write_json, write_text
 
 FORMAT = 1
 """Of run.json and the files next to it; raised when an older reader would misunderstand them."""

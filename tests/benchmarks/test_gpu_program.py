@@ -14,7 +14,7 @@ import pytest
 
 import tunesmith
 from tunesmith.doctor.probes import system
-from tunesmith.machine import environment
+from tunesmith.utils.device import environment
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = ROOT / "benchmarks"

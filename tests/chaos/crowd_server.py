@@ -133,7 +133,8 @@ def texts_left(api: str) -> int:
     """How many texts the server still holds, a few seconds after the last client has gone."""
     for _ in range(50):
         lines = urlopen(api.removesuffix("/v1") + "/metrics").read().decode().splitlines()
-        held = [line for line in lines if line.startswith(("tunesmith_texts_writing{", "tunesmith_texts_waiting{"))]
+        gauges = ("tunesmith_sequences_running{", "tunesmith_sequences_waiting{")
+        held = [line for line in lines if line.startswith(gauges)]
         left = int(sum(float(line.rsplit(" ", 1)[1]) for line in held))
         if not left:
             return 0

@@ -19,11 +19,10 @@ import torch
 import torch._dynamo  # the first step would import it, in every process anew
 
 from tunesmith.cli import main
-from tunesmith.model.config_file import read_hf_config
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.hf_config import gpt2_config
+from tunesmith.model.hf_checkpoint import save_gpt2
+from tunesmith.model.hf_config import gpt2_config, read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.model.weights import save_gpt2
 from tunesmith.run_dir import RunDir
 from tunesmith.training.checkpoint import verify_checksums
 

@@ -94,7 +94,7 @@ def test_what_the_server_says(folder: Path) -> None:
         assert "<img" not in report
         for stranger in ("..", "../first", "secret.txt", "", "none", str(folder / "first")):
             assert status(f"{url}/run/report?name={quote(stranger, safe='')}") == 404
-        assert status(f"{url}/page/../../reporting/page.py") == 404
+        assert status(f"{url}/page/../../reporting/html.py") == 404
         assert status(f"{url}/page/%2e%2e/app.py") == 404
 
 
@@ -132,11 +132,11 @@ def test_mistakes(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from tunesmith.cli import main
 
     assert main(["serve", "--runs", str(tmp_path / "none")]) == 1
-    assert "is no folder" in capfd.readouterr().err
+    assert "is not a folder" in capfd.readouterr().err
     assert main(["serve", "tiny", "--runs", str(tmp_path)]) == 2
     assert "--runs" in capfd.readouterr().err
     assert main(["serve", "--runs", str(tmp_path), "--host", "0.0.0.0"]) == 1  # noqa: S104
-    assert "lets other machines in" in capfd.readouterr().err
+    assert "lets other machines connect" in capfd.readouterr().err
 
 
 @pytest.fixture

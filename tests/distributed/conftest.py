@@ -8,8 +8,8 @@ import torch
 from tokenizers import Tokenizer
 
 from tunesmith.model.gpt2 import GPT2
+from tunesmith.model.hf_checkpoint import save_gpt2
 from tunesmith.model.hf_config import gpt2_config
-from tunesmith.model.weights import save_gpt2
 
 SHAPE = {
     "model_type": "gpt2",

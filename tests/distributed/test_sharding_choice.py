@@ -7,9 +7,9 @@ import pytest
 
 from tunesmith.config import PlanConfig
 from tunesmith.errors import UserError
-from tunesmith.model.presets import preset_shape
-from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.planning.memory import Correction, Demand, memory_of
+from tunesmith.model.hub import preset_shape
+from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.planning.memory_model import Correction, Demand, memory_of
 from tunesmith.training.estimate import TrainEstimate, estimate
 
 

@@ -44,14 +44,14 @@ def test_measuring_together_is_measuring_alone(
     said = said_by("evaluate", module_model_folder, text, *flags, "--devices", 2, "--out", tmp_path / "together.jsonl")
     together = json.loads(said)
     assert together.keys() == alone.keys()
-    for name in ("perplexity", "nats_per_token", "bits_per_byte", "tokens", "bytes", "confidence_interval", "samples"):
+    for name in ("perplexity", "loss", "bits_per_byte", "tokens", "bytes", "perplexity_ci95", "samples"):
         assert together[name] == pytest.approx(alone[name], rel=1e-6), name
     samples = [
         [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text("utf-8").splitlines()]
         for name in ("alone", "together")
     ]
     assert [one["nats"] for one in samples[1]] == pytest.approx([one["nats"] for one in samples[0]], rel=1e-6)
-    assert [one["text"] for one in together["worst"]] == [one["text"] for one in alone["worst"]]
+    assert [one["text"] for one in together["worst_samples"]] == [one["text"] for one in alone["worst_samples"]]
 
 
 def test_writing_together_is_writing_alone(

@@ -25,7 +25,7 @@ from tunesmith.doctor.facts import (
 from tunesmith.doctor.guard import refuse_processor_by_surprise, refuse_unusable_card
 from tunesmith.doctor.verdict import judge
 from tunesmith.errors import UserError
-from tunesmith.planning.neighbours import Neighbour
+from tunesmith.planning.gpu_processes import Neighbour
 
 
 def _machines() -> ModuleType:

@@ -21,9 +21,9 @@ from tunesmith.data.text_size import text_sizes
 from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.errors import UserError
 from tunesmith.evaluation.evaluate import evaluate_model
-from tunesmith.evaluation.perplexity import Evaluation, confidence_interval, evaluate_split
-from tunesmith.model.config_file import read_hf_config
-from tunesmith.model.weights import load_gpt2
+from tunesmith.evaluation.perplexity import Evaluation, evaluate_split, perplexity_interval
+from tunesmith.model.hf_checkpoint import load_gpt2
+from tunesmith.model.hf_config import read_hf_config
 
 END_OF_TEXT = "<|endoftext|>"
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -129,7 +129,7 @@ def test_sliding_equals_transformers_on_real_text(
     )
     text = text.removesuffix("\n") if result["bytes"] < len(text.encode()) else text
     expected = sliding_nats(folder, text, 64, stride_tokens)
-    assert result["nats_per_token"] == pytest.approx(expected / result["tokens"], rel=1e-5)
+    assert result["loss"] == pytest.approx(expected / result["tokens"], rel=1e-5)
     assert result["perplexity"] == pytest.approx(math.exp(expected / result["tokens"]), rel=1e-4)
     assert result["bits_per_byte"] == pytest.approx(expected / math.log(2) / len(text.encode()), rel=1e-5)
     assert result["bits_per_character"] == pytest.approx(expected / math.log(2) / len(text), rel=1e-5)
@@ -141,7 +141,7 @@ def test_a_smaller_stride_sees_more(folder: Path, text: Path) -> None:
         evaluate_model(EvaluateConfig(str(folder), (str(text),), context_tokens=64, stride_tokens=stride))
         for stride in (1, 64)
     ]
-    assert figures[0]["nats_per_token"] == figures[1]["nats_per_token"]
+    assert figures[0]["loss"] == figures[1]["loss"]
     with pytest.raises(UserError, match="--stride-tokens 65 does not fit a context of 64"):
         evaluate_model(EvaluateConfig(str(folder), (str(text),), context_tokens=64, stride_tokens=65))
 
@@ -159,7 +159,7 @@ def test_prompts_are_read_and_not_counted(folder: Path, tmp_path: Path) -> None:
             logits_TV = oracle(torch.tensor([[0, *given_ids, *learned_ids]])).logits[0][len(given_ids) :]
         expected.append(float(cross_entropy(logits_TV, torch.tensor([*learned_ids, 0]), reduction="sum")))
     result = evaluate_model(EvaluateConfig(str(folder), (str(path),)))
-    assert result["nats_per_token"] * result["tokens"] == pytest.approx(sum(expected), rel=1e-5)
+    assert result["loss"] * result["tokens"] == pytest.approx(sum(expected), rel=1e-5)
     assert result["bytes"] == len("burns" + "at dusk")
 
 
@@ -233,14 +233,14 @@ def test_confidence_interval() -> None:
     tokens = random.integers(5, 50, size=400)
     nats = tokens * random.normal(3.0, 0.5, size=400)
     large, small = (Evaluation(nats[:n], tokens[:n], text_bytes=1) for n in (400, 40))
-    low, high = confidence_interval(large, seed=1) or (0, 0)
-    wide_low, wide_high = confidence_interval(small, seed=1) or (0, 0)
+    low, high = perplexity_interval(large, seed=1) or (0, 0)
+    wide_low, wide_high = perplexity_interval(small, seed=1) or (0, 0)
     assert low < large.perplexity < high
     assert high - low < wide_high - wide_low
-    assert confidence_interval(large, seed=1) == (low, high)
-    assert confidence_interval(Evaluation(nats[:1], tokens[:1], text_bytes=1), seed=1) is None
+    assert perplexity_interval(large, seed=1) == (low, high)
+    assert perplexity_interval(Evaluation(nats[:1], tokens[:1], text_bytes=1), seed=1) is None
     # the textbook's standard error of a ratio agrees with the width
-    residual = nats - large.nats_per_token * tokens
+    residual = nats - large.loss * tokens
     standard_error = math.sqrt(400 * residual.var(ddof=1)) / tokens.sum()
     assert math.log(high / low) == pytest.approx(2 * 1.96 * standard_error, rel=0.15)
 
@@ -249,12 +249,12 @@ def test_the_verb_reports_what_it_measured(folder: Path, text: Path) -> None:
     """`evaluate` on a CPU is exact, and names every figure with its unit and method."""
     result = evaluate_model(EvaluateConfig(str(folder), (str(text),)))
     total = sum(expected_nats(folder))
-    assert result["nats_per_token"] == pytest.approx(total / result["tokens"], rel=1e-4)
+    assert result["loss"] == pytest.approx(total / result["tokens"], rel=1e-4)
     assert result["samples"] == len(TEXTS)
     assert result["bytes"] == sum(map(len, TEXTS))
-    assert result["confidence_interval"][0] < result["perplexity"] < result["confidence_interval"][1]
+    assert result["perplexity_ci95"][0] < result["perplexity"] < result["perplexity_ci95"][1]
     assert "end-of-text included" in result["method"]
-    assert not result["trained_on_this"]
+    assert not result["overlaps_training_data"]
 
 
 def test_base_against_tuned(make_model_folder: Callable[..., Path], text: Path, tmp_path: Path) -> None:
@@ -270,12 +270,14 @@ def test_base_against_tuned(make_model_folder: Callable[..., Path], text: Path, 
     difference = result["difference"]
     expected = math.exp(sum(nats) / tokens) - math.exp(sum(base_nats) / tokens)
     assert difference["perplexity"]["value"] == pytest.approx(expected, rel=1e-3)
-    assert difference["nats_per_token"]["value"] == pytest.approx((sum(nats) - sum(base_nats)) / tokens, rel=1e-3)
-    low, high = difference["bits_per_byte"]["confidence_interval"]
+    assert difference["loss"]["value"] == pytest.approx((sum(nats) - sum(base_nats)) / tokens, rel=1e-3)
+    low, high = difference["bits_per_byte"]["ci95"]
     assert low <= difference["bits_per_byte"]["value"] <= high
     per_token = [line["nats"] / line["tokens"] for line in lines]
-    assert [worst["sample"] - 1 for worst in result["worst"]] == sorted(range(5), key=lambda n: -per_token[n])[:2]
-    assert all(worst["text"] == TEXTS[worst["sample"] - 1] for worst in result["worst"])
+    assert [worst["sample"] - 1 for worst in result["worst_samples"]] == sorted(range(5), key=lambda n: -per_token[n])[
+        :2
+    ]
+    assert all(worst["text"] == TEXTS[worst["sample"] - 1] for worst in result["worst_samples"])
     with pytest.raises(UserError, match="is already there"):
         evaluate_model(EvaluateConfig(str(tuned), (str(text),), out=str(out)))
 
@@ -283,9 +285,9 @@ def test_base_against_tuned(make_model_folder: Callable[..., Path], text: Path, 
 def test_a_model_does_not_differ_from_itself(folder: Path, text: Path) -> None:
     """Compared with itself the difference is 0 and so is its interval: both are drawn together."""
     difference = evaluate_model(EvaluateConfig(str(folder), (str(text),), base=str(folder)))["difference"]
-    for name in ("perplexity", "nats_per_token", "bits_per_byte"):
-        assert difference[name] == {"value": 0.0, "confidence_interval": [0.0, 0.0]}
-    assert difference["better_samples"] == 0
+    for name in ("perplexity", "loss", "bits_per_byte"):
+        assert difference[name] == {"value": 0.0, "ci95": [0.0, 0.0]}
+    assert difference["win_rate"] == 0
 
 
 def test_the_table_compares_in_columns(
@@ -300,8 +302,8 @@ def test_the_table_compares_in_columns(
     assert main(command) == 0
     shown = capsys.readouterr().out
     (row,) = [line.split() for line in shown.splitlines() if line.startswith("perplexity")]
-    low, high = result["difference"]["perplexity"]["confidence_interval"]
+    low, high = result["difference"]["perplexity"]["ci95"]
     figures = [result["base"]["perplexity"], result["perplexity"]]
     assert row[1:3] == [f"{figure:.2f}" for figure in figures]
     assert row[3:] == [f"{figures[1] - figures[0]:+.2f}", f"({low:+.2f}", "to", f"{high:+.2f})"]
-    assert f"sample {result['worst'][0]['sample']}: {result['worst'][0]['text']}" in shown
+    assert f"sample {result['worst_samples'][0]['sample']}: {result['worst_samples'][0]['text']}" in shown

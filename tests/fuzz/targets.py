@@ -22,19 +22,18 @@ from tunesmith.data.corpus import open_corpus, prepare_corpus
 from tunesmith.data.source_files import found_sources
 from tunesmith.data.sources import ReadingOptions
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
-from tunesmith.interfaces.config_file import read_config_file
-from tunesmith.model.adapters import attach, load_adapter, save_adapter
-from tunesmith.model.config_file import read_config_of_tokenizer, read_hf_config
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.hf_config import gpt2_config
+from tunesmith.model.gpt2_config import LoRA
+from tunesmith.model.hf_checkpoint import load_gpt2, save_gpt2
+from tunesmith.model.hf_config import gpt2_config, read_config_of_tokenizer, read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.model.lora import LoRA
-from tunesmith.model.weights import load_gpt2, save_gpt2
+from tunesmith.model.lora import attach, load_adapter, save_adapter
 from tunesmith.run_dir import RunDir
 from tunesmith.training.checkpoint import find_checkpoint, load_checkpoint
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.resume import stored_config, stored_plan
 from tunesmith.training.rng import RNGState
+from tunesmith.ui.argv import read_config_file
 
 Make = Callable[[Path, random.Random], Any]
 Read = Callable[[Path, Any], object]

@@ -12,14 +12,13 @@ from tunesmith.data.source_files import found_sources
 from tunesmith.data.sources import ReadingOptions, open_source
 from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.errors import UserError
-from tunesmith.interfaces.config_file import read_config_file
-from tunesmith.model.config_file import read_hf_config
-from tunesmith.model.hf_config import gpt2_config
+from tunesmith.model.hf_checkpoint import load_gpt2, new_gpt2
+from tunesmith.model.hf_config import gpt2_config, read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.model.weights import load_gpt2, new_gpt2
 from tunesmith.run_dir import RunDir
 from tunesmith.training.checkpoint import DamagedError, verify_checksums
 from tunesmith.training.resume import stored_config
+from tunesmith.ui.argv import read_config_file
 
 FUZZ = Path(__file__).with_name("fuzz_inputs.py")
 BROKEN = Path(__file__).parent / "once_broke"

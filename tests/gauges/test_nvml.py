@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tunesmith.gauges.nvml import handles_in_cuda_order
+from tunesmith.planning.gpu_processes import card_state
 from tunesmith.planning.hardware import GIB, hardware_of_driver
-from tunesmith.planning.neighbours import card_state
 
 
 class Nvml:

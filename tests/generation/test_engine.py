@@ -9,16 +9,21 @@ from transformers import GPT2Config as HFConfig
 from transformers import GPT2LMHeadModel
 
 from tunesmith.errors import UserError
-from tunesmith.generation.engine import Engine, continue_texts
-from tunesmith.generation.inference_weights import Quantize, ready_for_writing
-from tunesmith.generation.packed_linears import Int8Linear, can_hold_half, can_pack
-from tunesmith.generation.request import Continuation, Request
-from tunesmith.generation.sampling import SamplingRules
+from tunesmith.generation.cpu_inference import (
+    Int8Linear,
+    Quantize,
+    has_fp16_kernels,
+    has_packed_kernels,
+    prepare_for_inference,
+)
+from tunesmith.generation.engine import Engine, generate_tokens
+from tunesmith.generation.sampling import SamplingParams
+from tunesmith.generation.sequence import GenerationOutput, GenerationRequest
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.weights import load_gpt2
+from tunesmith.model.hf_checkpoint import load_gpt2
 
-GREEDY = SamplingRules(0.0, 0, 1.0)
-SAMPLED = SamplingRules(1.0, 50, 0.95)
+GREEDY = SamplingParams(0.0, 0, 1.0)
+SAMPLED = SamplingParams(1.0, 50, 0.95)
 PROMPTS = [[0], [0, 5, 9, 14], [0, *range(100, 130)], [0, 7]]
 NEVER = 300
 GreedyByTransformers = Callable[[GPT2LMHeadModel, list[int], int], list[int]]
@@ -31,14 +36,14 @@ def model(make_model_folder: Callable[..., Path]) -> GPT2:
 
 
 def write(
-    model: GPT2, prompts: list[list[int]], seeds: list[int], rules: SamplingRules, n: int, end: int = NEVER
-) -> list[Continuation]:
+    model: GPT2, prompts: list[list[int]], seeds: list[int], rules: SamplingParams, n: int, end: int = NEVER
+) -> list[GenerationOutput]:
     """Shorter to call."""
-    return continue_texts(model, prompts, seeds=seeds, rules=rules, max_new_tokens=n, end_of_text_id=end)
+    return generate_tokens(model, prompts, seeds=seeds, params=rules, max_new_tokens=n, end_of_text_id=end)
 
 
 @pytest.mark.parametrize("rules", [GREEDY, SAMPLED])
-def test_a_text_does_not_depend_on_its_neighbours(rules: SamplingRules, model: GPT2) -> None:
+def test_a_text_does_not_depend_on_its_neighbours(rules: SamplingParams, model: GPT2) -> None:
     """A batch of unequal prompts gives each the text that it gets alone."""
     together = write(model, PROMPTS, [1, 2, 3, 4], rules, 20)
     alone = [write(model, [prompt], [seed], rules, 20)[0] for prompt, seed in zip(PROMPTS, [1, 2, 3, 4], strict=True)]
@@ -70,7 +75,7 @@ def test_end_of_text_stops_and_is_not_written(model: GPT2) -> None:
 def test_logprobs_are_the_models_own(model: GPT2, tmp_path: Path) -> None:
     """Reported log-probabilities equal those of transformers, whatever the temperature."""
     oracle = GPT2LMHeadModel.from_pretrained(tmp_path / "model").eval()
-    texts = write(model, PROMPTS, [1, 2, 3, 4], SamplingRules(2.5, 20, 0.9), 12)
+    texts = write(model, PROMPTS, [1, 2, 3, 4], SamplingParams(2.5, 20, 0.9), 12)
     for prompt, text in zip(PROMPTS, texts, strict=True):
         with torch.no_grad():
             logits_TV = oracle(torch.tensor([prompt + text.tokens])).logits[0]
@@ -100,11 +105,11 @@ def test_greedy_equals_transformers(
     model = load_gpt2(folder)
     assert [text.tokens for text in write(model, prompts, [0] * 5, GREEDY, n_new)] == expected
     assert write(model, prompts[1:2], [0], GREEDY, n_new)[0].tokens == expected[1]
-    logits = ready_for_writing(model, "none")
-    for texts_at_once in (1, 2):
-        engine = Engine(model, end_of_text_id=NEVER, texts_at_once=texts_at_once, positions=10_000, logits=logits)
+    logits = prepare_for_inference(model, "none")
+    for batch_size in (1, 2):
+        engine = Engine(model, end_of_text_id=NEVER, batch_size=batch_size, positions=10_000, logits=logits)
         for prompt in prompts:
-            engine.submit(Request(prompt, 0, GREEDY, n_new))
+            engine.submit(GenerationRequest(prompt, 0, GREEDY, n_new))
         assert [text.tokens for _, text in sorted(engine.run())] == expected
 
 
@@ -118,9 +123,11 @@ def test_greedy_equals_transformers_in_gpt2s_shape(
     oracle.save_pretrained(tmp_path / "gpt2")
     prompts = [[50256, *range(1000, 1060)], [50256, 5, 9]]
     model = load_gpt2(tmp_path / "gpt2")
-    engine = Engine(model, end_of_text_id=50256, texts_at_once=2, positions=80, logits=ready_for_writing(model, "none"))
+    engine = Engine(
+        model, end_of_text_id=50256, batch_size=2, positions=80, logits=prepare_for_inference(model, "none")
+    )
     for prompt in prompts:
-        engine.submit(Request(prompt, 0, GREEDY, 12))
+        engine.submit(GenerationRequest(prompt, 0, GREEDY, 12))
     texts = [text.tokens for _, text in sorted(engine.run())]
     assert texts == [greedy_by_transformers(oracle, prompt, 12) for prompt in prompts]
 
@@ -132,17 +139,17 @@ def test_the_same_seed_alone_and_among_sixty_four(precision: str, quantize: Quan
 
     fp32 products of several threads may differ in the last bit with the number of rows.
     """
-    if precision != "fp32" and not can_hold_half():
+    if precision != "fp32" and not has_fp16_kernels():
         pytest.skip("no kernel for 16-bit weights here")
     model.compute_dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     model.to(model.compute_dtype)
-    logits = ready_for_writing(model, quantize, may_round=precision == "fp16 weights")
+    logits = prepare_for_inference(model, quantize, may_round=precision == "fp16 weights")
     results = []
     for others in (0, 63):
-        engine = Engine(model, end_of_text_id=NEVER, texts_at_once=64, positions=10_000, logits=logits)
-        number = engine.submit(Request([0, 5, 9], 7, SAMPLED, 150))
+        engine = Engine(model, end_of_text_id=NEVER, batch_size=64, positions=10_000, logits=logits)
+        number = engine.submit(GenerationRequest([0, 5, 9], 7, SAMPLED, 150))
         for seed in range(others):
-            engine.submit(Request([0, *range(1, 2 + seed % 40)], 100 + seed, SAMPLED, 20 + 3 * seed))
+            engine.submit(GenerationRequest([0, *range(1, 2 + seed % 40)], 100 + seed, SAMPLED, 20 + 3 * seed))
         results.append(dict(engine.run())[number])
     assert results[0].tokens == results[1].tokens
     torch.testing.assert_close(*(torch.tensor(result.logprobs) for result in results), rtol=0, atol=1e-4)
@@ -158,9 +165,9 @@ def test_bf16_keeps_differences_between_large_logits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Logits around -100, as GPT-2 has them: log-probabilities are off by hundredths of a nat, not by quarters."""
-    if not (can_hold_half() if by_fbgemm else can_pack(torch.bfloat16)):
+    if not (has_fp16_kernels() if by_fbgemm else has_packed_kernels(torch.bfloat16)):
         pytest.skip("this processor does not compute in it")
-    monkeypatch.setattr("tunesmith.generation.inference_weights.can_hold_half", lambda: by_fbgemm)
+    monkeypatch.setattr("tunesmith.generation.cpu_inference.has_fp16_kernels", lambda: by_fbgemm)
     model = load_gpt2(make_model_folder())
     with torch.no_grad():
         model.head_VC[:300, 0] -= 30
@@ -168,7 +175,7 @@ def test_bf16_keeps_differences_between_large_logits(
         hidden_NC[:, 0] = 3.5
         expected_NV = model.to(torch.bfloat16).float().logits(hidden_NC.bfloat16().float()).log_softmax(-1)
         model.to(torch.bfloat16).compute_dtype = torch.bfloat16
-        logits = ready_for_writing(model, "none")
+        logits = prepare_for_inference(model, "none")
         given_NV = logits(hidden_NC.bfloat16().to(model.compute_dtype)).log_softmax(-1)
     assert (given_NV - expected_NV).abs().mean() < (0.001 if by_fbgemm else 0.05)
 
@@ -177,7 +184,7 @@ def test_int8_is_nearly_the_same(make_model_folder: Callable[..., Path]) -> None
     """Rounded weights and inputs change logits by less than two hundredths of their spread."""
     folder = make_model_folder()
     exact, rounded = load_gpt2(folder), load_gpt2(folder)
-    logits = ready_for_writing(rounded, "int8")
+    logits = prepare_for_inference(rounded, "int8")
     hidden_NC = torch.randn(7, 32, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected_NV = exact.logits(hidden_NC).log_softmax(-1)
@@ -198,9 +205,9 @@ def test_a_prompt_may_fill_the_positions(model: GPT2) -> None:
 def test_a_cancelled_text_frees_its_place(model: GPT2) -> None:
     """Whether it waits or is being written; the others become what they would have been."""
     alone = write(model, [[0, 7]], [3], SAMPLED, 20)[0].tokens
-    engine = Engine(model, end_of_text_id=NEVER, texts_at_once=2, positions=100)
-    numbers = [engine.submit(Request([0, seed], seed, SAMPLED, 20)) for seed in (1, 2, 4)]
-    wanted = engine.submit(Request([0, 7], 3, SAMPLED, 20))
+    engine = Engine(model, end_of_text_id=NEVER, batch_size=2, positions=100)
+    numbers = [engine.submit(GenerationRequest([0, seed], seed, SAMPLED, 20)) for seed in (1, 2, 4)]
+    wanted = engine.submit(GenerationRequest([0, 7], 3, SAMPLED, 20))
     engine.step()
     engine.cancel(numbers[0])
     engine.cancel(numbers[2])
@@ -212,9 +219,9 @@ def test_a_cancelled_text_frees_its_place(model: GPT2) -> None:
 def test_no_end_before_the_minimum(model: GPT2) -> None:
     """End-of-text is impossible before, and free to come after."""
     end = write(model, [[0]], [1], GREEDY, 1)[0].tokens[0]
-    engine = Engine(model, end_of_text_id=end, texts_at_once=1, positions=100)
-    engine.submit(Request([0], 1, GREEDY, 30, min_new_tokens=4))
-    engine.submit(Request([0], 1, GREEDY, 30))
+    engine = Engine(model, end_of_text_id=end, batch_size=1, positions=100)
+    engine.submit(GenerationRequest([0], 1, GREEDY, 30, min_new_tokens=4))
+    engine.submit(GenerationRequest([0], 1, GREEDY, 30))
     (_, text), (_, free) = sorted(engine.run())
     assert free.tokens == []
     assert len(text.tokens) >= 4

@@ -139,13 +139,13 @@ def test_ctrl_c_keeps_what_is_finished(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Texts that were done stand in the file, and the exit code says that it was interrupted."""
-    from tunesmith.interfaces import texts
+    from tunesmith.ui import generated_texts
 
     def interrupt(_self: object, done: int, _of: int) -> None:
         if done == 2:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(texts.TextProgress, "count", interrupt)
+    monkeypatch.setattr(generated_texts.TextProgress, "count", interrupt)
     out = tmp_path / "texts.jsonl"
     command = ["generate", str(folder), "-n", "9", "--max-new-tokens", "5", "--batch-size", "1", "--out", str(out)]
     assert main(command) == 130

@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import nn
 
-from tunesmith.generation.inference_weights import ready_for_writing
-from tunesmith.generation.packed_linears import (
+from tunesmith.generation.cpu_inference import (
     FBGEMM_BLOCK_ROWS,
-    HalfLinear,
+    FP16WeightLinear,
     Int8Linear,
     PackedLinear,
-    can_hold_half,
+    has_fp16_kernels,
     padded_row_counts,
+    prepare_for_inference,
     sums_are_exact,
 )
-from tunesmith.model.weights import load_gpt2
+from tunesmith.model.hf_checkpoint import load_gpt2
 
-needs_fbgemm = pytest.mark.skipif(not can_hold_half(), reason="torch was built without FBGEMM")
+needs_fbgemm = pytest.mark.skipif(not has_fp16_kernels(), reason="torch was built without FBGEMM")
 HALF_ROUNDING = 2**-11
 
 
@@ -37,13 +37,13 @@ def test_weights_are_fp16_and_nothing_else_is_rounded(inside: int, outside: int)
     """The product equals that of the weights in fp16, summed in double precision; without a bias too."""
     weight_OI, bias_O, x_NI = 0.02 * numbers(outside, inside), numbers(outside), numbers(5, inside)
     exact_NO = x_NI.double() @ weight_OI.half().double().t()
-    torch.testing.assert_close(HalfLinear(weight_OI, None)(x_NI).double(), exact_NO, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(FP16WeightLinear(weight_OI, None)(x_NI).double(), exact_NO, rtol=1e-5, atol=1e-5)
     with_bias_NO = exact_NO + bias_O.double()
-    torch.testing.assert_close(HalfLinear(weight_OI, bias_O)(x_NI).double(), with_bias_NO, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(FP16WeightLinear(weight_OI, bias_O)(x_NI).double(), with_bias_NO, rtol=1e-5, atol=1e-5)
 
 
 @needs_fbgemm
-@pytest.mark.parametrize("kind", [HalfLinear, Int8Linear])
+@pytest.mark.parametrize("kind", [FP16WeightLinear, Int8Linear])
 def test_a_row_does_not_depend_on_the_others(kind: Callable[..., nn.Module]) -> None:
     """To the last bit, for every number of rows up to 70."""
     layer = kind(0.02 * numbers(256, 192), numbers(256))
@@ -56,7 +56,7 @@ def test_a_row_does_not_depend_on_the_others(kind: Callable[..., nn.Module]) -> 
 @needs_fbgemm
 def test_a_row_does_not_depend_on_the_block_it_is_in() -> None:
     """Counts beyond one block of FBGEMM, whole blocks among them, give a row the same bits as a count within one."""
-    layer = HalfLinear(0.02 * numbers(64, 96), numbers(64))
+    layer = FP16WeightLinear(0.02 * numbers(64, 96), numbers(64))
     x_NI = numbers(3 * FBGEMM_BLOCK_ROWS, 96)
     expected_NO = torch.cat([layer(x_I[None]) for x_I in x_NI])
     for n_rows in (119, 120, 121, 122, 127, 134, 239, 240, 241, 242, 247, 359, 360):
@@ -119,9 +119,11 @@ def test_weights_beyond_fp16_are_not_rounded(make_model_folder: Callable[..., Pa
     model = load_gpt2(make_model_folder())
     with torch.no_grad():
         model.transformer.h[0].mlp.c_fc.weight[0, 0] = 70_000  # type: ignore[union-attr]
-    ready_for_writing(model, "none", may_round=True)
-    kinds = {type(module) for module in model.modules() if isinstance(module, HalfLinear | PackedLinear | nn.Linear)}
-    assert HalfLinear not in kinds
+    prepare_for_inference(model, "none", may_round=True)
+    kinds = {
+        type(module) for module in model.modules() if isinstance(module, FP16WeightLinear | PackedLinear | nn.Linear)
+    }
+    assert FP16WeightLinear not in kinds
 
 
 @needs_fbgemm
@@ -129,7 +131,7 @@ def test_rounded_models_say_nearly_the_same(make_model_folder: Callable[..., Pat
     """Logits of fp16 weights lie within a few roundings of those in fp32."""
     folder = make_model_folder()
     exact, rounded = load_gpt2(folder), load_gpt2(folder)
-    logits = ready_for_writing(rounded, "none", may_round=True)
+    logits = prepare_for_inference(rounded, "none", may_round=True)
     hidden_NC = numbers(7, 32)
     with torch.no_grad():
         expected_NV = exact.logits(hidden_NC).log_softmax(-1)

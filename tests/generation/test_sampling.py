@@ -17,13 +17,13 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from tunesmith.generation.history import History
-from tunesmith.generation.sampling import SamplingRules, allowed_tokens, choose_token, logprob_of
+from tunesmith.generation.sampling import SamplingParams, allowed_tokens, sample_token, token_logprob
+from tunesmith.generation.sequence import LogitsProcessor
 
 LOGITS = st.lists(st.floats(-8, 8, width=32), min_size=1, max_size=30)
 
 
-def expected_probabilities(logits: list[float], rules: SamplingRules) -> list[float]:
+def expected_probabilities(logits: list[float], rules: SamplingParams) -> list[float]:
     """The rules, word by word: temperature, then the K likeliest, then the likeliest up to P, then min-p."""
     weights = [math.exp(logit / rules.temperature) for logit in logits]
     if rules.top_k:
@@ -44,7 +44,7 @@ def expected_probabilities(logits: list[float], rules: SamplingRules) -> list[fl
     return [probability / total for probability in probabilities]
 
 
-def probabilities_of(logits: list[float], rules: SamplingRules) -> np.ndarray:
+def probabilities_of(logits: list[float], rules: SamplingParams) -> np.ndarray:
     """Ours, over the whole vocabulary."""
     ids_K, probabilities_K = allowed_tokens(np.array(logits, np.float32), rules)
     whole = np.zeros(len(logits))
@@ -63,12 +63,12 @@ def test_filters_equal_their_definition(
     logits: list[float], temperature: float, top_k: int, top_p: float, min_p: float
 ) -> None:
     """Temperature, top-k, top-p and min-p, alone and together, give the defined distribution."""
-    rules = SamplingRules(temperature, top_k, top_p, min_p)
+    rules = SamplingParams(temperature, top_k, top_p, min_p)
     given_V = probabilities_of(logits, rules)
     expected_V = np.array(expected_probabilities(logits, rules))
     if not np.allclose(given_V, expected_V, atol=1e-5):
         # fp32 and fp64 may disagree on whether a token that reaches a limit to the last digit is still needed
-        before = expected_probabilities(logits, SamplingRules(temperature, top_k, 1.0))
+        before = expected_probabilities(logits, SamplingParams(temperature, top_k, 1.0))
         sums = np.cumsum(sorted(before, reverse=True))
         shares = np.array(before) / max(before)
         weights = np.array([math.exp((logit - max(logits)) / temperature) for logit in logits])
@@ -86,7 +86,7 @@ def test_filters_equal_transformers_on_a_whole_vocabulary(scale: float, top_k: i
     filters += [TopPLogitsWarper(top_p)] if top_p < 1 else []
     filters += [MinPLogitsWarper(min_p)] if min_p else []
     expected_V = filters(torch.zeros(1, 1, dtype=torch.long), logits_V[None])[0].softmax(-1).numpy()
-    given_V = probabilities_of(logits_V.tolist(), SamplingRules(0.8, top_k, top_p, min_p))
+    given_V = probabilities_of(logits_V.tolist(), SamplingParams(0.8, top_k, top_p, min_p))
     assert given_V == pytest.approx(expected_V, abs=2e-5)
     assert abs(int((given_V > 0).sum()) - int((expected_V > 0).sum())) <= 1
 
@@ -94,15 +94,15 @@ def test_filters_equal_transformers_on_a_whole_vocabulary(scale: float, top_k: i
 @pytest.mark.parametrize(
     "rules",
     [
-        SamplingRules(1.0, 0, 1.0),
-        SamplingRules(0.7, 0, 1.0),
-        SamplingRules(1.0, 3, 1.0),
-        SamplingRules(1.0, 0, 0.8),
-        SamplingRules(1.0, 0, 1.0, min_p=0.1),
-        SamplingRules(1.3, 5, 0.95, min_p=0.05),
+        SamplingParams(1.0, 0, 1.0),
+        SamplingParams(0.7, 0, 1.0),
+        SamplingParams(1.0, 3, 1.0),
+        SamplingParams(1.0, 0, 0.8),
+        SamplingParams(1.0, 0, 1.0, min_p=0.1),
+        SamplingParams(1.3, 5, 0.95, min_p=0.05),
     ],
 )
-def test_frequencies_follow_the_distribution(rules: SamplingRules) -> None:
+def test_frequencies_follow_the_distribution(rules: SamplingParams) -> None:
     """Twenty thousand draws pass a chi-squared test at 0.1 % against the exact distribution."""
     logits = [2.0, 1.5, 0.3, 0.0, -1.0, -2.0]
     expected = expected_probabilities(logits, rules)
@@ -110,7 +110,7 @@ def test_frequencies_follow_the_distribution(rules: SamplingRules) -> None:
     draws = 20_000
     counts = [0] * len(logits)
     for _ in range(draws):
-        counts[choose_token(np.array(logits, np.float32), rules, random.random())] += 1
+        counts[sample_token(np.array(logits, np.float32), rules, random.random())] += 1
     possible = [index for index, probability in enumerate(expected) if probability]
     assert sum(counts[index] for index in possible) == draws
     chi_squared = sum((counts[i] - draws * expected[i]) ** 2 / (draws * expected[i]) for i in possible)
@@ -128,17 +128,17 @@ def test_history_equals_transformers(repetition_penalty: float, no_repeat_ngram_
     processors += [RepetitionPenaltyLogitsProcessor(repetition_penalty)] if repetition_penalty != 1 else []
     processors += [NoRepeatNGramLogitsProcessor(no_repeat_ngram_size)] if no_repeat_ngram_size else []
     expected_V = processors(torch.tensor([tokens]), logits_V[None].clone())[0]
-    rules = SamplingRules(1.0, 0, 1.0, 0.0, repetition_penalty, no_repeat_ngram_size)
-    history = History(tokens[:3], rules)
+    rules = SamplingParams(1.0, 0, 1.0, 0.0, repetition_penalty, no_repeat_ngram_size)
+    processor = LogitsProcessor(tokens[:3], rules)
     for token in tokens[3:]:
-        history.append(token)
-    given_V = history.weigh(logits_V.numpy(), None)
+        processor.append(token)
+    given_V = processor.process_logits(logits_V.numpy(), None)
     assert given_V == pytest.approx(expected_V.numpy(), abs=1e-6)
-    assert history.weigh(logits_V.numpy(), 7)[7] == -np.inf
+    assert processor.process_logits(logits_V.numpy(), 7)[7] == -np.inf
 
 
 def test_temperature_zero_is_greedy() -> None:
     """Greedy takes the likeliest token whatever chance says; a log-probability is the model's own."""
     logits_V = np.array([0.0, 1.0, -1.0], np.float32)
-    assert [choose_token(logits_V, SamplingRules(0.0, 1, 0.1), chance) for chance in (0.0, 0.999)] == [1, 1]
-    assert logprob_of(logits_V, 1) == pytest.approx(1 - math.log(1 + math.e + 1 / math.e), abs=1e-6)
+    assert [sample_token(logits_V, SamplingParams(0.0, 1, 0.1), chance) for chance in (0.0, 0.999)] == [1, 1]
+    assert token_logprob(logits_V, 1) == pytest.approx(1 - math.log(1 + math.e + 1 / math.e), abs=1e-6)

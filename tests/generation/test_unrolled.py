@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from tunesmith.generation.inference_weights import Quantize, ready_for_writing
-from tunesmith.generation.unrolled import can_unroll, unrolled
+from tunesmith.generation.cpu_inference import Quantize, can_unroll, prepare_for_inference, unrolled
 from tunesmith.model.attention import DocumentLayout, attention_over
-from tunesmith.model.weights import load_gpt2
+from tunesmith.model.hf_checkpoint import load_gpt2
 
 LAYOUT = DocumentLayout.of((0, 1, 10, 19, 60))
 
@@ -29,7 +28,7 @@ def test_the_same_numbers_as_the_model(
 ) -> None:
     """To the last bit, for documents of several lengths and for one token."""
     model = load_gpt2(make_model_folder(n_layer=3, **switches))
-    ready_for_writing(model, quantize, may_round=may_round)
+    prepare_for_inference(model, quantize, may_round=may_round)
     assert can_unroll(model)
     random = torch.Generator().manual_seed(1)
     for layout in (LAYOUT, DocumentLayout.of((0, 1))):
@@ -48,7 +47,7 @@ def test_only_what_is_prepared_is_unrolled(make_model_folder: Callable[..., Path
     """A model in training may have adapters, parts elsewhere, or another dtype: it is computed as it is."""
     model = load_gpt2(make_model_folder())
     assert not can_unroll(model)
-    ready_for_writing(model, "none")
+    prepare_for_inference(model, "none")
     assert can_unroll(model)
     model.compute_dtype = torch.bfloat16
     assert not can_unroll(model)

@@ -20,8 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tunesmith.cli import main
-from tunesmith.model.hub import local_folder
-from tunesmith.model.presets import PRESETS
+from tunesmith.model.hub import PRESETS, local_folder
 
 from .pages import ROOT, Block, arguments_of, commands_of
 

@@ -11,7 +11,7 @@ from huggingface_hub import constants
 
 import tunesmith
 from tunesmith.cli import app, main
-from tunesmith.interfaces.typed_words import with_plain_dashes
+from tunesmith.ui.argv import with_plain_dashes
 
 from .kitchen import Kitchen, hub_cache
 from .pages import (

@@ -5,6 +5,7 @@ The program's source is read as a tree (`ast`), so that no text has to be reache
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +20,14 @@ from tunesmith.cli import app
 PACKAGE = Path(tunesmith.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 CATALOGUE = PACKAGE / "messages" / "ja.po"
+RULES = sorted((PACKAGE / "diagnostics" / "rules").glob("*.toml"))
 
-MECHANISM = {"messages/catalogue.py", "errors.py", "serving/refusal.py"}
+MECHANISM = {"messages/catalogue.py", "errors.py", "serving/api_errors.py"}
 """Where texts are taken from callers."""
 
-ENGLISH_ONLY = {"training/model_card.py", "serving/metrics.py", "exporting/verification.py", "symptoms/table.py"}
-ENGLISH_ONLY |= {"symptoms/wordings.py"}
-"""What the hub's visitors and Prometheus read, what models are tried with, headings of a page that exists twice, and
-what other programs say."""
-SAYS_DOCSTRINGS = {"interfaces/help.py"}
+ENGLISH_ONLY = {"training/model_card.py", "serving/metrics.py", "convert/verify.py"}
+"""What the hub's visitors and Prometheus read, and what models are tried with."""
+SAYS_DOCSTRINGS = {"ui/help.py"}
 """Says what `help_texts` collects."""
 NO_SENTENCES = {
     "api.py": {". Did you mean {}?"},
@@ -62,21 +62,18 @@ NO_SENTENCES = {
         "Remove-Item Env:{}",
         "unset {}",
     },
-    "exporting/gguf_file.py": {"gguf {}"},
-    "exporting/llama_cpp.py": {"llama-cpp-python {}"},
-    "exporting/modelfile.py": {"PARAMETER {} {}"},
-    "exporting/push.py": {"Upload a model trained with tunesmith"},
-    "exporting/onnx_file.py": {"onnxruntime {}"},
-    "exporting/onnx_graph.py": {"float {}", "int {}", "ints {}"},
+    "convert/export_gguf.py": {"gguf {}", "llama-cpp-python {}", "PARAMETER {} {}"},
+    "convert/push.py": {"Upload a model trained with tunesmith"},
+    "convert/export_onnx.py": {"onnxruntime {}", "float {}", "int {}", "ints {}"},
     "gauges/watch.py": {"machine watch"},
     "dashboard/run_state.py": {"broken off"},
-    "importing/openai.py": {"TensorFlow, {}"},
-    "interfaces/doctor_table.py": {"bold red"},
-    "interfaces/notebook_view.py": {
+    "convert/import_openai.py": {"TensorFlow, {}"},
+    "ui/doctor_table.py": {"bold red"},
+    "ui/notebook.py": {
         '<pre style="white-space:pre;overflow-x:auto;line-height:normal;font-family:monospace">{code}</pre>'
     },
-    "interfaces/run_summary.py": {" --base {}"},
-    "planning/cards.py": {
+    "ui/progress.py": {" --base {}"},
+    "planning/gpus.py": {
         "TITAN Xp",
         "TITAN RTX",
         "Quadro RTX 6000",
@@ -88,19 +85,19 @@ NO_SENTENCES = {
         "RTX 5070 Ti Laptop",
         "titan rtx",
     },
-    "quantities.py": {"{} GiB", "{} MiB", "{} kWh", "{} Wh"},
+    "utils/formatting.py": {"{} GiB", "{} MiB", "{} kWh", "{} Wh"},
     "reporting/run_list.py": {"broken off"},
     "serving/app.py": {"text/plain; version=0.0.4"},
     "serving/completions.py": {"data: {}\n\n"},
     "tracking/callback.py": {"--track {}", "tracker {}"},
     "tracking/trackers.py": {"(from nothing)", "model card"},
     "data/fast_tokenizer.py": {"it's we'll I'd they've DON'T", "caf\u00e9 na\u00efve \u00df \u0130"},
-    "interfaces/in_and_out.py": {"  {}: {} kB"},
-    "interfaces/plan_table.py": {"host states"},
-    "interfaces/tables.py": {"{} GiB", "{} MiB"},
-    "machine.py": {"model name"},
-    "out_of_memory.py": {"out of memory", "can't allocate memory", "not enough memory"},
-    "planning/experience.py": {"torch {}", "tunesmith {}", "{}x{}x{}x{}, {} tokens", "lora {} {}", "frozen {}"},
+    "ui/convert_tables.py": {"  {}: {} kB"},
+    "ui/plan_table.py": {"host states"},
+    "ui/result_tables.py": {"{} GiB", "{} MiB"},
+    "utils/device.py": {"model name"},
+    "utils/oom.py": {"out of memory", "can't allocate memory", "not enough memory"},
+    "planning/calibration_cache.py": {"torch {}", "tunesmith {}", "{}x{}x{}x{}, {} tokens", "lora {} {}", "frozen {}"},
     "planning/hardware.py": {" {} GiB", "{} (PID {}){}"},
     "training/checkpointer.py": {"checkpoint writer"},
     "training/stop.py": {"--max-hours {}", "--stop-at {}", "the user"},
@@ -126,14 +123,22 @@ class Text:
 
 
 def noted(tree: ast.AST) -> Iterator[ast.expr]:
-    """Texts that are said later: of symptoms their cause and fix, of checks their name where it is one."""
+    """Texts that are said later: the names of checks."""
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
-            continue
-        if node.func.id == "Symptom":
-            yield from (keyword.value for keyword in node.keywords if keyword.arg in {"cause", "fix"})
-        elif node.func.id == "Check" and isinstance(node.args[0], ast.Constant):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id == "Check"
+            and isinstance(node.args[0], ast.Constant)
+        ):
             yield node.args[0]
+
+
+def texts_of_rules(path: Path) -> list[Text]:
+    """The texts of a chapter of known issues."""
+    chapter = tomllib.loads(path.read_text("utf-8"))
+    texts = [chapter["title"], *(rule[key] for rule in chapter["rule"] for key in ("cause", "fix"))]
+    return [Text(text, path.name, frozenset()) for text in texts]
 
 
 class NotLiteralError(Exception):
@@ -159,11 +164,11 @@ def errors_for_users() -> set[str]:
 
 
 ERRORS = errors_for_users()
-TEXT_PLACES = {"say": 0, "Phrase": 0, "Refusal": 1} | dict.fromkeys(ERRORS, 0)
+TEXT_PLACES = {"say": 0, "Phrase": 0, "APIError": 1} | dict.fromkeys(ERRORS, 0)
 """Calls with a text of the catalogue, and which argument it is."""
 SPEAKERS = frozenset(TEXT_PLACES)
 SAID_LATER = {"cause", "fix", "name", "status"}
-"""What a row of the table of symptoms and a check of the doctor say of themselves, when somebody reads it."""
+"""Texts of a rule and of a check of the doctor, translated where they are shown."""
 STATUSES = {"ok", "warn", "fail"}
 DISKS = {"disk for runs", "disk for text", "disk for models"}
 """What a check is called and what it finds, where that is looked up."""
@@ -269,7 +274,7 @@ def _said(call: ast.Call, tree: ast.Module) -> tuple[list[str], frozenset[str]]:
         return said, frozenset(name for key in values.keys for name in literals(key or values, tree))
     if None in keywords:
         raise NotLiteralError(ast.unparse(call))
-    if call.func.id == "Refusal":
+    if call.func.id == "APIError":
         keywords = {name: value for name, value in keywords.items() if name not in {"code", "param", "retry_after_s"}}
     if call.func.id in ERRORS:
         said += literals(keywords.pop("hint"), tree)
@@ -301,15 +306,12 @@ OURS = {"ValueError", "TypeError", "RuntimeError", "AssertionError", "AttributeE
 
 
 def said_arguments(tree: ast.AST) -> Iterator[ast.expr]:
-    """What is said, now or later; of a symptom also what it is known by, which is no text of ours."""
+    """What is said, now or later."""
     for call in spoken_calls(tree):
         assert isinstance(call.func, ast.Name)
         yield from call.args[: TEXT_PLACES[call.func.id] + 1]
         yield from (keyword.value for keyword in call.keywords if keyword.arg == "hint")
     yield from noted(tree)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Symptom":
-            yield node
 
 
 def bypassing(tree: ast.AST, said: frozenset[ast.AST] = frozenset()) -> Iterator[tuple[str, str]]:
@@ -370,6 +372,7 @@ def help_texts(verb: cyclopts.App) -> Iterator[str]:
 app.help = ""  # what `main` says
 HELP = {"Commands", "Parameters", *help_texts(app)}
 TEXTS = {name: texts_of(name) for name in TREES if name not in MECHANISM}
+RULE_TEXTS = [text for path in RULES for text in texts_of_rules(path)]
 ENTRIES = entries()
 
 
@@ -390,6 +393,7 @@ def test_every_text_is_there_in_japanese() -> None:
     """Complete."""
     there = {english for english, japanese in ENTRIES if japanese}
     lacking = {text.template: text.place for name in CONVERTED for text in TEXTS[name][0] if in_words(text.template)}
+    lacking |= {text.template: text.place for text in RULE_TEXTS}
     lacking |= dict.fromkeys(HELP, "--help") | dict.fromkeys(STATUSES | DISKS, "a check")
     lacking = {template: place for template, place in lacking.items() if template not in NAMES}
     assert {template: place for template, place in lacking.items() if template not in there} == {}
@@ -397,7 +401,12 @@ def test_every_text_is_there_in_japanese() -> None:
 
 def test_no_entry_is_left_over() -> None:
     """And nothing more; each once."""
-    said = {text.template for texts, _ in TEXTS.values() for text in texts} | HELP | STATUSES | DISKS
+    said = (
+        {text.template for texts in (RULE_TEXTS, *(texts for texts, _ in TEXTS.values())) for text in texts}
+        | HELP
+        | STATUSES
+        | DISKS
+    )
     english = [entry for entry, _ in ENTRIES]
     assert [entry for entry in english if entry not in said] == []
     assert len(english) == len(set(english))

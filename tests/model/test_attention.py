@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tunesmith.model.attention import SHORT_DOCUMENT_TOKENS, DocumentLayout, RunAttention, VarlenAttention
+from tunesmith.model.attention import DocumentLayout, RunAttention, VarlenAttention
+from tunesmith.model.gpt2_config import SHORT_DOCUMENT_TOKENS
 
 LENGTHS = st.lists(st.integers(1, 20), min_size=1, max_size=12)
 

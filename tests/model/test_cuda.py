@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from tunesmith.generation.engine import Engine, continue_texts
-from tunesmith.generation.request import Request
-from tunesmith.generation.sampling import SamplingRules
-from tunesmith.model.attention import DocumentLayout
+from tunesmith.generation.engine import Engine, generate_tokens
+from tunesmith.generation.sampling import SamplingParams
+from tunesmith.model.attention import DocumentLayout, hidden_states, on_device_of
+from tunesmith.model.hf_checkpoint import load_gpt2
 from tunesmith.model.loss import sum_of_nats
-from tunesmith.model.packed import hidden_states, on_device_of
-from tunesmith.model.weights import load_gpt2
+from tunesmith.planning.fit import Request
 
 pytestmark = [
     pytest.mark.gpu,
@@ -72,10 +71,10 @@ def test_greedy_text_in_fp32_is_the_cpus(
     """The cache on the GPU writes what the CPU writes, where rounding does not decide between two tokens."""
     folder = make_model_folder()
     model = load_gpt2(folder)
-    rules = SamplingRules(0.0, 0, 1.0)
+    rules = SamplingParams(0.0, 0, 1.0)
     requests = [Request([0], 1, rules, 20), Request([0, 5, 9], 2, rules, 20)]
     texts = [
-        continue_texts(
+        generate_tokens(
             on_device,
             [request.prompt for request in requests],
             seeds=[1, 2],
@@ -88,9 +87,9 @@ def test_greedy_text_in_fp32_is_the_cpus(
     same_but_for_ties(folder, requests, *([text.tokens for text in some] for some in texts))
 
 
-@pytest.mark.parametrize("rules", [SamplingRules(0.0, 0, 1.0), SamplingRules(0.9, 40, 0.9, 0.01, 1.2)])
+@pytest.mark.parametrize("rules", [SamplingParams(0.0, 0, 1.0), SamplingParams(0.9, 40, 0.9, 0.01, 1.2)])
 def test_recorded_steps_write_what_the_host_chooses(
-    rules: SamplingRules, make_model_folder: Callable[..., Path], same_but_for_ties: Callable[..., list[int]]
+    rules: SamplingParams, make_model_folder: Callable[..., Path], same_but_for_ties: Callable[..., list[int]]
 ) -> None:
     """Graphs on the GPU, ahead of their results: the same texts as with a look at every token, of unequal lengths.
 

@@ -9,8 +9,7 @@ import pytest
 from transformers import GPT2Config as OracleConfig
 
 from tunesmith.errors import UserError
-from tunesmith.model.config_file import read_hf_config
-from tunesmith.model.hf_config import gpt2_config
+from tunesmith.model.hf_config import gpt2_config, read_hf_config
 
 REFUSED: dict[str, Any] = {
     "add_cross_attention": True,

@@ -10,9 +10,9 @@ import torch
 from torch.nn.functional import cross_entropy, linear
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tunesmith.model.gpt2_config import EVALUATION_CHUNK_ROWS, LOSS_CHUNK_ROWS
+from tunesmith.model.hf_checkpoint import load_gpt2
 from tunesmith.model.loss import _SumOfNats, nats_of_each_token, sum_of_nats
-from tunesmith.model.shape import EVALUATION_CHUNK_ROWS, LOSS_CHUNK_ROWS
-from tunesmith.model.weights import load_gpt2
 
 CHANNELS = 24
 
@@ -169,7 +169,7 @@ def test_evaluation_on_a_gpu_needs_less_than_400_mb(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """GPT-2's head, 16,384 tokens in bf16: logits of a chunk and the centered head, and the kernel writes none back."""
-    monkeypatch.setattr("tunesmith.model.softmax.has_triton", lambda: has_triton)
+    monkeypatch.setattr("tunesmith.model.loss.has_triton", lambda: has_triton)
     hidden_NC = torch.empty(16384, 768, dtype=torch.bfloat16, device="meta")
     head_VC = torch.empty(GPT2_HEAD, device="meta")
     targets_N = torch.empty(16384, dtype=torch.int64, device="meta")

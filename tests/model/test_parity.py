@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import GPT2LMHeadModel
 
-from tunesmith.generation.engine import continue_texts
-from tunesmith.generation.sampling import SamplingRules
+from tunesmith.generation.engine import generate_tokens
+from tunesmith.generation.sampling import SamplingParams
 from tunesmith.model.attention import DocumentLayout, RunAttention
 from tunesmith.model.gpt2 import ACTIVATIONS, GPT2
+from tunesmith.model.hf_checkpoint import CONV1D, load_gpt2, save_gpt2, state_for_huggingface
 from tunesmith.model.loss import sum_of_nats
-from tunesmith.model.weights import CONV1D, load_gpt2, save_gpt2, state_for_huggingface
 
 SEEDS = range(20)
 
@@ -126,11 +126,11 @@ def test_greedy_text_equals_transformers(
         )[0, len(prompt) :].tolist()
         for prompt in prompts
     ]
-    written = continue_texts(
+    written = generate_tokens(
         model,
         prompts,
         seeds=[0, 1, 2],
-        rules=SamplingRules(temperature=0.0, top_k=0, top_p=1.0),
+        params=SamplingParams(temperature=0.0, top_k=0, top_p=1.0),
         max_new_tokens=50,
         end_of_text_id=never,
     )

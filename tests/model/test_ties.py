@@ -9,19 +9,19 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from tunesmith.generation.engine import Engine
-from tunesmith.generation.request import Request
-from tunesmith.generation.sampling import SamplingRules, choose_token
-from tunesmith.model.weights import load_gpt2
+from tunesmith.generation.sampling import SamplingParams, sample_token
+from tunesmith.model.hf_checkpoint import load_gpt2
+from tunesmith.planning.fit import Request
 
-GREEDY = SamplingRules(0.0, 0, 1.0)
-RULES = [GREEDY, SamplingRules(0.9, 40, 0.9, 0.01, 1.2)]
+GREEDY = SamplingParams(0.0, 0, 1.0)
+RULES = [GREEDY, SamplingParams(0.9, 40, 0.9, 0.01, 1.2)]
 
 Check = Callable[[Path, Sequence[Request], Sequence[list[int]], Sequence[list[int]]], list[int]]
 
 
 @pytest.mark.parametrize("rules", RULES)
 def test_texts_of_one_model_are_the_same(
-    rules: SamplingRules, make_model_folder: Callable[..., Path], same_but_for_ties: Check
+    rules: SamplingParams, make_model_folder: Callable[..., Path], same_but_for_ties: Check
 ) -> None:
     """On the host and ahead of it; another token anywhere is no tie, and neither is a text that ends early."""
     folder = make_model_folder()
@@ -49,7 +49,7 @@ def test_a_tie_is_told_from_a_difference(make_model_folder: Callable[..., Path],
     with torch.no_grad():
         model = GPT2LMHeadModel.from_pretrained(folder)
         logits_V = model(torch.tensor([[0]])).logits[0, -1].numpy()
-        best = choose_token(logits_V.astype(np.float32), GREEDY, 0.0)
+        best = sample_token(logits_V.astype(np.float32), GREEDY, 0.0)
         twin = (best + 1) % 300
         model.transformer.wte.weight[twin] = model.transformer.wte.weight[best]
         model.save_pretrained(folder)

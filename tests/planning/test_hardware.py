@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tunesmith.errors import UserError
-from tunesmith.planning.cards import CARDS, card_named, known_card
+from tunesmith.planning.gpu_processes import CardState, Neighbour, card_state
+from tunesmith.planning.gpus import CARDS, card_named, known_card
 from tunesmith.planning.hardware import GIB, budget_of, bytes_of, hardware_named, in_precision
-from tunesmith.planning.neighbours import CardState, Neighbour, card_state
 
 
 @pytest.mark.parametrize("written", ["RTX 4070 Ti", "4070ti", "nvidia geforce rtx 4070 ti", "GeForce RTX 4070 Ti"])

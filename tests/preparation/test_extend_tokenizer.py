@@ -19,10 +19,9 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 import tunesmith
 from tunesmith.cli import main
 from tunesmith.errors import UserError
-from tunesmith.model.attention import DocumentLayout
+from tunesmith.model.attention import DocumentLayout, hidden_states
+from tunesmith.model.hf_checkpoint import load_gpt2
 from tunesmith.model.hub import local_folder
-from tunesmith.model.packed import hidden_states
-from tunesmith.model.weights import load_gpt2
 from tunesmith.preparation.new_merges import NewMerges, learn_merges
 
 WORDS = ["spectroscopy", "灯台守", "naïveté"]

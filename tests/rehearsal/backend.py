@@ -95,6 +95,15 @@ def pretend(launched: Callable[[str, list[Any]], None]) -> None:
         minor=CAPABILITY[1],
         total_memory=TOTAL_BYTES,
         multi_processor_count=60,
+        warp_size=32,
+        regs_per_multiprocessor=65_536,
+        max_threads_per_multi_processor=1536,
+        max_threads_per_block=1024,
+        shared_memory_per_block=49_152,
+        shared_memory_per_block_optin=101_376,
+        shared_memory_per_multiprocessor=102_400,
+        L2_cache_size=48 << 20,
+        gcnArchName="",
         uuid="0",
     )
     answers = {
@@ -121,6 +130,10 @@ def pretend(launched: Callable[[str, list[Any]], None]) -> None:
         "graph": _nothing,
         "graph_pool_handle": lambda: (0, 0),
         "_lazy_init": lambda: None,
+        "get_rng_state": lambda _device="cuda": torch.zeros(16, dtype=torch.uint8, device="cpu"),
+        "set_rng_state": lambda _state, _device="cuda": None,
+        "_exchange_device": lambda _index: 0,
+        "_maybe_exchange_device": lambda _index: 0,
     }
     for name, answer in answers.items():
         setattr(torch.cuda, name, answer)

@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import inductor
 import numpy as np
 import torch
+from torch._dynamo.utils import counters
 from torch._subclasses.fake_tensor import FakeTensorMode
 from watch import Watch
 
@@ -19,25 +21,23 @@ from tunesmith.data.batches import Batch
 from tunesmith.data.corpus import Split
 from tunesmith.data.stretches import Stretches
 from tunesmith.evaluation.perplexity import evaluate_split
-from tunesmith.generation.ahead import Ahead, Going
-from tunesmith.generation.cache import KeyValueCache
-from tunesmith.generation.decoder import Decoder
-from tunesmith.generation.inference_weights import ready_for_writing
-from tunesmith.generation.sampling import SamplingRules
-from tunesmith.model.adapters import attach
-from tunesmith.model.attention import DocumentLayout
-from tunesmith.model.freezing import freeze
+from tunesmith.generation.async_decode import ActiveSequence, AsyncDecoder
+from tunesmith.generation.cpu_inference import prepare_for_inference
+from tunesmith.generation.engine import Decoder
+from tunesmith.generation.kv_cache import KVCache
+from tunesmith.generation.sampling import SamplingParams
+from tunesmith.model.activation_checkpointing import recompute
+from tunesmith.model.attention import DocumentLayout, hidden_states
+from tunesmith.model.compile import compile_in_place
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.lora import PROJECTIONS, LoRA
-from tunesmith.model.packed import hidden_states
-from tunesmith.model.presets import preset_shape
-from tunesmith.model.recomputation import recompute
-from tunesmith.model.shape import GPT2Config
-from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.planning.experience import Experience
+from tunesmith.model.gpt2_config import PROJECTIONS, GPT2Config, LoRA
+from tunesmith.model.hub import preset_shape
+from tunesmith.model.lora import attach, freeze
+from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.planning.calibration_cache import Experience
+from tunesmith.planning.fit import Request, choose_way, refusal
 from tunesmith.planning.hardware import hardware_named, in_precision
-from tunesmith.planning.memory import Correction, Demand, memory_of
-from tunesmith.planning.search import Request, choose_way, refusal
+from tunesmith.planning.memory_model import Correction, Demand, memory_of
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.train_step import train_step
 
@@ -101,6 +101,11 @@ def model_of(case: dict[str, Any], demand: Demand) -> GPT2:
             attach(model, demand.lora, seed=0)
     model.compute_dtype = DTYPES[case.get("precision", "bf16")]
     freeze(model, demand.frozen)  # type: ignore[arg-type]
+    if case.get("compiled"):
+        inductor.prepare(watch)
+        torch.compiler.reset()
+        counters.clear()
+        compile_in_place(model, fullgraph=True)
     recompute(model, demand.recompute)
     return model
 
@@ -158,6 +163,8 @@ def train(case: dict[str, Any]) -> dict[str, Any]:
             "syncs": dict(watch.syncs),
             "faults": faults,
             "launches": sum(watch.launches.values()),
+            "generated_launches": sum(n for name, n in watch.launches.items() if name.startswith(inductor.PREFIX)),
+            "graphs": counters["stats"]["unique_graphs"] if case.get("compiled") else 0,
             "flash_scratch_bytes": watch.flash_scratch_bytes,
             "planned_bytes": memory_of(demand, Correction()).peak_bytes,
             "planned_parts": memory_of(demand, Correction()).parts,
@@ -215,7 +222,7 @@ def launches_of_block(case: dict[str, Any]) -> dict[str, Any]:
 
 def generate(case: dict[str, Any]) -> dict[str, Any]:
     """Prompts read, then a decoding step launched, recorded and played, for so many texts."""
-    rules = SamplingRules(**case["rules"])
+    rules = SamplingParams(**case["rules"])
     n_texts, dtype = case["texts"], DTYPES[case["precision"]]
     with on_the_device(), torch.no_grad():
         with DEVICE:
@@ -224,15 +231,15 @@ def generate(case: dict[str, Any]) -> dict[str, Any]:
         if not case.get("masters"):
             for parameter in model.parameters():
                 parameter.data = parameter.data.to(dtype)
-        logits = ready_for_writing(model, "none")
+        logits = prepare_for_inference(model, "none")
         if case.get("sabotage") == "leftover":
             logits = _counted(logits)
-        cache = KeyValueCache(model, texts=n_texts, positions=512)
+        cache = KVCache(model, slots=n_texts, positions=512)
         watch.restart()
-        Decoder(model, logits, cache).read({place: [5] * 20 for place in range(n_texts)})
+        Decoder(model, logits, cache).prefill({place: [5] * 20 for place in range(n_texts)})
         prefill = {"syncs": dict(watch.syncs), "faults": dict(watch.faults)}
-        ahead = Ahead(model, logits, cache, 50256)
-        ahead.begin([Going([5] * 21, rules, 0)] * n_texts)
+        ahead = AsyncDecoder(model, logits, cache, 50256)
+        ahead.begin([ActiveSequence([5] * 21, rules, 0)] * n_texts)
         watch.restart()
         ahead.launch([0.5] * n_texts)
         first = dict(watch.syncs)
@@ -240,7 +247,7 @@ def generate(case: dict[str, Any]) -> dict[str, Any]:
         assert step is not None
         watch.restart()
         ahead.launch([0.5] * n_texts)
-        ahead.take()
+        ahead.collect()
         next_one = {"syncs": dict(watch.syncs), "faults": dict(watch.faults)}
         watch.restart()
         watch.keeps_calls = True
@@ -256,7 +263,7 @@ def generate(case: dict[str, Any]) -> dict[str, Any]:
         }
 
 
-def recorded_of(step: Any, cache: KeyValueCache) -> dict[str, Any]:
+def recorded_of(step: Any, cache: KVCache) -> dict[str, Any]:
     """What a recorded step does, as a lint wants it."""
     kept = {it.untyped_storage()._cdata for it in (*step.state, cache.k_LBHPD, cache.v_LBHPD)}
     fresh: set[int] = set()  # made by this step, or written over before it was read

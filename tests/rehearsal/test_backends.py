@@ -22,9 +22,9 @@ from tunesmith.backends import (
     triton_assumed,
     why_not_together,
 )
-from tunesmith.machine import Choice, native_dtype
-from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.planning.cards import CARDS
+from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.planning.gpus import CARDS
+from tunesmith.utils.device import Choice, native_dtype
 
 WORKS, FAILS = Choice(True, "it works"), Choice(False, "there is no C compiler")
 PASCAL, VOLTA, TURING, AMPERE, ADA, BLACKWELL = (6, 1), (7, 0), (7, 5), (8, 6), (8, 9), (12, 0)
@@ -179,16 +179,16 @@ def test_what_writes_says_what_computes(monkeypatch: pytest.MonkeyPatch) -> None
     """`generate` and `serve` show a GPU's attention and why; of a CPU there is nothing to say."""
     import torch
 
-    from tunesmith.generation.text_model import TextModel
+    from tunesmith.generation.loading import LoadedModel
 
     def says(kind: str) -> str:
         head = SimpleNamespace(is_cuda=kind == "cuda", device=torch.device(kind))
         config = SimpleNamespace(head_dim=64)
         model: Any = SimpleNamespace(head_VC=head, attention_dtype=torch.float16, config=config)
-        return TextModel(model, cast("Any", None), cast("Any", None)).says
+        return LoadedModel(model, cast("Any", None), cast("Any", None)).attention_notice
 
     monkeypatch.setattr("tunesmith.model.attention.device_here", lambda _device: gpu(TURING))
-    monkeypatch.setattr("tunesmith.generation.text_model.device_name", lambda _device: "RTX 2080")
+    monkeypatch.setattr("tunesmith.generation.loading.device_name", lambda _device: "RTX 2080")
     assert says("cpu") == ""
     assert says("cuda").startswith("attention of RTX 2080 in float16: efficient_varlen (")
     assert "this is 7.5" in says("cuda")
@@ -200,8 +200,8 @@ torch.cuda.is_available = lambda: True  # so that Triton takes its driver for th
 torch.cuda.current_device = lambda: 0
 torch.cuda.get_device_capability = lambda _device: (8, 9)
 from tunesmith.backends import triton_here
-from tunesmith.model.compiled import can_compile
-from tunesmith.model.softmax import has_triton
+from tunesmith.model.compile import can_compile
+from tunesmith.model.loss import has_triton
 print(has_triton(), can_compile(torch.device("cuda", 0)).value, triton_here(0).reason)
 """
 

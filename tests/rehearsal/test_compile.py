@@ -25,26 +25,21 @@ from tunesmith.data.batches import Batch, TrainingOrder
 from tunesmith.data.corpus import Split
 from tunesmith.data.dealing import MicroBatchShape, rounded_up
 from tunesmith.data.stretches import Stretches
-from tunesmith.interfaces.notices import notices_of
-from tunesmith.model import attention, compiled, recomputation
-from tunesmith.model.compiled import (
-    compilation_failure,
-    compile_in_place,
-    compute_in,
-    is_compiled,
-    uncompiled,
-)
+from tunesmith.model import activation_checkpointing, attention
+from tunesmith.model import compile as compile_module
+from tunesmith.model.activation_checkpointing import recompute
+from tunesmith.model.compile import compilation_failure, compile_in_place, compute_in, is_compiled, uncompiled
 from tunesmith.model.gpt2 import GPT2, Block
-from tunesmith.model.recomputation import recompute
-from tunesmith.model.shape import GPT2Config
-from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.planning.memory import Demand
+from tunesmith.model.gpt2_config import GPT2Config
+from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.planning.memory_model import Demand
 from tunesmith.training.events import CompilationFailed, RunEnded
 from tunesmith.training.memory_calibration import calibrate
 from tunesmith.training.nonfinite import find_nonfinite_windows
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.train import train_events
 from tunesmith.training.train_step import batch_loss_sum
+from tunesmith.ui.progress import notices_of
 
 SHAPE = GPT2Config(vocab_size=300, n_positions=64, n_embd=32, n_layer=12, n_head=4, n_inner=64)
 AMPERE = Device("cuda", "linux", (8, 6), has_flash_attention=True)
@@ -113,7 +108,7 @@ def assert_same(model: GPT2, expected: list[Tensor], batch: Batch | None = None)
 def offload(model: GPT2) -> None:
     """As on a GPU; here nothing is pinned."""
     for block in model.transformer.h:
-        block.run_block = recomputation._checkpointed_on_host
+        block.run_block = activation_checkpointing._checkpointed_on_host
 
 
 def on(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,7 +370,7 @@ def test_a_copy_of_a_compiled_model_is_compiled_by_itself() -> None:
     compile_in_place(model, backend="aot_eager")
     other = copy.deepcopy(model)
     assert is_compiled(other)
-    assert compiled._compiled(other) is not compiled._compiled(model)
+    assert compile_module._compiled(other) is not compile_module._compiled(model)
 
 
 def test_a_run_whose_compiler_fails_goes_on_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

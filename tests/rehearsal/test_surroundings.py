@@ -15,26 +15,26 @@ import pytest
 import torch
 
 import tunesmith
-from tunesmith import allocator, machine
 from tunesmith.config import TrainConfig
 from tunesmith.distributed.team import ALONE
 from tunesmith.distributed.verbs import device_of
 from tunesmith.doctor.guard import refuse_processor_by_surprise
 from tunesmith.errors import UserError
-from tunesmith.generation.ahead import Ahead
-from tunesmith.generation.captured import Recorder
+from tunesmith.generation.async_decode import AsyncDecoder
+from tunesmith.generation.cuda_graphs import CUDAGraphRecorder
 from tunesmith.generation.engine import Engine
-from tunesmith.generation.text_model import texts_that_fit
-from tunesmith.machine import choose_device, gpu_uuid, peak_memory_bytes, use_device
-from tunesmith.model.weights import load_gpt2
-from tunesmith.optimizers.host_adamw import HostAdamW
-from tunesmith.optimizers.rates import Rates
-from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.out_of_memory import free_memory, is_out_of_memory
+from tunesmith.generation.loading import max_batch_size
+from tunesmith.model.hf_checkpoint import load_gpt2
+from tunesmith.optim.cpu_offload_adamw import HostAdamW
+from tunesmith.optim.low_bit_adamw import Rates
+from tunesmith.optim.state_format import STATE_PLANS
 from tunesmith.planning.hardware import CONTEXT_BYTES, GIB, hardware_here
 from tunesmith.training.anomalies import SysmemFallbackDetector, memory_limit
 from tunesmith.training.nonfinite import NonFiniteMonitor, Recovery
-from tunesmith.training.state import TrainState
+from tunesmith.ui.progress import TrainState
+from tunesmith.utils import device
+from tunesmith.utils.device import choose_device, gpu_uuid, peak_memory_bytes, use_device
+from tunesmith.utils.oom import free_memory, is_out_of_memory
 
 PACKAGE = Path(tunesmith.__file__).parent
 GPU_0, GPU_1 = torch.device("cuda", 0), torch.device("cuda", 1)
@@ -92,7 +92,7 @@ class FakeCuda:
 
 @pytest.fixture
 def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    """torch.cuda as on a machine with two GPUs; NVML is not there."""
+    """torch.cuda as on a device with two GPUs; NVML is not there."""
     fake = FakeCuda()
     functions = {
         "is_available": lambda: True,
@@ -120,10 +120,10 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     for name, function in functions.items():
         monkeypatch.setattr(torch.cuda, name, function)
     monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", fake.settings.append)
-    monkeypatch.setattr(allocator._GpuAllocator, "is_set_up", False)
-    monkeypatch.setattr(allocator._GpuAllocator, "segments_grow", False)
-    monkeypatch.setattr(allocator, "_can_allocate", lambda _device: True)
-    for name in (allocator.CARD_SETTING, allocator.OLD_CARD_SETTING, machine.CUBLAS_SETTING):
+    monkeypatch.setattr(device._GpuAllocator, "is_set_up", False)
+    monkeypatch.setattr(device._GpuAllocator, "segments_grow", False)
+    monkeypatch.setattr(device, "_can_allocate", lambda _device: True)
+    for name in (device.CARD_SETTING, device.OLD_CARD_SETTING, device.CUBLAS_SETTING):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setitem(sys.modules, "pynvml", None)
     return fake
@@ -187,7 +187,7 @@ def test_threads_use_the_gpu_of_their_model(
     make_model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A server's worker and the thread that adds gradients: each has a current GPU of its own."""
-    from tunesmith.optimizers import host_adamw
+    from tunesmith.optim import cpu_offload_adamw
     from tunesmith.serving import worker
 
     used: list[tuple[torch.device, bool]] = []
@@ -197,9 +197,9 @@ def test_threads_use_the_gpu_of_their_model(
 
     model = load_gpt2(make_model_folder())
     monkeypatch.setattr(worker, "use_device", use)
-    monkeypatch.setattr(host_adamw, "use_device", use)
+    monkeypatch.setattr(cpu_offload_adamw, "use_device", use)
     writer = SimpleNamespace(model=model, tokenizer=SimpleNamespace(end_of_text_id=0), logits=model.logits)
-    working = worker.Worker(writer, texts_at_once=1)  # type: ignore[arg-type]
+    working = worker.Worker(writer, batch_size=1)  # type: ignore[arg-type]
     working.start(None)  # type: ignore[arg-type]
     working.stop()
     assert used == [(model.head_VC.device, True)]
@@ -212,8 +212,8 @@ def test_threads_use_the_gpu_of_their_model(
 def test_kernels_are_launched_where_their_tensors_are(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     """Triton launches on the current GPU: that is the tensors' own meanwhile, and afterwards what it was."""
     pytest.importorskip("triton")
-    from tunesmith.model import softmax_kernel
-    from tunesmith.optimizers import compressed_kernel
+    from tunesmith.model import loss_triton
+    from tunesmith.optim import low_bit_adamw_triton
 
     launched: list[int] = []
 
@@ -221,17 +221,17 @@ def test_kernels_are_launched_where_their_tensors_are(cuda: FakeCuda, monkeypatc
         def __getitem__(self, _grid: tuple[int, ...]) -> Callable[..., None]:
             return lambda *_arguments, **_options: launched.append(cuda.current)
 
-    monkeypatch.setattr(softmax_kernel, "_nats_and_gradient", Kernel())
-    monkeypatch.setattr(compressed_kernel, "_update", Kernel())
+    monkeypatch.setattr(loss_triton, "_nats_and_gradient", Kernel())
+    monkeypatch.setattr(low_bit_adamw_triton, "_update", Kernel())
     logits_KV = torch.zeros(2, 8).as_subclass(OnGpu1)
-    softmax_kernel.launch(logits_KV, torch.zeros(2, dtype=torch.int64), 8, out_K=torch.zeros(2))
+    loss_triton.launch(logits_KV, torch.zeros(2, dtype=torch.int64), 8, out_K=torch.zeros(2))
     weight = torch.zeros(1, 128).as_subclass(OnGpu1)
     state = dict.fromkeys(
         ("exp_avg_codes", "exp_avg_scales", "exp_avg_sq_codes", "exp_avg_sq_scales"), torch.zeros(128)
     )
     state["step"] = torch.ones(())
     rates = Rates(1e-3, 0.0, 0.9, 0.999, 1e-8)
-    compressed_kernel.launch(weight, torch.zeros(1, 128), state, STATE_PLANS["fp32-8bit"], rates, seed=1)
+    low_bit_adamw_triton.launch(weight, torch.zeros(1, 128), state, STATE_PLANS["fp32-8bit"], rates, seed=1)
     assert launched == [1, 1]
     assert cuda.current == 0
 
@@ -316,11 +316,11 @@ def test_what_an_earlier_run_left_cached_is_free(cuda: FakeCuda) -> None:
 
 def test_what_is_cached_has_room_for_texts(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     """As many texts fit after a run as before it."""
-    monkeypatch.setattr("tunesmith.generation.text_model.cache_bytes", lambda _model, _positions: GIB // 10)
+    monkeypatch.setattr("tunesmith.generation.loading.cache_bytes", lambda _model, _positions: GIB // 10)
     model: Any = SimpleNamespace(head_VC=SimpleNamespace(device=GPU_1))
-    before = texts_that_fit(model, 100)
+    before = max_batch_size(model, 100)
     cuda.reserved_bytes[1] = 11 * GIB
-    assert texts_that_fit(model, 100) == before == 60
+    assert max_batch_size(model, 100) == before == 60
 
 
 def test_memory_is_freed_when_nothing_runs_in_it(cuda: FakeCuda) -> None:
@@ -333,7 +333,7 @@ def test_memory_is_freed_when_nothing_runs_in_it(cuda: FakeCuda) -> None:
 def test_memory_is_not_freed_while_a_graph_is_captured(cuda: FakeCuda) -> None:
     """To wait for the GPU breaks a capture in another thread: it has to end first."""
     freeing = threading.Thread(target=free_memory)
-    with allocator.CAPTURE_LOCK:
+    with device.CAPTURE_LOCK:
         freeing.start()
         freeing.join(0.05)
         assert cuda.calls == []
@@ -395,7 +395,7 @@ def test_compiling_is_no_swapping(monkeypatch: pytest.MonkeyPatch) -> None:
     assert watch.check(66.0, 800)
 
 
-# torch's allocator
+# torch's device
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="segments grow on Linux only")
@@ -406,24 +406,24 @@ def test_library_use_gets_segments_that_grow(cuda: FakeCuda, monkeypatch: pytest
     use_device(GPU_1)
     use_device(GPU_0)
     assert cuda.settings == ["expandable_segments:True,pinned_max_round_threshold_mb:1"]
-    assert allocator.segments_grow()
+    assert device.segments_grow()
     for setting, grows in (("backend:cudaMallocAsync", False), ("expandable_segments:True,foo:1", True)):
-        monkeypatch.setenv(allocator.OLD_CARD_SETTING, setting)
-        monkeypatch.setattr(allocator._GpuAllocator, "is_set_up", False)
+        monkeypatch.setenv(device.OLD_CARD_SETTING, setting)
+        monkeypatch.setattr(device._GpuAllocator, "is_set_up", False)
         use_device(GPU_1)
         assert len(cuda.settings) == 1
-        assert allocator.segments_grow() is grows
+        assert device.segments_grow() is grows
 
 
 def test_a_driver_that_maps_no_growing_segments(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     """One allocation tries it; where it fails, the setting is taken back, and what is reserved counts as the peak."""
-    monkeypatch.setattr(allocator, "_can_allocate", lambda _device: False)
+    monkeypatch.setattr(device, "_can_allocate", lambda _device: False)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _device: 5)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _device: 7)
     use_device(GPU_1)
     assert cuda.settings[-1] == "expandable_segments:False,pinned_max_round_threshold_mb:1"
     assert peak_memory_bytes(GPU_1) == 7
-    monkeypatch.setattr(allocator._GpuAllocator, "segments_grow", True)
+    monkeypatch.setattr(device._GpuAllocator, "segments_grow", True)
     assert peak_memory_bytes(GPU_1) == 5
 
 
@@ -448,7 +448,7 @@ def test_what_a_trial_allocation_tells(
             raise error
 
     monkeypatch.setattr(torch, "empty", empty)
-    assert allocator._can_allocate(GPU_1) is works
+    assert device._can_allocate(GPU_1) is works
 
 
 def test_another_release_of_torch_knows_less(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -461,7 +461,7 @@ def test_another_release_of_torch_knows_less(monkeypatch: pytest.MonkeyPatch) ->
         made.append(settings)
 
     monkeypatch.setattr(torch._C, "_accelerator_setAllocatorSettings", accept)
-    assert allocator._accepts_settings(allocator.GROWING_SEGMENTS)
+    assert device._accepts_settings(device.GROWING_SEGMENTS)
     assert made == ["expandable_segments:True"]
 
 
@@ -503,10 +503,10 @@ def test_two_models_are_not_captured_at_once(monkeypatch: pytest.MonkeyPatch) ->
     together = threading.Barrier(2)
 
     def record() -> None:
-        recorder = Recorder(GPU_1)
+        recorder = CUDAGraphRecorder(GPU_1)
         together.wait()
         for _ in range(3):
-            recorder.captured(lambda: None, [])
+            recorder.capture_cuda_graph(lambda: None, [])
 
     threads = [threading.Thread(target=record) for _ in range(2)]
     for thread in threads:
@@ -521,11 +521,11 @@ def test_two_models_are_not_captured_at_once(monkeypatch: pytest.MonkeyPatch) ->
 def test_an_engine_waits_before_it_is_dropped(make_model_folder: Callable[..., Path]) -> None:
     """For the newest step that it launched; one that launched none waits for nothing."""
     model = load_gpt2(make_model_folder())
-    engine = Engine(model, end_of_text_id=300, texts_at_once=1, positions=64, ahead=True)
+    engine = Engine(model, end_of_text_id=300, batch_size=1, positions=64, async_decode=True)
     engine.close()
     waited: list[str] = []
-    ahead = engine._ahead
-    assert isinstance(ahead, Ahead)
+    ahead = engine._async
+    assert isinstance(ahead, AsyncDecoder)
     ahead._newest = SimpleNamespace(synchronize=lambda: waited.append("for it"))  # type: ignore[assignment]
     engine.close()
     engine.close()
@@ -536,8 +536,8 @@ def test_engines_are_closed_by_who_drops_them(
     make_model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A worker whose step failed, and texts that were written or broken off."""
-    from tunesmith.generation.engine import continue_texts
-    from tunesmith.generation.sampling import SamplingRules
+    from tunesmith.generation.engine import generate_tokens
+    from tunesmith.generation.sampling import SamplingParams
     from tunesmith.serving.worker import Worker
 
     model = load_gpt2(make_model_folder())
@@ -547,23 +547,23 @@ def test_engines_are_closed_by_who_drops_them(
         closed.append(engine)
 
     monkeypatch.setattr(Engine, "close", close)
-    settings: dict[str, Any] = {"seeds": [1], "rules": SamplingRules(0.0, 0, 1.0), "end_of_text_id": 300}
-    continue_texts(model, [[0]], max_new_tokens=2, **settings)
+    settings: dict[str, Any] = {"seeds": [1], "params": SamplingParams(0.0, 0, 1.0), "end_of_text_id": 300}
+    generate_tokens(model, [[0]], max_new_tokens=2, **settings)
     assert len(closed) == 1
     with pytest.raises(UserError, match="prompt has 99 tokens"):
-        continue_texts(model, [[0] * 99], max_new_tokens=2, **settings)
+        generate_tokens(model, [[0] * 99], max_new_tokens=2, **settings)
     with monkeypatch.context() as broken:
         broken.setattr(Engine, "step", lambda _engine: (_ for _ in ()).throw(RuntimeError("a graph failed")))
         with pytest.raises(RuntimeError, match="a graph"):
-            continue_texts(model, [[0]], max_new_tokens=2, **settings)
+            generate_tokens(model, [[0]], max_new_tokens=2, **settings)
     assert len(closed) == 2
     writer = SimpleNamespace(model=model, tokenizer=SimpleNamespace(end_of_text_id=0), logits=model.logits)
-    worker = Worker(writer, texts_at_once=2)  # type: ignore[arg-type]
+    worker = Worker(writer, batch_size=2)  # type: ignore[arg-type]
     first = worker._engine
     worker._recover(torch.OutOfMemoryError("CUDA out of memory"))
     assert closed[2:] == [first]
     assert worker._engine is not first
-    assert worker.texts_at_once == 1
+    assert worker.batch_size == 1
 
 
 # Tests on a GPU

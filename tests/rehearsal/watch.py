@@ -9,6 +9,7 @@ import sys
 import threading
 import weakref
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import tunesmith
 
@@ -35,6 +35,21 @@ NO_LAUNCH = frozenset(
     {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "lift_fresh", "_pin_memory"}
     | {"set_", "resize_", "record_stream", "is_pinned"}
 )
+
+
+def on_gpu(tensor: Tensor) -> bool:
+    """Asked for each argument of each operation; a fake's `is_cuda` is a dispatch of its own."""
+    device = getattr(tensor, "fake_device", None)
+    return tensor.is_cuda if device is None else device.type == "cuda"
+
+
+def tensors_in(arguments: Iterable[Any]) -> Iterator[Tensor]:
+    """What an operation is given or gives: tensors, and lists and tuples of them."""
+    for argument in arguments:
+        if isinstance(argument, Tensor):
+            yield argument
+        elif isinstance(argument, list | tuple):
+            yield from tensors_in(argument)
 
 
 def rounded(count: int) -> int:
@@ -113,6 +128,7 @@ class Watch(TorchDispatchMode):
         super().__init__()
         self._pinned: set[int] = set()
         self._lock = threading.RLock()
+        self._pauses = 0
         self.keeps_calls = False
         self.forget()
 
@@ -121,6 +137,11 @@ class Watch(TorchDispatchMode):
         self._live: dict[int, int] = {}
         self.now_bytes = 0
         self.restart()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Not wrapped against being compiled: nothing compiles it."""
+        return False
 
     @classmethod
     def is_infra_mode(cls) -> bool:
@@ -136,23 +157,33 @@ class Watch(TorchDispatchMode):
         self.calls: list[Call] = []
         self.flash_scratch_bytes = 0
 
+    def pause(self) -> None:
+        """A compiler begins to trace; what it makes exists for itself only."""
+        self._pauses += 1
+
+    def go_on(self) -> None:
+        """It is done."""
+        self._pauses -= 1
+
     def launched(self, name: str, tensors: list[Tensor]) -> None:
         """A kernel of the package was launched."""
         self.launches[name] += 1
         devices = {str(tensor.device) for tensor in tensors}
-        if len(devices) != 1 or not all(tensor.is_cuda for tensor in tensors):
+        if len(devices) != 1 or not all(on_gpu(tensor) for tensor in tensors):
             self.faults[f"{name}: tensors on {sorted(devices)} at {place()}"] += 1
 
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # noqa: C901  each call passes here
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self._pauses:
+            return func(*args, **kwargs)
         op = op_of(func)
         if op.name == "_pin_memory":
             pinned = torch.empty_like(args[0])
             self._pinned.add(pinned.untyped_storage()._cdata)
             return pinned
-        inputs = [it for it in tree_leaves((args, kwargs)) if isinstance(it, Tensor)]
+        inputs = [*tensors_in(args), *tensors_in(kwargs.values())]
         self._look_for_waiting(op, args, kwargs, inputs)
         if op.name == "_local_scalar_dense":
             return _number_of(args[0])
@@ -160,10 +191,10 @@ class Watch(TorchDispatchMode):
         if fault:
             self.faults[f"{op.full_name}: {fault} at {place()}"] += 1
         out = func(*args, **kwargs)
-        outputs = [it for it in tree_leaves(out) if isinstance(it, Tensor)]
+        outputs = list(tensors_in((out,)))
         if kwargs.get("pin_memory"):
             self._pinned |= {it.untyped_storage()._cdata for it in outputs}
-        on_device = any(it.is_cuda for it in outputs) or any(it.is_cuda for it in inputs)
+        on_device = any(on_gpu(it) for it in outputs) or any(on_gpu(it) for it in inputs)
         if on_device and op.launches:
             self.launches[op.full_name] += 1
         if on_device and self.keeps_calls and not op.full_name.startswith("prim::"):  # those ask for a device only
@@ -182,15 +213,15 @@ class Watch(TorchDispatchMode):
 
     def _look_for_waiting(self, op: Op, args: Any, kwargs: Any, inputs: list[Tensor]) -> None:
         reason = None
-        if op.name in WAITING_OPS and any(it.is_cuda for it in inputs):
+        if op.name in WAITING_OPS and any(on_gpu(it) for it in inputs):
             reason = op.full_name
-        elif op.name in {"index", "index_put", "index_put_", "_index_put_impl_"} and args[0].is_cuda:
+        elif op.name in {"index", "index_put", "index_put_", "_index_put_impl_"} and on_gpu(args[0]):
             indices = [it for it in args[1] if it is not None]
             if any(it.dtype in {torch.bool, torch.uint8} for it in indices):
                 reason = f"{op.full_name} by a mask"
-            elif not all(it.is_cuda for it in indices):
+            elif not all(on_gpu(it) for it in indices):
                 reason = f"{op.full_name} by numbers on the host"
-        elif op.name == "repeat_interleave" and "output_size" not in kwargs and any(it.is_cuda for it in inputs):
+        elif op.name == "repeat_interleave" and "output_size" not in kwargs and any(on_gpu(it) for it in inputs):
             reason = op.full_name
         elif op.name in {"copy_", "_to_copy"}:
             reason = self._waiting_copy(op, args, kwargs)
@@ -202,7 +233,7 @@ class Watch(TorchDispatchMode):
         if op.name == "copy_":
             target, source = args[0].device, args[1]
             unhurried = bool(kwargs.get("non_blocking", args[2] if len(args) > 2 else False))
-            host = args[0] if source.is_cuda else source
+            host = args[0] if on_gpu(source) else source
         else:
             source, target = args[0], torch.device(kwargs.get("device") or args[0].device)
             unhurried, host = bool(kwargs.get("non_blocking")), source
@@ -210,13 +241,13 @@ class Watch(TorchDispatchMode):
             return None
         if not unhurried:
             return f"{op.full_name} from {source.device.type} to {target.type}"
-        is_new_host_memory = op.name == "_to_copy" and source.is_cuda  # torch pins what it makes itself
+        is_new_host_memory = op.name == "_to_copy" and on_gpu(source)  # torch pins what it makes itself
         if is_new_host_memory or host.untyped_storage()._cdata in self._pinned:
             return None
         return f"{op.full_name} from {source.device.type} to {target.type} with memory that is not pinned"
 
     def _hold(self, op: Op, tensor: Tensor) -> None:
-        if not tensor.is_cuda:
+        if not on_gpu(tensor):
             return
         storage = tensor.untyped_storage()
         key = storage._cdata
@@ -240,7 +271,7 @@ class Watch(TorchDispatchMode):
 
     def _credit_engine(self, inputs: list[Tensor], outputs: list[Tensor]) -> None:
         """Autograd adds a second gradient of a tensor onto the first; of fakes it makes a third."""
-        if len(inputs) != 2 or not outputs[0].is_cuda or place() != "?":
+        if len(inputs) != 2 or not on_gpu(outputs[0]) or place() != "?":
             return
         first, total = inputs[0].untyped_storage(), outputs[0].untyped_storage()
         with self._lock:
@@ -250,7 +281,7 @@ class Watch(TorchDispatchMode):
                 weakref.finalize(total, self._drop, self._live, total._cdata)
 
     def _keep(self, op: Op, args: Any, inputs: list[Tensor], outputs: list[Tensor]) -> None:
-        written = [it for at in op.writes if at < len(args) for it in tree_leaves(args[at]) if isinstance(it, Tensor)]
+        written = [it for at in op.writes if at < len(args) for it in tensors_in((args[at],))]
         only_written = op.name in {"copy_", "fill_", "zero_"}
         reads = [it for it in inputs if not (only_written and it is args[0])]
         reads, writes, results = ({it.untyped_storage()._cdata for it in some} for some in (reads, written, outputs))
@@ -271,7 +302,7 @@ def place() -> str:
 
 def _number_of(scalar: Tensor) -> float | bool:
     """What the host reads of a number that is not there: nothing overflowed, nothing is bad; it is the first step."""
-    number = 0 if scalar.is_cuda else 1
+    number = 0 if on_gpu(scalar) else 1
     return bool(number) if scalar.dtype == torch.bool else float(number) if scalar.is_floating_point() else number
 
 
@@ -286,7 +317,7 @@ def _flash_scratch(args: Any) -> int:
 
 def missing_kernel(op: Op, args: Any, inputs: list[Tensor]) -> str | None:  # noqa: C901, PLR0912  a table
     """Why CUDA cannot do what fakes can; None where it can."""
-    if not any(it.is_cuda for it in inputs):
+    if not any(on_gpu(it) for it in inputs):
         return None
     found = None
     match op.name:

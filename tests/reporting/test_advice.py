@@ -10,7 +10,7 @@ import pytest
 
 import tunesmith
 from tunesmith.reporting.advice import advice_for
-from tunesmith.reporting.run_record import read_run
+from tunesmith.reporting.run_reader import read_run
 
 from .conftest import evaluation_line, step_line
 

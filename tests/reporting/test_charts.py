@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.reporting.axis import Axis
-from tunesmith.reporting.chart import BOX, Chart, Series
-from tunesmith.reporting.decimation import MOST_POINTS, kept_points, smoothed
+from tunesmith.reporting.charts import BOX, MOST_POINTS, Axis, Chart, Series, kept_points, smoothed
 
 NUMBERS = st.floats(-1e9, 1e9, allow_nan=False).filter(lambda value: value == 0 or abs(value) > 1e-9)
 

@@ -14,7 +14,7 @@ import tunesmith
 from tunesmith.config import TrainConfig
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import speak
-from tunesmith.reporting.run_record import read_run
+from tunesmith.reporting.run_reader import read_run
 from tunesmith.training.events import StepLogged
 from tunesmith.training.train import train_events
 

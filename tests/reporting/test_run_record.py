@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tunesmith.errors import UserError
-from tunesmith.reporting.run_record import read_run
+from tunesmith.reporting.run_reader import read_run
 
 from .conftest import evaluation_line, step_line
 

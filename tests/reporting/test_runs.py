@@ -13,7 +13,7 @@ import tunesmith
 from tunesmith.cli import app, main
 from tunesmith.config import TrainConfig
 from tunesmith.errors import UserError
-from tunesmith.reporting.repeat import repeating_command
+from tunesmith.reporting.tables import repeating_command
 from tunesmith.run_dir import as_json
 
 from .conftest import evaluation_line, step_line
@@ -79,7 +79,7 @@ def test_list_on_the_command_line(
     assert main(["runs"]) == 0
     assert "tunesmith train" in capsys.readouterr().out
     assert main(["runs", "nowhere"]) == 1
-    assert "nowhere is no folder" in capsys.readouterr().err
+    assert "nowhere is not a folder" in capsys.readouterr().err
 
 
 def test_compare(three: Path, capsys: pytest.CaptureFixture[str]) -> None:

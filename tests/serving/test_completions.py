@@ -190,7 +190,7 @@ def test_requests_without_a_seed_differ(client: openai.OpenAI) -> None:
 WRONG: list[tuple[dict[str, Any], str | None, str]] = [
     ({"temperature": 3}, "temperature", "temperature must be at most 2"),
     ({"temperature": "hot"}, "temperature", "temperature must be a number"),
-    ({"max_tokens": 5000}, "max_tokens", "this server writes at most 4,096"),
+    ({"max_tokens": 5000}, "max_tokens", "this server generates at most 4,096"),
     ({"max_tokens": 0}, "max_tokens", "with echo only"),
     ({"n": 0}, "n", "n must be at least 1"),
     ({"n": 100, "prompt": ["a", "b"]}, "n", "asks for 200 texts"),

@@ -49,9 +49,9 @@ def wait_until(holds: Callable[[], bool]) -> None:
 def test_a_client_that_hangs_up_frees_its_places(stream: bool, server: SimpleNamespace) -> None:  # noqa: FBT001
     """Those that write and those that wait; texts of others go on."""
     with contextlib.closing(post(server, **LONG, n=70, stream=stream)):
-        wait_until(lambda: figure(server, "texts_writing") == 64)
-        wait_until(lambda: figure(server, "texts_waiting") == 6)
-    wait_until(lambda: figure(server, "texts_writing") + figure(server, "texts_waiting") == 0)
+        wait_until(lambda: figure(server, "sequences_running") == 64)
+        wait_until(lambda: figure(server, "sequences_waiting") == 6)
+    wait_until(lambda: figure(server, "sequences_running") + figure(server, "sequences_waiting") == 0)
     with openai.OpenAI(base_url=server.api, api_key="none") as client:
         assert client.completions.create(model="tiny", prompt="a", max_tokens=3).choices[0].text
 
@@ -62,7 +62,7 @@ def test_a_full_server_says_so(server: SimpleNamespace) -> None:
         contextlib.closing(post(server, **LONG, n=120, stream=True)),
         openai.OpenAI(base_url=server.api, api_key="none", max_retries=0) as client,
     ):
-        wait_until(lambda: figure(server, "texts_writing") == 64)
+        wait_until(lambda: figure(server, "sequences_running") == 64)
         with pytest.raises(openai.InternalServerError, match="tiny is busy: 120 texts") as caught:
             client.completions.create(model="tiny", prompt="a", n=100, max_tokens=3)
         assert caught.value.status_code == 503

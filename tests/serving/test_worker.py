@@ -8,34 +8,34 @@ import pytest
 
 from tunesmith.config import GenerateConfig
 from tunesmith.generation.engine import Engine
-from tunesmith.generation.sampling import SamplingRules
-from tunesmith.generation.text_model import load_for_writing
-from tunesmith.serving.live_text import Ended, Piece, TextEvent, TextOrder
-from tunesmith.serving.refusal import Refusal
-from tunesmith.serving.worker import Worker
+from tunesmith.generation.loading import load_for_generation
+from tunesmith.generation.sampling import SamplingParams
+from tunesmith.generation.sequence import GenerationRequest
+from tunesmith.serving.api_errors import APIError
+from tunesmith.serving.worker import SequenceEnded, SequenceEvent, TextDelta, Worker
 
 TEXTS = 5
 BREAKS_AT_STEP = 9
 
 
-def written(folder: Path, then: Callable[[Worker], None] = lambda _worker: None) -> list[list[TextEvent]]:
+def written(folder: Path, then: Callable[[Worker], None] = lambda _worker: None) -> list[list[SequenceEvent]]:
     """What is told of five texts, with places for four; and something done behind them."""
 
-    async def write() -> list[list[TextEvent]]:
-        writer = load_for_writing(GenerateConfig(str(folder), precision="fp32"))
-        worker = Worker(writer, texts_at_once=4)
+    async def write() -> list[list[SequenceEvent]]:
+        writer = load_for_generation(GenerateConfig(str(folder), precision="fp32"))
+        worker = Worker(writer, batch_size=4)
         worker.start(asyncio.get_running_loop())
-        told: list[list[TextEvent]] = [[] for _ in range(TEXTS)]
+        told: list[list[SequenceEvent]] = [[] for _ in range(TEXTS)]
         ended = asyncio.Event()
 
-        def tell(number: int, event: TextEvent) -> None:
+        def tell(number: int, event: SequenceEvent) -> None:
             told[number].append(event)
-            if all(events and not isinstance(events[-1], Piece) for events in told):
+            if all(events and not isinstance(events[-1], TextDelta) for events in told):
                 ended.set()
 
         for number in range(TEXTS):
-            order = TextOrder([0], number, SamplingRules(1.0, 0, 1.0), 30, 30)
-            worker.write(order, lambda event, number=number: tell(number, event))
+            order = GenerationRequest([0], number, SamplingParams(1.0, 0, 1.0), 30, 30)
+            worker.generate(order, (), lambda event, number=number: tell(number, event))
         async with asyncio.timeout(30):
             await ended.wait()
         then(worker)
@@ -59,23 +59,23 @@ def break_once(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     monkeypatch.setattr(Engine, "step", breaking)
 
 
-def texts(told: list[list[TextEvent]]) -> list[str]:
-    return ["".join(event.text for event in events if isinstance(event, Piece)) for events in told]
+def texts(told: list[list[SequenceEvent]]) -> list[str]:
+    return ["".join(event.text for event in events if isinstance(event, TextDelta)) for events in told]
 
 
-def tokens(told: list[list[TextEvent]]) -> list[list[int]]:
-    pieces = [[event for event in events if isinstance(event, Piece)] for events in told]
-    return [[token.written.token for piece in of_text for token in piece.tokens] for of_text in pieces]
+def tokens(told: list[list[SequenceEvent]]) -> list[list[int]]:
+    pieces = [[event for event in events if isinstance(event, TextDelta)] for events in told]
+    return [[token.entry.token for piece in of_text for token in piece.tokens] for of_text in pieces]
 
 
 def test_memory_that_runs_out_changes_no_text(small_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer are written side by side from then on, and nothing is said twice."""
     expected = written(small_folder)
-    assert all(isinstance(events[-1], Ended) for events in expected)
+    assert all(isinstance(events[-1], SequenceEnded) for events in expected)
     assert [len(ids) for ids in tokens(expected)] == [30] * TEXTS
     break_once(monkeypatch, MemoryError())
     places = []
-    told = written(small_folder, lambda worker: places.append(worker.texts_at_once))
+    told = written(small_folder, lambda worker: places.append(worker.batch_size))
     assert places == [2]
     assert texts(told) == texts(expected)
     assert tokens(told) == tokens(expected)
@@ -88,6 +88,6 @@ def test_a_failure_is_told_to_all_and_the_next_text_is_written(
     break_once(monkeypatch, ValueError("a bug"))
     told = written(small_folder)
     refusals = [events[-1] for events in told]
-    assert all(isinstance(refusal, Refusal) and refusal.status == 500 for refusal in refusals)
+    assert all(isinstance(refusal, APIError) and refusal.status == 500 for refusal in refusals)
     assert "ValueError: a bug" in str(refusals[0].body)  # type: ignore[union-attr]
-    assert all(isinstance(events[-1], Ended) for events in written(small_folder))
+    assert all(isinstance(events[-1], SequenceEnded) for events in written(small_folder))

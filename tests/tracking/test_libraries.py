@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tunesmith.generation.write_texts import GeneratedText
+from tunesmith.generation.generate import GeneratedText
 from tunesmith.run_dir import RunDir
 from tunesmith.tracking.callback import TrackerCallback
 from tunesmith.tracking.trackers import make_trackers

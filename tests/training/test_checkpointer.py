@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import tunesmith
-from tunesmith.allocator import pinned_bytes, pinned_empty
-from tunesmith.model.weights import load_gpt2, write_safetensors
-from tunesmith.optimizers.host_adamw import HostAdamW
-from tunesmith.optimizers.state_plan import HOST_STAGING_BYTES, STATE_PLANS
-from tunesmith.planning.memory import Correction, Demand, memory_of, snapshot_bytes
+from tunesmith.model.hf_checkpoint import load_gpt2, write_safetensors
+from tunesmith.optim.cpu_offload_adamw import HostAdamW
+from tunesmith.optim.state_format import HOST_STAGING_BYTES, STATE_PLANS
+from tunesmith.planning.memory_model import Correction, Demand, memory_of, snapshot_bytes
 from tunesmith.training import checkpointer
 from tunesmith.training.checkpointer import HostBuffers, LazyTensors
 from tunesmith.training.optimizer import WholeWeights, make_optimizer
+from tunesmith.utils.device import pinned_bytes, pinned_empty
 
 
 class OnGpu(torch.Tensor):
@@ -83,15 +83,15 @@ def test_without_room_a_checkpoint_is_written_from_the_model(
 
     monkeypatch.setattr(HostBuffers, "copies", counted)
     files = []
-    for has_room in (True, False):
+    for has_disk_space in (True, False):
         copied.clear()
-        monkeypatch.setattr("tunesmith.training.checkpointer.fits_memory", lambda _n_bytes, room=has_room: room)
-        out = tmp_path / f"out-{has_room}"
+        monkeypatch.setattr("tunesmith.training.checkpointer.fits_memory", lambda _n_bytes, room=has_disk_space: room)
+        out = tmp_path / f"out-{has_disk_space}"
         tunesmith.train(
             text, model=model, out=out, split_on="line", device="cpu", max_steps=4, save_every_steps=2,
             precision=precision, states=states, keep_gb=1.0,
         )  # fmt: skip
-        assert any(copied) is has_room
+        assert any(copied) is has_disk_space
         paths = [out / "model.safetensors", *sorted((out / "checkpoints").rglob("*.safetensors"))]
         files.append({path.relative_to(out): load_file(path) for path in paths})
     assert len(files[0]) >= 7
@@ -146,7 +146,7 @@ def test_a_system_that_pins_too_little_is_named(
     *, is_wsl: bool, limit_gib: int, n_notices: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before a run that offloads begins; where enough can be pinned, or elsewhere than on WSL, nothing is said."""
-    from tunesmith.model.presets import preset_shape
+    from tunesmith.model.hub import preset_shape
     from tunesmith.training import setup
 
     asked: list[int] = []
@@ -225,7 +225,7 @@ def test_gradients_on_their_way_are_bounded() -> None:
 
 def test_the_plan_knows_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU: staged gradients, what is offloaded as torch pins it, and a checkpoint's copy where it fits."""
-    from tunesmith.model.presets import preset_shape
+    from tunesmith.model.hub import preset_shape
 
     xl = preset_shape("gpt2-xl")
     assert xl is not None
@@ -234,7 +234,7 @@ def test_the_plan_knows_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     parameters = 1_557_611_200 + (xl.padded_vocab_size - xl.vocab_size) * xl.n_embd
     for version, block in (("2.13.0", stream), ("2.12.1", 1 << 26)):
         monkeypatch.setattr("tunesmith.allocator.version", lambda _name, now=version: now)
-        from tunesmith.allocator import _torch_pins_exactly
+        from tunesmith.utils.device import _torch_pins_exactly
 
         _torch_pins_exactly.cache_clear()
         assert pinned_bytes(stream) == block

@@ -15,16 +15,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tunesmith
-from tunesmith import machine
 from tunesmith.config import TrainConfig
 from tunesmith.data.batches import Batch
 from tunesmith.errors import UserError
-from tunesmith.machine import deterministic
-from tunesmith.model.weights import load_gpt2
-from tunesmith.optimizers.state_plan import STATE_PLANS
+from tunesmith.model.hf_checkpoint import load_gpt2
+from tunesmith.optim.state_format import STATE_PLANS
 from tunesmith.planning.hardware import GIB
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.train_step import train_step
+from tunesmith.utils import device as device_module
+from tunesmith.utils.device import deterministic
 
 PACKAGE = Path(tunesmith.__file__).parent
 GPU_1 = torch.device("cuda", 1)
@@ -85,8 +85,8 @@ def unused_gpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda _device: {"allocation.all.allocated": allocated[0]})
-    monkeypatch.setenv(machine.CUBLAS_SETTING, "to be put back")
-    monkeypatch.delenv(machine.CUBLAS_SETTING)
+    monkeypatch.setenv(device_module.CUBLAS_SETTING, "to be put back")
+    monkeypatch.delenv(device_module.CUBLAS_SETTING)
     return allocated
 
 
@@ -116,11 +116,11 @@ def test_order_is_fixed_for_a_run_only(torchs_switches: Callable[[], list[Any]])
     for device, is_on in ((GPU_1, False), (torch.device("cpu"), True)):
         with deterministic(device, is_on=is_on):
             assert torchs_switches() == before
-    assert machine.CUBLAS_SETTING not in os.environ
+    assert device_module.CUBLAS_SETTING not in os.environ
     with contextlib.suppress(KeyError), deterministic(GPU_1, is_on=True):
         assert torchs_switches() == [True, False, False, True]
-        assert os.environ[machine.CUBLAS_SETTING] == ":4096:8"
-        with machine.any_order():
+        assert os.environ[device_module.CUBLAS_SETTING] == ":4096:8"
+        with device.any_order():
             assert not torch.are_deterministic_algorithms_enabled()
         assert torchs_switches() == [True, False, False, True]
         raise KeyError
@@ -240,7 +240,7 @@ def test_samples_are_written_in_any_order(
     seen: list[bool] = []
     monkeypatch.setattr(
         trainer,
-        "write_texts",
+        "generate_batch",
         lambda *_arguments, **_settings: seen.append(torch.are_deterministic_algorithms_enabled()),
     )
     torch.use_deterministic_algorithms(True)

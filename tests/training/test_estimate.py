@@ -10,15 +10,15 @@ import tunesmith
 from tunesmith.cli import main
 from tunesmith.config import PlanConfig
 from tunesmith.errors import DoesNotFitError, UserError
-from tunesmith.interfaces.plan_table import forecast_report
-from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.planning.experience import Experience
+from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.planning.calibration_cache import Experience
+from tunesmith.planning.fit import best_way, choose_way, fits, ways
 from tunesmith.planning.hardware import GIB, hardware_here, hardware_named
-from tunesmith.planning.memory import Correction, memory_of, snapshot_bytes
-from tunesmith.planning.search import best_way, choose_way, fits, ways
+from tunesmith.planning.memory_model import Correction, memory_of, snapshot_bytes
 from tunesmith.training.epoch import request_of
 from tunesmith.training.estimate import estimate
 from tunesmith.training.memory_calibration import MemoryCalibrator
+from tunesmith.ui.plan_table import forecast_report
 
 CARD = {"gpu": "RTX 4070 Ti"}
 SHAKESPEARE = Path(__file__).parents[3] / "shared" / "data" / "tinyshakespeare"

@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 import tunesmith
 from tunesmith.errors import UserError
-from tunesmith.model.attention import DocumentLayout
-from tunesmith.model.freezing import Frozen, freeze
+from tunesmith.model.attention import DocumentLayout, hidden_states
+from tunesmith.model.gpt2_config import Frozen
+from tunesmith.model.hf_checkpoint import load_gpt2
+from tunesmith.model.lora import freeze
 from tunesmith.model.loss import sum_of_nats
-from tunesmith.model.packed import hidden_states
-from tunesmith.model.weights import load_gpt2
 from tunesmith.training.optimizer import make_optimizer, optimizer_state
 
 CHOICES: dict[Frozen, Callable[[str], bool]] = {

@@ -15,7 +15,7 @@ import tunesmith
 from tunesmith.cli import main
 from tunesmith.errors import UserError
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.shape import GPT2Config
+from tunesmith.model.gpt2_config import GPT2Config
 from tunesmith.planning.scaling_law import ScalingEstimate, time_limit_warning
 from tunesmith.preparation.vocabulary_size import vocabulary_size
 from tunesmith.training.optimizer import make_optimizer

@@ -13,9 +13,7 @@ from torch import Tensor
 
 import tunesmith
 from tunesmith.evaluation.perplexity import evaluate_split
-from tunesmith.interfaces import run_summary
-from tunesmith.interfaces.notices import notices_of
-from tunesmith.model.packed import hidden_states
+from tunesmith.model.attention import hidden_states
 from tunesmith.training.anomalies import detect_loss_spike
 from tunesmith.training.checkpoint import verify_checksums
 from tunesmith.training.checkpointer import BestModelWriter
@@ -31,6 +29,8 @@ from tunesmith.training.events import (
     TrainResult,
 )
 from tunesmith.training.train_step import train_step
+from tunesmith.ui import progress
+from tunesmith.ui.progress import notices_of
 
 POISON = "zzz qqq"
 
@@ -115,7 +115,7 @@ def test_a_poisoned_sample_is_named_and_left_out(
 def tunesmith_tokenizer(tmp_path: Path) -> Any:
     """The small model's own."""
     from tunesmith.data.tokenizer import load_tokenizer
-    from tunesmith.model.config_file import read_hf_config
+    from tunesmith.model.hf_config import read_hf_config
 
     return load_tokenizer(tmp_path / "model", read_hf_config(tmp_path / "model"))
 
@@ -372,5 +372,5 @@ def test_without_a_finite_evaluation_the_last_model_is_published(
     assert json.loads((checkpoint / "state.json").read_text("utf-8"))["progress"]["best_step"] == 6
     (warning,) = notices_of(LastModelPublished(6))
     assert "the model of the last step is saved" in warning
-    assert "inf after" in run_summary.summary(result, [])
+    assert "inf after" in progress.summary(result, [])
     assert tunesmith.train(resume=True, out=out, max_steps=8).steps == 8

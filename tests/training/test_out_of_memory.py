@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 import tunesmith
 from tunesmith.data.batches import TrainingOrder
 from tunesmith.errors import UserError
+from tunesmith.model.attention import hidden_states
 from tunesmith.model.gpt2 import as_it_is
 from tunesmith.model.loss import sum_of_nats
-from tunesmith.model.packed import hidden_states
-from tunesmith.optimizers.compressed_adamw import CompressedAdamW
-from tunesmith.out_of_memory import in_pieces, is_out_of_memory
+from tunesmith.optim.low_bit_adamw import CompressedAdamW
+from tunesmith.utils.oom import in_pieces, is_out_of_memory
 
 NO_MEMORY = "CUDA out of memory. Tried to allocate 1.00 GiB."
 LIMIT_TOKENS = 128
@@ -187,16 +187,16 @@ def test_evaluation_and_samples_shrink_too(train: Callable[..., Path], monkeypat
         return hidden_states(model, tokens_N, *others)
 
     monkeypatch.setattr("tunesmith.evaluation.perplexity.hidden_states", limited)
-    from tunesmith.generation import write_texts
+    from tunesmith.generation.generate import generate_batch
 
-    engine = write_texts.Engine
+    engine = generate_batch.Engine
 
-    def one_at_a_time(*arguments: Any, texts_at_once: int, **settings: Any) -> Any:
-        if texts_at_once > 1:
+    def one_at_a_time(*arguments: Any, batch_size: int, **settings: Any) -> Any:
+        if batch_size > 1:
             raise torch.OutOfMemoryError(NO_MEMORY)
-        return engine(*arguments, texts_at_once=texts_at_once, **settings)
+        return engine(*arguments, batch_size=batch_size, **settings)
 
-    monkeypatch.setattr(write_texts, "Engine", one_at_a_time)
+    monkeypatch.setattr(generate_batch, "Engine", one_at_a_time)
     disturbed = train("disturbed")
     first, second = (json.loads((out / "run.json").read_text("utf-8"))["result"] for out in (undisturbed, disturbed))
     assert second["perplexity"] == pytest.approx(first["perplexity"], rel=1e-5)

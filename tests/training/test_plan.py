@@ -12,14 +12,14 @@ from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus, Split
 from tunesmith.data.stretches import Stretches
 from tunesmith.errors import UserError
-from tunesmith.machine import Choice, choose_device, choose_dtype
-from tunesmith.model.presets import preset_shape
-from tunesmith.model.shape import GPT2Config
-from tunesmith.planning.experience import Experience
+from tunesmith.model.gpt2_config import GPT2Config
+from tunesmith.model.hub import preset_shape
+from tunesmith.planning.calibration_cache import Experience
 from tunesmith.planning.hardware import hardware_here, hardware_named
-from tunesmith.planning.memory import Correction, evaluation_bytes, memory_of
+from tunesmith.planning.memory_model import Correction, evaluation_bytes, memory_of
 from tunesmith.training.plan import TrainPlan, _compiled, make_plan
 from tunesmith.training.validation import validate_config
+from tunesmith.utils.device import Choice, choose_device, choose_dtype
 
 GPT2_SMALL = GPT2Config(50257, 1024, 768, 12, 12, 3072)
 TINY = GPT2Config(4096, 512, 128, 6, 4, 512)

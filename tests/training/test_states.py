@@ -16,10 +16,10 @@ import tunesmith
 from tunesmith.config import TrainConfig
 from tunesmith.data.batches import Batch
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.weights import load_gpt2
-from tunesmith.optimizers.in_backward import InBackwardAdamW
-from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.planning.memory import Demand
+from tunesmith.model.hf_checkpoint import load_gpt2
+from tunesmith.optim.in_backward_adamw import InBackwardAdamW
+from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.planning.memory_model import Demand
 from tunesmith.training.anomalies import SysmemFallbackDetector
 from tunesmith.training.events import StepLogged, TrainResult
 from tunesmith.training.memory_calibration import calibrate

@@ -16,8 +16,8 @@ from tunesmith.data.corpus import Split
 from tunesmith.data.stretches import Stretches
 from tunesmith.data.windows import windows_of
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.weights import load_gpt2, state_for_huggingface
-from tunesmith.optimizers.state_plan import STATE_PLANS
+from tunesmith.model.hf_checkpoint import load_gpt2, state_for_huggingface
+from tunesmith.optim.state_format import STATE_PLANS
 from tunesmith.training.optimizer import load_optimizer_state, make_optimizer, optimizer_state
 from tunesmith.training.train_step import StepResult, batch_loss_sum, train_step
 

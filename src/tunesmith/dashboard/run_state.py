@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunesmith.files import parse_json
-from tunesmith.reporting.run_record import describe_run
+from tunesmith.reporting.run_reader import describe_run
 from tunesmith.run_dir import CHECKPOINTS, METRICS, NOVELTY, RUN_FILE, SAMPLES, RunDir
+from tunesmith.utils.files import parse_json
 
 READ_BYTES = 1 << 16
 """Of the end of the metrics: hundreds of lines."""

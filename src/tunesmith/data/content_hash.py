@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.data.cache_folder import cache_folder
-from tunesmith.files import parse_json, write_json
+from tunesmith.utils.files import parse_json, write_json
 
 LARGE_BYTES = 64 << 20
 """Smaller ones are read in the blink of an eye."""

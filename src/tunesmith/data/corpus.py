@@ -32,8 +32,8 @@ from tunesmith.data.sources import ReadingOptions
 from tunesmith.data.stretches import Integers, Stretches
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
-from tunesmith.files import parse_json
 from tunesmith.messages.system_errors import said_by_system
+from tunesmith.utils.files import parse_json
 
 CACHE_NAME_LETTERS = 32
 

@@ -21,7 +21,7 @@ from tunesmith.data.sources import ReadingOptions, SourceReport, open_source
 from tunesmith.data.stretches import Integers, Stretches, smallest
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
-from tunesmith.files import naming, new_folder, write_json
+from tunesmith.utils.files import naming, new_folder, write_json
 
 FORMAT = 5
 MANIFEST = "manifest.json"

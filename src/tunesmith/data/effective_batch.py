@@ -1,7 +1,7 @@
 """How many tokens an optimizer step learns from, where nobody said it."""
 
-from tunesmith.machine import Choice
 from tunesmith.messages.catalogue import say
+from tunesmith.utils.device import Choice
 
 ENOUGH_STEPS = 600
 """Optimizer steps that a run should have if its text allows it."""

@@ -13,7 +13,7 @@ from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import Unigram
 
 from tunesmith.errors import UserError
-from tunesmith.files import parse_json
+from tunesmith.utils.files import parse_json
 
 FILE = "spiece.model"
 SPACE = "\u2581"

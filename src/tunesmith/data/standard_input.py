@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from tunesmith.errors import UserError
-from tunesmith.files import parse_json
+from tunesmith.utils.files import parse_json
 
 STANDARD_INPUT = ("-", "stdin:")
 """Its names; the second is what the command line makes of the first, which a parser takes for a flag."""

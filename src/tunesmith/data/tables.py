@@ -16,7 +16,7 @@ from tunesmith.data.hub_datasets import HubDataset
 from tunesmith.data.samples import SampleList
 from tunesmith.data.source_files import SourceFile
 from tunesmith.errors import UserError
-from tunesmith.files import parse_json, shown_json
+from tunesmith.utils.files import parse_json, shown_json
 
 Row = dict[str, Any]
 KNOWN_PAIRS = (("prompt", "completion"), ("question", "answer"), ("instruction", "output"), ("input", "output"))

@@ -22,8 +22,8 @@ from tunesmith.data import spiece
 from tunesmith.data.read_ahead import read_ahead
 from tunesmith.data.stretches import Int64s
 from tunesmith.errors import UserError
-from tunesmith.files import parse_json, write_atomically, write_json
 from tunesmith.messages.system_errors import said_by_system
+from tunesmith.utils.files import parse_json, write_atomically, write_json
 
 FILES = (
     "tokenizer.json",

@@ -7,7 +7,7 @@ from tunesmith.data.content_hash import content_hash
 from tunesmith.distributed.team import Team
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import Phrase, say
-from tunesmith.model.weights import weight_files
+from tunesmith.model.hf_checkpoint import weight_files
 
 NAMES = {
     "versions": Phrase("the versions of tunesmith and torch"),

@@ -19,9 +19,9 @@ from tunesmith.distributed.engine import Engine
 from tunesmith.distributed.team import ManyProcesses
 from tunesmith.errors import UserError
 from tunesmith.model.attention import DocumentLayout, attention_over
-from tunesmith.model.compiled import uncompiled
+from tunesmith.model.compile import uncompiled
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.out_of_memory import is_out_of_memory
+from tunesmith.utils.oom import is_out_of_memory
 
 T = TypeVar("T")
 

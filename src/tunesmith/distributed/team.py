@@ -17,7 +17,7 @@ import numpy.typing as npt
 from tunesmith.distributed.lost import lost
 from tunesmith.distributed.place import Place
 from tunesmith.distributed.pulse import FAILED, Pulse
-from tunesmith.files import to_json
+from tunesmith.utils.files import to_json
 
 if TYPE_CHECKING:
     from torch import Tensor

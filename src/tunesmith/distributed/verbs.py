@@ -15,8 +15,8 @@ from tunesmith.distributed.place import place_here
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.distributed.typed_command import typed_arguments
 from tunesmith.errors import UserError
-from tunesmith.machine import choose_device, environment, use_device
 from tunesmith.messages.catalogue import say
+from tunesmith.utils.device import choose_device, environment, use_device
 
 DONE, INTERRUPTED = 0, 130
 

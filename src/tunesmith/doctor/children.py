@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from tunesmith.files import to_json
 from tunesmith.messages.catalogue import say
+from tunesmith.utils.files import to_json
 
 LET_GO_S = 0.5
 """How long a process that was killed may take to end before it is left to the system."""

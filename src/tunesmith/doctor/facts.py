@@ -7,7 +7,7 @@ judged in a test: one that was recorded, or one that nobody has.
 from dataclasses import dataclass
 from typing import Literal
 
-from tunesmith.planning.neighbours import Neighbour
+from tunesmith.planning.gpu_processes import Neighbour
 
 SystemKind = Literal["linux", "windows", "wsl", "macos"]
 Installer = Literal["pip", "uv"]

@@ -19,9 +19,8 @@ from tunesmith.doctor.facts import (
 )
 from tunesmith.doctor.probes import system
 from tunesmith.messages.catalogue import say
-from tunesmith.model.hub import TINY
-from tunesmith.model.presets import PRESETS
-from tunesmith.planning.neighbours import Neighbour
+from tunesmith.model.hub import PRESETS, TINY
+from tunesmith.planning.gpu_processes import Neighbour
 
 DRIVER_LIMIT_S = 5.0
 TORCH_LIMIT_S = 60.0

@@ -7,11 +7,9 @@ from tunesmith.doctor.cuda_releases import has_code_for
 from tunesmith.doctor.facts import DeviceFacts, Facts
 from tunesmith.doctor.gather import quick_facts
 from tunesmith.errors import UserError
-from tunesmith.machine import choose_device
-from tunesmith.model.config_file import read_hf_config
-from tunesmith.model.hf_config import gpt2_config
-from tunesmith.model.hub import folder_here
-from tunesmith.model.presets import preset_shape
+from tunesmith.model.hf_config import gpt2_config, read_hf_config
+from tunesmith.model.hub import folder_here, preset_shape
+from tunesmith.utils.device import choose_device
 
 LARGE_PARAMETERS = 50_000_000
 """Smaller models are trained on a processor in minutes."""

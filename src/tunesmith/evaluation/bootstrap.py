@@ -1,6 +1,6 @@
-"""How far a figure could have come out otherwise: bootstrap intervals over samples.
+"""Bootstrap confidence intervals over samples.
 
-Samples are drawn with replacement; each draw's figure is a sum over a sum, so long samples weigh what they weigh in the
+Samples are drawn with replacement; each draw's result is a sum over a sum, so long samples weigh what they weigh in the
 text. Two models are compared on the same draws: what both find hard cancels out.
 Reference: Efron & Tibshirani 1993, chapter 13 (percentile interval).
 """
@@ -15,11 +15,11 @@ Interval = tuple[float, float]
 
 RESAMPLES = 1000
 PERCENTILES = (2.5, 97.5)
-"""Of a 95 % interval."""
+"""Ends of a 95 % interval."""
 
 
 def resampled_sums(columns_KS: npt.NDArray[np.number], *, seed: int) -> Floats | None:
-    """Sums of K columns over S samples drawn with replacement, [K, draws]; None for a single sample."""
+    """Return sums of K columns over S samples drawn with replacement, [K, draws]; None for a single sample."""
     _, n_samples = columns_KS.shape
     if n_samples < 2:
         return None
@@ -31,7 +31,7 @@ def resampled_sums(columns_KS: npt.NDArray[np.number], *, seed: int) -> Floats |
 
 
 def interval_of(draws_D: Floats) -> Interval:
-    """The 95 % percentile interval of a figure, from its draws."""
+    """Return the 95 % percentile interval of a statistic, from its draws."""
     # nothing lies between two infinite draws
     method: Literal["linear", "nearest"] = "linear" if np.isfinite(draws_D).all() else "nearest"
     low, high = np.percentile(draws_D, PERCENTILES, method=method)

@@ -1,6 +1,11 @@
-"""The verb `evaluate`: one or two models and text in, figures out."""
+"""The `evaluate` command: perplexity of one or two models on a text, and their difference.
 
-from dataclasses import asdict, dataclass
+Bits per byte can always be compared. Loss and perplexity can only where both models read the same tokens.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +23,35 @@ from tunesmith.data.trained_text import trained_text
 from tunesmith.distributed.team import Team
 from tunesmith.distributed.verbs import device_of, refuse_different_models, team_of
 from tunesmith.errors import UserError
-from tunesmith.evaluation.comparison import compare
-from tunesmith.evaluation.novelty import novelty
-from tunesmith.evaluation.perplexity import Evaluation, confidence_interval, evaluate_split, sliding_method
-from tunesmith.files import refuse_existing, to_json, write_text
-from tunesmith.generation.sampling import SamplingRules
-from tunesmith.generation.text_model import load_for_writing
-from tunesmith.machine import choose_dtype
-from tunesmith.model.config_file import read_hf_config
-from tunesmith.model.context import chosen_context_tokens, chosen_stride_tokens
-from tunesmith.model.hf_config import gpt2_config
+from tunesmith.evaluation.bootstrap import Floats, interval_of, resampled_sums
+from tunesmith.evaluation.memorization import measure_memorization
+from tunesmith.evaluation.perplexity import (
+    Evaluation,
+    as_perplexity,
+    evaluate_split,
+    perplexity_interval,
+    sliding_method,
+)
+from tunesmith.generation.loading import load_for_generation
+from tunesmith.generation.sampling import SamplingParams
+from tunesmith.model.gpt2_config import chosen_context_tokens, chosen_stride_tokens
+from tunesmith.model.hf_checkpoint import load_gpt2
+from tunesmith.model.hf_config import gpt2_config, read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.model.weights import load_gpt2
 from tunesmith.run_dir import RunDir
+from tunesmith.utils.device import choose_dtype
+from tunesmith.utils.files import refuse_existing, to_json, write_text
 
 TOKENS_PER_BATCH = 4096
 SHOWN_TOKENS = 64
-"""Of each sample that a model knows worst."""
+"""Of each of the worst samples."""
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """A model with what it made of the text."""
+class _ModelEvaluation:
+    """A model with its evaluation."""
 
+    name: str
     folder: Path
     tokenizer: TextTokenizer
     corpus: Corpus
@@ -50,19 +61,18 @@ class _Measured:
 
 
 def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
-    """Measure perplexity; the keys of the result carry their units.
+    """Measure perplexity.
 
-    Of several processes each measures its part of the text, and only the first one gets a result; the others an empty
-    one.
+    Of several processes each measures its part of the text; the first one gets the result, the others an empty one.
 
     Raises:
         UserError: if model, text or device cannot be used.
     """
     with team_of(config) as team:
-        return _evaluated(config, team)
+        return _evaluate_in_team(config, team)
 
 
-def _evaluated(config: EvaluateConfig, team: Team) -> dict[str, Any]:
+def _evaluate_in_team(config: EvaluateConfig, team: Team) -> dict[str, Any]:
     out = Path(config.out) if config.out else None
     if team.size > 1 and set(STANDARD_INPUT) & set(config.sources):
         raise UserError(
@@ -74,45 +84,40 @@ def _evaluated(config: EvaluateConfig, team: Team) -> dict[str, Any]:
     for flag, value in (("--worst", config.worst), ("--novelty", config.novelty)):
         if value < 0:
             raise UserError("{flag} {value} makes no sense", hint="write 0 or more", flag=flag, value=value)
-    with found_sources(config.sources) as found:  # before a model is fetched
+    with found_sources(config.sources) as sources:  # before a model is fetched
         device = device_of(team, config.device)
-        # Figures are compared with other programs' figures: on a CPU nothing is gained by rounding them.
-        exactly = config.precision == "auto" and device.type == "cpu"
-        dtype = choose_dtype("fp32" if exactly else config.precision, device).value
-        tuned = _measure(config.model, config, found, device, dtype, team)
-        base = _measure(config.base, config, found, device, dtype, team) if config.base else None
+        # Results are compared with those of other programs: on a CPU nothing is gained by rounding them.
+        is_exact = config.precision == "auto" and device.type == "cpu"
+        dtype = choose_dtype("fp32" if is_exact else config.precision, device).value
+        tuned = _evaluate_one(config.model, config, sources, device, dtype, team)
+        base = _evaluate_one(config.base, config, sources, device, dtype, team) if config.base else None
     if not team.leads:
         return {}
-    split = tuned.corpus.validation
-    sizes = text_sizes(split, tuned.tokenizer)
-    samples = _figures_of_samples(tuned.evaluation, sizes)
+    sizes = text_sizes(tuned.corpus.validation, tuned.tokenizer)
     if base:
-        _refuse_other_samples(config, tuned, base)
-        _add_base(samples, base.evaluation)
+        _check_same_samples(tuned, base)
+    samples = _sample_rows(tuned.evaluation, base.evaluation if base else None, sizes)
     if out:
-        write_text(out, "".join(to_json(line) + "\n" for line in samples))
+        write_text(out, "".join(to_json(row) + "\n" for row in samples))
     worst = np.argsort(-tuned.evaluation.sample_nats / tuned.evaluation.sample_tokens, kind="stable")[: config.worst]
     return {
-        "model": config.model,
+        **_results(tuned, sizes, seed=config.seed),
         "sources": list(config.sources),
-        **_figures(tuned, sizes, seed=config.seed),
         "samples": len(tuned.evaluation.sample_tokens),
-        "context_tokens": tuned.context_tokens,
-        "stride_tokens": tuned.stride_tokens,
         "precision": str(dtype).removeprefix("torch."),
         "device": str(device),
-        "trained_on_this": _trained_on(tuned.folder, tuned.corpus.manifest),
+        "overlaps_training_data": _overlaps_training_data(tuned.folder, tuned.corpus.manifest),
         "method": sliding_method(tuned.context_tokens, tuned.stride_tokens),
-        "base": _base_figures(base, config, sizes) if base else None,
-        "difference": _difference(tuned, base, sizes, config) if base else None,
-        "novelty": _novelty(tuned, config) if config.novelty else None,
-        "worst": [{**samples[number], "text": _beginning(tuned, number)} for number in worst.tolist()],
+        "base": _results(base, sizes, seed=config.seed) if base else None,
+        "difference": _difference(tuned, base, sizes, seed=config.seed) if base else None,
+        "novelty": _memorization(tuned, config) if config.novelty else None,
+        "worst_samples": [{**samples[number], "text": _text_beginning(tuned, number)} for number in worst.tolist()],
     }
 
 
-def _measure(
-    name: str, config: EvaluateConfig, found: FoundSources, device: torch.device, dtype: torch.dtype, team: Team
-) -> _Measured:
+def _evaluate_one(
+    name: str, config: EvaluateConfig, sources: FoundSources, device: torch.device, dtype: torch.dtype, team: Team
+) -> _ModelEvaluation:
     with team.one_after_the_other("model"):
         folder = local_folder(name)
     hf_config = read_hf_config(folder)
@@ -121,7 +126,7 @@ def _measure(
     stride_tokens = chosen_stride_tokens(config.stride_tokens, context_tokens).value
     tokenizer = load_tokenizer(folder, hf_config)
     with team.one_after_the_other("text"):
-        corpus = prepare_corpus(found, tokenizer, reading_options(config), val_fraction=1, seed=config.seed)
+        corpus = prepare_corpus(sources, tokenizer, reading_options(config), val_fraction=1, seed=config.seed)
     refuse_different_models(team, folder, corpus.fingerprint)
     model = load_gpt2(folder).to(device)
     model.compute_dtype = dtype
@@ -133,71 +138,87 @@ def _measure(
         stride_tokens=stride_tokens,
         team=team,
     )
-    return _Measured(folder, tokenizer, corpus, evaluation, context_tokens, stride_tokens)
+    return _ModelEvaluation(name, folder, tokenizer, corpus, evaluation, context_tokens, stride_tokens)
 
 
-def _figures(measured: _Measured, sizes: TextSizes, *, seed: int) -> dict[str, Any]:
+def _results(measured: _ModelEvaluation, sizes: TextSizes, *, seed: int) -> dict[str, Any]:
     evaluation = measured.evaluation
-    interval = confidence_interval(evaluation, seed=seed)
+    interval = perplexity_interval(evaluation, seed=seed)
     characters = int(sizes.characters.sum())
     return {
+        "model": measured.name,
         "perplexity": evaluation.perplexity,
-        "confidence_interval": list(interval) if interval else None,
-        "nats_per_token": evaluation.nats_per_token,
+        "perplexity_ci95": list(interval) if interval else None,
+        "loss": evaluation.loss,
         "bits_per_byte": evaluation.bits_per_byte,
         "bits_per_character": evaluation.bits_per_byte * evaluation.text_bytes / characters,
         "tokens": evaluation.tokens,
         "bytes": evaluation.text_bytes,
         "characters": characters,
+        "context_tokens": measured.context_tokens,
+        "stride_tokens": measured.stride_tokens,
     }
 
 
-def _base_figures(base: _Measured, config: EvaluateConfig, sizes: TextSizes) -> dict[str, Any]:
+def _difference(tuned: _ModelEvaluation, base: _ModelEvaluation, sizes: TextSizes, *, seed: int) -> dict[str, Any]:
+    """Return tuned minus base, each with its 95 % interval over samples, both models on the same draws.
+
+    Loss and perplexity are None where the models have different tokenizers, intervals where there is one sample only.
+    `win_rate` is the share of samples that the tuned model predicts better.
+    """
+    ours, theirs = tuned.evaluation, base.evaluation
+    columns = (ours.sample_nats, theirs.sample_nats, sizes.text_bytes, ours.sample_tokens)
+    sums_KD = resampled_sums(np.stack(columns), seed=seed)
+
+    def difference(value: float, of_draws: Callable[[Floats, Floats, Floats, Floats], Floats]) -> dict[str, Any]:
+        return {"value": value, "ci95": None if sums_KD is None else list(interval_of(of_draws(*sums_KD)))}
+
+    has_same_tokenizer = tuned.tokenizer.fingerprint == base.tokenizer.fingerprint
     return {
-        "model": config.base,
-        **_figures(base, sizes, seed=config.seed),
-        "context_tokens": base.context_tokens,
-        "stride_tokens": base.stride_tokens,
+        "bits_per_byte": difference(
+            ours.bits_per_byte - theirs.bits_per_byte,
+            lambda nats, base_nats, text_bytes, _: (nats - base_nats) / math.log(2) / text_bytes,
+        ),
+        "loss": difference(ours.loss - theirs.loss, lambda nats, base_nats, _, tokens: (nats - base_nats) / tokens)
+        if has_same_tokenizer
+        else None,
+        "perplexity": difference(
+            ours.perplexity - theirs.perplexity,
+            lambda nats, base_nats, _, tokens: _minus(as_perplexity(nats / tokens), as_perplexity(base_nats / tokens)),
+        )
+        if has_same_tokenizer
+        else None,
+        "win_rate": float((ours.sample_nats < theirs.sample_nats).mean()),
     }
 
 
-def _difference(tuned: _Measured, base: _Measured, sizes: TextSizes, config: EvaluateConfig) -> dict[str, Any]:
-    comparison = compare(
-        tuned.evaluation,
-        base.evaluation,
-        sizes,
-        same_tokenizer=tuned.tokenizer.fingerprint == base.tokenizer.fingerprint,
-        seed=config.seed,
-    )
-    return asdict(comparison, dict_factory=_with_lists)
+def _minus(ours_D: Floats, theirs_D: Floats) -> Floats:
+    """Subtract; NaN between two infinite ones."""
+    with np.errstate(invalid="ignore"):
+        return ours_D - theirs_D
 
 
-def _with_lists(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Intervals as JSON has them, for Python too."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in pairs}
-
-
-def _novelty(tuned: _Measured, config: EvaluateConfig) -> dict[str, Any]:
-    """Beside what was kept apart from the training, or else beside the text that is measured on."""
+def _memorization(tuned: _ModelEvaluation, config: EvaluateConfig) -> dict[str, Any]:
+    """Compare with what was held out from training, or else with the text that is measured on."""
     corpus = trained_text(tuned.folder, tuned.tokenizer, config.trained_on)
-    usual = GenerateConfig(str(tuned.folder), device=config.device, precision=config.precision)
-    return novelty(
-        load_for_writing(usual),
+    defaults = GenerateConfig(str(tuned.folder), device=config.device, precision=config.precision)
+    return measure_memorization(
+        load_for_generation(defaults),
         corpus,
         corpus.validation if corpus.validation.n_samples else tuned.corpus.validation,
         n_texts=config.novelty,
-        rules=SamplingRules(usual.temperature[0], usual.top_k, usual.top_p),
+        params=SamplingParams(defaults.temperature[0], defaults.top_k, defaults.top_p),
         seed=config.seed,
     )
 
 
-def _figures_of_samples(evaluation: Evaluation, sizes: TextSizes) -> list[dict[str, Any]]:
-    """One object a sample, in the order of the text; samples count from 1."""
+def _sample_rows(evaluation: Evaluation, base: Evaluation | None, sizes: TextSizes) -> list[dict[str, Any]]:
+    """Return one object a sample, in the order of the text; samples count from 1."""
     columns = (evaluation.sample_nats, evaluation.sample_tokens, sizes.text_bytes, sizes.characters)
-    return [
+    rows = [
         {
             "sample": number,
-            "nats_per_token": nats / tokens,
+            "loss": nats / tokens,
             "nats": nats,
             "tokens": tokens,
             "bytes": text_bytes,
@@ -207,39 +228,38 @@ def _figures_of_samples(evaluation: Evaluation, sizes: TextSizes) -> list[dict[s
             zip(*(column.tolist() for column in columns), strict=True), start=1
         )
     ]
+    if base is not None:
+        for row, nats in zip(rows, base.sample_nats.tolist(), strict=True):
+            row["base_nats"] = nats
+    return rows
 
 
-def _add_base(samples: list[dict[str, Any]], base: Evaluation) -> None:
-    for sample, nats in zip(samples, base.sample_nats.tolist(), strict=True):
-        sample["base_nats"] = nats
-
-
-def _beginning(measured: _Measured, sample: int) -> str:
-    """Of a sample's text, what is predicted."""
-    stretches = measured.corpus.validation.stretches
-    start = int(stretches.starts[sample]) + int(stretches.prompt_tokens[sample])
-    end = int(stretches.ends[sample]) - 1
+def _text_beginning(measured: _ModelEvaluation, sample: int) -> str:
+    """Return the beginning of the predicted part of a sample."""
+    spans = measured.corpus.validation.stretches
+    start = int(spans.starts[sample]) + int(spans.prompt_tokens[sample])
+    end = int(spans.ends[sample]) - 1
     text = measured.tokenizer.decode(measured.corpus.validation.tokens[start : min(end, start + SHOWN_TOKENS)].tolist())
     return text if end <= start + SHOWN_TOKENS else text.rstrip("\ufffd") + " ..."
 
 
-def _refuse_other_samples(config: EvaluateConfig, tuned: _Measured, base: _Measured) -> None:
-    """Both have to be measured on the same samples; what is left out as a repetition depends on the tokenizer."""
+def _check_same_samples(tuned: _ModelEvaluation, base: _ModelEvaluation) -> None:
+    """Check that both are measured on the same samples; what `--dedupe near` drops depends on the tokenizer."""
     same_bytes = tuned.evaluation.text_bytes == base.evaluation.text_bytes
     if not same_bytes or len(tuned.evaluation.sample_tokens) != len(base.evaluation.sample_tokens):
         raise UserError(
             "{model} and {base} divide this text into different samples",
-            hint="compare them without --dedupe near, on a text that holds neither's end-of-text marker",
-            model=config.model,
-            base=config.base,
+            hint="compare them without --dedupe near, on a text without the end-of-text marker of either",
+            model=tuned.name,
+            base=base.name,
         )
 
 
-def _trained_on(folder: Path, manifest: dict[str, Any]) -> bool:
-    """Whether the run that made the model learned from one of these very files."""
+def _overlaps_training_data(folder: Path, manifest: dict[str, Any]) -> bool:
+    """Return whether the run that made the model was trained on one of these very files."""
     try:
         run = RunDir(folder).read_metadata()
-        learned = {source["sha256"] for source in run["data"]["sources"]}
+        trained_on = {source["sha256"] for source in run["data"]["sources"]}
     except (UserError, KeyError, TypeError):
-        return False  # no run folder of ours: nobody can know
-    return any(source["sha256"] in learned for source in manifest["sources"])
+        return False  # not a run folder of ours: unknown
+    return any(source["sha256"] in trained_on for source in manifest["sources"])

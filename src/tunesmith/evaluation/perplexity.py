@@ -1,11 +1,10 @@
 """Perplexity over every token exactly once.
 
-Every token of every sample, the first one and the end-of-text behind the last included, is predicted once;
-the first one from the end-of-text before it, which is how GPT-2 saw documents begin. A sample longer than
-the context is read through several windows: next to each other and of nearly equal length, where a window's first
-token sees only its predecessor (during training), or overlapping, a stride apart, where what one window has predicted
-is given in the next. The sum of nats is divided by the number of tokens of the whole text, so that no batch or sample
-weighs more than its tokens do.
+Every token of every sample, the first one and the end-of-text after the last included, is predicted once; the first
+one from the end-of-text before it, which is how GPT-2 saw documents begin. A sample longer than the context is read
+through several windows: adjacent and of nearly equal length, where a window's first token sees only its predecessor
+(during training), or overlapping, a stride apart, where what one window has predicted is given in the next. The sum of
+nats is divided by the number of tokens of the whole text, so that no batch or sample weighs more than its tokens do.
 """
 
 import math
@@ -23,48 +22,48 @@ from tunesmith.data.windows import Windows, sliding_windows, windows_of
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.evaluation.bootstrap import Interval, interval_of, resampled_sums
 from tunesmith.messages.catalogue import Phrase, say
-from tunesmith.model.attention import DocumentLayout
+from tunesmith.model.attention import DocumentLayout, hidden_states, on_device_of, rows_of
+from tunesmith.model.compile import inference
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import nats_of_each_token
-from tunesmith.model.packed import hidden_states, inference, on_device_of, rows_of
-from tunesmith.out_of_memory import in_pieces
+from tunesmith.utils.oom import in_pieces
 
 METHOD = Phrase(
-    "every token once, end-of-text included; samples separate, each behind an end-of-text; "
+    "every token once, end-of-text included; samples separate, each after an end-of-text; "
     "samples longer than the context in windows of nearly equal length, without overlap"
 )
-LARGEST_NATS = 709.0
+MAX_LOSS = 709.0
 """The exponential of more does not fit a float."""
 
 
 def sliding_method(context_tokens: int, stride_tokens: int) -> str:
-    """How a verb that slides says it in words."""
-    seen = context_tokens - stride_tokens
-    if not seen:
+    """Describe evaluation with sliding windows."""
+    n_seen = context_tokens - stride_tokens
+    if not n_seen:
         return say(
-            "every token once, end-of-text included; samples separate, each behind an end-of-text, from which its "
-            "first token is predicted; samples longer than {context_tokens} tokens in windows of so many, so that "
+            "every token once, end-of-text included; samples separate, each after an end-of-text, from which its "
+            "first token is predicted; samples longer than {context_tokens} tokens in windows of that length, so that "
             "each token sees its own window only",
             context_tokens=context_tokens,
         )
     return say(
-        "every token once, end-of-text included; samples separate, each behind an end-of-text, from which its first "
+        "every token once, end-of-text included; samples separate, each after an end-of-text, from which its first "
         "token is predicted; samples longer than {context_tokens} tokens in windows that begin {stride_tokens} apart, "
-        "so that each token sees at least {seen} before it",
+        "so that each token sees at least {n_seen} before it",
         context_tokens=context_tokens,
         stride_tokens=stride_tokens,
-        seen=seen,
+        n_seen=n_seen,
     )
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model makes of a text.
+    """Cross-entropy of a model on a text.
 
     Attributes:
         sample_nats: float64 [samples], summed cross-entropy of each sample.
         sample_tokens: int64 [samples], tokens of each sample with its end-of-text, without its prompt.
-        text_bytes: UTF-8 bytes of all that was predicted.
+        text_bytes: UTF-8 bytes of everything that was predicted.
     """
 
     sample_nats: npt.NDArray[np.float64]
@@ -76,17 +75,18 @@ class Evaluation:
         return int(self.sample_tokens.sum())
 
     @property
-    def nats_per_token(self) -> float:
+    def loss(self) -> float:
+        """Mean cross-entropy, in nats per token."""
         return float(self.sample_nats.sum()) / self.tokens
 
     @property
     def perplexity(self) -> float:
-        """Infinite where the model is so wrong that no float holds it."""
-        return math.exp(self.nats_per_token) if self.nats_per_token < LARGEST_NATS else math.inf
+        """Exponential of the loss; infinite where it is too large for a float."""
+        return math.exp(self.loss) if self.loss < MAX_LOSS else math.inf
 
     @property
     def bits_per_byte(self) -> float:
-        """Comparable between models with different tokenizers; the nats of end-of-text count, its bytes are 0."""
+        """Bits per byte, comparable between tokenizers; the nats of end-of-text count, its bytes are 0."""
         return float(self.sample_nats.sum()) / math.log(2) / self.text_bytes
 
 
@@ -106,11 +106,11 @@ def evaluate_split(
         model: on its device; dropout is off here whatever mode it is in.
         split: what to measure on.
         context_tokens: longest window.
-        tokens_per_batch: tokens computed at once; changes the time and nothing else.
-        stride_tokens: how far apart windows over a longer sample begin; None cuts it into windows of nearly equal
-            length without overlap.
-        team: processes that share the work; each gets what all of them measured.
-        in_step: whether each of them has to compute as many batches, because each holds only a part of the model.
+        tokens_per_batch: changes the time and nothing else.
+        stride_tokens: distance between the starts of windows over a longer sample; None cuts it into windows of nearly
+            equal length without overlap.
+        team: processes that share the work; each gets the result of all.
+        in_step: whether all of them must compute the same number of batches, because the model is sharded.
     """
     tokens_per_batch = max(tokens_per_batch // team.size, 1)  # so that a short text has something for all of them
     if stride_tokens is None:
@@ -138,34 +138,34 @@ def evaluate_split(
 def _sample_nats(
     model: GPT2, split: Split, windows: Windows, groups: Sequence[Int64s], tokens_per_batch: int
 ) -> npt.NDArray[np.float64]:
-    """Summed cross-entropy of each sample, as far as it is in some groups of windows."""
+    """Return the summed cross-entropy of each sample, as far as it is in these groups of windows."""
     sample_nats, longest = np.zeros(split.n_samples), int(windows.lengths.max(initial=0))
     with inference(model):
         for group in groups:
-            some = windows[group]
-            parts = packed_indices(some.lengths, tokens_per_batch)
-            for part, batch in zip(parts, packed(split, some, tokens_per_batch, longest), strict=True):
-                nats_M = _nats_of(model, batch).double().cpu().numpy()
-                sample_M = np.repeat(some.samples[part], some.lengths[part])[batch.rows]
+            in_group = windows[group]
+            parts = packed_indices(in_group.lengths, tokens_per_batch)
+            for part, batch in zip(parts, packed(split, in_group, tokens_per_batch, longest), strict=True):
+                nats_M = _batch_nats(model, batch).double().cpu().numpy()
+                sample_M = np.repeat(in_group.samples[part], in_group.lengths[part])[batch.rows]
                 np.add.at(sample_nats, sample_M, nats_M)
     return sample_nats
 
 
-def _nats_of(model: GPT2, batch: Batch) -> Tensor:
-    """Cross-entropy of everything that a batch predicts, fp32 [M]."""
+def _batch_nats(model: GPT2, batch: Batch) -> Tensor:
+    """Return the cross-entropy of each predicted token of a batch, fp32 [M]."""
     layout = DocumentLayout(batch.offsets, batch.longest)
     hidden_NC = hidden_states(model, batch.tokens, batch.positions, layout)
     hidden_MC, targets_M = rows_of(hidden_NC, batch.rows), on_device_of(model, batch.targets)
     return nats_of_each_token(hidden_MC, model.head_VC, targets_M, model.config.vocab_size)
 
 
-def confidence_interval(evaluation: Evaluation, *, seed: int) -> Interval | None:
-    """95 % bootstrap interval of the perplexity over samples, or None for a single sample."""
+def perplexity_interval(evaluation: Evaluation, *, seed: int) -> Interval | None:
+    """Return the 95 % bootstrap interval of the perplexity over samples, or None for a single sample."""
     sums_KD = resampled_sums(np.stack([evaluation.sample_nats, evaluation.sample_tokens]), seed=seed)
     return None if sums_KD is None else interval_of(as_perplexity(sums_KD[0] / sums_KD[1]))
 
 
-def as_perplexity(nats_per_token: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Infinite where no float holds it."""
+def as_perplexity(losses: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return perplexities; infinite where they are too large for a float."""
     with np.errstate(over="ignore"):
-        return np.exp(nats_per_token)
+        return np.exp(losses)

@@ -10,18 +10,21 @@ its documents by length needs as many calls as it has different lengths. Short o
 the bf16 kernels were measured two to six times slower on them, and prepare themselves anew for each length.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tunesmith.backends import AttentionBackend, choose_attention, device_here
-from tunesmith.machine import Choice
 from tunesmith.model.gpt2 import GPT2, Attend
-from tunesmith.model.shape import SHORT_DOCUMENT_TOKENS, document_slots
+from tunesmith.model.gpt2_config import SHORT_DOCUMENT_TOKENS, document_slots
+from tunesmith.utils.device import Choice
 
 
 @dataclass(frozen=True)
@@ -164,3 +167,44 @@ def attend_run(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, *, run: Run, scale: 
         q_RHTD, k_RHTD, v_RHTD = q_RHTD.float(), k_RHTD.float(), v_RHTD.float()
     y_RHTD = F.scaled_dot_product_attention(q_RHTD, k_RHTD, v_RHTD, is_causal=True, scale=scale).to(q_NHD.dtype)
     return y_RHTD.transpose(1, 2).reshape(run.documents * run.length, n_head, head_dim)
+
+
+def hidden_states(
+    model: GPT2,
+    tokens_N: npt.NDArray[np.int64],
+    positions_N: npt.NDArray[np.int64],
+    layout: DocumentLayout,
+    *,
+    call: Callable[..., Tensor] | None = None,
+) -> Tensor:
+    """Hidden states of documents that stand side by side, [N, C] on the model's device.
+
+    Args:
+        model: on its device.
+        tokens_N: int64 ids.
+        positions_N: int64, from 0 in each document.
+        layout: where documents begin and end.
+        call: what computes, where that is wrapped around the model.
+    """
+    attend = attention_over(layout, model)
+    compute = model if call is None else call
+    hidden_NC: Tensor = compute(on_device_of(model, tokens_N), on_device_of(model, positions_N), lambda _layer: attend)
+    return hidden_NC
+
+
+def rows_of(hidden_NC: Tensor, rows_M: npt.NDArray[np.int64]) -> Tensor:
+    """The hidden states behind which something is predicted, [M, C]; all of them where nothing is left out."""
+    if len(rows_M) == len(hidden_NC):
+        return hidden_NC
+    return hidden_NC[_to(hidden_NC.device, rows_M)]
+
+
+def on_device_of(model: GPT2, values_N: npt.NDArray[np.int64]) -> Tensor:
+    """An int64 array where the model is; a card fetches it without making anybody wait."""
+    return _to(model.head_VC.device, values_N)
+
+
+def _to(device: torch.device, values_N: npt.NDArray[np.int64]) -> Tensor:
+    """From pinned memory, without which a GPU's copy makes the host wait whatever it is asked."""
+    tensor_N = torch.from_numpy(values_N)
+    return tensor_N.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor_N

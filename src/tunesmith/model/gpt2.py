@@ -8,7 +8,7 @@ the business of the `attend_of` argument (`tunesmith.model.attention` for traini
 generation). The model knows nothing about documents, batches, files or losses.
 
 Parameter names are those of `GPT2LMHeadModel` in Hugging Face transformers, so that import and export are
-a matter of transposing (`tunesmith.model.weights`). Parameters stay in the dtype they were loaded in (fp32
+a matter of transposing (`tunesmith.model.hf_checkpoint`). Parameters stay in the dtype they were loaded in (fp32
 master weights while training); `compute_dtype` says in which one the arithmetic is done.
 
 References: Radford et al. 2019, "Language Models are Unsupervised Multitask Learners";
@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tunesmith.model.shape import GPT2Config
+from tunesmith.model.gpt2_config import GPT2Config
 
 INITIAL_STD = 0.02
 

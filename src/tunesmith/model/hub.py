@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import Phrase
-from tunesmith.model.presets import PRESETS
+from tunesmith.model.gpt2_config import GPT2Config
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -160,3 +160,31 @@ def _wanted(info: "ModelInfo") -> list[str]:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+PRESETS = {
+    "gpt2": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "gpt2-large": "openai-community/gpt2-large",
+    "gpt2-xl": "openai-community/gpt2-xl",
+    "distilgpt2": "distilbert/distilgpt2",
+}
+
+VOCABULARY, POSITIONS = 50_257, 1024
+SIZES = {
+    "distilgpt2": (6, 768, 12),
+    "gpt2": (12, 768, 12),
+    "gpt2-medium": (24, 1024, 16),
+    "gpt2-large": (36, 1280, 20),
+    "gpt2-xl": (48, 1600, 25),
+}
+"""Layers, channels and heads (Radford et al. 2019; Sanh et al. 2019)."""
+
+
+def preset_shape(model: str) -> GPT2Config | None:
+    """The shape of a preset, by its short name or its name on the hub; None for any other model."""
+    names = {**{name: name for name in PRESETS}, **{hub: name for name, hub in PRESETS.items()}}
+    if model not in names:
+        return None
+    layers, channels, heads = SIZES[names[model]]
+    return GPT2Config(VOCABULARY, POSITIONS, channels, layers, heads, 4 * channels)

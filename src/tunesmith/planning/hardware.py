@@ -14,7 +14,11 @@ import psutil
 from tunesmith.backends import Device as DeviceFacts
 from tunesmith.backends import Kernels, choose_compilation, choose_kernels, device_here, triton_assumed, triton_here
 from tunesmith.errors import UserError
-from tunesmith.machine import (
+from tunesmith.messages.catalogue import Phrase, say
+from tunesmith.planning.gpu_processes import CardState, Neighbour, card_state, card_state_of_cuda
+from tunesmith.planning.gpus import REFERENCE, Card, Speed, card_named, known_card, memories_of, memory_in_name
+from tunesmith.planning.memory_model import Device
+from tunesmith.utils.device import (
     NATIVE_FP16_CAPABILITY,
     Choice,
     choose_device,
@@ -23,11 +27,7 @@ from tunesmith.machine import (
     gpu_uuid,
     native_dtype,
 )
-from tunesmith.messages.catalogue import Phrase, say
-from tunesmith.out_of_memory import free_memory
-from tunesmith.planning.cards import REFERENCE, Card, Speed, card_named, known_card, memories_of, memory_in_name
-from tunesmith.planning.memory import Device
-from tunesmith.planning.neighbours import CardState, Neighbour, card_state, card_state_of_cuda
+from tunesmith.utils.oom import free_memory
 
 if TYPE_CHECKING:
     import torch
@@ -99,7 +99,7 @@ def hardware_here(device: str, precision: str) -> Hardware:
     Raises:
         UserError: if it has no such device or arithmetic.
     """
-    from tunesmith.model.compiled import can_compile
+    from tunesmith.model.compile import can_compile
 
     chosen = choose_device(device)
     dtype = choose_dtype(precision, chosen.value)

@@ -19,11 +19,9 @@ from tunesmith.data.sources import reading_options
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.data.word_list import read_words
 from tunesmith.errors import UsageError, UserError
-from tunesmith.files import new_folder
-from tunesmith.model.config_file import read_hf_config
+from tunesmith.model.hf_checkpoint import load_gpt2, save_gpt2, with_more_tokens
+from tunesmith.model.hf_config import read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.model.more_tokens import with_more_tokens
-from tunesmith.model.weights import load_gpt2, save_gpt2
 from tunesmith.preparation.extended_tokenizer import (
     Words,
     cut_words,
@@ -35,6 +33,7 @@ from tunesmith.preparation.extended_tokenizer import (
 from tunesmith.preparation.new_merges import NewMerges, learn_merges
 from tunesmith.preparation.out_folder import refuse_taken
 from tunesmith.preparation.text_reader import TextReader
+from tunesmith.utils.files import new_folder
 
 MOST_CHARACTERS = 50_000_000
 """Of the sources that are counted: what is frequent in them is frequent in the rest."""

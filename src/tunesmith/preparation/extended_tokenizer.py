@@ -14,9 +14,9 @@ from tokenizers import Tokenizer
 
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
-from tunesmith.files import to_json
 from tunesmith.messages.catalogue import say
 from tunesmith.preparation.new_merges import NewMerges
+from tunesmith.utils.files import to_json
 
 Words = Counter[tuple[int, ...]]
 

@@ -18,7 +18,7 @@ from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.data.windows import count_windows, windows_of
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import Phrase
-from tunesmith.model.config_file import read_config_of_tokenizer
+from tunesmith.model.hf_config import read_config_of_tokenizer
 from tunesmith.model.hub import local_folder
 from tunesmith.preparation.lint import length_histogram, new_to_tokenizer_share, warnings_of
 from tunesmith.preparation.out_folder import refuse_taken

@@ -11,9 +11,9 @@ from tunesmith.data.source_files import found_sources
 from tunesmith.data.sources import reading_options
 from tunesmith.data.tokenizer import END_OF_TEXT, TextTokenizer
 from tunesmith.errors import UserError
-from tunesmith.files import new_folder
 from tunesmith.preparation.out_folder import refuse_taken
 from tunesmith.preparation.text_reader import TextReader
+from tunesmith.utils.files import new_folder
 
 SMALLEST_VOCAB = 257
 """Every byte and end-of-text."""

@@ -1,7 +1,7 @@
 """How many entries a tokenizer of one's own should have."""
 
-from tunesmith.machine import Choice
 from tunesmith.messages.catalogue import say
+from tunesmith.utils.device import Choice
 
 STEPS = ((2_000_000, 1024), (20_000_000, 4096), (200_000_000, 16_384))
 """Up to so many characters so many entries: each of them has to be seen often enough to be learned."""

@@ -11,9 +11,8 @@ from typing import Literal
 import numpy as np
 
 from tunesmith.messages.catalogue import say
-from tunesmith.quantities import memory
-from tunesmith.reporting.columns import Floats
-from tunesmith.reporting.run_record import RunRecord
+from tunesmith.reporting.run_reader import Floats, RunRecord
+from tunesmith.utils.formatting import memory
 
 Weight = Literal["problem", "hint", "good"]
 

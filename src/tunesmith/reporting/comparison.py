@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tunesmith import quantities
 from tunesmith.config import RunsConfig
 from tunesmith.errors import UserError
-from tunesmith.files import write_text
 from tunesmith.messages.catalogue import say
-from tunesmith.reporting import facts
-from tunesmith.reporting.curves import compared_charts
-from tunesmith.reporting.page import chart_words, drawn, render
-from tunesmith.reporting.run_record import RunRecord, read_run
-from tunesmith.reporting.sample_history import last_samples, parts_of, title_of
+from tunesmith.reporting import tables
+from tunesmith.reporting.charts import compared_charts
+from tunesmith.reporting.html import chart_words, drawn, render
+from tunesmith.reporting.run_reader import RunRecord, read_run
+from tunesmith.reporting.samples import last_samples, parts_of, title_of
+from tunesmith.utils import formatting
+from tunesmith.utils.files import write_text
 
 FEWEST, MOST = 2, 4
 NEVER_EQUAL = {"out", "resume", "json", "quiet", "lang", "track", "sample_prompts"}
@@ -81,28 +81,28 @@ def differing_settings(runs: Sequence[RunRecord]) -> dict[str, list[Any]]:
 def figures_table(figures: Sequence[dict[str, Any]], names: Sequence[str]) -> dict[str, Any]:
     """What came of the runs, a column for each."""
     rows = [
-        (say("validation perplexity before"), "base_perplexity", quantities.perplexity),
-        (say("validation perplexity, best"), "perplexity", quantities.perplexity),
+        (say("validation perplexity before"), "base_perplexity", formatting.perplexity),
+        (say("validation perplexity, best"), "perplexity", formatting.perplexity),
         (say("best step"), "best_step", lambda value: f"{value:,}"),
         (say("steps"), "steps", lambda value: f"{value:,}"),
         (say("learned from, tokens"), "tokens", lambda value: f"{value:,}"),
-        (say("time"), "duration_s", quantities.duration),
-        (say("speed"), "tokens_per_s", quantities.rate),
-        (say("peak memory"), "peak_memory_bytes", quantities.memory),
-        (say("energy"), "energy_joules", quantities.energy),
+        (say("time"), "duration_s", formatting.duration),
+        (say("speed"), "tokens_per_s", formatting.rate),
+        (say("peak memory"), "peak_memory_bytes", formatting.memory),
+        (say("energy"), "energy_joules", formatting.energy),
     ]
     cells = [
         [name, *("\u2013" if one[key] is None else said(one[key]) for one in figures)]
         for name, key, said in rows
         if any(one[key] is not None for one in figures)
     ]
-    return facts.table(["", *names], cells)
+    return tables.table(["", *names], cells)
 
 
 def settings_table(settings: dict[str, list[Any]], names: Sequence[str]) -> dict[str, Any]:
     """What was set differently, a column for each run."""
     rows = [[name.replace("_", " "), *map(_setting, values)] for name, values in settings.items()]
-    return facts.table([say("setting"), *names], rows)
+    return tables.table([say("setting"), *names], rows)
 
 
 def winner_sentence(result: dict[str, Any]) -> str:
@@ -120,9 +120,9 @@ def winner_sentence(result: dict[str, Any]) -> str:
     return say(
         "{name} came out best: validation perplexity {best}, against {next} of {other}.",
         name=known[0][1],
-        best=quantities.perplexity(known[0][0]),
+        best=formatting.perplexity(known[0][0]),
         other=known[1][1],
-        next=quantities.perplexity(known[1][0]),
+        next=formatting.perplexity(known[1][0]),
     )
 
 
@@ -133,11 +133,11 @@ def _figures(run: RunRecord) -> dict[str, Any]:
         "perplexity": best.perplexity if best else None,
         "best_step": best.step if best else None,
         "steps": run.last_step,
-        "tokens": facts.tokens(run),
-        "duration_s": facts.duration_s(run),
-        "tokens_per_s": facts.tokens_per_s(run),
-        "peak_memory_bytes": facts.peak_memory_bytes(run),
-        "energy_joules": facts.energy_joules(run),
+        "tokens": tables.tokens(run),
+        "duration_s": tables.duration_s(run),
+        "tokens_per_s": tables.tokens_per_s(run),
+        "peak_memory_bytes": tables.peak_memory_bytes(run),
+        "energy_joules": tables.energy_joules(run),
     }
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from tunesmith.config import RunsConfig
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
-from tunesmith.reporting.facts import duration_s, tokens_per_s
-from tunesmith.reporting.run_record import RunRecord, read_run
+from tunesmith.reporting.run_reader import RunRecord, read_run
+from tunesmith.reporting.tables import duration_s, tokens_per_s
 from tunesmith.run_dir import RUN_FILE, RunDir
 
 DEPTH = 4
@@ -25,7 +25,9 @@ def list_runs(config: RunsConfig) -> list[dict[str, Any]]:
     folder = Path(config.folder)
     if not folder.is_dir():
         raise UserError(
-            "{folder} is no folder", hint="name the folder that your runs stand in: tunesmith runs DIR", folder=folder
+            "{folder} is not a folder",
+            hint="name the folder that contains your runs: tunesmith runs DIR",
+            folder=folder,
         )
     rows = [_row(path, name) for name, path in runs_by_name(folder).items()]
     return sorted((row for row in rows if row), key=_ORDERS[config.sort])

@@ -1,16 +1,20 @@
-"""The verb `report`, and what is written at the end of every training."""
+"""The command `report`, and the report at the end of every training. No torch, unless `--novelty` runs the model."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tunesmith.config import ReportConfig
+from tunesmith.config import GenerateConfig, ReportConfig
 from tunesmith.errors import UserError
-from tunesmith.files import write_text
 from tunesmith.reporting.advice import advice_for
-from tunesmith.reporting.page import report_page
-from tunesmith.reporting.run_record import describe_run, read_run
-from tunesmith.reporting.verdict import verdict_on
-from tunesmith.run_dir import REPORT
+from tunesmith.reporting.html import report_page
+from tunesmith.reporting.run_reader import describe_run, read_run
+from tunesmith.reporting.tables import verdict_on
+from tunesmith.run_dir import NOVELTY, REPORT
+from tunesmith.utils.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from tunesmith.data.corpus import Corpus
+    from tunesmith.data.tokenizer import TextTokenizer
 
 
 def write_report(config: ReportConfig) -> dict[str, Any]:
@@ -24,8 +28,6 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
         raise UserError("--novelty {count} makes no sense", hint="write 0 or more", count=config.novelty)
     if config.novelty:
         describe_run(folder)  # before a model is loaded
-        from tunesmith.reporting.measure_novelty import measure_novelty
-
         measure_novelty(folder, n_texts=config.novelty, seed=config.seed)
     run = read_run(folder)
     path = Path(config.out) if config.out else folder / REPORT
@@ -43,3 +45,42 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
             for one in advice_for(run)
         ],
     }
+
+
+def measure_novelty(folder: Path, *, n_texts: int, seed: int) -> None:
+    """Generate `n_texts` texts with a run's model and record how much of them is copied from the training text.
+
+    Raises:
+        UserError: if there is no model yet, or its training text is gone.
+    """
+    from tunesmith.evaluation.memorization import measure_memorization
+    from tunesmith.generation.loading import load_for_generation
+    from tunesmith.generation.sampling import SamplingParams
+
+    defaults = GenerateConfig(str(folder))
+    model = load_for_generation(defaults)
+    corpus = _training_corpus(folder, model.tokenizer)
+    params = SamplingParams(defaults.temperature[0], defaults.top_k, defaults.top_p)
+    measured = measure_memorization(model, corpus, corpus.validation, n_texts=n_texts, params=params, seed=seed)
+    write_json(folder / NOVELTY, measured)
+
+
+def _training_corpus(folder: Path, tokenizer: "TextTokenizer") -> "Corpus":
+    """The corpus of a run with its validation split, tokenized again where the cache has lost it."""
+    from tunesmith.data.corpus import prepare_corpus
+    from tunesmith.data.source_files import found_sources
+    from tunesmith.data.sources import reading_options
+    from tunesmith.data.standard_input import STANDARD_INPUT
+    from tunesmith.data.trained_text import trained_text
+    from tunesmith.run_dir import RunDir
+    from tunesmith.training.resume import check_same_text, stored_config
+
+    run = RunDir(folder)
+    config = stored_config(run)
+    if set(config.sources) & set(STANDARD_INPUT):
+        return trained_text(folder, tokenizer, ())
+    with found_sources(config.sources) as sources:
+        options = reading_options(config)
+        corpus = prepare_corpus(sources, tokenizer, options, val_fraction=config.val_fraction, seed=config.seed)
+    check_same_text(run, corpus)
+    return corpus

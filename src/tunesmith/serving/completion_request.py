@@ -1,37 +1,41 @@
-"""What a client may ask for: the parameters of OpenAI's completions, and those that users of GPT-2 know besides.
+"""Completion requests: OpenAI's parameters, and those that users of GPT-2 know besides, read and validated.
 
-A parameter that is unknown, or would change the text and is not implemented, is refused by name and never ignored.
+A parameter that is unknown, or would change the text and is not implemented, is an error that names it.
 Reference: https://platform.openai.com/docs/api-reference/completions
 """
 
+import asyncio
 from dataclasses import replace
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from starlette.requests import ClientDisconnect, Request
 
-from tunesmith.files import parse_json, to_json
-from tunesmith.generation.sampling import SamplingRules
+from tunesmith.generation.sampling import SamplingParams
 from tunesmith.messages.catalogue import Phrase
-from tunesmith.serving.refusal import Refusal
+from tunesmith.serving.api_errors import APIError
+from tunesmith.utils.files import parse_json, to_json
 
 T = TypeVar("T")
-MOST_CHOICES = 128
-MOST_STOPS = 16
-MOST_LOGPROBS = 5
-LARGEST_SEED = 2**63 - 1
+MAX_CHOICES = 128
+MAX_STOPS = 16
+MAX_LOGPROBS = 5
+MAX_SEED = 2**63 - 1
+MAX_BODY_BYTES = 4 * 2**20
+MAX_BODY_S = 30.0
 Prompt = str | list[int]
-"""Text, or ids of tokens."""
+"""Text, or token ids."""
 
 
 class StreamOptions(BaseModel):
-    """How to stream."""
+    """Options of a stream."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
     include_usage: bool = False
 
 
 class CompletionRequest(BaseModel):
-    """The body of a request for completions; names, meanings, limits and defaults are OpenAI's.
+    """The body of a completion request; names, meanings, limits and defaults are OpenAI's.
 
     The last block are names of vLLM and transformers, for what OpenAI does not have.
     """
@@ -43,12 +47,12 @@ class CompletionRequest(BaseModel):
     max_tokens: Annotated[int, Field(ge=0)] | None = 16
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] | None = 1.0
-    n: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = 1
-    best_of: Annotated[int, Field(ge=1, le=MOST_CHOICES)] | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = 1
+    best_of: Annotated[int, Field(ge=1, le=MAX_CHOICES)] | None = None
     stop: Any = None
-    logprobs: Annotated[int, Field(ge=0, le=MOST_LOGPROBS)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: bool | None = False
-    seed: Annotated[int, Field(ge=-LARGEST_SEED, le=LARGEST_SEED)] | None = None
+    seed: Annotated[int, Field(ge=-MAX_SEED, le=MAX_SEED)] | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     user: str | None = None
@@ -65,27 +69,27 @@ class CompletionRequest(BaseModel):
 
     @field_validator("stop")
     @classmethod
-    def _stop_is_text(cls, value: object) -> list[str]:
+    def _validate_stop(cls, value: object) -> list[str]:
         stops = [value] if isinstance(value, str) else [] if value is None else value
         if not (isinstance(stops, list) and all(isinstance(stop, str) for stop in stops)):
-            raise Refusal(400, "stop must be a string or a list of strings", param="stop")
-        if len(stops) > MOST_STOPS:
-            raise Refusal(
-                400, "stop has {count} strings; {most} are allowed", param="stop", count=len(stops), most=MOST_STOPS
+            raise APIError(400, "stop must be a string or a list of strings", param="stop")
+        if len(stops) > MAX_STOPS:
+            raise APIError(
+                400, "stop has {count} strings; {most} are allowed", param="stop", count=len(stops), most=MAX_STOPS
             )
         return [stop for stop in stops if stop]
 
     @field_validator("prompt")
     @classmethod
-    def _prompts(cls, value: object) -> list[Prompt]:
-        """Every form of OpenAI's as a list of prompts; nothing, and an end-of-text, are a text from nothing."""
+    def _validate_prompt(cls, value: object) -> list[Prompt]:
+        """Bring every form of OpenAI's to a list of prompts; none, and an end-of-text, start from nothing."""
         if value is None:
             return [""]
         if isinstance(value, str) or _are_ids(value):
-            return [value]  # type: ignore[list-item]  # a string or ids, as was just seen
-        if isinstance(value, list) and value and all(isinstance(one, str) or _are_ids(one) for one in value):
+            return [value]  # type: ignore[list-item]  # a string or ids, checked above
+        if isinstance(value, list) and value and all(isinstance(item, str) or _are_ids(item) for item in value):
             return value
-        raise Refusal(
+        raise APIError(
             400, "prompt must be a string, a list of strings, a list of token ids, or a list of those", param="prompt"
         )
 
@@ -101,9 +105,9 @@ class CompletionRequest(BaseModel):
         return tuple(self.stop or ())
 
     @property
-    def rules(self) -> SamplingRules:
-        """How to choose tokens; what was sent as null is as if it had not been sent."""
-        return SamplingRules(
+    def params(self) -> SamplingParams:
+        """Sampling parameters; null is the same as a missing value."""
+        return SamplingParams(
             temperature=_or(self.temperature, 1.0),
             top_k=max(_or(self.top_k, 0), 0),
             top_p=_or(self.top_p, 1.0),
@@ -114,21 +118,21 @@ class CompletionRequest(BaseModel):
 
     @property
     def n_choices(self) -> int:
-        """How many texts are answered for each prompt."""
+        """Texts returned for each prompt."""
         return _or(self.n, 1)
 
     @property
-    def n_written(self) -> int:
-        """How many are written for each prompt, of which the best are answered."""
+    def n_generated(self) -> int:
+        """Texts generated for each prompt, of which the best are returned."""
         return max(self.best_of or 0, self.n_choices)
 
     @property
-    def most_tokens(self) -> int:
+    def max_new_tokens(self) -> int:
         """Longest continuation."""
         return _or(self.max_tokens, 16)
 
     @property
-    def wants_usage(self) -> bool:
+    def includes_usage(self) -> bool:
         """Whether a stream ends with the number of tokens."""
         return self.stream_options is not None and self.stream_options.include_usage
 
@@ -138,59 +142,59 @@ def _or(value: T | None, default: T) -> T:
 
 
 def _are_ids(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(type(one) is int for one in value)
+    return isinstance(value, list) and bool(value) and all(type(item) is int for item in value)
 
 
 def read_request(body: bytes) -> CompletionRequest:
-    """Parse and check a body.
+    """Parse and validate a body.
 
     Raises:
-        Refusal: with the parameter's name.
+        APIError: which names the parameter.
     """
     try:
         values = parse_json(body)
         to_json(values).encode("utf-8")
     except UnicodeEncodeError:
-        raise Refusal(400, "the body holds half a character (a lone surrogate)") from None
+        raise APIError(400, "the body contains half a character (a lone surrogate)") from None
     except ValueError:
-        raise Refusal(400, "the body is no JSON") from None
+        raise APIError(400, "the body is not JSON") from None
     if not isinstance(values, dict):
-        raise Refusal(400, "the body must be a JSON object")
+        raise APIError(400, "the body must be a JSON object")
     try:
-        asked = CompletionRequest.model_validate(values)
+        request = CompletionRequest.model_validate(values)
     except ValidationError as error:
-        raise _refusal(error) from None
-    _refuse_what_is_not_implemented(asked)
-    return asked
+        raise _validation_error(error) from None
+    _check_supported(request)
+    return request
 
 
-def _refuse_what_is_not_implemented(asked: CompletionRequest) -> None:
-    """By name, where ignoring it would give another text than was asked for."""
-    not_here = [
-        ("suffix", asked.suffix),
-        ("presence_penalty", asked.presence_penalty),
-        ("frequency_penalty", asked.frequency_penalty),
-        ("logit_bias", asked.logit_bias),
+def _check_supported(request: CompletionRequest) -> None:
+    """Reject what would give another text than requested if it were ignored, and contradictions."""
+    unsupported = [
+        ("suffix", request.suffix),
+        ("presence_penalty", request.presence_penalty),
+        ("frequency_penalty", request.frequency_penalty),
+        ("logit_bias", request.logit_bias),
     ]
-    for name, value in not_here:
+    for name, value in unsupported:
         if value:
-            raise Refusal(
+            raise APIError(
                 400,
                 "{name} is not implemented by this server; leave it out",
                 code="unsupported_parameter",
                 param=name,
                 name=name,
             )
-    if asked.best_of is not None and asked.best_of < asked.n_choices:
-        raise Refusal(400, "best_of must not be less than n", param="best_of")
-    if asked.stream and asked.n_written > asked.n_choices:
-        raise Refusal(400, "best_of cannot be streamed: the best text is known at the end", param="best_of")
-    if asked.stream_options is not None and not asked.stream:
-        raise Refusal(400, "stream_options needs stream", param="stream_options")
-    if _or(asked.min_tokens, 0) > asked.most_tokens:
-        raise Refusal(400, "min_tokens must not be more than max_tokens", param="min_tokens")
-    if asked.most_tokens == 0 and not asked.echo:
-        raise Refusal(400, "max_tokens 0 makes sense with echo only", param="max_tokens")
+    if request.best_of is not None and request.best_of < request.n_choices:
+        raise APIError(400, "best_of must not be less than n", param="best_of")
+    if request.stream and request.n_generated > request.n_choices:
+        raise APIError(400, "best_of cannot be streamed: the best text is known at the end", param="best_of")
+    if request.stream_options is not None and not request.stream:
+        raise APIError(400, "stream_options needs stream", param="stream_options")
+    if _or(request.min_tokens, 0) > request.max_new_tokens:
+        raise APIError(400, "min_tokens must not be more than max_tokens", param="min_tokens")
+    if request.max_new_tokens == 0 and not request.echo:
+        raise APIError(400, "max_tokens 0 makes sense with echo only", param="max_tokens")
 
 
 REASONS = {
@@ -205,14 +209,39 @@ REASONS = {
     "greater_than_equal": Phrase("{name} must be at least {ge}"),
     "less_than_equal": Phrase("{name} must be at most {le}"),
 }
-"""By pydantic's names of what is wrong."""
+"""By the error types of pydantic."""
 
 
-def _refusal(error: ValidationError) -> Refusal:
-    """The first thing that is wrong, as OpenAI says it."""
+def _validation_error(error: ValidationError) -> APIError:
+    """Return the first error, in OpenAI's words."""
     first = error.errors(include_url=False, include_input=False)[0]
     name = ".".join(str(part) for part in first["loc"])[:80]
-    reason = REASONS.get(first["type"], Phrase("{name} is no such value: {problem}"))
-    said = replace(reason, values={"name": name, "problem": first["msg"], **first.get("ctx", {})})
+    reason = REASONS.get(first["type"], Phrase("{name} is not a valid value: {problem}"))
+    problem = replace(reason, values={"name": name, "problem": first["msg"], **first.get("ctx", {})})
     code = "unknown_parameter" if first["type"] == "extra_forbidden" else None
-    return Refusal(400, "{problem}", param=name, code=code, problem=said)
+    return APIError(400, "{problem}", param=name, code=code, problem=problem)
+
+
+async def read_body(request: Request) -> bytes:
+    """Read a JSON body.
+
+    Raises:
+        APIError: if it is not declared as JSON, is too large or comes too slowly.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":  # pages of other sites cannot send this without asking first
+        raise APIError(415, "the body must be JSON: send the header Content-Type: application/json")
+    parts = []
+    n_bytes = 0
+    try:
+        async with asyncio.timeout(MAX_BODY_S):
+            async for part in request.stream():
+                parts.append(part)
+                n_bytes += len(part)
+                if n_bytes > MAX_BODY_BYTES:
+                    raise APIError(413, "the body is larger than {most:,} bytes", most=MAX_BODY_BYTES)
+    except TimeoutError:
+        raise APIError(408, "the body did not come within {most:g} s", most=MAX_BODY_S) from None
+    except ClientDisconnect:
+        raise APIError(400, "the body ended too early") from None
+    return b"".join(parts)

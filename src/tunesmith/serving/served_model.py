@@ -1,4 +1,4 @@
-"""A model with everything that answers for it: its thread, the names of its tokens, its training text."""
+"""A served model: its worker thread, the names of its tokens, its training data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,11 +8,11 @@ from typing import Any
 from tunesmith.config import GenerateConfig, ServeConfig
 from tunesmith.data.trained_text import trained_text
 from tunesmith.errors import UserError
-from tunesmith.generation.text_model import TextModel, load_for_writing, texts_that_fit
+from tunesmith.generation.loading import LoadedModel, load_for_generation, max_batch_size
 from tunesmith.model.hub import local_folder
-from tunesmith.serving.refusal import Refusal
-from tunesmith.serving.token_names import TokenNames
-from tunesmith.serving.training_text import TrainingText
+from tunesmith.serving.api_errors import APIError
+from tunesmith.serving.logprobs import TokenNames
+from tunesmith.serving.overlap import TrainingData
 from tunesmith.serving.worker import Worker
 
 
@@ -21,99 +21,98 @@ class ServedModel:
     """One of the models.
 
     Attributes:
-        name: clients call it so.
-        asked_as: what the user called it; clients may, too.
+        name: in the API.
+        path: as the user wrote it; clients may use it, too.
         created_s: when it was loaded, in seconds since 1970.
-        worker: writes with it.
-        training_text: finds copies; None where nobody knows what it was trained on.
+        training_data: None where it is unknown.
         n_texts: that clients wait for now.
     """
 
     name: str
-    asked_as: str
+    path: str
     created_s: int
     worker: Worker
-    training_text: TrainingText | None
+    training_data: TrainingData | None
     n_texts: int = 0
     token_names: TokenNames = field(init=False)
 
     def __post_init__(self) -> None:
-        self.token_names = TokenNames(self.writer.tokenizer)
+        self.token_names = TokenNames(self.loaded.tokenizer)
 
     @property
-    def writer(self) -> TextModel:
+    def loaded(self) -> LoadedModel:
         """The model itself; its worker alone computes with it."""
-        return self.worker.writer
+        return self.worker.loaded
 
     @property
     def context_tokens(self) -> int:
         """Longest prompt, with the end-of-text before it."""
-        return self.writer.model.config.n_positions
+        return self.loaded.model.config.n_positions
 
     def as_json(self) -> dict[str, Any]:
-        """As `/v1/models` lists it; the last two entries are not OpenAI's."""
+        """Return it as `/v1/models` lists it; the last two entries are not OpenAI's."""
         return {
             "id": self.name,
             "object": "model",
             "created": self.created_s,
             "owned_by": "tunesmith",
-            "context_tokens": self.context_tokens,
-            "knows_its_training_text": self.training_text is not None,
+            "max_model_len": self.context_tokens,
+            "has_training_data": self.training_data is not None,
         }
 
 
 def load_models(config: ServeConfig, *, now_s: int) -> list[ServedModel]:
-    """Load every model that was asked for.
+    """Load every requested model.
 
     Raises:
         UserError: if one cannot be used.
     """
-    writers = [
-        load_for_writing(
+    all_loaded = [
+        load_for_generation(
             GenerateConfig(model, device=config.device, precision=config.precision, quantize=config.quantize)
         )
         for model in config.models
     ]
     models = []
-    for name, asked_as, writer in zip(names_of(config.models), config.models, writers, strict=True):
+    for name, path, loaded in zip(_names_of(config.models), config.models, all_loaded, strict=True):
         if config.batch_size == "auto":
-            room = texts_that_fit(writer.model, writer.model.config.n_positions)
-            texts_at_once = max(room // len(writers), 1)
+            n_fitting = max_batch_size(loaded.model, loaded.model.config.n_positions)
+            batch_size = max(n_fitting // len(all_loaded), 1)
         else:
-            texts_at_once = config.batch_size
-        worker = Worker(writer, texts_at_once=texts_at_once)
-        models.append(ServedModel(name, asked_as, now_s, worker, _training_text(asked_as, writer, config.trained_on)))
+            batch_size = config.batch_size
+        worker = Worker(loaded, batch_size=batch_size)
+        models.append(ServedModel(name, path, now_s, worker, _training_data(path, loaded, config.trained_on)))
     return models
 
 
-def _training_text(model: str, writer: TextModel, named: Sequence[str]) -> TrainingText | None:
-    """None where a model does not say what it was trained on; a text that the user named has to be there."""
+def _training_data(model: str, loaded: LoadedModel, named: Sequence[str]) -> TrainingData | None:
+    """None where the run folder does not tell; a text that the user named must exist."""
     try:
-        return TrainingText(trained_text(local_folder(model), writer.tokenizer, named), writer.tokenizer)
+        return TrainingData(trained_text(local_folder(model), loaded.tokenizer, named), loaded.tokenizer)
     except UserError:
         if named:
             raise
         return None
 
 
-def names_of(models: Sequence[str]) -> list[str]:
-    """The last part of each model's name, or all of it where two would be called the same."""
+def _names_of(models: Sequence[str]) -> list[str]:
+    """Return the last part of each model's path, or all of it where two would be the same."""
     short = [Path(model).name or model for model in models]
     return [name if short.count(name) == 1 else model for name, model in zip(short, models, strict=True)]
 
 
 def find_model(models: Sequence[ServedModel], name: str | None) -> ServedModel:
-    """The model of that name; the first one where none was named.
+    """Return the model of that name; the first one without a name.
 
     Raises:
-        Refusal: if there is none.
+        APIError: if there is none.
     """
     if name is None:
         return models[0]
     for model in models:
-        if name in {model.name, model.asked_as}:
+        if name in {model.name, model.path}:
             return model
-    raise Refusal(
+    raise APIError(
         404,
         "the model {name} is not served here; these are: {known}",
         code="model_not_found",

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tunesmith.errors import UserError
-from tunesmith.generation.write_texts import GeneratedText
+from tunesmith.generation.generate import GeneratedText
 from tunesmith.messages.catalogue import say
 from tunesmith.run_dir import RunDir
 from tunesmith.tracking.trackers import TrackedRun, Tracker

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tunesmith.errors import UserError
-from tunesmith.files import to_json
+from tunesmith.utils.files import to_json
 
 PROJECT = "tunesmith"
 """Unless the tracker's own environment variable names another project or experiment."""

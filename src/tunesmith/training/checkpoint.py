@@ -30,17 +30,17 @@ from torch import Tensor
 
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
-from tunesmith.files import new_folder, parse_json, remove_folder, write_atomically, write_json
 from tunesmith.messages.catalogue import say
 from tunesmith.messages.system_errors import said_by_system
-from tunesmith.model.adapters import write_adapter
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.lora import LoRA
-from tunesmith.model.weights import write_safetensors, write_weights
+from tunesmith.model.gpt2_config import LoRA
+from tunesmith.model.hf_checkpoint import write_safetensors, write_weights
+from tunesmith.model.lora import write_adapter
 from tunesmith.run_dir import CHECKPOINT_STATE, CHECKPOINTS, STEP_FOLDER, RunDir
 from tunesmith.training.optimizer import load_optimizer_state
 from tunesmith.training.rng import RNGState
 from tunesmith.training.state import TrainState
+from tunesmith.utils.files import new_folder, parse_json, remove_folder, write_atomically, write_json
 
 ADAPTER = "adapter"
 DAMAGED_SUFFIX = ".damaged"

@@ -23,7 +23,6 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from tunesmith.allocator import pinned_empty
 from tunesmith.config import GenerateConfig, TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.tokenizer import TextTokenizer
@@ -32,13 +31,11 @@ from tunesmith.distributed.parts import own_part, whole
 from tunesmith.distributed.team import Team
 from tunesmith.errors import UserError
 from tunesmith.evaluation.perplexity import METHOD
-from tunesmith.files import write_json, write_text
-from tunesmith.machine import use_device
 from tunesmith.messages.catalogue import Phrase, say
 from tunesmith.messages.system_errors import said_by_system
-from tunesmith.model.adapters import adapter_state, write_adapter
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.weights import huggingface_tensors, write_weights
+from tunesmith.model.hf_checkpoint import huggingface_tensors, write_weights
+from tunesmith.model.lora import adapter_state, write_adapter
 from tunesmith.run_dir import RunDir
 from tunesmith.training.checkpoint import (
     ADAPTER,
@@ -55,6 +52,8 @@ from tunesmith.training.optimizer import WholeWeights, optimizer_tensors, traina
 from tunesmith.training.plan import HOST_COPY_SHARE, TrainPlan
 from tunesmith.training.rng import RNGState
 from tunesmith.training.state import TrainState
+from tunesmith.utils.device import pinned_empty, use_device
+from tunesmith.utils.files import write_json, write_text
 
 SMALL_FILES_BYTES = 64 << 10
 """Of a checkpoint: configuration, counters, checksums; its tokenizer is counted as overhead."""

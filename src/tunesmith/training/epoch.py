@@ -10,16 +10,14 @@ from tunesmith.data.mixture import Mixture
 from tunesmith.data.stretches import Int64s
 from tunesmith.data.windows import windows_of
 from tunesmith.errors import UserError
-from tunesmith.machine import Choice
 from tunesmith.messages.catalogue import say
-from tunesmith.model.context import chosen_context_tokens
-from tunesmith.model.lora import PROJECTIONS, LoRA
-from tunesmith.model.shape import SHORT_DOCUMENT_TOKENS, GPT2Config
-from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.planning.experience import Experience
+from tunesmith.model.gpt2_config import PROJECTIONS, SHORT_DOCUMENT_TOKENS, GPT2Config, LoRA, chosen_context_tokens
+from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.planning.calibration_cache import Experience
+from tunesmith.planning.fit import Request, refusal
 from tunesmith.planning.hardware import Hardware
-from tunesmith.planning.memory import Demand
-from tunesmith.planning.search import Request, refusal
+from tunesmith.planning.memory_model import Demand
+from tunesmith.utils.device import Choice
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,14 @@ from tunesmith.data.stretches import Stretches
 from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.errors import DoesNotFitError, UserError
 from tunesmith.messages.catalogue import say
-from tunesmith.model.config_file import read_hf_config
-from tunesmith.model.hf_config import gpt2_config
-from tunesmith.model.hub import TINY, folder_here, local_folder
-from tunesmith.model.presets import SIZES, preset_shape
-from tunesmith.model.shape import GPT2Config
-from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.planning.experience import Experience
+from tunesmith.model.gpt2_config import GPT2Config
+from tunesmith.model.hf_config import gpt2_config, read_hf_config
+from tunesmith.model.hub import SIZES, TINY, folder_here, local_folder, preset_shape
+from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.planning.calibration_cache import Experience
+from tunesmith.planning.fit import Way, best_way, candidates, fits
 from tunesmith.planning.hardware import Hardware, hardware_here, hardware_named, hardware_of_driver, in_precision
 from tunesmith.planning.scaling_law import time_limit_warning
-from tunesmith.planning.search import Way, best_way, candidates, fits
 from tunesmith.training.epoch import lora_of, request_of
 from tunesmith.training.from_scratch import display_name, is_custom_shape, materialize_scratch_model, scratch_shape
 from tunesmith.training.plan import TrainPlan, make_plan, scaling_estimate

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from tunesmith.config import Recompute
 from tunesmith.gauges.watch import MachineReading
-from tunesmith.generation.write_texts import GeneratedText
+from tunesmith.generation.generate import GeneratedText
 from tunesmith.messages.catalogue import Phrase
 from tunesmith.training.plan import TrainPlan
 

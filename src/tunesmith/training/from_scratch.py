@@ -18,14 +18,13 @@ from tunesmith.data.sources import reading_options
 from tunesmith.data.standard_input import STANDARD_INPUT
 from tunesmith.data.tokenizer import END_OF_TEXT, TextTokenizer, load_tokenizer
 from tunesmith.errors import UserError
-from tunesmith.files import new_folder, write_json
-from tunesmith.model.config_file import read_hf_config
-from tunesmith.model.hf_config import as_hf_config, gpt2_config
-from tunesmith.model.presets import POSITIONS, preset_shape
-from tunesmith.model.shape import GPT2Config
+from tunesmith.model.gpt2_config import GPT2Config
+from tunesmith.model.hf_config import as_hf_config, gpt2_config, read_hf_config
+from tunesmith.model.hub import POSITIONS, preset_shape
 from tunesmith.preparation.text_reader import TextReader
 from tunesmith.preparation.vocabulary_size import vocabulary_size
 from tunesmith.preparation.whole_characters import tokenizer_for_script
+from tunesmith.utils.files import new_folder, write_json
 
 SCRATCH_FLAGS = ("shape", "layers", "width", "heads", "tokenizer", "vocab_size")
 """That describe a model which does not exist yet."""

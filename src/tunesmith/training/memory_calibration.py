@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from tunesmith.data.batches import Batch
-from tunesmith.machine import peak_memory_bytes, reset_peak_memory
-from tunesmith.model.compiled import uncompiled
+from tunesmith.model.compile import uncompiled
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.optimizers.in_backward import InBackwardAdamW
-from tunesmith.planning.experience import Experience
+from tunesmith.optim.in_backward_adamw import InBackwardAdamW
+from tunesmith.planning.calibration_cache import Experience
 from tunesmith.planning.hardware import Hardware
-from tunesmith.planning.memory import Correction, Demand, memory_of, snapshot_bytes
+from tunesmith.planning.memory_model import Correction, Demand, memory_of, snapshot_bytes
 from tunesmith.training.train_step import backward_pass
+from tunesmith.utils.device import peak_memory_bytes, reset_peak_memory
 
 STEP_TOKENS = (256, 512, 512)
 """The last one shows the fragmentation that steps of the same size leave in a heap."""

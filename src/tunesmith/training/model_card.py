@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from tunesmith.model.presets import PRESETS
+from tunesmith.model.hub import PRESETS
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.state import TrainState
 

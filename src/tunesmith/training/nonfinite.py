@@ -21,14 +21,14 @@ from tunesmith.data.stretches import Int64s
 from tunesmith.distributed.parts import own_part
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.errors import UserError
-from tunesmith.machine import NATIVE_BF16_CAPABILITY
 from tunesmith.messages.catalogue import Phrase
-from tunesmith.model.compiled import compute_in, uncompiled
+from tunesmith.model.compile import compute_in, uncompiled
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.training.events import NONFINITE_MESSAGES, NonFiniteDetected
 from tunesmith.training.rng import preserve_rng_state
 from tunesmith.training.state import TrainState
 from tunesmith.training.train_step import batch_loss_sum
+from tunesmith.utils.device import NATIVE_BF16_CAPABILITY
 
 MAX_RETRIES = 2
 """Of a step that fails without any sample as the cause."""

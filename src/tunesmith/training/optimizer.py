@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.distributed.parts import dealt_like, is_part, whole
-from tunesmith.optimizers.compressed_adamw import CompressedAdamW, uncompressed_state
-from tunesmith.optimizers.host_adamw import HostAdamW
-from tunesmith.optimizers.in_backward import InBackwardAdamW
-from tunesmith.optimizers.muon import MuonAdamW
-from tunesmith.optimizers.rounding import join
-from tunesmith.optimizers.state_plan import STATE_PLANS, StatePlan, is_compressible
+from tunesmith.optim.cpu_offload_adamw import HostAdamW
+from tunesmith.optim.in_backward_adamw import InBackwardAdamW
+from tunesmith.optim.low_bit_adamw import CompressedAdamW, uncompressed_state
+from tunesmith.optim.muon import MuonAdamW
+from tunesmith.optim.quantization import join
+from tunesmith.optim.state_format import STATE_PLANS, StatePlan, is_compressible
 
 BETA1, BETA2 = 0.9, 0.999
 EPSILON = 1e-8

@@ -13,20 +13,27 @@ from tunesmith.config import Recompute, StatePlanName, TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.dealing import rounded_up, shape_of_micro_batches
 from tunesmith.errors import UserError
-from tunesmith.machine import Choice
 from tunesmith.messages.catalogue import Phrase, say
-from tunesmith.model.freezing import Frozen, refuse_impossible_freezing
-from tunesmith.model.lora import LoRA
-from tunesmith.model.shape import GPT2Config
-from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.planning.experience import Experience
+from tunesmith.model.gpt2_config import Frozen, GPT2Config, LoRA, refuse_impossible_freezing
+from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.planning.calibration_cache import Experience
+from tunesmith.planning.fit import (
+    MOST_TOKENS,
+    Request,
+    Way,
+    best_way,
+    candidates,
+    choose_way,
+    fits,
+    flops_per_token,
+    way_of,
+)
 from tunesmith.planning.hardware import GIB, Hardware
-from tunesmith.planning.memory import Demand, evaluation_bytes, snapshot_bytes
+from tunesmith.planning.memory_model import Demand, evaluation_bytes, snapshot_bytes
 from tunesmith.planning.scaling_law import ScalingEstimate
-from tunesmith.planning.search import MOST_TOKENS, Request, Way, best_way, candidates, choose_way, fits, way_of
-from tunesmith.planning.speed import flops_per_token
 from tunesmith.training.epoch import request_of
 from tunesmith.training.sharding_choice import ONE_PROCESS, Processes, choose_sharding, share_of_hardware
+from tunesmith.utils.device import Choice
 
 if TYPE_CHECKING:
     import torch

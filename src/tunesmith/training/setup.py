@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from tunesmith.allocator import pinned_bytes, pinned_empty
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus, cached_corpus, prepare_corpus
 from tunesmith.data.origins import Origins
@@ -21,32 +20,20 @@ from tunesmith.distributed.agreement import weights_sha256
 from tunesmith.distributed.start import send_weights
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.errors import UserError
-from tunesmith.machine import (
-    Choice,
-    choose_device,
-    choose_dtype,
-    environment,
-    peak_memory_bytes,
-    reset_peak_memory,
-    use_device,
-)
 from tunesmith.messages.catalogue import say
 from tunesmith.messages.system_errors import said_by_system
-from tunesmith.model.adapters import attach, load_adapter
-from tunesmith.model.compiled import can_compile, compile_in_place, compute_in
-from tunesmith.model.config_file import read_hf_config
-from tunesmith.model.freezing import freeze
+from tunesmith.model.activation_checkpointing import recompute
+from tunesmith.model.compile import can_compile, compile_in_place, compute_in
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.hf_config import gpt2_config
+from tunesmith.model.gpt2_config import GPT2Config
+from tunesmith.model.hf_checkpoint import load_gpt2, new_gpt2
+from tunesmith.model.hf_config import gpt2_config, read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.model.recomputation import recompute
-from tunesmith.model.shape import GPT2Config
-from tunesmith.model.weights import load_gpt2, new_gpt2
-from tunesmith.optimizers.in_backward import InBackwardAdamW
-from tunesmith.optimizers.rounding import split
-from tunesmith.optimizers.state_plan import HOST_STAGING_BYTES, STATE_PLANS
-from tunesmith.out_of_memory import free_memory
-from tunesmith.planning.experience import Experience
+from tunesmith.model.lora import attach, freeze, load_adapter
+from tunesmith.optim.in_backward_adamw import InBackwardAdamW
+from tunesmith.optim.quantization import split
+from tunesmith.optim.state_format import HOST_STAGING_BYTES, STATE_PLANS
+from tunesmith.planning.calibration_cache import Experience
 from tunesmith.planning.hardware import GIB, hardware_here, is_wsl
 from tunesmith.planning.scaling_law import time_limit_warning
 from tunesmith.preparation.lint import length_histogram
@@ -85,6 +72,18 @@ from tunesmith.training.together import (
 )
 from tunesmith.training.trainer import Trainer
 from tunesmith.training.validation import validate_config
+from tunesmith.utils.device import (
+    Choice,
+    choose_device,
+    choose_dtype,
+    environment,
+    peak_memory_bytes,
+    pinned_bytes,
+    pinned_empty,
+    reset_peak_memory,
+    use_device,
+)
+from tunesmith.utils.oom import free_memory
 
 DEFAULT_SAMPLES = 3
 CONFIG = "config.json"

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.errors import UserError
-from tunesmith.machine import Choice
 from tunesmith.messages.catalogue import say
-from tunesmith.model.shape import GPT2Config
-from tunesmith.optimizers.state_plan import STATE_PLANS
-from tunesmith.planning.experience import Experience
+from tunesmith.model.gpt2_config import GPT2Config
+from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.planning.calibration_cache import Experience
+from tunesmith.planning.fit import best_way, fits
 from tunesmith.planning.hardware import GIB, Hardware
-from tunesmith.planning.search import best_way, fits
 from tunesmith.training.epoch import request_of
+from tunesmith.utils.device import Choice
 
 
 @dataclass(frozen=True)

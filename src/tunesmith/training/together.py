@@ -14,16 +14,16 @@ from tunesmith.distributed.parts import dealt_like, is_part
 from tunesmith.distributed.start import send_states, send_weights
 from tunesmith.distributed.team import ManyProcesses, Team
 from tunesmith.errors import UserError
-from tunesmith.machine import environment
 from tunesmith.messages.catalogue import say
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.optimizers.state_plan import STATE_PLANS
+from tunesmith.optim.state_format import STATE_PLANS
 from tunesmith.run_dir import as_json, read_settings
 from tunesmith.training.checkpoint import load_checkpoint
 from tunesmith.training.optimizer import trainable
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.rng import RNGState
 from tunesmith.training.state import TrainState
+from tunesmith.utils.device import environment
 
 
 def refuse_alone(config: TrainConfig) -> None:

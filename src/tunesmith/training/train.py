@@ -16,7 +16,6 @@ from tunesmith.distributed.team import ALONE, Team
 from tunesmith.doctor.guard import refuse_processor_by_surprise
 from tunesmith.errors import UsageError, UserError
 from tunesmith.gauges.watch import MachineWatch
-from tunesmith.machine import choose_device, deterministic, gpu_uuid
 from tunesmith.model.hub import local_folder
 from tunesmith.run_dir import INITIAL_STEP, RunDir, as_json, number_or
 from tunesmith.tracking.callback import TrackerCallback
@@ -46,6 +45,7 @@ from tunesmith.training.setup import TrainSetup, build_trainer, check_config, de
 from tunesmith.training.stop import StopController, StopRequest, first_deadline, stop_on_signals
 from tunesmith.training.together import told_config
 from tunesmith.training.trainer import Trainer
+from tunesmith.utils.device import choose_device, deterministic, gpu_uuid
 
 Events = Generator[Event, None, None]
 
@@ -142,9 +142,9 @@ def open_session(
     trackers = {}
     if has_integrations:
         if config.dashboard and team.leads:
-            from tunesmith.serving.hosting import refuse_without_extra
+            from tunesmith.serving.server import check_extra
 
-            refuse_without_extra("tunesmith train --dashboard")
+            check_extra("tunesmith train --dashboard")
         refuse_processor_by_surprise(config)
         if team.leads:
             trackers = make_trackers(config.track or _stored_trackers(config, run))
@@ -251,11 +251,11 @@ def _train_in_processes(config: TrainConfig) -> TrainResult:
 
 def _start_dashboard(out: str, stack: ExitStack) -> Event:
     """Start the dashboard, which ends with the run; a run continues without one."""
-    from tunesmith.dashboard.beside import NoPageError, page_beside
+    from tunesmith.dashboard.launch import DashboardStartError, dashboard_process
 
     try:
-        return DashboardStarted(stack.enter_context(page_beside(Path(out))))
-    except NoPageError as error:
+        return DashboardStarted(stack.enter_context(dashboard_process(Path(out))))
+    except DashboardStartError as error:
         return IntegrationFailed("--dashboard", str(error))
 
 

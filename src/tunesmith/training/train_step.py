@@ -13,12 +13,11 @@ from torch import Tensor
 
 from tunesmith.data.batches import Batch
 from tunesmith.distributed.engine import Engine
-from tunesmith.model.attention import DocumentLayout
+from tunesmith.model.attention import DocumentLayout, hidden_states, on_device_of
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import sum_of_nats
-from tunesmith.model.packed import hidden_states, on_device_of
-from tunesmith.optimizers.host_adamw import HostAdamW
-from tunesmith.optimizers.in_backward import InBackwardAdamW
+from tunesmith.optim.cpu_offload_adamw import HostAdamW
+from tunesmith.optim.in_backward_adamw import InBackwardAdamW
 
 
 @dataclass(frozen=True)

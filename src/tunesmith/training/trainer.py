@@ -27,16 +27,14 @@ from tunesmith.distributed.engine import Engine
 from tunesmith.distributed.team import Team
 from tunesmith.errors import DoesNotFitError, UserError
 from tunesmith.evaluation.perplexity import Evaluation, evaluate_split
-from tunesmith.generation.sampling import SamplingRules
-from tunesmith.generation.write_texts import GeneratedText, write_texts
-from tunesmith.machine import any_order, peak_memory_bytes
+from tunesmith.generation.generate import GeneratedText, generate_batch
+from tunesmith.generation.sampling import SamplingParams
 from tunesmith.messages.catalogue import say
-from tunesmith.model.adapters import load_adapter
-from tunesmith.model.compiled import compilation_failure
+from tunesmith.model.activation_checkpointing import next_recomputation, recompute
+from tunesmith.model.compile import compilation_failure
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.recomputation import next_recomputation, recompute
-from tunesmith.model.weights import from_huggingface, gpt2_of, load_gpt2, read_into
-from tunesmith.out_of_memory import free_memory, is_out_of_memory
+from tunesmith.model.hf_checkpoint import from_huggingface, gpt2_of, load_gpt2, read_into
+from tunesmith.model.lora import load_adapter
 from tunesmith.run_dir import RunDir
 from tunesmith.training.anomalies import SysmemFallbackDetector, detect_loss_spike, has_sysmem_fallback
 from tunesmith.training.checkpoint import ADAPTER, ModelSnapshot
@@ -64,12 +62,14 @@ from tunesmith.training.rng import RNGState
 from tunesmith.training.state import TrainState
 from tunesmith.training.stop import StopController, StopReason
 from tunesmith.training.train_step import StepResult, empty_step, fresh_scaler, learning_rate_at, train_step
+from tunesmith.utils.device import any_order, peak_memory_bytes
+from tunesmith.utils.oom import free_memory, is_out_of_memory
 
 MIN_LOSS_SCALE = 1.0
 """In fp16; gradients that overflow below it need another dtype."""
 SAMPLE_TOKENS = 64
 """Maximum length of the samples."""
-SAMPLE_RULES = SamplingRules(
+SAMPLE_RULES = SamplingParams(
     temperature=GenerateConfig.temperature[0], top_k=GenerateConfig.top_k, top_p=GenerateConfig.top_p
 )
 
@@ -421,13 +421,13 @@ class Trainer:
 
     def _evaluate_base(self) -> Evaluated:
         evaluation = self._evaluate()
-        if not math.isfinite(evaluation.nats_per_token):
+        if not math.isfinite(evaluation.loss):
             raise UserError(
                 "the base model returns NaN or Inf before training",
                 hint="its weights are corrupt: download the model again; or try --precision fp32",
             )
         self.state.base_perplexity = evaluation.perplexity
-        return Evaluated(0, 0.0, evaluation.nats_per_token, evaluation.perplexity, is_best=False)
+        return Evaluated(0, 0.0, evaluation.loss, evaluation.perplexity, is_best=False)
 
     def _evaluate_and_publish(self) -> Evaluated:
         state, evaluation = self.state, self._evaluate()
@@ -436,7 +436,7 @@ class Trainer:
             state.best_perplexity = evaluation.perplexity
             self._publish()
         epoch = state.step / self.plan.steps_per_epoch
-        return Evaluated(state.step, epoch, evaluation.nats_per_token, evaluation.perplexity, is_best)
+        return Evaluated(state.step, epoch, evaluation.loss, evaluation.perplexity, is_best)
 
     def _publish(self) -> None:
         self.state.best_step, self.state.best_rollbacks = self.state.step, self.state.rollbacks
@@ -498,7 +498,7 @@ def generate_samples(model: GPT2, tokenizer: TextTokenizer, prompts: list[str], 
     """Continue prompts with a whole model; the seeds of the texts count up from `seed`."""
     seeds = [seed + number for number in range(len(prompts))]
     with any_order():  # nothing of the run depends on its samples
-        return write_texts(model, tokenizer, prompts, seeds=seeds, rules=SAMPLE_RULES, max_new_tokens=SAMPLE_TOKENS)
+        return generate_batch(model, tokenizer, prompts, seeds=seeds, params=SAMPLE_RULES, max_new_tokens=SAMPLE_TOKENS)
 
 
 def share_of(team: Team, plan: TrainPlan) -> Share | None:

@@ -3,7 +3,7 @@
 from tunesmith.config import TrainConfig
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
-from tunesmith.model.lora import PROJECTIONS
+from tunesmith.model.gpt2_config import PROJECTIONS
 from tunesmith.preparation.train_tokenizer import SMALLEST_VOCAB
 from tunesmith.training.from_scratch import SCRATCH_FLAGS
 

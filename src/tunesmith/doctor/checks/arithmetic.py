@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
+from tunesmith.diagnostics.matcher import best_match
 from tunesmith.doctor.check import Check, Remedy
 from tunesmith.doctor.facts import Facts, StepFacts, TorchFacts
 from tunesmith.doctor.remedies import install_torch
-from tunesmith.machine import NATIVE_BF16_CAPABILITY
 from tunesmith.messages.catalogue import say
-from tunesmith.symptoms.recognise import recognise
+from tunesmith.utils.device import NATIVE_BF16_CAPABILITY
 
 LARGEST_ERROR = {"float32": 2e-3, "bfloat16": 2e-2, "float16": 4e-3}
 """Of a product of 256 by 256 normal numbers, rounding of inputs left out; TF32 rounds fp32 to 10 bits."""
@@ -106,5 +106,5 @@ def _stopped(facts: Facts, torch: TorchFacts) -> Check:
 
 
 def _known_fix(facts: Facts, error: str) -> Remedy:
-    known = recognise(error)
-    return Remedy(say(known.symptom.fix)) if known else install_torch(facts)
+    known = best_match(error)
+    return Remedy(say(known.rule.fix)) if known else install_torch(facts)

@@ -6,8 +6,8 @@ from tunesmith.doctor.check import Check, Remedy
 from tunesmith.doctor.facts import CardFacts, DiskFacts, Facts
 from tunesmith.doctor.remedies import end_process, set_variable
 from tunesmith.messages.catalogue import say
+from tunesmith.planning.gpu_processes import CardState, Neighbour
 from tunesmith.planning.hardware import CONTEXT_BYTES, GIB, budget_of
-from tunesmith.planning.neighbours import CardState, Neighbour
 
 MUCH_BYTES = GIB
 """What another process may hold of a card before it is worth a warning."""

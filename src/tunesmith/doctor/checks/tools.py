@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 from tunesmith.backends import Device, choose_attention
+from tunesmith.diagnostics.matcher import best_match
 from tunesmith.doctor.check import Check, Remedy, Status
 from tunesmith.doctor.facts import DeviceFacts, Facts
 from tunesmith.doctor.remedies import install_compiler, install_packages, set_variable, unset_variable
-from tunesmith.machine import native_dtype
 from tunesmith.messages.catalogue import say
-from tunesmith.symptoms.recognise import recognise
+from tunesmith.utils.device import native_dtype
 
 CARD_COMPILER = "triton"
 HEAD_DIM = 64
@@ -115,11 +115,11 @@ def check_hub(facts: Facts) -> Iterator[Check]:
     elif not hub.error:
         yield Check("hub", "ok", say("{endpoint} answers", endpoint=hub.endpoint))
     else:
-        known = recognise(hub.error)
+        known = best_match(hub.error)
         found = say("{endpoint} cannot be reached ({error})", endpoint=hub.endpoint, error=hub.error)
         if not needs_it:
             found += say("; models that are on this machine work without it")
         proxy = set_variable(facts.system, "HTTPS_PROXY", "http://HOST:PORT")
         usual = say("check the network; behind a proxy: {command}", command=proxy)
-        is_special = known is not None and known.symptom.name in {"certificate", "proxy-refused"}
-        yield Check("hub", bad, found, Remedy(say(known.symptom.fix) if known and is_special else usual))
+        is_special = known is not None and known.rule.name in {"certificate", "proxy-refused"}
+        yield Check("hub", bad, found, Remedy(say(known.rule.fix) if known and is_special else usual))

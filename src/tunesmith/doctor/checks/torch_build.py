@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
+from tunesmith.diagnostics.matcher import best_match
 from tunesmith.doctor.check import Check, Remedy
 from tunesmith.doctor.cuda_releases import has_code_for, least_driver, major
 from tunesmith.doctor.facts import Facts
 from tunesmith.doctor.remedies import install_torch, unset_variable, update_driver
 from tunesmith.messages.catalogue import say
-from tunesmith.symptoms.recognise import recognise
 
 NO_DEVICES = ("", "-1", "none", "NoDevFiles")
 """Values of CUDA_VISIBLE_DEVICES that hide every card."""
@@ -37,12 +37,12 @@ def check_torch(facts: Facts) -> Iterator[Check]:
 
 def _broken(facts: Facts) -> Check:
     torch = facts.torch
-    known = recognise(torch.error)
+    known = best_match(torch.error)
     found = say("{version} cannot be imported: {error}", version=torch.version, error=torch.error)
-    if known and known.symptom.name != "torch-missing":
-        found += f" ({say(known.symptom.cause)})"
-    if known and known.symptom.name == "windows-runtime-missing":
-        return Check("torch", "fail", found, Remedy(say(known.symptom.fix)))
+    if known and known.rule.name != "torch-missing":
+        found += f" ({say(known.rule.cause)})"
+    if known and known.rule.name == "windows-runtime-missing":
+        return Check("torch", "fail", found, Remedy(say(known.rule.fix)))
     return Check("torch", "fail", found, install_torch(facts))
 
 
@@ -103,12 +103,12 @@ def _seen(facts: Facts) -> Iterator[Check]:
             yield _hidden(facts)
             return
         why = torch.warning or torch.error or say("torch.cuda.is_available() is False")
-        known = recognise(why)
+        known = best_match(why)
         yield Check(
             "cuda",
             "fail",
             say("torch does not see the card: {why}", why=why),
-            Remedy(say(known.symptom.fix)) if known else update_driver(facts),
+            Remedy(say(known.rule.fix)) if known else update_driver(facts),
         )
         return
     device = torch.device

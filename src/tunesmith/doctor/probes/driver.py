@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tunesmith.doctor.children import found
-from tunesmith.planning.neighbours import card_state
+from tunesmith.planning.gpu_processes import card_state
 
 
 def main() -> None:

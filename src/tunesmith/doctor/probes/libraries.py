@@ -10,7 +10,7 @@ def main() -> None:
     """Write what the self-check found; empty where all was right."""
     try:
         from tunesmith.data.tokenizer import load_tokenizer
-        from tunesmith.model.config_file import read_hf_config
+        from tunesmith.model.hf_config import read_hf_config
         from tunesmith.model.hub import TINY, local_folder
 
         folder = local_folder(TINY)

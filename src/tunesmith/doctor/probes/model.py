@@ -6,7 +6,7 @@ from tunesmith.config import PlanConfig
 from tunesmith.doctor.children import found
 from tunesmith.errors import UserError
 from tunesmith.model.hub import folder_here
-from tunesmith.optimizers.state_plan import STATE_PLANS
+from tunesmith.optim.state_format import STATE_PLANS
 from tunesmith.training.estimate import TrainEstimate, estimate, shape_of
 
 FP32_BYTES = 4

@@ -77,7 +77,7 @@ def _try_cudnn(device: "torch.device") -> None:
 def _dtypes(device: "torch.device") -> list["torch.dtype"]:
     import torch
 
-    from tunesmith.machine import NATIVE_BF16_CAPABILITY
+    from tunesmith.utils.device import NATIVE_BF16_CAPABILITY
 
     if device.type == "cpu":
         return [torch.float32]
@@ -111,13 +111,13 @@ def _losses(device: "torch.device") -> dict[str, object]:
     import torch
 
     from tunesmith.data.tokenizer import load_tokenizer
-    from tunesmith.machine import choose_dtype
-    from tunesmith.model.config_file import read_hf_config
+    from tunesmith.model.hf_checkpoint import load_gpt2
+    from tunesmith.model.hf_config import read_hf_config
     from tunesmith.model.hub import TINY, local_folder
-    from tunesmith.model.weights import load_gpt2
-    from tunesmith.optimizers.state_plan import STATE_PLANS
+    from tunesmith.optim.state_format import STATE_PLANS
     from tunesmith.training.optimizer import make_optimizer
     from tunesmith.training.train_step import batch_loss_sum, train_step
+    from tunesmith.utils.device import choose_dtype
 
     folder: Path = local_folder(TINY)
     tokenizer = load_tokenizer(folder, read_hf_config(folder))

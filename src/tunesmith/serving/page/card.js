@@ -109,7 +109,7 @@ export class Card {
       this.text.append(sign);
     }
     this.#say();
-    if (!this.model.knows_its_training_text || !this.tokens.text) return;
+    if (!this.model.has_training_data || !this.tokens.text) return;
     try {
       this.#copies = await findCopies(this.model.id, this.tokens.text);
       this.#share = this.tokens.mark(this.#copies);

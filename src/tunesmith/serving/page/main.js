@@ -24,7 +24,7 @@ async function begin() {
   models = await knownModels();
   setUpDesk(models);
   document.title = models.length === 1 ? `${models[0].id} · tunesmith` : "tunesmith";
-  byId("show-copies").hidden = !models.some((model) => model.knows_its_training_text);
+  byId("show-copies").hidden = !models.some((model) => model.has_training_data);
   byId("desk").addEventListener("submit", (event) => {
     event.preventDefault();
     writeAsAsked();

@@ -59,7 +59,7 @@ export async function listModels() {
 }
 
 export async function findCopies(model, text) {
-  return (await (await ask("/v1/copies", { model, text })).json()).copies;
+  return (await (await ask("/v1/overlap", { model, text })).json()).matches;
 }
 
 // The parts of a stream of completions as they come. [{index, text, logprobs, finish_reason, seed}, ...]

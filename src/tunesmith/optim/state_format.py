@@ -1,0 +1,130 @@
+"""Ways to keep weights, gradients and Adam's moments, from the most faithful to the smallest.
+
+What is compressed are the matrices of the blocks, nearly all of a large model. Embeddings, norms and biases are
+always kept in fp32: 8-bit moments are unstable for embeddings (Dettmers et al. 2021), and GPT-2's serve as its output
+too.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tunesmith.config import StatePlanName
+from tunesmith.messages.catalogue import Phrase
+
+HOST_STAGING_BYTES = 1 << 29
+"""Pinned, for gradients that are on their way to the host and weights on their way back; one tensor may be larger."""
+BLOCK = 128
+"""Numbers that share a scale."""
+
+
+@dataclass(frozen=True)
+class Code:
+    """How numbers are written in few bits (`tunesmith.optim.quantization`).
+
+    Attributes:
+        bits: 8 or 4 for each number; two codes of 4 bits share a byte.
+        signed: whether numbers may be negative.
+    """
+
+    bits: int
+    signed: bool
+
+    @property
+    def levels(self) -> int:
+        """Above zero."""
+        return (1 << self.bits - self.signed) - 1
+
+    def bytes_for(self, count: int) -> int:
+        """Codes and scales of so many numbers, a multiple of the block."""
+        return count * self.bits // 8 + count // BLOCK * 4
+
+
+@dataclass(frozen=True)
+class StatePlan:
+    """One way.
+
+    Attributes:
+        name: what it is asked for by.
+        weights: fp32; split into bf16 and the 16 bits that are missing to fp32; bf16, rounded by chance; or bf16 on the
+            card with fp32 on the host.
+        moment_bits: of each of Adam's two moments.
+        gradients: held until all are there; used up one by one while the backward pass makes them; or sent to the host
+            as they are made.
+        says: in a few words.
+    """
+
+    name: StatePlanName
+    weights: Literal["fp32", "split", "bf16", "host"]
+    moment_bits: Literal[32, 8, 4]
+    gradients: Literal["held", "in-backward", "host"]
+    says: Phrase
+
+    @property
+    def is_half(self) -> bool:
+        """Whether the model computes with bf16 weights."""
+        return self.weights != "fp32"
+
+    @property
+    def moments(self) -> tuple[Code, Code]:
+        """How the first and the second moment are written, where they are compressed."""
+        return Code(self.moment_bits, signed=True), Code(self.moment_bits, signed=False)
+
+
+STATE_PLANS: dict[str, StatePlan] = {
+    plan.name: plan
+    for plan in (
+        StatePlan("fp32", "fp32", 32, "held", Phrase("everything in fp32")),
+        StatePlan("fp32-8bit", "fp32", 8, "held", Phrase("fp32 weights, moments in 8 bits")),
+        StatePlan(
+            "split-8bit",
+            "split",
+            8,
+            "held",
+            Phrase("fp32 weights as bf16 and a remainder, moments in 8 bits"),
+        ),
+        StatePlan(
+            "split-8bit-in-backward",
+            "split",
+            8,
+            "in-backward",
+            Phrase(
+                "fp32 weights as bf16 and a remainder, moments in 8 bits, "
+                "each weight updated as soon as its gradient is made"
+            ),
+        ),
+        StatePlan("bf16-8bit", "bf16", 8, "held", Phrase("bf16 weights rounded by chance, moments in 8 bits")),
+        StatePlan(
+            "bf16-8bit-in-backward",
+            "bf16",
+            8,
+            "in-backward",
+            Phrase(
+                "bf16 weights rounded by chance, moments in 8 bits, each weight updated as soon as its gradient is made"
+            ),
+        ),
+        StatePlan("bf16-4bit", "bf16", 4, "held", Phrase("bf16 weights rounded by chance, moments in 4 bits")),
+        StatePlan(
+            "bf16-4bit-in-backward",
+            "bf16",
+            4,
+            "in-backward",
+            Phrase(
+                "bf16 weights rounded by chance, moments in 4 bits, each weight updated as soon as its gradient is made"
+            ),
+        ),
+        StatePlan(
+            "host",
+            "host",
+            32,
+            "host",
+            Phrase("bf16 weights here; fp32 weights, gradients and moments on the host"),
+        ),
+    )
+}
+"""The most faithful first; the last is as faithful as the first and slower than any."""
+
+
+def is_compressible(name: str, shape: tuple[int, ...]) -> bool:
+    """Whether a parameter of this name is kept compressed: the matrices of the blocks."""
+    columns = shape[-1] if len(shape) == 2 else 1
+    return name.startswith("transformer.h.") and columns > 1 and shape[0] * columns % BLOCK == 0 and "lora_" not in name

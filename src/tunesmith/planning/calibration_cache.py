@@ -1,0 +1,114 @@
+"""What runs on this machine taught about memory: kept in the cache, one line for each kind of run.
+
+A kind of run is a model's shape, its state plan and recomputation, the arithmetic, the device, and the versions of
+torch and tunesmith: where any of them is new, the closed form stands alone.
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from tunesmith import __version__
+from tunesmith.data.cache_folder import cache_folder
+from tunesmith.planning.hardware import GIB, Hardware
+from tunesmith.planning.memory_model import Correction, Demand
+from tunesmith.utils.files import write_json
+
+FILE = "memory.json"
+CARD_WORKSPACE_BYTES = GIB // 6
+"""Of matrix libraries and fragments, where nothing is known yet."""
+PROCESS_BYTES = 450 << 20
+"""Of Python and torch on a CPU, where nothing is known yet."""
+LOADED_LATER_BYTES = 150 << 20
+"""What torch imports at the first update."""
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What is known, and what it has to be seen beside.
+
+    Attributes:
+        corrections: of the closed form, by the name of a kind of run.
+        held_bytes: what this process held before, beyond Python and torch: a notebook's tables, an earlier run. It
+            counts where a run takes the same memory, on a CPU; a later run in another process does not need it.
+    """
+
+    corrections: dict[str, Correction]
+    held_bytes: int = 0
+
+    @classmethod
+    def kept(cls) -> "Experience":
+        """From the cache, in this process as it is now; nothing known where there is none, or it cannot be read."""
+        held_bytes = max(psutil.Process().memory_info().rss - PROCESS_BYTES, 0)
+        try:
+            content = json.loads(_path().read_text("utf-8"))
+            corrections = {name: Correction(**correction) for name, correction in content.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            corrections = {}
+        return cls(corrections, held_bytes)
+
+    def knows(self, demand: Demand, hardware: Hardware) -> bool:
+        """Whether such a run was made here before."""
+        return kind_of(demand, hardware) in self.corrections
+
+    def correction(self, demand: Demand, hardware: Hardware) -> Correction:
+        """What is known, or what is usual, with what this process holds already."""
+        usual_bytes = CARD_WORKSPACE_BYTES if hardware.kind == "cuda" else PROCESS_BYTES + LOADED_LATER_BYTES
+        known = self.corrections.get(kind_of(demand, hardware), Correction(workspace_bytes=usual_bytes))
+        return replace(known, workspace_bytes=known.workspace_bytes + self._held_bytes(hardware))
+
+    def learn(self, demand: Demand, hardware: Hardware, correction: Correction) -> "Experience":
+        """With one more kind of run, in the cache too where that can be written.
+
+        Args:
+            demand: what was run.
+            hardware: where.
+            correction: as it was measured in this process, with all that it holds.
+        """
+        workspace_bytes = max(correction.workspace_bytes - self._held_bytes(hardware), 0)
+        corrections = {
+            **self.corrections,
+            kind_of(demand, hardware): replace(correction, workspace_bytes=workspace_bytes),
+        }
+        try:
+            _path().parent.mkdir(parents=True, exist_ok=True)
+            write_json(_path(), {name: asdict(known) for name, known in corrections.items()})
+        except OSError:
+            pass  # a cache: the next run learns again
+        return replace(self, corrections=corrections)
+
+    def _held_bytes(self, hardware: Hardware) -> int:
+        return self.held_bytes if hardware.kind == "cpu" else 0
+
+
+def kind_of(demand: Demand, hardware: Hardware) -> str:
+    """The name of a kind of run."""
+    shape = demand.shape
+    parts = (
+        hardware.name,
+        f"torch {_torch_version()}",
+        f"tunesmith {__version__}",
+        f"{shape.n_layer}x{shape.n_embd}x{shape.n_inner}x{shape.n_head}, {shape.vocab_size} tokens",
+        demand.states.name,
+        demand.recompute,
+        hardware.precision,
+        f"lora {demand.lora.rank} {' '.join(demand.lora.targets)}" if demand.lora else f"frozen {demand.frozen}",
+    )
+    return "; ".join(parts)
+
+
+@cache
+def _torch_version() -> str:
+    """Asked of the installed packages, without importing it; a plan asks for every way it looks at."""
+    try:
+        return version("torch")
+    except PackageNotFoundError:
+        return "none"
+
+
+def _path() -> Path:
+    return cache_folder() / FILE

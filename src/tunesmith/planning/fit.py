@@ -1,0 +1,190 @@
+"""The way to fit a step into memory: the most faithful first, then the fastest that fits."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from tunesmith.backends import why_not_together
+from tunesmith.config import RECOMPUTATIONS, Auto, Recompute, StatePlanName
+from tunesmith.data.dealing import rounded_up
+from tunesmith.errors import DoesNotFitError
+from tunesmith.messages.catalogue import say
+from tunesmith.model.gpt2_config import GPT2Config
+from tunesmith.optim.state_format import STATE_PLANS, StatePlan
+from tunesmith.planning.hardware import GIB, LINK_BYTES_PER_S, Hardware
+from tunesmith.planning.memory_model import Correction, Demand, Learned, Memory, memory_of
+
+MOST_TOKENS = {"cpu": 2048, "cuda": 32_768}
+"""Larger micro-batches are not faster."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to make a step.
+
+    Attributes:
+        demand: what it does.
+        memory: what that takes.
+        step_s: and how long, roughly.
+    """
+
+    demand: Demand
+    memory: Memory
+    step_s: float
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be fitted.
+
+    Attributes:
+        demand: model and text; states, recomputation and micro-batch are still open.
+        states: asked for, or auto.
+        recompute: asked for, or auto.
+        step_tokens: the effective batch, which stays what it is.
+        longest_tokens: no micro-batch can be smaller.
+        mean_context_tokens: of a document.
+        correction_of: what is known of a state plan on this machine.
+    """
+
+    demand: Demand
+    states: StatePlanName | Auto
+    recompute: Recompute | Auto
+    step_tokens: int
+    longest_tokens: int
+    mean_context_tokens: float
+    correction_of: Callable[[Demand], Correction]
+
+
+def ways(request: Request, hardware: Hardware, states: StatePlan) -> Iterator[Way]:
+    """Every recomputation and size of micro-batch with this state plan, whether it fits or not."""
+    kinds = RECOMPUTATIONS if request.recompute == "auto" else (request.recompute,)
+    if request.recompute == "auto" and hardware.kind == "cpu":
+        kinds = kinds[:-1]  # a processor has no other memory to send anything to
+    for recompute in kinds:
+        for micro_batches, tokens in _micro_batches(request, hardware):
+            demand = replace(
+                request.demand, states=states, recompute=recompute, tokens=tokens, micro_batches=micro_batches
+            )
+            yield way_of(demand, request, hardware)
+
+
+def way_of(demand: Demand, request: Request, hardware: Hardware) -> Way:
+    """Memory and time of one demand."""
+    step_s = seconds_per_step(
+        demand, hardware, step_tokens=request.step_tokens, context_tokens=request.mean_context_tokens
+    )
+    return Way(demand, memory_of(demand, request.correction_of(demand)), step_s)
+
+
+def fits(way: Way, hardware: Hardware) -> bool:
+    """Whether there is room for it, here and on the host."""
+    if hardware.kind == "cpu":
+        return way.memory.peak_bytes + way.memory.host <= hardware.budget.value
+    return way.memory.peak_bytes <= hardware.budget.value and way.memory.host <= hardware.host_bytes
+
+
+def best_way(request: Request, hardware: Hardware, states: StatePlan) -> Way:
+    """The fastest that fits with this state plan; the smallest where none does."""
+    every = list(ways(request, hardware, states))
+    fitting = [way for way in every if fits(way, hardware)]
+    if fitting:
+        return min(fitting, key=lambda way: way.step_s)
+    return min(every, key=lambda way: (way.memory.host > hardware.host_bytes, way.memory.peak_bytes))
+
+
+def choose_way(request: Request, hardware: Hardware) -> Way:
+    """The most faithful state plan that fits, in its fastest form.
+
+    Raises:
+        DoesNotFitError: if nothing fits, with the numbers.
+    """
+    best: list[Way] = []
+    for states in candidates(request, hardware):
+        way = best_way(request, hardware, states)
+        if fits(way, hardware):
+            return way
+        best.append(way)
+    nearest = min(best, key=lambda way: (way.memory.host > hardware.host_bytes, way.memory.peak_bytes))
+    needed = nearest.memory.peak_bytes + (nearest.memory.host if hardware.kind == "cpu" else 0)
+    raise DoesNotFitError(
+        "training needs {needed_gib:.1f} GiB at least, and {budget_gib:.1f} GiB may be taken: {reason}",
+        hint="close other programs, or take a smaller --model, a shorter --context-tokens, or --lora-rank 8; "
+        "tunesmith plan shows what fits",
+        needed_gib=needed / GIB,
+        budget_gib=hardware.budget.value / GIB,
+        reason=hardware.budget.reason,
+    )
+
+
+def candidates(request: Request, hardware: Hardware) -> list[StatePlan]:
+    """State plans that can be meant, the most faithful first."""
+    if request.states != "auto":
+        return [STATE_PLANS[request.states]]
+    plans = [plan for plan in STATE_PLANS.values() if refusal(plan, request.demand, hardware.precision) is None]
+    return [plan for plan in plans if plan.gradients != "host" or hardware.kind == "cuda"]
+
+
+def refusal(plan: StatePlan, demand: Demand, precision: str) -> str | None:
+    """Why a state plan cannot be used with the rest; None where it can."""
+    if plan.name == "fp32":
+        return None
+    if demand.is_sharded:
+        return say("a model in parts keeps everything in fp32")
+    if demand.processes > 1 and plan.gradients != "held":
+        return say("several processes need all gradients at once, to reduce them")
+    return _refusal_alone(plan, demand, precision)
+
+
+def _refusal_alone(plan: StatePlan, demand: Demand, precision: str) -> str | None:
+    """The same, of what has nothing to do with other processes."""
+    if demand.lora is not None:
+        return say("adapters are small: their state is kept in fp32")
+    reason = why_not_together(precision, has_bf16_weights=plan.is_half, holds_gradients=plan.gradients == "held")
+    return reason or None
+
+
+def _micro_batches(request: Request, hardware: Hardware) -> Iterator[tuple[int, int]]:
+    """How many micro-batches a step may have, and how many tokens then each."""
+    most = max(MOST_TOKENS[hardware.kind], request.longest_tokens)
+    number, before = max(-(-request.step_tokens // most), 1), 0
+    while True:
+        tokens = rounded_up(max(-(-request.step_tokens // number), request.longest_tokens))
+        if tokens != before:
+            yield number, tokens
+        if tokens <= rounded_up(request.longest_tokens):
+            return
+        number, before = number + max(number // 4, 1), tokens
+
+
+REACHED = {"cpu": 0.7, "cuda": 0.55}
+"""Of the machine's speed in products: measured on a CPU, not yet on a card."""
+HALF_SPEED_TOKENS = {"cpu": 64, "cuda": 600}
+"""Micro-batches of so few tokens reach half of it."""
+RECOMPUTED = {"nothing": 1.0, "light": 1.02, "blocks": 4 / 3, "offload": 1.4}
+"""Arithmetic with recomputation over arithmetic without."""
+HOST_BYTES_PER_S = 2e10
+
+
+def flops_per_token(shape: GPT2Config, context_tokens: float) -> float:
+    """Forward and backward: 6 for each matrix parameter, 12 for each layer, channel and token looked at."""
+    return 6 * shape.matrix_parameters + 12 * shape.n_layer * shape.n_embd * context_tokens / 2
+
+
+def seconds_per_step(demand: Demand, hardware: Hardware, *, step_tokens: int, context_tokens: float) -> float:
+    """Of one optimizer step."""
+    full = demand.tokens / (demand.tokens + HALF_SPEED_TOKENS[demand.device])
+    rate = hardware.flops_per_s * REACHED[demand.device] * full
+    flops = flops_per_token(demand.shape, context_tokens) * RECOMPUTED[demand.recompute]
+    if demand.lora is not None:  # gradients of the activations only
+        flops *= 2 / 3
+    learned = Learned.of(demand.shape, demand.lora, demand.frozen)
+    return step_tokens * flops / rate + _update_s(demand.states, learned, hardware, demand.micro_batches)
+
+
+def _update_s(states: StatePlan, learned: Learned, hardware: Hardware, micro_batches: int) -> float:
+    parameters = learned.matrices + learned.others
+    if states.gradients == "host":
+        gradients_s = 2 * learned.matrices * micro_batches / LINK_BYTES_PER_S
+        return gradients_s + 30 * parameters / HOST_BYTES_PER_S
+    touched = {32: 28, 8: 14, 4: 12}[states.moment_bits]
+    return (touched + 8 * (micro_batches - 1)) * parameters / hardware.bytes_per_s

@@ -1,0 +1,96 @@
+"""What `doctor` found, for a person: a line a check, and under it what mends it."""
+
+import io
+import shlex
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tunesmith.diagnostics.run_diagnosis import Cause, Explanation
+from tunesmith.doctor.check import Check, Status
+from tunesmith.doctor.verdict import Verdict
+from tunesmith.messages.catalogue import say
+from tunesmith.ui.wrapping import aligned, printable
+
+COLOURS: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+LEAST_WIDTH = 60
+
+
+def doctor_table(verdict: Verdict, *, width: int, in_color: bool) -> str:
+    """All checks and a summary, at most `width` cells wide."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for check in verdict.checks:
+        table.add_row(Text(say(check.status), COLOURS[check.status]), Text(say(check.name)), _told(check))
+    console = Console(
+        width=max(width, LEAST_WIDTH),
+        file=io.StringIO(),
+        force_terminal=in_color,
+        no_color=not in_color,
+        highlight=False,
+    )
+    with console.capture() as capture:
+        console.print(table)
+        console.print()
+        console.print(Text(summary(verdict)))
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
+
+
+def _told(check: Check) -> Text:
+    text = Text(printable(check.found))
+    if check.remedy.text:
+        text.append("\n→ " + printable(check.remedy.text), style="bold" if check.status == "fail" else "")
+    return text
+
+
+def summary(verdict: Verdict) -> str:
+    """What a person does next."""
+    failed = [check for check in verdict.checks if check.status == "fail"]
+    warned = [check for check in verdict.checks if check.status == "warn"]
+    if not failed and not warned:
+        return say("all is well: tunesmith train FILE --model gpt2 --out my-model")
+    counts = []
+    if failed:
+        counts.append(say("does not work: {names}", names=", ".join(say(check.name) for check in failed)))
+    if warned:
+        counts.append(say("could be better: {names}", names=", ".join(say(check.name) for check in warned)))
+    text = "; ".join(counts)
+    return (
+        text + "\n" + say("tunesmith doctor --fix lists what can be mended from here")
+        if verdict.safe_commands
+        else text
+    )
+
+
+def fixing_lines(commands: tuple[tuple[str, ...], ...], *, will_run: bool) -> list[str]:
+    """What `--fix` says before anything is run."""
+    if not commands:
+        return [say("nothing here can be mended by a command of this environment; the lines above say what helps")]
+    head = say("running:") if will_run else say("these can be run from here, or by tunesmith doctor --fix --yes:")
+    return [head, *(f"  {shlex.join(command)}" for command in commands)]
+
+
+def explanation_text(explanation: Explanation, *, width: int) -> str:
+    """Causes with their evidence and fix, or that none is known."""
+    width = max(width, LEAST_WIDTH)
+    if not explanation.causes:
+        return aligned(
+            [(say("cause"), say("unknown: no symptom of the table stands in it")), (say("next"), _next())], width
+        )
+    blocks = [aligned(_rows(cause), width) for cause in explanation.causes]
+    if explanation.others:
+        seen = ", ".join(other.name for other in explanation.others)
+        blocks.append(say("seen too: {names}", names=seen))
+    return "\n\n".join(blocks)
+
+
+def _rows(cause: Cause) -> list[tuple[str, str]]:
+    evidence = [(say("seen") if position == 0 else "", printable(line)) for position, line in enumerate(cause.evidence)]
+    return [(say("cause"), printable(cause.cause)), *evidence, (say("fix"), printable(cause.fix))]
+
+
+def _next() -> str:
+    return say("give more of the log, its first error above all; tunesmith doctor checks the machine")

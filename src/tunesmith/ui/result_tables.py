@@ -1,0 +1,272 @@
+"""Results as text for a person: plain enough to be piped, aligned enough to be read."""
+
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+from rich.cells import cell_len
+
+from tunesmith.messages.catalogue import Phrase, say
+from tunesmith.reporting.comparison import figures_table, settings_table, winner_sentence
+from tunesmith.reporting.run_list import status_words
+from tunesmith.ui.wrapping import aligned, grid, printable
+from tunesmith.utils import formatting
+
+SHOWN_CHARACTERS = 50
+"""Of a sample, where it is named."""
+LEAST_COLUMN = 9
+"""Cells of a column of figures."""
+
+
+FIGURES: dict[str, tuple[Phrase, str]] = {
+    "perplexity": (Phrase("perplexity"), ".2f"),
+    "loss": (Phrase("nats per token"), ".4f"),
+    "bits_per_byte": (Phrase("bits per byte"), ".4f"),
+    "bits_per_character": (Phrase("bits per character"), ".4f"),
+}
+"""What is measured, with its form."""
+
+
+def evaluation_table(result: dict[str, Any], width: int | None = None) -> str:
+    """What `evaluate` found; in a terminal of `width` cells long lines are wrapped."""
+    base = result["base"]
+    rows = _compared(result, base) if base else _figures(result)
+    counts = say(
+        "{tokens:,} in {samples:,} samples, {n_bytes:,} bytes",
+        tokens=result["tokens"],
+        samples=result["samples"],
+        n_bytes=result["bytes"],
+    )
+    rows += [(say("tokens"), counts), (say("method"), result["method"])]
+    if result["overlaps_training_data"]:
+        remembered = say("most of this text was trained on: the figures say how well it is remembered")
+        rows.append((say("careful"), remembered))
+    worst = [
+        say(
+            "  {nats:6.2f}  sample {number:,}: {begins}",
+            nats=sample["loss"],
+            number=sample["sample"],
+            begins=_on_one_line(sample["text"]),
+        )
+        for sample in result["worst_samples"]
+    ]
+    copied = ["", *_novelty_lines(result["novelty"])] if result["novelty"] else []
+    head = ["", say("it knows these worst (nats per token):")] if worst else []
+    return "\n".join([aligned(rows, width), *head, *worst, *copied])
+
+
+def _novelty_lines(novelty: dict[str, Any]) -> list[str]:
+    written, held_out = novelty["written"], novelty["held_out"]
+    columns = [(say("written"), say("by people"))]
+    columns += [
+        (f"{share:.1%}", f"{held_out['copied_share'][least]:.1%}") for least, share in written["copied_share"].items()
+    ]
+    longest = (written["longest"] or {"tokens": 0})["tokens"], (held_out["longest"] or {"tokens": 0})["tokens"]
+    columns.append((f"{longest[0]:,}", f"{longest[1]:,}"))
+    names = [
+        say("copied from the training text"),
+        *(say("  in {least} tokens in a row or more", least=least) for least in written["copied_share"]),
+        say("  longest, in tokens"),
+    ]
+    cells = max(LEAST_COLUMN, *(cell_len(text) for pair in columns for text in pair))
+    rows = [
+        (name, "  ".join(" " * (cells - cell_len(text)) + text for text in pair))
+        for name, pair in zip(names, columns, strict=True)
+    ]
+    lines = [aligned(rows)]
+    if found := written["longest"]:
+        lines.append(
+            say(
+                "  the longest is from {source}, sample {number:,}: {begins}",
+                source=found["source"],
+                number=found["sample"],
+                begins=_on_one_line(found["text"]),
+            )
+        )
+    lines.append(
+        say(
+            "  ({written:,} tokens in {texts:,} texts against {held_out:,} by people)",
+            written=written["tokens"],
+            texts=novelty["texts"],
+            held_out=held_out["tokens"],
+        )
+    )
+    return lines
+
+
+def _figures(result: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [(str(name), f"{result[key]:{form}}") for key, (name, form) in FIGURES.items()]
+    return [rows[0], (say("  95 % interval"), _interval(result["perplexity_ci95"], ".2f")), *rows[1:]]
+
+
+def _compared(result: dict[str, Any], base: dict[str, Any]) -> list[tuple[str, str]]:
+    """Base, tuned, and their difference with its interval, in columns."""
+    lines = [("", say("base"), say("tuned"), say("difference (95 % interval)"))]
+    for key, (name, form) in FIGURES.items():
+        change = _change(result["difference"].get(key), form)
+        lines.append((str(name), f"{base[key]:{form}}", f"{result[key]:{form}}", change))
+        if key == "perplexity":
+            before, after = (_interval(figures["perplexity_ci95"], form) for figures in (base, result))
+            lines.append((say("  95 % interval"), before, after, ""))
+    base_cells, tuned_cells = (max(cell_len(line[column]) for line in lines) for column in (1, 2))
+    rows = [
+        (
+            name,
+            f"{' ' * (base_cells - cell_len(before))}{before}  "
+            f"{' ' * (tuned_cells - cell_len(after))}{after}  {change}".rstrip(),
+        )
+        for name, before, after, change in lines
+    ]
+    share = say("{share:.0%} of the samples", share=result["difference"]["win_rate"])
+    return [*rows, (say("better on"), share)]
+
+
+def _change(difference: dict[str, Any] | None, form: str) -> str:
+    if difference is None:
+        return ""
+    interval = difference["ci95"]
+    return f"{difference['value']:+{form}}" + (f" ({_interval(interval, '+' + form)})" if interval else "")
+
+
+def _interval(interval: list[float] | None, form: str) -> str:
+    if not interval:
+        return say("needs two samples")
+    return say("{low} to {high}", low=f"{interval[0]:{form}}", high=f"{interval[1]:{form}}")
+
+
+def _on_one_line(text: str) -> str:
+    shown = printable(" ".join(text.split()))
+    return shown if len(shown) <= SHOWN_CHARACTERS else shown[:SHOWN_CHARACTERS].rstrip() + " ..."
+
+
+def tokenizer_table(result: dict[str, Any], sources: tuple[str, ...]) -> str:
+    """What `tokenizer train` made."""
+    learned_from = say(
+        "{samples:,} samples, {characters:,} characters", samples=result["samples"], characters=result["characters"]
+    )
+    rows = [
+        (say("vocabulary"), say("{count:,} entries", count=result["vocab_size"])),
+        (say("learned from"), learned_from),
+        (say("fit"), say("{ratio:.2f} tokens a character", ratio=result["tokens_per_character"])),
+        (say("written to"), result["out"]),
+    ]
+    command = shlex.join(["tunesmith", "prepare", *sources, "--tokenizer", result["out"]])
+    return f"{aligned(rows)}\n\n{say('next:')}\n  {command}"
+
+
+SHOWN_WORDS = 8
+
+
+def extension_table(result: dict[str, Any], width: int | None = None) -> str:
+    """What was added, how the fit changed, and what to do next; in a terminal of `width` cells lines are wrapped."""
+    added = []
+    if result["from_words"]:
+        added.append(say("{count:,} for the words", count=result["from_words"]))
+    if result["from_text"]:
+        added.append(say("{count:,} from the text", count=result["from_text"]))
+    if result["special_tokens"]:
+        added.append(say("{count:,} special", count=result["special_tokens"]))
+    rows = [
+        (
+            say("vocabulary"),
+            say("{before:,} entries, now {now:,}", before=result["vocab_size_before"], now=result["vocab_size"]),
+        ),
+        (say("added"), ", ".join(added)),
+        (say("for example"), printable("  ".join(result["examples"]))),
+    ]
+    if result["tokens_per_character"] is not None:
+        before, now = result["tokens_per_character_before"], result["tokens_per_character"]
+        rows.append(
+            (
+                say("fit"),
+                say(
+                    "{now:.2f} tokens a character, before {before:.2f}: {less:.0%} fewer tokens",
+                    now=now,
+                    before=before,
+                    less=1 - now / before,
+                ),
+            )
+        )
+    rows.append(
+        (
+            say("new rows"),
+            say(
+                "{count:,} parameters, each row the mean of what stood for it; text without new words computes as "
+                "before",
+                count=result["parameters_added"],
+            ),
+        )
+    )
+    several = result["several_tokens"]
+    if several:
+        shown = printable(", ".join(several[:SHOWN_WORDS])) + (", ..." if len(several) > SHOWN_WORDS else "")
+        rows.append(
+            (
+                say("still several"),
+                say(
+                    "{words} ({count:,}): spaces, digits and signs always part tokens", words=shown, count=len(several)
+                ),
+            )
+        )
+    rows.append((say("written to"), result["out"]))
+    command = shlex.join(["tunesmith", "train", "FILE", "--model", result["out"], "--out", "my-model"])
+    return f"{aligned(rows, width)}\n\n{say('the new rows have to be learned; next:')}\n  {command}"
+
+
+def runs_table(rows: Sequence[dict[str, Any]], folder: str) -> str:
+    """A line for each run."""
+    if not rows:
+        return say("There are no runs in {folder}. This makes one: tunesmith train FILE --out my-model", folder=folder)
+    head = [
+        say("run"),
+        say("status"),
+        say("model"),
+        say("perplexity"),
+        say("steps"),
+        say("rate"),
+        say("speed"),
+        say("time"),
+    ]
+    cells = [
+        [
+            row["name"],
+            status_words(row["status"]),
+            _tail(row["model"]),
+            _perplexity_change(row),
+            f"{row['steps']:,}"
+            if row["steps"] == row["planned_steps"]
+            else f"{row['steps']:,}/{row['planned_steps']:,}",
+            f"{row['learning_rate']:g}",
+            formatting.rate(row["tokens_per_s"]) if row["tokens_per_s"] else "\u2013",
+            formatting.duration(row["duration_s"]),
+        ]
+        for row in rows
+    ]
+    return grid([head, *cells], right=(3, 4, 5, 6))
+
+
+def comparison_table(result: dict[str, Any]) -> str:
+    """Settings that differ, then what came of them, then who was best."""
+    names = result["runs"]
+    figures, settings = figures_table(result["figures"], names), settings_table(result["settings"], names)
+    parts = [grid([figures["head"], *figures["rows"]])]
+    if settings["rows"]:
+        parts.append(grid([settings["head"], *settings["rows"]]))
+    parts.append(winner_sentence(result))
+    if result["report"]:
+        parts.append(say("The page with curves and samples: {path}", path=result["report"]))
+    else:
+        parts.append(say("For curves and samples side by side: --out compared.html"))
+    return "\n\n".join(parts)
+
+
+def _perplexity_change(row: dict[str, Any]) -> str:
+    if row["perplexity"] is None:
+        return "\u2013"
+    before = formatting.perplexity(row["base_perplexity"]) if row["base_perplexity"] else "\u2013"
+    return f"{before} \u2192 {formatting.perplexity(row['perplexity'])}"
+
+
+def _tail(model: str) -> str:
+    """The last folder of a path; ids of the hub as they are."""
+    return model.rstrip("/").rsplit("/", 1)[-1] if model.count("/") > 1 or model.startswith("/") else model

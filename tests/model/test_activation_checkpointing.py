@@ -1,0 +1,115 @@
+"""What is computed once more: the same numbers, no product too many, and less memory kept."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from tunesmith.config import RECOMPUTATIONS, Recompute
+from tunesmith.model import activation_checkpointing
+from tunesmith.model.activation_checkpointing import recompute
+from tunesmith.model.attention import DocumentLayout, hidden_states
+from tunesmith.model.compile import can_compile, compile_in_place
+from tunesmith.model.gpt2 import GPT2
+from tunesmith.model.gpt2_config import LoRA
+from tunesmith.model.hf_checkpoint import load_gpt2
+from tunesmith.model.lora import attach, freeze
+from tunesmith.model.loss import sum_of_nats
+
+LAYOUT = DocumentLayout.of((0, 20, 40, 47, 64))
+TOKENS = np.random.default_rng(1).integers(0, 300, 64)
+POSITIONS = np.concatenate([np.arange(end - start) for start, end in ((0, 20), (20, 40), (40, 47), (47, 64))])
+
+
+class Products(TorchDispatchMode):
+    """Counts operations by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls[func.name().removeprefix("aten::")] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def gradients(model: GPT2, what: Recompute) -> tuple[dict[str, torch.Tensor], Counter[str]]:
+    """Of every learned parameter after one backward pass, and what was computed for it."""
+    recompute(model, what)
+    return backward(model)
+
+
+def backward(model: GPT2) -> tuple[dict[str, torch.Tensor], Counter[str]]:
+    """The same, as the model is."""
+    model.zero_grad(set_to_none=True)
+    torch.manual_seed(7)  # dropout
+    with Products() as counted:
+        hidden_NC = hidden_states(model, TOKENS, POSITIONS, LAYOUT)
+        sum_of_nats(hidden_NC, model.head_VC, torch.from_numpy(TOKENS), 300).backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}, counted.calls
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("learned", ["all", "blocks", "adapters"])
+def test_gradients_are_bitwise_the_same(
+    make_model_folder: Callable[..., Path], learned: str, dtype: torch.dtype
+) -> None:
+    """With dropout, frozen parts and adapters too; and the two cheap ways repeat no matrix product."""
+    model = load_gpt2(make_model_folder(), dropout=0.1).train()
+    model.compute_dtype = dtype
+    if learned == "blocks":
+        freeze(model, "embeddings")
+    elif learned == "adapters":
+        attach(model, LoRA(4, 8.0, 0.1, ("attn.c_attn", "mlp.c_proj")), seed=1)
+    expected, counted = gradients(model, "nothing")
+    products: dict[Recompute, int] = {}
+    for what in RECOMPUTATIONS:
+        found, calls = gradients(model, what)
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], gradient) for name, gradient in expected.items()), what
+        products[what] = calls["addmm"]
+    assert counted["addmm"] == 4 * model.config.n_layer
+    assert products["light"] == products["nothing"]
+    assert products["blocks"] == products["offload"] > products["nothing"]
+
+
+@pytest.mark.filterwarnings("ignore")  # inside the compiler, which warns of what it does itself
+@pytest.mark.skipif(not can_compile(torch.device("cpu")).value, reason="no C++ compiler")
+def test_compiled_blocks_compute_the_same(make_model_folder: Callable[..., Path]) -> None:
+    """Recomputation inside of compiled code."""
+    model = load_gpt2(make_model_folder()).train()
+    expected, _ = gradients(model, "nothing")
+    compile_in_place(model)
+    for what in RECOMPUTATIONS:
+        torch.compiler.reset()
+        recompute(model, what)
+        found, _ = backward(model)
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-4)
+
+
+def test_a_card_keeps_what_goes_into_blocks_on_the_host(
+    make_model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every block's input is handed to the host and nothing else of the block; the result is the same."""
+    model = load_gpt2(make_model_folder()).train()
+    expected, _ = gradients(model, "nothing")
+    taken: list[torch.Size] = []
+
+    def pinned(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+        taken.append(shape)
+        return torch.empty(shape, dtype=dtype)  # without a GPU nothing is pinned
+
+    monkeypatch.setattr(activation_checkpointing, "pinned_empty", pinned)
+    for block in model.transformer.h:
+        block.run_block = activation_checkpointing._checkpointed_on_host
+    found, _ = backward(model)
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+    inputs = [shape for shape in taken if shape == (64, model.config.n_embd)]
+    assert len(inputs) == len(taken)
+    assert len(inputs) >= model.config.n_layer
