@@ -23,6 +23,7 @@ def _looks_always(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_wish_is_granted_once_and_old_ones_are_forgotten(tmp_path: Path) -> None:
     """Each by itself; what was asked of an earlier process is not asked of this one."""
+    (tmp_path / "checkpoints").mkdir()
     ours = ControlFiles(RunDir(tmp_path))
     assert not ours.take(SAVE)
     RunDir(tmp_path).request_action(SAVE)
@@ -33,12 +34,13 @@ def test_a_wish_is_granted_once_and_old_ones_are_forgotten(tmp_path: Path) -> No
     assert RunDir(tmp_path).pending_actions() == (STOP,)
     ours.clear()
     assert not ours.take(STOP)
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 def test_looks_are_rare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two of them the disk is not asked."""
     monkeypatch.setattr(stop, "POLL_S", 1e9)
+    (tmp_path / "checkpoints").mkdir()
     ours = ControlFiles(RunDir(tmp_path))
     assert not ours.take(SAVE)
     RunDir(tmp_path).request_action(SAVE)
