@@ -29,8 +29,8 @@ from tunesmith.distributed.team import ALONE, Team
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hub import preset_shape
 from tunesmith.training.optimizer import make_optimizer
-from tunesmith.training.step import train_step
 from tunesmith.training.together import make_engine
+from tunesmith.training.train_step import train_step
 
 WAYS = ("replicated", "parts")
 WARM_UP_STEPS = 2

@@ -4,7 +4,7 @@
 
 Each combination runs two optimizer steps of a random model in a process of its own, whose largest resident memory
 is compared with what was predicted before them: the closed form of `tunesmith.planning.memory_model`, corrected by two
-short micro-batches (`tunesmith.training.calibration`).
+short micro-batches (`tunesmith.training.memory_calibration`).
 """
 
 import argparse
@@ -76,9 +76,9 @@ def run(combination: Combination) -> dict[str, Any]:
     from tunesmith.model.gpt2_config import SHORT_DOCUMENT_TOKENS
     from tunesmith.optim.state_format import STATE_PLANS
     from tunesmith.planning.memory_model import Correction, Demand, memory_of
-    from tunesmith.training.calibration import calibrate
+    from tunesmith.training.memory_calibration import calibrate
     from tunesmith.training.optimizer import make_optimizer
-    from tunesmith.training.step import train_step
+    from tunesmith.training.train_step import train_step
     from tunesmith.utils.device import choose_dtype, peak_memory_bytes
 
     shape, states = SHAPES[combination.size], STATE_PLANS[combination.states]

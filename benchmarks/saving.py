@@ -68,7 +68,7 @@ def main() -> None:
 
 def _side(asked: argparse.Namespace) -> dict[str, Any]:
     import tunesmith
-    from tunesmith.training.events import Planned, Stepped
+    from tunesmith.training.events import RunStarted, StepLogged
     from tunesmith.utils.device import set_up_allocators
 
     set_up_allocators()  # as the command line does
@@ -76,9 +76,9 @@ def _side(asked: argparse.Namespace) -> dict[str, Any]:
     plans = []
 
     def note(event: object) -> None:
-        if isinstance(event, Planned):
+        if isinstance(event, RunStarted):
             plans.append(event.plan)
-        if isinstance(event, Stepped):
+        if isinstance(event, StepLogged):
             ends_s[event.step] = time.perf_counter()
 
     with tempfile.TemporaryDirectory(prefix="saving-") as folder:

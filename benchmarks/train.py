@@ -201,18 +201,18 @@ def timed(trainer: Any, tokens_per_batch: int) -> tuple[float, int]:
 def ours_side(text: Path, model: Path, *, compiled: bool = False) -> dict[str, Any]:
     """`tunesmith train` at its defaults."""
     from tunesmith.config import TrainConfig
-    from tunesmith.run_training import run_training
-    from tunesmith.training.events import Event, Planned, Stepped
+    from tunesmith.training.events import Event, RunStarted, StepLogged
+    from tunesmith.training.train import train
     from tunesmith.utils.device import keep_freed_memory
 
     keep_freed_memory()  # as the command line does
-    steps: list[tuple[float, Stepped]] = []
-    plans: list[Planned] = []
+    steps: list[tuple[float, StepLogged]] = []
+    plans: list[RunStarted] = []
 
     def watch(event: Event) -> None:
-        if isinstance(event, Planned):
+        if isinstance(event, RunStarted):
             plans.append(event)
-        if isinstance(event, Stepped):
+        if isinstance(event, StepLogged):
             steps.append((time.perf_counter(), event))
 
     with tempfile.TemporaryDirectory() as out:
@@ -227,7 +227,7 @@ def ours_side(text: Path, model: Path, *, compiled: bool = False) -> dict[str, A
             tokens_per_step=8192 if text.stem == "windows" else "auto",
             compile="yes" if compiled else "no",
         )
-        run_training(config, on_event=watch)
+        train(config, on_event=watch)
     (first_s, first), (last_s, last) = steps[WARM_UP_STEPS - 1], steps[-1]
     plan = plans[0].plan
     useful = last.tokens - first.tokens

@@ -124,10 +124,10 @@ class _NoWatch:
 
 def _side(asked: argparse.Namespace) -> dict[str, Any]:
     import tunesmith
-    from tunesmith.tracking import registry
-    from tunesmith.training import job
-    from tunesmith.training.events import Planned, Stepped
-    from tunesmith.training.run import RunFolder
+    from tunesmith.run_dir import RunDir
+    from tunesmith.tracking import trackers
+    from tunesmith.training import train
+    from tunesmith.training.events import RunStarted, StepLogged
     from tunesmith.ui.progress import Progress
     from tunesmith.utils.device import set_up_allocators
 
@@ -136,19 +136,19 @@ def _side(asked: argparse.Namespace) -> dict[str, Any]:
     plans = []
     watched = asked.side == WATCHED
     trackers = {"follower": _Follower()} if watched else {}
-    registry.make_trackers = lambda _asked: trackers  # type: ignore[assignment]
+    trackers.make_trackers = lambda _asked: trackers  # type: ignore[assignment]
     if not watched:
-        job.SystemMonitor = _NoWatch  # type: ignore[assignment, misc]
-        RunFolder.append = lambda *_nothing: None  # type: ignore[method-assign]
+        train.SystemMonitor = _NoWatch  # type: ignore[assignment, misc]
+        RunDir.append = lambda *_nothing: None  # type: ignore[method-assign]
 
     with tempfile.TemporaryDirectory(prefix="watching-") as folder, Progress(quiet=not watched) as progress:
 
         def note(event: object) -> None:
             if watched:
                 progress.show(event)  # type: ignore[arg-type]
-            if isinstance(event, Planned):
+            if isinstance(event, RunStarted):
                 plans.append(event.plan)
-            if isinstance(event, Stepped):
+            if isinstance(event, StepLogged):
                 ends_s[event.step] = time.perf_counter()
 
         tunesmith.train(

@@ -166,9 +166,9 @@ def ship(run: Path, texts: list[str]) -> None:
         "python": platform.python_version(),
         "passages": len(texts),
         "characters": sum(map(len, texts)),
-        "outcome": json.loads((run / "run.json").read_text("utf-8"))["outcome"],
+        "result": json.loads((run / "run.json").read_text("utf-8"))["result"],
     }
-    note["outcome"].pop("out")
+    note["result"].pop("out")
     (ASSET / "recipe.json").write_text(json.dumps(note, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 

@@ -46,9 +46,9 @@ def same(one: Path, other: Path) -> bool:
 def test_events_end_with_the_result(text: Path, tmp_path: Path) -> None:
     """One after another: the plan first, each step in its turn, the result last and equal to what `train` returns."""
     seen = list(tunesmith.training_events(text, out=tmp_path / "events", **options()))
-    assert isinstance(seen[0], events.Planned)
-    assert [event.step for event in seen if isinstance(event, events.Stepped)] == list(range(1, 6))
-    assert isinstance(seen[-1], events.Ended)
+    assert isinstance(seen[0], events.RunStarted)
+    assert [event.step for event in seen if isinstance(event, events.StepLogged)] == list(range(1, 6))
+    assert isinstance(seen[-1], events.RunEnded)
     told: list[object] = []
     result = tunesmith.train(text, out=tmp_path / "train", on_event=told.append, **options())
     measured = [[event for event in run if isinstance(event, events.Evaluated)] for run in (seen, told)]
@@ -63,7 +63,7 @@ def test_leaving_the_loop_saves_the_run(text: Path, tmp_path: Path, how: str) ->
     out = tmp_path / "out"
     with contextlib.suppress(ZeroDivisionError):
         for event in tunesmith.training_events(text, out=out, **options(dropout=0.1)):
-            if isinstance(event, events.Stepped) and event.step == 3:
+            if isinstance(event, events.StepLogged) and event.step == 3:
                 if how == "raise":
                     raise ZeroDivisionError
                 break
@@ -86,11 +86,11 @@ def test_mistakes_are_raised_at_the_first_event(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_while_a_step_is_computed(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The loop ends by itself, saved; between events the program's own handlers are in force."""
-    from tunesmith.training import loop
+    """The trainer ends by itself, saved; between events the program's own handlers are in force."""
+    from tunesmith.training import trainer
 
     handler = signal.getsignal(signal.SIGINT)
-    train_step, calls = loop.train_step, []
+    train_step, calls = trainer.train_step, []
 
     def step_with_a_signal(*arguments: Any, **named: Any) -> object:
         calls.append(1)
@@ -98,12 +98,12 @@ def test_ctrl_c_while_a_step_is_computed(text: Path, tmp_path: Path, monkeypatch
             signal.raise_signal(signal.SIGINT)
         return train_step(*arguments, **named)
 
-    monkeypatch.setattr(loop, "train_step", step_with_a_signal)
+    monkeypatch.setattr(trainer, "train_step", step_with_a_signal)
     ended = None
     for event in tunesmith.training_events(text, out=tmp_path / "out", **options()):
         assert signal.getsignal(signal.SIGINT) is handler
         ended = event
-    assert isinstance(ended, events.Ended)
+    assert isinstance(ended, events.RunEnded)
     assert (ended.result.interrupted, ended.result.steps) == (True, 3)
 
 

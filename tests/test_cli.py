@@ -71,7 +71,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, str, str], list[str]], int, str]] = {
     "occupied out": (
         lambda d, m, t: ["train", t, "--model", m, "--out", write_folder(d / "taken")],
         1,
-        "already holds something else",
+        "already contains something else",
     ),
     "out is a file": (lambda d, m, t: ["train", t, "--model", m, "--out", write(d / "file", "x")], 1, "is a file"),
     "nothing to resume": (
@@ -175,7 +175,7 @@ def test_train_evaluate_generate(
     assert all(len(sample["tokens"]) == len(sample["logprobs"]) <= 5 for sample in samples)
 
     assert main(["train", str(text), "--model", "tiny", "--out", out]) == 1
-    assert "already holds a finished run" in capsys.readouterr().err
+    assert "already contains a finished run" in capsys.readouterr().err
 
 
 def test_flags_win_over_the_config_file(
@@ -227,7 +227,7 @@ def test_a_signal_saves_and_resume_finishes(
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
     assert f"tunesmith train --resume --out {out}" in stderr
-    assert json.loads((out / "run.json").read_text("utf-8"))["outcome"]["status"] == "interrupted"
+    assert json.loads((out / "run.json").read_text("utf-8"))["result"]["status"] == "interrupted"
     resumed = subprocess.run(
         [*program, "train", "--resume", "--out", str(out), "--json"], capture_output=True, text=True, check=False
     )

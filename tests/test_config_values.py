@@ -288,14 +288,14 @@ def test_a_run_of_lists_is_resumed(texts: list[Path], tmp_path: Path) -> None:
     options: dict[str, Any] = {"model": "tiny", "max_steps": 4, "tokens_per_step": 256, "lora_rank": 2, "dropout": 0.1}
     lists = {"weights": [1, 2], "lora_targets": ["attn.c_attn"], "track": []}
     for event in tunesmith.training_events(texts, out=tmp_path / "lists", **options, **lists):
-        if isinstance(event, tunesmith.events.Stepped) and event.step == 2:
+        if isinstance(event, tunesmith.events.StepLogged) and event.step == 2:
             break
     again = {"weights": [1.0, 2.0], "lora_targets": ["attn.c_attn"]}
     result = tunesmith.train(texts, out=tmp_path / "lists", resume=True, **again)
     assert (result.steps, result.interrupted) == (4, False)
     typed = {"weights": (1.0, 2.0), "lora_targets": ("attn.c_attn",)}
     tunesmith.train(*map(str, texts), out=str(tmp_path / "tuples"), **options, **typed)
-    asked = [json.loads((tmp_path / name / "run.json").read_text("utf-8"))["asked"] for name in ("lists", "tuples")]
+    asked = [json.loads((tmp_path / name / "run.json").read_text("utf-8"))["config"] for name in ("lists", "tuples")]
     same = {name for name in asked[0] if asked[0][name] == asked[1][name]}
     assert set(asked[0]) - same == {"out", "resume"}
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("lists", "tuples")]

@@ -14,9 +14,8 @@ import tunesmith
 from tunesmith.cli import main
 from tunesmith.model.hub import local_folder
 from tunesmith.reporting.run_reader import read_run
+from tunesmith.run_dir import JsonlWriter, RunDir
 from tunesmith.serving.api_errors import JsonResponse
-from tunesmith.training.lines import LinesFile
-from tunesmith.training.run import RunFolder
 from tunesmith.utils.files import shown_json, to_json
 
 PACKAGE = Path(tunesmith.__file__).parent
@@ -54,7 +53,7 @@ def test_the_writer(tmp_path: Path) -> None:
     assert strictly(to_json(value)) == {"a": [1.5, None, {"b": [None, None, "NaN", True, None, 3]}], "c": "漢字"}
     assert to_json({"a": [1.5, "漢字"]}) == '{"a": [1.5, "漢字"]}'
     assert JsonResponse({"logprobs": [-INF, -1.5]}).body == b'{"logprobs":[null,-1.5]}'
-    LinesFile(tmp_path / "lines").append({"grad_norm": INF})
+    JsonlWriter(tmp_path / "lines").append({"grad_norm": INF})
     assert (tmp_path / "lines").read_text("utf-8") == '{"grad_norm": null}\n'
     assert [shown_json(one) for one in (None, True, "a", NAN)] == ["null", "true", '"a"', "nan"]
 
@@ -72,12 +71,12 @@ def test_a_run_without_clipping(text: Path, tmp_path: Path, capsys: pytest.Captu
     out = tmp_path / "run"
     options: dict[str, Any] = {"model": "tiny", "max_steps": 4, "tokens_per_step": 256, "max_grad_norm": math.inf}
     for event in tunesmith.training_events(text, out=out, **options):
-        if isinstance(event, tunesmith.events.Planned):
+        if isinstance(event, tunesmith.events.RunStarted):
             assert event.plan.max_grad_norm == math.inf
-        if isinstance(event, tunesmith.events.Stepped) and event.step == 2:
+        if isinstance(event, tunesmith.events.StepLogged) and event.step == 2:
             break
     kept = strictly((out / "run.json").read_text("utf-8"))
-    assert (kept["asked"]["max_grad_norm"], kept["plan"]["max_grad_norm"]) == (None, None)
+    assert (kept["config"]["max_grad_norm"], kept["plan"]["max_grad_norm"]) == (None, None)
     assert tunesmith.train(out=out, resume=True).steps == 4
     tunesmith.train(text, out=tmp_path / "whole", **options)
     assert (out / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
@@ -129,14 +128,14 @@ def test_a_run_that_began_with_an_infinite_perplexity(
     """Report, list and explanation of it are whole, for people and for programs."""
     out = tmp_path / "run"
     tunesmith.train(text, out=out, model="tiny", max_steps=2, tokens_per_step=256)
-    run = RunFolder(out)
-    run.end({**run.describe()["outcome"], "base_perplexity": INF})
+    run = RunDir(out)
+    run.finish({**run.read_metadata()["result"], "base_perplexity": INF})
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
     (out / "metrics.jsonl").unlink()
     for line in lines:
-        is_first = line["kind"] == "evaluation" and line["step"] == 0
-        run.append("metrics.jsonl", {**line, "validation_perplexity": INF} if is_first else line)
-    assert strictly((out / "run.json").read_text("utf-8"))["outcome"]["base_perplexity"] is None
+        is_first = line["kind"] == "eval" and line["step"] == 0
+        run.append("metrics.jsonl", {**line, "val_perplexity": INF} if is_first else line)
+    assert strictly((out / "run.json").read_text("utf-8"))["result"]["base_perplexity"] is None
     assert read_run(out).evaluations[0].perplexity == math.inf
     capsys.readouterr()
     for verb, word in (("report", "report.html"), ("explain", "36 samples"), ("runs", "finished")):
@@ -151,12 +150,12 @@ def test_an_evaluation_that_was_no_number_stays_one(text: Path, tmp_path: Path) 
     out = tmp_path / "run"
     tunesmith.train(text, out=out, model="tiny", max_steps=2, tokens_per_step=256)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
-    last = [line for line in lines if line["kind"] == "evaluation"][-1]
-    LinesFile(out / "metrics.jsonl").append(
-        {**last, "step": 3, "validation_nats_per_token": NAN, "validation_perplexity": INF, "is_best": False}
+    last = [line for line in lines if line["kind"] == "eval"][-1]
+    JsonlWriter(out / "metrics.jsonl").append(
+        {**last, "step": 3, "val_loss": NAN, "val_perplexity": INF, "is_best": False}
     )
-    spike = {"kind": "loss_spike", "step": 3, "loss_nats_per_token": INF, "usual_nats_per_token": 2.0}
-    LinesFile(out / "metrics.jsonl").append(spike)
+    spike = {"kind": "loss_spike", "step": 3, "train_loss": INF, "usual_loss": 2.0}
+    JsonlWriter(out / "metrics.jsonl").append(spike)
     run = read_run(out)
     assert math.isnan(run.evaluations[-1].nats_per_token)
     assert run.best is not None

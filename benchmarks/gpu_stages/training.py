@@ -32,7 +32,7 @@ from tunesmith.planning.calibration_cache import Experience
 from tunesmith.planning.fit import Request, best_way
 from tunesmith.planning.hardware import GIB, hardware_named
 from tunesmith.planning.memory_model import Demand
-from tunesmith.training.step import train_step
+from tunesmith.training.train_step import train_step
 from tunesmith.utils.oom import in_pieces
 
 WARM_UP_STEPS, TIMED_STEPS = 4, 12

@@ -26,8 +26,8 @@ from tunesmith.planning.calibration_cache import Experience
 from tunesmith.planning.fit import Request, best_way
 from tunesmith.planning.hardware import GIB, hardware_here, hardware_named, hardware_of_driver
 from tunesmith.planning.memory_model import Demand
-from tunesmith.training.bad_numbers import offenders
-from tunesmith.training.calibration import calibrate
+from tunesmith.training.memory_calibration import calibrate
+from tunesmith.training.nonfinite import find_nonfinite_windows
 from tunesmith.utils.oom import is_out_of_memory
 
 LAYOUTS = tuple([16] * count for count in range(1, 11))
@@ -155,7 +155,7 @@ def bad_batch_compiled(setting: Setting) -> Result:
         tokens_N[: chosen.n_tokens : 32] = 7
         return replace(chosen, tokens=tokens_N, targets=chosen.targets % 7)
 
-    found = list(offenders(model, np.arange(8), batch_of))  # type: ignore[arg-type]
+    found = list(find_nonfinite_windows(model, np.arange(8), batch_of))  # type: ignore[arg-type]
     made = graphs() - before
     # the tied head makes every gradient bad, so only the number of graphs is looked at
     return verdict(passes=made == 0, graphs=made, windows_found=len(found))

@@ -26,7 +26,7 @@ from tunesmith.model.gpt2_config import GPT2Config
 from tunesmith.optim.state_format import STATE_PLANS
 from tunesmith.planning.gpus import known_card
 from tunesmith.training.optimizer import make_optimizer
-from tunesmith.training.step import StepResult, train_step
+from tunesmith.training.train_step import StepResult, train_step
 
 SIZES = {
     "tiny": (2, 64, 2),

@@ -13,7 +13,7 @@ A run can be watched, shown as the command line shows it, or taken event by even
 
     for event in tunesmith.training_events("titles.txt", model="tiny", out="another"):
         if isinstance(event, tunesmith.events.Evaluated):
-            print(event.step, event.perplexity)
+            print(event.step, event.val_perplexity)
 
     with tunesmith.Progress() as progress:
         tunesmith.train("titles.txt", model="tiny", out="shown", on_event=progress.show)

@@ -19,14 +19,13 @@ from tunesmith.config_values import flag_names, in_one_row
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import LANGUAGES, speak
 from tunesmith.messages.language import chosen_language
-from tunesmith.run_training import all_events, run_training
 
 if TYPE_CHECKING:
     from tunesmith import api_options
     from tunesmith.generation.generate import GeneratedText
-    from tunesmith.run_training import Events
     from tunesmith.serving.server import ServerInfo
     from tunesmith.training.events import Event, TrainResult
+    from tunesmith.training.train import Events
 
 Source = str | PathLike[str]
 Sources = Source | Iterable[Source]
@@ -167,12 +166,14 @@ def train(
         TypeError: for an option that does not exist.
     """
     config: TrainConfig = _config_of("train", options, sources=sources, out=out)
+    from tunesmith.training import train as training
+
     callback = on_event or (lambda _event: None)
     from tunesmith.ui.notebook import is_in_notebook
 
     if not (is_in_notebook() and on_event is None if progress is None else progress):
-        return run_training(config, on_event=callback)
-    from tunesmith.training.interrupt import StopRequest
+        return training.train(config, on_event=callback)
+    from tunesmith.training.stop import StopRequest
     from tunesmith.ui.progress import Progress
 
     stop = StopRequest()
@@ -182,11 +183,11 @@ def train(
             shown.show(event)
             callback(event)
 
-        return run_training(config, on_event=show_and_call, stop=stop)
+        return training.train(config, on_event=show_and_call, stop=stop)
 
 
 def training_events(*sources: Sources, out: Source, **options: "Unpack[api_options.TrainOptions]") -> "Events":
-    """Fine-tune a model on text, one event after another; the last one is `Ended`, with the result.
+    """Fine-tune a model on text, one event after another; the last one is `RunEnded`, with the result.
 
     Leaving the loop early saves the run and ends it, as Ctrl-C does at the command line; `train(resume=True, out=...)`
     goes on. While a step is computed Ctrl-C does the same, and the loop ends by itself.
@@ -214,8 +215,8 @@ def training_events(*sources: Sources, out: Source, **options: "Unpack[api_optio
 
 
 def _saved_when_left(config: TrainConfig) -> "Events":
-    from tunesmith.distributed.team import ALONE
-    from tunesmith.training.interrupt import StopRequest, stop_on_signals
+    from tunesmith.training.stop import StopRequest, stop_on_signals
+    from tunesmith.training.train import train_events
 
     if config.devices > 1:
         raise UserError(
@@ -224,7 +225,7 @@ def _saved_when_left(config: TrainConfig) -> "Events":
             devices=config.devices,
         )
     stop = StopRequest()
-    events = all_events(config, stop, ALONE)
+    events = train_events(config, stop)
     try:
         with _errors_in_python_names():
             event: Event | None = next(events)

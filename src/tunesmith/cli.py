@@ -22,6 +22,7 @@ from tunesmith.commands import COMMANDS, Command, json_of
 from tunesmith.config import CommonConfig, DoctorConfig, EvaluateConfig, GenerateConfig, ServeConfig, TrainConfig
 from tunesmith.errors import UsageError
 from tunesmith.messages.catalogue import say
+from tunesmith.run_dir import RunDir
 from tunesmith.ui.argv import settings_of, with_plain_dashes
 from tunesmith.ui.help import SpokenHelp
 from tunesmith.ui.output import (
@@ -104,19 +105,19 @@ def train(config: TrainConfig) -> int:
         return train_in_processes(config)
     set_up_allocators()
     from tunesmith.distributed.lost import ToldError
-    from tunesmith.run_training import run_training
-    from tunesmith.training.interrupt import StopRequest
+    from tunesmith.training import train as training
+    from tunesmith.training.stop import StopRequest
     from tunesmith.ui.progress import Progress
 
     speaks = place is None or place.rank == 0
     try:
         stop = StopRequest()
         with Progress(quiet=config.quiet or not speaks, is_stopping=stop) as progress:
-            result = run_training(config, on_event=progress.show, stop=stop)
+            result = training.train(config, on_event=progress.show, stop=stop)
     except ToldError:
         return USER_ERROR
     except KeyboardInterrupt:
-        if not (Path(config.out) / "run.json").is_file():
+        if not RunDir(Path(config.out)).exists():
             raise
         notice(
             say("interrupted:"),

@@ -149,11 +149,11 @@ COMMANDS = (
     Command(
         "plan",
         PlanConfig,
-        _function("training.forecast:forecast"),
+        _function("training.estimate:estimate"),
         lambda result, _config, width: load("ui.plan_table:forecast_report")(result, width=width),
         python_name="plan",
     ),
-    Command("train", TrainConfig, _function("run_training:run_training"), python_name="train"),
+    Command("train", TrainConfig, _function("training.train:train"), python_name="train"),
     Command(
         "evaluate",
         EvaluateConfig,

@@ -116,7 +116,7 @@ def _break(
 
 def _is_finished(run: SmallRun) -> bool:
     path = run.out / "run.json"
-    return path.is_file() and json.loads(path.read_text("utf-8"))["outcome"]["status"] == "finished"
+    return path.is_file() and json.loads(path.read_text("utf-8"))["result"]["status"] == "finished"
 
 
 if __name__ == "__main__":

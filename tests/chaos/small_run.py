@@ -23,8 +23,8 @@ from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_checkpoint import save_gpt2
 from tunesmith.model.hf_config import gpt2_config, read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.training.checksums import verify_checksums
-from tunesmith.training.run import RunFolder
+from tunesmith.run_dir import RunDir
+from tunesmith.training.checkpoint import verify_checksums
 
 VARIANTS: tuple[tuple[str, ...], ...] = (
     ("--save-every-steps", "1", "--eval-every-steps", "3"),
@@ -117,7 +117,7 @@ class SmallRun:
         Raises:
             DamagedError: if one is not.
         """
-        folders = RunFolder(self.out).checkpoints()
+        folders = RunDir(self.out).checkpoints()
         for folder in folders:
             verify_checksums(folder)
         return int(folders[-1].name.removeprefix("step-")) if folders else 0
@@ -132,7 +132,7 @@ class SmallRun:
         metrics = [
             {key: value for key, value in json.loads(line).items() if key not in UNTIMED}
             for line in lines
-            if json.loads(line)["kind"] not in {"save_failed", "machine"}
+            if json.loads(line)["kind"] not in {"checkpoint_failed", "system"}
         ]
         return {"metrics": metrics, **{str(path.relative_to(self.out)): path.read_bytes() for path in files}}
 

@@ -198,7 +198,7 @@ def tell_once(folder: Path, slug: str, silenced: Collection[int]) -> bool:
 def curve(out: Path) -> dict[int, float]:
     """Loss of every step."""
     lines = map(json.loads, (out / "metrics.jsonl").read_text("utf-8").splitlines())
-    return {line["step"]: line["loss_nats_per_token"] for line in lines if line["kind"] == "step"}
+    return {line["step"]: line["train_loss"] for line in lines if line["kind"] == "step"}
 
 
 def trains(host: int) -> bool:

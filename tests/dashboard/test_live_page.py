@@ -18,8 +18,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 import tunesmith
-from tunesmith.training.lock import locked
-from tunesmith.training.wishes import wished
+from tunesmith.run_dir import RunDir
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
@@ -107,17 +106,17 @@ def test_who_may_wish(folder: Path) -> None:
         save = f"{url}/run/wish/save?name=first"
         assert status(save, "POST") == 409
         description = json.loads((run / "run.json").read_text("utf-8"))
-        going_on = {**description, "outcome": {"status": "running"}}
+        going_on = {**description, "result": {"status": "running"}}
         (run / "run.json").write_text(json.dumps(going_on), encoding="utf-8")
         try:
-            with locked(run, run / "checkpoints"):
+            with RunDir(run).lock():
                 assert status(save, "POST", Origin="http://elsewhere.example") == 403
                 assert status(save, "POST", Host="elsewhere.example") == 421
                 assert status(save) == 405
                 assert status(f"{url}/run/wish/delete?name=first", "POST") == 404
-                assert wished(run / "checkpoints") == ()
+                assert RunDir(run).pending_actions() == ()
                 assert status(save, "POST", Origin=url) == 202
-                assert wished(run / "checkpoints") == ("save",)
+                assert RunDir(run).pending_actions() == ("save",)
                 state = json.loads(get(f"{url}/run/state?name=first"))
                 assert state["goes_on"]
                 assert "It saves after this step" in state["bar"]
@@ -160,7 +159,7 @@ def test_beside_a_training(training: Callable[[], Any], tmp_path: Path) -> None:
         assert process.returncode == 130
         assert "tunesmith train --resume" in said
         assert not json.loads(get(f"{url}/run/state?name=run"))["goes_on"]  # it stays a while, for whoever looks
-    outcome = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))["outcome"]
+    outcome = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))["result"]
     assert outcome["status"] == "interrupted"
 
 

@@ -63,7 +63,7 @@ def test_a_run_on_piped_text_resumes(tmp_path: Path) -> None:
     first = [*command, "-", "--model", "tiny", "--out", str(run), "--max-steps", "2", "--device", "cpu", "--quiet"]
     subprocess.run(first, input="\n".join(LINES).encode(), capture_output=True, check=True)
     description = json.loads((run / "run.json").read_text("utf-8"))
-    description["outcome"]["status"] = "interrupted"
+    description["result"]["status"] = "interrupted"
     (run / "run.json").write_text(json.dumps(description), encoding="utf-8")
     resumed = subprocess.run([*command, "--resume", "--out", str(run)], capture_output=True, check=False, text=True)
     assert resumed.returncode == 0, resumed.stderr

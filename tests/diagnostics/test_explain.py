@@ -10,7 +10,7 @@ import pytest
 
 import tunesmith
 from tunesmith.cli import main
-from tunesmith.training.lock import locked
+from tunesmith.run_dir import RunDir
 
 LOG = "step 1\nstep 2\nOSError: [Errno 28] No space left on device\n"
 
@@ -76,10 +76,10 @@ def run_folder(tmp_path: Path, status: str, lines: list[dict[str, Any]], samples
     (folder / "checkpoints").mkdir(parents=True)
     outcome = {"status": status, "base_perplexity": 50.0, "perplexity": 20.0, "steps": 30}
     description = {
-        "asked": {},
+        "config": {},
         "plan": {"steps": 100, "train_samples": samples},
         "data": {"fingerprint": "x"},
-        "outcome": outcome,
+        "result": outcome,
     }
     (folder / "run.json").write_text(json.dumps(description), encoding="utf-8")
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
@@ -88,7 +88,7 @@ def run_folder(tmp_path: Path, status: str, lines: list[dict[str, Any]], samples
 
 def evaluation(step: int, perplexity: float) -> dict[str, Any]:
     """A line of metrics.jsonl."""
-    return {"kind": "evaluation", "step": step, "epoch": step / 10, "validation_perplexity": perplexity}
+    return {"kind": "eval", "step": step, "epoch": step / 10, "val_perplexity": perplexity}
 
 
 def test_a_run_that_finished(tmp_path: Path) -> None:
@@ -106,15 +106,15 @@ def test_a_run_that_was_killed_goes_on(tmp_path: Path) -> None:
     assert f"tunesmith train --resume --out {folder}" in answer["fix"]
     assert any("step 42 of 100" in line for line in answer["evidence"])
     assert sorted(folder.rglob("*")) == before
-    with locked(folder, folder / "checkpoints"):
+    with RunDir(folder).lock():
         assert tunesmith.explain(folder)["name"] == "still-running"
 
 
 def test_what_went_wrong_in_a_run(tmp_path: Path) -> None:
     """NaN with its sample, a full disk, overfitting, a shrunk batch, few samples: all from its own lines."""
     lines = [
-        {"kind": "bad_numbers", "step": 7, "what": "loss", "samples": ["poems.txt line 12"], "action": "left out"},
-        {"kind": "save_failed", "step": 20, "reason": "No space left on device"},
+        {"kind": "nonfinite", "step": 7, "what": "loss", "samples": ["poems.txt line 12"], "action": "left out"},
+        {"kind": "checkpoint_failed", "step": 20, "reason": "No space left on device"},
         {"kind": "out_of_memory", "step": 3, "tokens_per_micro_batch": 512, "micro_batches": 4},
         evaluation(10, 20.0),
         evaluation(20, 19.0),

@@ -65,7 +65,7 @@ def test_lists_from_python_reach_every_process(module_model_folder: Path, own_ca
         [texts[0], str(texts[1])], out=out, model=module_model_folder, max_steps=2, lora_rank=2, **lists, **together
     )
     assert result.steps == 2
-    asked = json.loads((out / "run.json").read_text("utf-8"))["asked"]
+    asked = json.loads((out / "run.json").read_text("utf-8"))["config"]
     assert asked["sources"] == list(map(str, texts))
     assert (asked["weights"], asked["lora_targets"]) == ([1.0, 2.0], ["attn.c_attn"])
     assert tunesmith.train(out=out, resume=True, max_steps=3, **lists, **together).steps == 3

@@ -14,8 +14,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from tunesmith.config import TrainConfig
-from tunesmith.training.events import Ended, Event, Stepped
-from tunesmith.training.job import train_model
+from tunesmith.training.events import Event, RunEnded, StepLogged
+from tunesmith.training.train import train_events
 
 pytestmark = pytest.mark.slow
 
@@ -48,17 +48,19 @@ def alone(config: dict[str, Any], *, stop_after: int = STEPS) -> None:
     """Train with a single process, in this one."""
     seen = 0
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in config.items()}
-    events: Iterator[Event] = train_model(TrainConfig(**values), stop=lambda: seen >= stop_after)
+    events: Iterator[Event] = train_events(
+        TrainConfig(**values), stop=lambda: seen >= stop_after, has_integrations=False
+    )
     for event in events:
-        seen = event.step if isinstance(event, Stepped) else seen
-        if isinstance(event, Ended):
+        seen = event.step if isinstance(event, StepLogged) else seen
+        if isinstance(event, RunEnded):
             return
 
 
 def curve(out: Path) -> dict[tuple[str, int], float]:
     """Losses of steps and of evaluations."""
     lines = map(json.loads, (out / "metrics.jsonl").read_text("utf-8").splitlines())
-    known = {"step": "loss_nats_per_token", "evaluation": "validation_nats_per_token"}
+    known = {"step": "train_loss", "eval": "val_loss"}
     return {
         (line["kind"], line["step"]): line[next(key for key in line if "nats_per_token" in key)]
         for line in lines

@@ -10,12 +10,12 @@ from tunesmith.errors import UserError
 from tunesmith.model.hub import preset_shape
 from tunesmith.optim.state_format import STATE_PLANS
 from tunesmith.planning.memory_model import Correction, Demand, memory_of
-from tunesmith.training.forecast import Forecast, forecast
+from tunesmith.training.estimate import TrainEstimate, estimate
 
 
-def planned(model: str, vram: str, devices: int, **others: Any) -> Forecast:
+def planned(model: str, vram: str, devices: int, **others: Any) -> TrainEstimate:
     """What `plan` says of a card that is not here."""
-    return forecast(PlanConfig(model=model, vram=vram, devices=devices, **others))
+    return estimate(PlanConfig(model=model, vram=vram, devices=devices, **others))
 
 
 def test_xl_on_two_cards_of_12_gb_is_in_parts() -> None:

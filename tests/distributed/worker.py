@@ -18,9 +18,9 @@ from tunesmith.distributed.joining import joined
 from tunesmith.distributed.place import place_here
 from tunesmith.distributed.team import Team
 from tunesmith.errors import UserError
-from tunesmith.training import loop
-from tunesmith.training.events import BadNumbers, Shrunk, Stepped
-from tunesmith.training.job import train_model
+from tunesmith.training import trainer
+from tunesmith.training.events import MicroBatchReduced, NonFiniteDetected, StepLogged
+from tunesmith.training.train import train_events
 
 NO_MEMORY = "CUDA out of memory. Tried to allocate 1.00 GiB."
 
@@ -31,7 +31,7 @@ def run(team: Team, config: dict[str, Any], **disturbed: Any) -> dict[str, Any]:
     bad: list[str] = []
     shrunk: list[int] = []
     error = ""
-    honest = loop.train_step
+    honest = trainer.train_step
     if disturbed.get("bad_step") and team.rank == team.size - 1:
         spoil(disturbed["bad_step"])
     if disturbed.get("full_rank") == team.rank:
@@ -41,23 +41,23 @@ def run(team: Team, config: dict[str, Any], **disturbed: Any) -> dict[str, Any]:
         return team.rank == disturbed.get("stop_rank") and seen[-1] >= disturbed["stop_after"]
 
     try:
-        for event in train_model(TrainConfig(**config), stop=stop, team=team):
-            if isinstance(event, Stepped):
+        for event in train_events(TrainConfig(**config), stop=stop, team=team, has_integrations=False):
+            if isinstance(event, StepLogged):
                 seen.append(event.step)
-            if isinstance(event, BadNumbers):
+            if isinstance(event, NonFiniteDetected):
                 bad.append(event.what)
-            if isinstance(event, Shrunk):
+            if isinstance(event, MicroBatchReduced):
                 shrunk.append(event.step)
     except UserError as refused:
         error = refused.message
-    loop.train_step = honest
+    trainer.train_step = honest
     team.wait_for_first()
     return {"steps": seen[-1], "bad": bad, "shrunk": shrunk, "error": error}
 
 
 def spoil(bad_step: int) -> None:
     """Let one step's gradient be no number, once."""
-    honest, calls = loop.train_step, 0
+    honest, calls = trainer.train_step, 0
 
     def train_step(model: Any, *others: Any, **options: Any) -> Any:
         nonlocal calls
@@ -69,12 +69,12 @@ def spoil(bad_step: int) -> None:
         hook.remove()
         return result
 
-    loop.train_step = train_step
+    trainer.train_step = train_step
 
 
 def run_out_of_memory(where: str, times: int) -> None:
     """Let memory run out in the third step, and in its repetitions."""
-    honest, calls = loop.train_step, 0
+    honest, calls = trainer.train_step, 0
 
     def refuse(*_arguments: Any) -> None:
         raise torch.OutOfMemoryError(NO_MEMORY)
@@ -98,7 +98,7 @@ def run_out_of_memory(where: str, times: int) -> None:
         finally:
             undo[0]()
 
-    loop.train_step = train_step
+    trainer.train_step = train_step
 
 
 def differing(team: Team) -> dict[str, Any]:

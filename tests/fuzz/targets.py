@@ -28,11 +28,11 @@ from tunesmith.model.hf_checkpoint import load_gpt2, save_gpt2
 from tunesmith.model.hf_config import gpt2_config, read_config_of_tokenizer, read_hf_config
 from tunesmith.model.hub import local_folder
 from tunesmith.model.lora import attach, load_adapter, save_adapter
-from tunesmith.training.chance import Chance
+from tunesmith.run_dir import RunDir
 from tunesmith.training.checkpoint import find_checkpoint, load_checkpoint
 from tunesmith.training.optimizer import make_optimizer
-from tunesmith.training.resuming import asked_before, plan_before
-from tunesmith.training.run import RunFolder
+from tunesmith.training.resume import stored_config, stored_plan
+from tunesmith.training.rng import RNGState
 from tunesmith.ui.argv import read_config_file
 
 Make = Callable[[Path, random.Random], Any]
@@ -75,7 +75,7 @@ class World:
         self._config = read_hf_config(run)
         self._gpt2 = load_gpt2(run)
         self._optimizer = make_optimizer(self._gpt2, weight_decay=0.0)
-        self._checkpoint = RunFolder(run).checkpoints()[-1]
+        self._checkpoint = RunDir(run).checkpoints()[-1]
         text = folder / "text.txt"
         text.write_text("".join(f"night {number} is calm\n" for number in range(30)), "utf-8")
         with resolve_sources([str(text)]) as found:
@@ -195,8 +195,8 @@ class World:
 
     def _read_checkpoint(self, folder: Path, _: None) -> object:
         scaler = torch.amp.GradScaler("cpu", enabled=False)
-        (checkpoint,) = RunFolder(folder).checkpoints()
-        chance = Chance(0, torch.device("cpu"), draws=False)
+        (checkpoint,) = RunDir(folder).checkpoints()
+        chance = RNGState(0, torch.device("cpu"), draws=False)
         load_checkpoint(checkpoint, model=self._gpt2, optimizer=self._optimizer, scaler=scaler, chance=chance)
         return find_checkpoint([checkpoint])
 
@@ -206,10 +206,10 @@ class World:
         (folder / "metrics.jsonl").write_bytes(mutated_bytes(b'{"step": 1, "kind": "step"}\n' * 3, chance))
 
     def _read_run(self, folder: Path, _: None) -> object:
-        run = RunFolder(folder)
-        before: TrainConfig = asked_before(run)
-        run.forget_after(2, but=("step",))
-        return run.outcome(), before, plan_before(run)
+        run = RunDir(folder)
+        before: TrainConfig = stored_config(run)
+        run.truncate_logs(2, keep=("step",))
+        return run.status(), before, stored_plan(run)
 
     def _make_table(self, folder: Path, chance: random.Random) -> Path:
         name = chance.choice(sorted(self._tables))

@@ -15,9 +15,9 @@ from tunesmith.errors import UserError
 from tunesmith.model.hf_checkpoint import load_gpt2, new_gpt2
 from tunesmith.model.hf_config import gpt2_config, read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.training.checksums import DamagedError, verify_checksums
-from tunesmith.training.resuming import asked_before
-from tunesmith.training.run import RunFolder
+from tunesmith.run_dir import RunDir
+from tunesmith.training.checkpoint import DamagedError, verify_checksums
+from tunesmith.training.resume import stored_config
 from tunesmith.ui.argv import read_config_file
 
 FUZZ = Path(__file__).with_name("fuzz_inputs.py")
@@ -46,13 +46,13 @@ def test_json_nested_too_deeply(name: str, tmp_path: Path) -> None:
 
 def test_run_files_of_other_kinds(tmp_path: Path) -> None:
     """Lists where there should be tables, nesting without end, lines that are no text."""
-    good = {"asked": {}, "plan": {}, "outcome": {"status": "running"}, "data": {"fingerprint": "f"}}
-    for content in (DEEP, json.dumps({**good, "asked": []}), json.dumps({**good, "plan": 3})):
+    good = {"config": {}, "plan": {}, "result": {"status": "running"}, "data": {"fingerprint": "f"}}
+    for content in (DEEP, json.dumps({**good, "config": []}), json.dumps({**good, "plan": 3})):
         (tmp_path / "run.json").write_text(content, "utf-8")
         with pytest.raises(UserError, match="is damaged"):
-            asked_before(RunFolder(tmp_path))
+            stored_config(RunDir(tmp_path))
     (tmp_path / "metrics.jsonl").write_bytes(b'{"step": 1}\n\xff\xfe{"step": 1}\n' + DEEP.encode() + b"\n[1]\n")
-    RunFolder(tmp_path).forget_after(2)
+    RunDir(tmp_path).truncate_logs(2)
     assert (tmp_path / "metrics.jsonl").read_bytes() == b'{"step": 1}\n'
 
 

@@ -128,7 +128,7 @@ def test_the_first_command_does_what_the_readme_says(
     """The example is learned clearly, and samples in its style end by themselves."""
     monkeypatch.chdir(trained.parent)
     capsys.readouterr()
-    outcome = json.loads((trained / "run.json").read_text("utf-8"))["outcome"]
+    outcome = json.loads((trained / "run.json").read_text("utf-8"))["result"]
     assert outcome["perplexity"] < outcome["base_perplexity"] / 10
     assert main(["generate", "my-model", "-n", "5"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 5

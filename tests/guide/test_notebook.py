@@ -39,6 +39,6 @@ def test_it_runs_from_top_to_bottom(tmp_path: Path) -> None:
     environment = {**os.environ, "IPYTHONDIR": str(tmp_path / "ipython"), **without_a_card}
     command = [sys.executable, "-c", program, "--timeout=300", NOTEBOOK.name]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=400)
-    outcome = json.loads((tmp_path / "notebook-model" / "run.json").read_text("utf-8"))["outcome"]
+    outcome = json.loads((tmp_path / "notebook-model" / "run.json").read_text("utf-8"))["result"]
     assert outcome["perplexity"] < outcome["base_perplexity"]
     assert (tmp_path / "notebook-model" / "report.html").stat().st_size > 10_000

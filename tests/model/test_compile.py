@@ -20,7 +20,7 @@ from tunesmith.model.compile import can_compile, compile_in_place, is_compiled
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_checkpoint import load_gpt2
 from tunesmith.training.optimizer import make_optimizer
-from tunesmith.training.step import train_step
+from tunesmith.training.train_step import train_step
 
 pytestmark = [
     pytest.mark.skipif(not can_compile(torch.device("cpu")).value, reason="there is no C++ compiler"),

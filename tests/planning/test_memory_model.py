@@ -21,7 +21,7 @@ from tunesmith.model.loss import nats_of_each_token
 from tunesmith.optim.state_format import STATE_PLANS
 from tunesmith.planning.memory_model import Correction, Demand, Learned, evaluation_bytes, memory_of
 from tunesmith.training.optimizer import make_optimizer
-from tunesmith.training.step import train_step
+from tunesmith.training.train_step import train_step
 from tunesmith.utils.device import choose_dtype
 from tunesmith.utils.files import parse_json
 

@@ -39,7 +39,7 @@ from tunesmith.planning.fit import Request, choose_way, refusal
 from tunesmith.planning.hardware import hardware_named, in_precision
 from tunesmith.planning.memory_model import Correction, Demand, memory_of
 from tunesmith.training.optimizer import make_optimizer
-from tunesmith.training.step import train_step
+from tunesmith.training.train_step import train_step
 
 DEVICE = torch.device("cuda", 0)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

@@ -33,12 +33,12 @@ from tunesmith.model.gpt2 import GPT2, Block
 from tunesmith.model.gpt2_config import GPT2Config
 from tunesmith.optim.state_format import STATE_PLANS
 from tunesmith.planning.memory_model import Demand
-from tunesmith.training.bad_numbers import offenders
-from tunesmith.training.calibration import calibrate
-from tunesmith.training.events import CompilationFailed, Ended
-from tunesmith.training.job import train_model
+from tunesmith.training.events import CompilationFailed, RunEnded
+from tunesmith.training.memory_calibration import calibrate
+from tunesmith.training.nonfinite import find_nonfinite_windows
 from tunesmith.training.optimizer import make_optimizer
-from tunesmith.training.step import sum_of_batch_nats
+from tunesmith.training.train import train_events
+from tunesmith.training.train_step import batch_loss_sum
 from tunesmith.ui.progress import notices_of
 
 SHAPE = GPT2Config(vocab_size=300, n_positions=64, n_embd=32, n_layer=12, n_head=4, n_inner=64)
@@ -95,7 +95,7 @@ def batch_of(lengths: tuple[int, ...] = LENGTHS, longest: int = 64) -> Batch:
 
 def gradients(model: GPT2, batch: Batch | None = None) -> list[Tensor]:
     """Of all parameters and the loss itself."""
-    nats = sum_of_batch_nats(model, batch or batch_of())
+    nats = batch_loss_sum(model, batch or batch_of())
     return [nats.detach(), *torch.autograd.grad(nats, list(model.parameters()))]
 
 
@@ -229,7 +229,7 @@ def test_the_search_for_bad_samples_compiles_nothing(monkeypatch: pytest.MonkeyP
     def some(windows: Any) -> Batch:
         return batch_of(tuple(41 if window == 5 else 5 + int(window) for window in windows))
 
-    assert list(offenders(model, np.arange(12), some)) == [5]
+    assert list(find_nonfinite_windows(model, np.arange(12), some)) == [5]
     assert graphs() == before
 
 
@@ -334,7 +334,7 @@ def test_what_is_computed_again_is_what_was_computed(monkeypatch: pytest.MonkeyP
     eager, other = pair(replace(SHAPE, n_layer=2), fullgraph=True)
     recompute(other, "blocks")
     with uncompiled(other):
-        nats = sum_of_batch_nats(other, batch_of())
+        nats = batch_loss_sum(other, batch_of())
     found: list[Tensor] = []
     thread = threading.Thread(target=lambda: found.extend(torch.autograd.grad(nats, list(other.parameters()))))
     thread.start()
@@ -377,15 +377,15 @@ def test_a_run_whose_compiler_fails_goes_on_and_says_so(tmp_path: Path, monkeypa
     """Said once, in the step where it happened; the run folder keeps it, and the run comes to its end."""
     text = tmp_path / "log.txt"
     text.write_text("".join(f"Night {number}. Wind {number % 7}.\n" for number in range(60)), encoding="utf-8")
-    monkeypatch.setattr("tunesmith.training.learner.compile_in_place", partial(compile_in_place, backend=broken))
+    monkeypatch.setattr("tunesmith.training.setup.compile_in_place", partial(compile_in_place, backend=broken))
     config = TrainConfig(
         model="tiny", sources=[str(text)], out=str(tmp_path / "out"), max_steps=2, compile="yes", precision="fp32"
     )
-    events = list(train_model(config, stop=lambda: False))
+    events = list(train_events(config, stop=lambda: False, has_integrations=False))
     (failed,) = [event for event in events if isinstance(event, CompilationFailed)]
     assert (failed.step, "Failed to find C compiler" in failed.reason) == (1, True)
     assert "continues uncompiled" in notices_of(failed)[0]
-    assert isinstance(events[-1], Ended)
+    assert isinstance(events[-1], RunEnded)
     assert events[-1].result.steps == 2
     kept = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text("utf-8").splitlines()]
     assert [line["kind"] for line in kept].count("compilation_failed") == 1

@@ -29,10 +29,9 @@ from tunesmith.optim.cpu_offload_adamw import HostAdamW
 from tunesmith.optim.low_bit_adamw import Rates
 from tunesmith.optim.state_format import STATE_PLANS
 from tunesmith.planning.hardware import CONTEXT_BYTES, GIB, hardware_here
-from tunesmith.training.bad_numbers import BadStepWatch
-from tunesmith.training.progress import Progress
-from tunesmith.training.recovery import Recovery
-from tunesmith.training.spill import SpillWatch, memory_limit
+from tunesmith.training.anomalies import SysmemFallbackDetector, memory_limit
+from tunesmith.training.nonfinite import NonFiniteMonitor, Recovery
+from tunesmith.training.state import TrainState
 from tunesmith.utils import device
 from tunesmith.utils.device import choose_device, gpu_uuid, peak_memory_bytes, use_device
 from tunesmith.utils.oom import free_memory, is_out_of_memory
@@ -170,7 +169,7 @@ def test_verbs_that_write_and_measure_use_the_chosen_gpu(cuda: FakeCuda) -> None
 
 def test_training_uses_the_chosen_gpu(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before the first weight is loaded, in a new run and in one that is resumed."""
-    from tunesmith.training import learner
+    from tunesmith.training import setup
 
     class LoadedError(Exception):
         """Far enough."""
@@ -178,10 +177,10 @@ def test_training_uses_the_chosen_gpu(cuda: FakeCuda, monkeypatch: pytest.Monkey
     def load(*_arguments: object) -> None:
         raise LoadedError(cuda.current)
 
-    monkeypatch.setattr(learner, "load_model", load)
-    start = learner.Start(Path(), checkpoint=False)
+    monkeypatch.setattr(setup, "load_model", load)
+    start = setup.InitSource(Path(), is_checkpoint=False)
     with pytest.raises(LoadedError, match="1"):
-        learner.make_learner(TrainConfig(out="out"), SimpleNamespace(device="cuda:1"), start)  # type: ignore[arg-type]
+        setup.build_model_and_optimizer(TrainConfig(out="out"), SimpleNamespace(device="cuda:1"), start)  # type: ignore[arg-type]
 
 
 def test_threads_use_the_gpu_of_their_model(
@@ -277,7 +276,7 @@ def test_a_verdict_is_awaited_on_its_own_gpu(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: f"of {device}")
     monkeypatch.setattr(torch, "empty", lambda *shape, dtype, **_options: empty(*shape, dtype=dtype))
     verdict = torch.tensor(data=True).as_subclass(OnGpu1)
-    BadStepWatch().see(3, verdict)
+    NonFiniteMonitor().add(3, verdict)
     assert recorded == [f"of {verdict.device}"]
 
 
@@ -286,11 +285,11 @@ def test_recovery_from_fp16_asks_its_own_gpu(
     device: torch.device, wider: torch.dtype, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """bf16 where the GPU that trains has it, whatever the current one has."""
-    monkeypatch.setattr("tunesmith.training.recovery.weights_are_finite", lambda _model: True)
+    monkeypatch.setattr("tunesmith.training.nonfinite.weights_are_finite", lambda _model: True)
     blocks = SimpleNamespace(h=[SimpleNamespace()])
     model = SimpleNamespace(compute_dtype=torch.float16, head_VC=SimpleNamespace(device=device), transformer=blocks)
-    recovery = Recovery(model, None, None, Progress, "")  # type: ignore[arg-type]
-    list(recovery.recover(3, Progress(step=3)))
+    recovery = Recovery(model, None, None, TrainState, "")  # type: ignore[arg-type]
+    recovery.recover(3, TrainState(step=3))
     assert model.compute_dtype == wider
     assert cuda.current == 0
 
@@ -388,12 +387,12 @@ def test_compiling_is_no_swapping(monkeypatch: pytest.MonkeyPatch) -> None:
     """An interval in which a graph was compiled says nothing; the next slow one does."""
     counters = {"stats": {"unique_graphs": 0}}
     monkeypatch.setitem(sys.modules, "torch._dynamo.utils", SimpleNamespace(counters=counters))
-    watch = SpillWatch(is_on=True)
-    assert [watch.see(float(number), 100 * number) for number in range(1, 6)] == [False] * 5
+    watch = SysmemFallbackDetector(is_on=True)
+    assert [watch.check(float(number), 100 * number) for number in range(1, 6)] == [False] * 5
     counters["stats"]["unique_graphs"] = 1
-    assert not watch.see(35.0, 600)
-    assert not watch.see(36.0, 700)
-    assert watch.see(66.0, 800)
+    assert not watch.check(35.0, 600)
+    assert not watch.check(36.0, 700)
+    assert watch.check(66.0, 800)
 
 
 # torch's device

@@ -42,7 +42,7 @@ def step_line(step: int, loss: float, **more: Any) -> dict[str, Any]:
         "kind": "step",
         "step": step,
         "epoch": step / 100,
-        "loss_nats_per_token": loss,
+        "train_loss": loss,
         "learning_rate": 1e-3,
         "grad_norm": 0.8,
         "tokens": 1000 * step,
@@ -59,11 +59,11 @@ def step_line(step: int, loss: float, **more: Any) -> dict[str, Any]:
 def evaluation_line(step: int, nats: float) -> dict[str, Any]:
     """What the validation split said."""
     return {
-        "kind": "evaluation",
+        "kind": "eval",
         "step": step,
         "epoch": step / 100,
-        "validation_nats_per_token": nats,
-        "validation_perplexity": 2.718281828459045**nats,
+        "val_loss": nats,
+        "val_perplexity": 2.718281828459045**nats,
         "is_best": False,
     }
 
@@ -86,12 +86,12 @@ def make_run(tmp_path: Path) -> Callable[..., Path]:
         folder.mkdir()
         source = {"name": "a.txt", "samples": 1000, "encoding": "utf-8", "split_on": "line", "reason": "short lines"}
         description = {
-            "asked": {"model": "tiny", "out": name, "sources": ["a.txt"], "val_fraction": 0.1, **(asked or {})},
+            "config": {"model": "tiny", "out": name, "sources": ["a.txt"], "val_fraction": 0.1, **(asked or {})},
             "plan": {**PLAN, **(plan or {})},
             "environment": {"python": "3.11"},
             "data": {"fingerprint": "f" * 64, "samples": 1000, "sources": [source], **(data or {})},
-            "lengths": [{"from_tokens": 8, "to_tokens": 16, "samples": 1000}],
-            "outcome": {"status": status},
+            "length_histogram": [{"from_tokens": 8, "to_tokens": 16, "samples": 1000}],
+            "result": {"status": status},
         }
         (folder / "run.json").write_text(json.dumps(description), "utf-8")
         for file, content in (("metrics.jsonl", lines), ("samples.jsonl", samples)):

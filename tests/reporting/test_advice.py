@@ -72,10 +72,10 @@ def test_learning_rate_too_high(make_run: Make, cause: str) -> None:
     """Each sign by itself is enough, and each is counted."""
     lines = falling()
     if cause == "spikes":
-        usual = {"kind": "loss_spike", "loss_nats_per_token": 9.0, "usual_nats_per_token": 3.0}
+        usual = {"kind": "loss_spike", "train_loss": 9.0, "usual_loss": 3.0}
         lines += [{**usual, "step": step} for step in (50, 60, 70)]
     elif cause == "bad numbers":
-        lines += [{"kind": "bad_numbers", "step": 77, "what": "loss", "samples": [], "action": "skipped"}]
+        lines += [{"kind": "nonfinite", "step": 77, "what": "loss", "samples": [], "action": "skipped"}]
     elif cause == "gradient":
         lines = falling(grad_norm=25.0)
     else:
@@ -87,7 +87,7 @@ def test_learning_rate_too_high(make_run: Make, cause: str) -> None:
 
 def test_samples_that_were_to_blame_are_named(make_run: Make) -> None:
     """They are no sign of a high rate."""
-    bad = {"kind": "bad_numbers", "step": 77, "what": "loss", "samples": ["a.txt:12: odd"], "action": "left out"}
+    bad = {"kind": "nonfinite", "step": 77, "what": "loss", "samples": ["a.txt:12: odd"], "action": "left out"}
     found = rules(make_run(lines=[*falling(), *GOOD, bad]))
     assert "a.txt:12: odd" in found["samples-left-out"]
     assert "learning-rate-too-high" not in found
@@ -122,7 +122,7 @@ def test_waiting_for_data(make_run: Make) -> None:
 
 def test_what_the_card_says(make_run: Make) -> None:
     """Idle and hot, by what was read; nothing of either on a machine without a card."""
-    reading = {"kind": "machine", "cpu_percent": 50.0, "gpu_utilisation_percent": 30.0, "gpu_temperature_celsius": 88.0}
+    reading = {"kind": "system", "cpu_percent": 50.0, "gpu_utilisation_percent": 30.0, "gpu_temperature_celsius": 88.0}
     found = rules(make_run(lines=[*falling(), *GOOD, *({**reading, "step": step} for step in range(1, 11))]))
     assert "30" in found["card-idle"]
     assert "88" in found["hot"]

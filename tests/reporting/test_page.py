@@ -15,8 +15,8 @@ from tunesmith.config import TrainConfig
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import speak
 from tunesmith.reporting.run_reader import read_run
-from tunesmith.training.events import Stepped
-from tunesmith.training.job import train_model
+from tunesmith.training.events import StepLogged
+from tunesmith.training.train import train_events
 
 from .conftest import evaluation_line, step_line
 
@@ -100,8 +100,10 @@ def broken_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     for config, stop_at in ((first, 3), (TrainConfig(out=out, resume=True), 7)):
         seen = {0}
-        for event in train_model(config, stop=lambda seen=seen, stop_at=stop_at: max(seen) == stop_at):  # type: ignore[misc]
-            seen |= {event.step} if isinstance(event, Stepped) else set()
+        for event in train_events(
+            config, stop=lambda seen=seen, stop_at=stop_at: max(seen) == stop_at, has_integrations=False
+        ):  # type: ignore[misc]
+            seen |= {event.step} if isinstance(event, StepLogged) else set()
     tunesmith.train(out=out, resume=True)
     return Path(out)
 
@@ -112,18 +114,18 @@ def test_a_run_that_was_broken_twice(broken_twice: Path) -> None:
     page = page_of(broken_twice)
     lines = [json.loads(line) for line in (broken_twice / "metrics.jsonl").read_text("utf-8").splitlines()]
     steps = [line for line in lines if line["kind"] == "step"]
-    evaluations = [line for line in lines if line["kind"] == "evaluation"]
+    evaluations = [line for line in lines if line["kind"] == "eval"]
     assert [line["step"] for line in steps] == list(range(1, 13))
     smoothed, validation = page.charts["loss"]["series"]
-    assert smoothed["said"] == [f"{line['loss_nats_per_token']:.4f}" for line in steps]  # a short run: over one step
+    assert smoothed["said"] == [f"{line['train_loss']:.4f}" for line in steps]  # a short run: over one step
     assert validation["x"] == [line["step"] for line in evaluations] == [0, 4, 8, 12]
-    assert validation["said"] == [f"{line['validation_nats_per_token']:.4f}" for line in evaluations]
+    assert validation["said"] == [f"{line['val_loss']:.4f}" for line in evaluations]
     rate = page.charts["rate"]["series"][0]
     assert rate["said"] == [f"{line['learning_rate']:.2e}" for line in steps]
     described = json.loads((broken_twice / "run.json").read_text("utf-8"))
     why = described["data"]["sources"][0]["reason"]
     assert why["text"].format(**why["values"]) in page.text
-    outcome = described["outcome"]
+    outcome = described["result"]
     assert f"{outcome['base_perplexity']:.2f} \u2192 {outcome['perplexity']:.2f}" in page.text
     assert f"{steps[-1]['tokens']:,} tokens" in page.text
     speed = page.charts["speed"]["series"][0]
@@ -148,7 +150,7 @@ def test_samples_through_time(broken_twice: Path) -> None:
 def test_bad_numbers(make_run: Make) -> None:
     """NaN and infinity in the metrics are gaps in the curves and rows among what happened."""
     lines = [step_line(step, float("nan") if step == 5 else 4.0, grad_norm=float("inf")) for step in range(1, 10)]
-    bad = {"kind": "bad_numbers", "step": 5, "what": "loss", "samples": ["a.txt:3: \x07odd"], "action": "left out"}
+    bad = {"kind": "nonfinite", "step": 5, "what": "loss", "samples": ["a.txt:3: \x07odd"], "action": "left out"}
     page = page_of(make_run(lines=[*lines, bad, evaluation_line(9, float("nan"))]))
     assert "a.txt:3" in page.text
     assert "NaN" not in json.dumps(page.charts)
@@ -172,7 +174,7 @@ def test_nothing_at_all(make_run: Make) -> None:
 def test_very_many_points(make_run: Make) -> None:
     """Two hundred thousand logged steps make a page no larger than any; its points are measured ones."""
     losses = 3 + np.random.default_rng(0).normal(size=200_000) / 10
-    readings = [{"kind": "machine", "step": step, "cpu_percent": 50.0} for step in range(1, 200_000, 10)]
+    readings = [{"kind": "system", "step": step, "cpu_percent": 50.0} for step in range(1, 200_000, 10)]
     lines = [step_line(step, loss) for step, loss in enumerate(losses.tolist(), 1)]
     page = page_of(make_run(lines=[*lines, *readings], plan={"steps": 200_000}))
     assert len(page.charts["rate"]["series"][0]["x"]) < 1000
@@ -187,7 +189,7 @@ def test_text_of_others_is_text(make_run: Make) -> None:
     sample = {"step": 0, "is_final": False, "prompt": EVIL, "text": EVIL + EVIL, "seed": 1, "finish_reason": "length"}
     source = {"name": EVIL, "samples": 1, "encoding": EVIL, "split_on": EVIL, "reason": EVIL}
     folder = make_run(
-        lines=[step_line(1, 4.0), {"kind": "bad_numbers", "step": 1, "what": EVIL, "samples": [EVIL], "action": EVIL}],
+        lines=[step_line(1, 4.0), {"kind": "nonfinite", "step": 1, "what": EVIL, "samples": [EVIL], "action": EVIL}],
         samples=[sample],
         asked={"model": EVIL, "sources": [EVIL]},
         plan={"device_name": EVIL, "reasons": {"steps": EVIL}},

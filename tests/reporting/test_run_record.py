@@ -17,7 +17,7 @@ def test_every_line_is_read(make_run: Callable[..., Path]) -> None:
     """Steps as columns, evaluations in order, the best one by its loss."""
     lines = [evaluation_line(0, 5.0), *(step_line(n, 4.0 / n) for n in (1, 2, 3)), evaluation_line(3, 4.5)]
     run = read_run(make_run(lines=lines))
-    assert run.steps["loss_nats_per_token"].tolist() == [4.0, 2.0, 4.0 / 3]
+    assert run.steps["train_loss"].tolist() == [4.0, 2.0, 4.0 / 3]
     assert run.last_step == 3
     assert run.before is not None
     assert run.best is not None
@@ -29,11 +29,11 @@ def test_damaged_and_unknown_lines_are_passed_over(make_run: Callable[..., Path]
     """A line cut off by a kill, no JSON at all, an unknown kind, a NaN: the rest is there."""
     folder = make_run(lines=[step_line(1, 4.0), {"kind": "new in a later version"}])
     with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write('{"kind": "step", "step": 2, "loss_nats_per_token": NaN}\nnonsense\n[1]\n')
-        file.write('{"kind": "evaluation", "step": 2}\n{"kind": "step", "ste')
+        file.write('{"kind": "step", "step": 2, "train_loss": NaN}\nnonsense\n[1]\n')
+        file.write('{"kind": "eval", "step": 2}\n{"kind": "step", "ste')
     run = read_run(folder)
     assert run.steps["step"].tolist() == [1, 2]
-    assert np.isnan(run.steps["loss_nats_per_token"][1])
+    assert np.isnan(run.steps["train_loss"][1])
     assert np.isnan(run.steps["grad_norm"][1])
     assert np.isnan(run.steps["never logged"]).all()
     assert run.evaluations == ()
@@ -49,7 +49,7 @@ def test_files_may_be_missing(make_run: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [None, "{", "[]", '{"asked": {}, "plan": {}}', '{"asked": 1, "plan": 1, "data": 1}']
+    "content", [None, "{", "[]", '{"config": {}, "plan": {}}', '{"config": 1, "plan": 1, "data": 1}']
 )
 def test_no_run_is_named(tmp_path: Path, content: str | None) -> None:
     """A folder without run.json, or with a damaged one, is refused with a way on."""

@@ -14,7 +14,7 @@ from tunesmith.cli import app, main
 from tunesmith.config import TrainConfig
 from tunesmith.errors import UserError
 from tunesmith.reporting.tables import repeating_command
-from tunesmith.training.run import as_json
+from tunesmith.run_dir import as_json
 
 from .conftest import evaluation_line, step_line
 

@@ -9,17 +9,22 @@ from typing import Any
 
 import pytest
 
-from tunesmith.tracking.registry import make_trackers
-from tunesmith.tracking.tracking import Tracking
+from tunesmith.generation.generate import GeneratedText
+from tunesmith.run_dir import RunDir
+from tunesmith.tracking.callback import TrackerCallback
+from tunesmith.tracking.trackers import make_trackers
+from tunesmith.training.events import Evaluated, RunEnded, Sampled, StepLogged, TrainResult
 
 pytestmark = [pytest.mark.track, pytest.mark.filterwarnings("default")]
 
 STEPS = [
-    {"kind": "step", "step": step, "loss_nats_per_token": 4.0 / step, "tokens_per_s": 1000.0 + step}
+    StepLogged(step, step / 5, 4.0 / step, 1e-4, 1.0, 100 * step, 1000.0 + step, 1 << 30, 0.0, 1.0, 0.0, 1.0)
     for step in range(1, 6)
 ]
-EVALUATION = {"kind": "evaluation", "step": 5, "validation_perplexity": 12.5, "is_best": True}
-SAMPLE = {"step": 5, "prompt": "The", "text": "The lamp burns", "seed": 42}
+EVALUATION = Evaluated(5, 1.0, 2.5, 12.5, is_best=True)
+SAMPLE = Sampled(5, [GeneratedText("The", "The lamp burns", 42, 1.0, "stop", [1, 2], [-1.0, -2.0])])
+RESULT = {"status": "finished", "perplexity": 12.5, "steps": 5}
+ENDED = RunEnded(TrainResult(99.0, 12.5, 5, 5, 500, 1.0, 1000.0, 1, 1, None, None, "run", False, ""))
 CARD = "# model card of the test"
 
 
@@ -32,16 +37,15 @@ def tracked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
         pytest.importorskip(name)
         folder = tmp_path / "run"
         folder.mkdir()
-        outcome = {"status": "finished", "perplexity": 12.5, "steps": 5}
-        description = {"run_id": "abc123", "asked": {"model": "tiny"}, "plan": {"steps": 5}, "outcome": outcome}
-        (folder / "run.json").write_text(json.dumps(description), "utf-8")
+        run = RunDir(folder)
+        plan = {"config": {"model": "tiny"}, "plan": {"steps": 5}, "data": {"fingerprint": "f"}}
+        run.write_metadata({"run_id": "abc123", **plan})
         (folder / "README.md").write_text(CARD, "utf-8")
-        lines = "".join(json.dumps(line) + "\n" for line in (*STEPS, EVALUATION))
-        (folder / "metrics.jsonl").write_text(lines, "utf-8")
-        (folder / "samples.jsonl").write_text(json.dumps(SAMPLE) + "\n", "utf-8")
-        with Tracking(make_trackers([name]), folder, is_resumed=False) as tracking:
-            pass
-        assert list(tracking.failures()) == []
+        with TrackerCallback(make_trackers([name]), run, is_resumed=False) as trackers:
+            failures = [failure for event in (*STEPS, EVALUATION, SAMPLE) for failure in trackers(event)]
+            run.finish(RESULT)
+            failures += trackers(ENDED)
+        assert failures == []
         return folder
 
     return told
@@ -55,9 +59,9 @@ def test_tensorboard(tracked: Callable[[str], Path]) -> None:
 
     events = EventAccumulator(str(folder / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0})
     events.Reload()
-    found = [(event.step, event.value) for event in events.Scalars("train/loss_nats_per_token")]
-    assert found == [(line["step"], pytest.approx(line["loss_nats_per_token"])) for line in STEPS]
-    assert events.Scalars("evaluation/validation_perplexity")[0].value == 12.5
+    found = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert found == [(line.step, pytest.approx(line.train_loss)) for line in STEPS]
+    assert events.Scalars("eval/perplexity")[0].value == 12.5
     texts = {tag: tensor_util.make_ndarray(events.Tensors(tag)[0].tensor_proto) for tag in events.Tags()["tensors"]}
     assert b"The lamp burns" in texts["samples/The"].tobytes() or "The lamp burns" in str(texts["samples/The"])
     assert "model card of the test" in str(texts["model card"])
@@ -101,9 +105,9 @@ def test_wandb(tracked: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) 
         for record in whole_wandb_log(next(folder.glob("wandb/offline-run-*/*.wandb")))
         if record.HasField("history")
     ]
-    losses = [(one["step"], one["train/loss_nats_per_token"]) for one in logged if "train/loss_nats_per_token" in one]
-    assert losses == [(line["step"], line["loss_nats_per_token"]) for line in STEPS]
-    assert any(one.get("evaluation/validation_perplexity") == 12.5 for one in logged)
+    losses = [(one["step"], one["train/loss"]) for one in logged if "train/loss" in one]
+    assert losses == [(line.step, line.train_loss) for line in STEPS]
+    assert any(one.get("eval/perplexity") == 12.5 for one in logged)
 
 
 def test_trackio(
@@ -120,8 +124,8 @@ def test_trackio(
     with sqlite3.connect(database) as connection:
         rows = connection.execute("select step, metrics from metrics order by id").fetchall()
     logged = [(step, json.loads(metrics)) for step, metrics in rows]
-    losses = [(step, one["train/loss_nats_per_token"]) for step, one in logged if "train/loss_nats_per_token" in one]
-    assert losses == [(line["step"], line["loss_nats_per_token"]) for line in STEPS]
+    losses = [(step, one["train/loss"]) for step, one in logged if "train/loss" in one]
+    assert losses == [(line.step, line.train_loss) for line in STEPS]
     assert any(one.get("samples/The") == "The lamp burns" for _, one in logged)
     assert any(one.get("model card") == CARD for _, one in logged)
 
@@ -137,9 +141,9 @@ def test_mlflow(tracked: Callable[[str], Path], tmp_path: Path, monkeypatch: pyt
     experiment = client.get_experiment_by_name("tunesmith")
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
-    history = client.get_metric_history(run.info.run_id, "train/loss_nats_per_token")
-    assert [(one.step, one.value) for one in history] == [(line["step"], line["loss_nats_per_token"]) for line in STEPS]
-    assert run.data.metrics["evaluation/validation_perplexity"] == 12.5
-    assert run.data.params["asked/model"] == "tiny"
+    history = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [(one.step, one.value) for one in history] == [(line.step, line.train_loss) for line in STEPS]
+    assert run.data.metrics["eval/perplexity"] == 12.5
+    assert run.data.params["config/model"] == "tiny"
     assert run.info.status == "FINISHED"
     assert {artifact.path for artifact in client.list_artifacts(run.info.run_id)} == {"samples.json", "model-card.md"}

@@ -1,7 +1,8 @@
-"""Trackers beside a run: they are told what its files say, and whatever they do is no matter of the run."""
+"""Trackers next to a run: they get what its files contain, and whatever they do does not affect the run."""
 
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -11,11 +12,18 @@ import pytest
 
 import tunesmith
 from tunesmith.errors import UserError
-from tunesmith.tracking import registry, tracking
-from tunesmith.tracking.follower import Follower
-from tunesmith.tracking.tracker import TrackedRun
-from tunesmith.tracking.tracking import Tracking
-from tunesmith.training.events import Event, MachineRead, Saved, WatchFailed
+from tunesmith.run_dir import RunDir
+from tunesmith.tracking import callback, trackers
+from tunesmith.tracking.callback import TrackerCallback
+from tunesmith.tracking.trackers import TrackedRun
+from tunesmith.training.events import (
+    CheckpointSaved,
+    Evaluated,
+    Event,
+    IntegrationFailed,
+    StepLogged,
+    SystemMetricsLogged,
+)
 
 LINES = [f"Night {number}. Wind {number % 7}, lamp steady.\n" for number in range(60)]
 
@@ -70,7 +78,7 @@ def train(
     model = make_model_folder()
 
     def trained(name: str, trackers: dict[str, Any], **options: Any) -> list[Event]:
-        monkeypatch.setattr(registry, "make_trackers", lambda _asked: trackers)
+        monkeypatch.setattr("tunesmith.training.train.make_trackers", lambda _names: trackers)
         events: list[Event] = []
         settings = {} if options.get("resume") else {"model": model, "max_steps": 6, "eval_every_steps": 3}
         sources = [] if options.get("resume") else [text]
@@ -91,15 +99,15 @@ def test_a_tracker_hears_what_the_files_say(train: Callable[..., list[Event]], t
     train("run", {"notebook": notebook})
     run = notebook.told[0][1]
     description = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
-    assert run.settings["asked/max_steps"] == 6
+    assert run.settings["config/max_steps"] == 6
     assert run.settings["plan/learning_rate"] == description["plan"]["learning_rate"]
     assert run.run_id == description["run_id"]
-    prefixes = {"step": "train", "evaluation": "evaluation", "machine": "machine"}
+    prefixes = {"step": ("train", "train_"), "eval": ("eval", "val_"), "system": ("system", "")}
     expected = [
         (
             line["step"],
             {
-                f"{prefixes[line['kind']]}/{key}": value
+                f"{prefixes[line['kind']][0]}/{key.removeprefix(prefixes[line['kind']][1])}": value
                 for key, value in line.items()
                 if key not in {"kind", "step"} and value is not None
             },
@@ -112,7 +120,7 @@ def test_a_tracker_hears_what_the_files_say(train: Callable[..., list[Event]], t
         (line["step"], line["prompt"], line["text"]) for line in samples
     ]
     _, outcome, card = notebook.told[-1]
-    assert outcome["perplexity"] == description["outcome"]["perplexity"]
+    assert outcome["perplexity"] == description["result"]["perplexity"]
     assert card == (tmp_path / "run" / "README.md").read_text("utf-8")
 
     more = Notebook()
@@ -134,11 +142,13 @@ def test_one_that_raises_on_every_call_leaves_the_run_untouched(
     events = train("tracked", {"broken": broken, "notebook": notebook})
     models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "tracked")]
     assert models[0] == models[1]
-    failures = [event for event in events if isinstance(event, WatchFailed)]
-    assert failures == [WatchFailed("--track broken", "ConnectionError: no network")]
-    assert broken.calls == (1 + tracking.PATIENCE if starts else 1)
+    failures = [event for event in events if isinstance(event, IntegrationFailed)]
+    assert failures == [IntegrationFailed("--track broken", "ConnectionError: no network")]
+    assert broken.calls == (1 + callback.MAX_FAILURES if starts else 1)
     assert notebook.told[-1][0] == "finish"  # another one is not disturbed
-    beside = WatchFailed | Saved | MachineRead  # these come from other threads, whenever they are ready
+    beside = (
+        IntegrationFailed | CheckpointSaved | SystemMetricsLogged
+    )  # these come from other threads, whenever they are ready
     kinds = [[type(event) for event in some if not isinstance(event, beside)] for some in (events, plain)]
     assert kinds[0] == kinds[1]
 
@@ -151,76 +161,76 @@ def test_one_that_hangs_is_not_waited_for(train: Callable[..., list[Event]], mon
         def log(self, *_told: object) -> None:
             release.wait()
 
-    monkeypatch.setattr(tracking, "LAST_WORDS_S", 0.05)
+    monkeypatch.setattr(callback, "FINISH_TIMEOUT_S", 0.05)
     events = train("run", {"hanging": Hanging()})
     release.set()
-    assert [event.what for event in events if isinstance(event, WatchFailed)] == ["--track hanging"]
+    assert [event.what for event in events if isinstance(event, IntegrationFailed)] == ["--track hanging"]
 
 
 def test_a_library_that_is_missing_is_named_before_anything_begins(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the command that installs it, and no run folder."""
-    monkeypatch.setitem(registry.LIBRARIES, "wandb", "no_such_library")
+    monkeypatch.setitem(trackers.LIBRARIES, "wandb", "no_such_library")
     with pytest.raises(UserError, match=r"^track wandb: not installed") as error:
         tunesmith.train(text, model="tiny", out=tmp_path / "out", track=("wandb",))
     assert "pip install no_such_library" in error.value.hint
     assert not (tmp_path / "out").exists()
 
 
-def follow(path: Path, *, skip: bool = False) -> Callable[[], list[int]]:
-    """A function that gives the steps of what is new, each time."""
-    follower = Follower(path, skip=skip)
-    return lambda: [line["step"] for line in follower.new_lines()]
+def step(number: int) -> StepLogged:
+    """A logged step."""
+    return StepLogged(number, 0.1, 3.0, 1e-4, 1.0, 10, 10.0, 10, 1.0, 1.0, 0.0, 1.0)
 
 
-def write(path: Path, steps: list[int], end: str = "\n") -> None:
-    """Lines at the end of a file."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write("\n".join(json.dumps({"step": step}) for step in steps) + end)
+METADATA = {"config": {}, "plan": {}, "data": {"fingerprint": "f"}}
 
 
-def test_following_a_file(tmp_path: Path) -> None:
-    """Whole lines only, each once; a half one when it is whole; what cannot be read is passed over."""
-    path = tmp_path / "metrics.jsonl"
-    new = follow(path)
-    assert new() == []
-    write(path, [1, 2, 3], end="")
-    assert new() == [1, 2]
-    write(path, [], end="\nnonsense\n")
-    assert new() == [3]
-    assert new() == []
+def test_a_run_that_rolls_back_logs_each_step_once(tmp_path: Path) -> None:
+    """After a rollback to step 2 the steps 3 and 4 come again: only what is beyond them is logged."""
+    run, notebook = RunDir(tmp_path), Notebook()
+    run.write_metadata(METADATA)
+    with TrackerCallback({"notebook": notebook}, run, is_resumed=False) as trackers:
+        for number in (1, 2, 3, 4, 3, 4, 5):
+            assert not trackers(step(number))
+        trackers(Evaluated(4, 0.1, 3.0, 20.0, is_best=True))  # another kind of line
+    assert [(told[1], next(iter(told[2]))) for told in notebook.told if told[0] == "log"] == [
+        *((number, "train/epoch") for number in (1, 2, 3, 4, 5)),
+        (4, "eval/epoch"),
+    ]
 
 
-def test_following_a_file_that_is_rewritten(tmp_path: Path) -> None:
-    """A run that goes back to step 2 tells steps 3 and 4 again: only what is beyond them is new."""
-    path = tmp_path / "metrics.jsonl"
-    new = follow(path)
-    write(path, [1, 2, 3, 4])
-    assert new() == [1, 2, 3, 4]
-    other = tmp_path / "other"
-    write(other, [1, 2])
-    other.replace(path)
-    assert new() == []
-    write(path, [3, 4, 5])
-    assert new() == [5]
+def test_a_tracker_that_is_too_slow_loses_calls_and_never_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The queue is bounded: a run with a tracker that hangs keeps its memory."""
+    release = threading.Event()
 
+    class Hanging(Notebook):
+        def start(self, *_told: object) -> None:
+            release.wait()
 
-def test_following_on_from_what_is_known(tmp_path: Path) -> None:
-    """A resumed run's earlier lines were told before."""
-    path = tmp_path / "metrics.jsonl"
-    write(path, [1, 2])
-    new = follow(path, skip=True)
-    write(path, [3])
-    assert new() == [3]
+    monkeypatch.setattr(callback, "MAX_QUEUED", 3)
+    monkeypatch.setattr(callback, "FINISH_TIMEOUT_S", 0.05)
+    run, hanging = RunDir(tmp_path), Hanging()
+    run.write_metadata(METADATA)
+    with TrackerCallback({"hanging": hanging}, run, is_resumed=False) as trackers:
+        for number in range(1, 10):
+            trackers(step(number))
+    release.set()
+    deadline = time.monotonic() + 10
+    while len(hanging.told) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [told[1] for told in hanging.told] == [1, 2, 3]
 
 
 def test_a_run_that_ends_in_an_error_ends_the_trackers(tmp_path: Path) -> None:
     """They catch up, are told how it stands, and their threads end."""
-    (tmp_path / "run.json").write_text('{"outcome": {"status": "running"}}', "utf-8")
+    run = RunDir(tmp_path)
+    run.write_metadata(METADATA)
     notebook = Notebook()
     full = UserError("the disk is full", hint="make room")
-    with suppress(UserError), Tracking({"notebook": notebook}, tmp_path, is_resumed=False):
+    with suppress(UserError), TrackerCallback({"notebook": notebook}, run, is_resumed=False):
         raise full
     assert [one[0] for one in notebook.told] == ["start", "finish"]
     assert notebook.told[-1][1] == {"status": "running"}

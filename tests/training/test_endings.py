@@ -17,13 +17,10 @@ import pytest
 import tunesmith
 from tunesmith.cli import main
 from tunesmith.errors import UserError
-from tunesmith.training.deadline import first_deadline
-from tunesmith.training.disk_space import refuse_too_little
-from tunesmith.training.events import Event, Saved, SaveFailed, Stepped, StopAsked
-from tunesmith.training.interrupt import StopRequest
-from tunesmith.training.lines import LinesFile
-from tunesmith.training.run import RunFolder
-from tunesmith.training.saver import Saver
+from tunesmith.run_dir import JsonlWriter, RunDir
+from tunesmith.training.checkpointer import AsyncWriter, check_disk_space
+from tunesmith.training.events import CheckpointFailed, CheckpointSaved, Event, StepLogged, StopRequested
+from tunesmith.training.stop import StopRequest, first_deadline
 
 BERLIN = ZoneInfo("Europe/Berlin")
 EVENING = datetime(2026, 3, 28, 22, 30, tzinfo=BERLIN)
@@ -62,7 +59,7 @@ def test_the_earlier_wish_counts() -> None:
 @pytest.mark.parametrize("clock", ["24:00", "7", "seven", "07:60", "", "-1:00", "07:00:00"])
 def test_what_is_no_time_of_the_day_is_refused(clock: str) -> None:
     """With an example of one."""
-    with pytest.raises(UserError, match="is no time of the day") as error:
+    with pytest.raises(UserError, match="is not a time of day") as error:
         first_deadline(None, clock, now=EVENING)
     assert "07:00" in error.value.hint
 
@@ -87,30 +84,30 @@ def test_a_full_disk_ends_nothing(
     """Without room training goes on, the last good checkpoint stays, and saving works again when there is room."""
     events: list[Event] = []
     full = threading.Event()
-    monkeypatch.setattr("tunesmith.training.saving.has_room", lambda *_: not full.is_set())
+    monkeypatch.setattr("tunesmith.training.checkpointer.has_disk_space", lambda *_: not full.is_set())
     kept_while_full: list[list[str]] = []
 
     def note(event: Event) -> None:
         events.append(event)
-        if isinstance(event, Stepped) and event.step == 4:
+        if isinstance(event, StepLogged) and event.step == 4:
             full.set()
-        if isinstance(event, SaveFailed):
-            kept_while_full.append([folder.name for folder in RunFolder(tmp_path / "out").checkpoints()])
-        if isinstance(event, Stepped) and event.step == 9:
+        if isinstance(event, CheckpointFailed):
+            kept_while_full.append([folder.name for folder in RunDir(tmp_path / "out").checkpoints()])
+        if isinstance(event, StepLogged) and event.step == 9:
             full.clear()
 
     tunesmith.train(
         text, model=make_model_folder(), out=tmp_path / "out", epochs=10, max_steps=12, tokens_per_step=200,
         save_every_steps=2, eval_every_steps=12, device="cpu", on_event=note,
     )  # fmt: skip
-    failed = [event.step for event in events if isinstance(event, SaveFailed)]
-    saved = [event.step for event in events if isinstance(event, Saved)]
+    failed = [event.step for event in events if isinstance(event, CheckpointFailed)]
+    saved = [event.step for event in events if isinstance(event, CheckpointSaved)]
     assert failed
     assert set(failed) <= {4, 6, 8}
     assert saved[-2:] == [10, 12]
     assert all("step-00000002" in kept for kept in kept_while_full)
-    assert "No space left" in next(str(event.reason) for event in events if isinstance(event, SaveFailed))
-    assert [event.step for event in events if isinstance(event, Stepped)] == list(range(1, 13))
+    assert "No space left" in next(str(event.reason) for event in events if isinstance(event, CheckpointFailed))
+    assert [event.step for event in events if isinstance(event, StepLogged)] == list(range(1, 13))
 
 
 def test_a_disk_that_stays_full_is_an_error_in_the_end(
@@ -120,7 +117,7 @@ def test_a_disk_that_stays_full_is_an_error_in_the_end(
     out = tmp_path / "out"
     options: dict[str, Any] = {"epochs": 3, "max_steps": 6, "tokens_per_step": 200, "device": "cpu"}
     with monkeypatch.context() as full:
-        full.setattr("tunesmith.training.saving.has_room", lambda *_: False)
+        full.setattr("tunesmith.training.checkpointer.has_disk_space", lambda *_: False)
         with pytest.raises(UserError, match=r"step 6 could not be saved: .*No space left") as error:
             tunesmith.train(text, model=make_model_folder(), out=out, **options)
     assert f"tunesmith train --resume --out {out}" in error.value.hint
@@ -136,8 +133,8 @@ def test_too_little_room_is_said_before_anything_is_written(
         tunesmith.train(text, model=make_model_folder(), out=tmp_path / "deep" / "out", max_steps=2, device="cpu")
     assert not (tmp_path / "deep").exists()
     with pytest.raises(UserError):
-        refuse_too_little(tmp_path, weights_bytes=300, optimizer_bytes=600)
-    refuse_too_little(tmp_path, weights_bytes=100, optimizer_bytes=200)
+        check_disk_space(tmp_path, weights_bytes=300, optimizer_bytes=600)
+    check_disk_space(tmp_path, weights_bytes=100, optimizer_bytes=200)
 
 
 def test_lines_wait_for_room_and_are_never_halved(tmp_path: Path) -> None:
@@ -146,16 +143,16 @@ def test_lines_wait_for_room_and_are_never_halved(tmp_path: Path) -> None:
     code = f"""
 import resource, signal
 from pathlib import Path
-from tunesmith.training.lines import LinesFile
+from tunesmith.run_dir import JsonlWriter
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-lines = LinesFile(Path({str(path)!r}))
+lines = JsonlWriter(Path({str(path)!r}))
 lines.append({{"step": 1}})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20, resource.RLIM_INFINITY))
 lines.append({{"step": 2, "text": "long enough to be cut"}})
-print(lines.waiting, Path({str(path)!r}).read_text())
+print(lines.has_pending, Path({str(path)!r}).read_text())
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 lines.append({{"step": 3}})
-print(lines.waiting)
+print(lines.has_pending)
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.split("\n") == ['True {"step": 1}', "", "False", ""]
@@ -173,7 +170,7 @@ def test_a_checkpoint_waits_for_the_best_model_it_speaks_of(tmp_path: Path) -> N
             raise OSError(28, "No space left on device", "model.safetensors")
         done.append("published")
 
-    with Saver() as saver:
+    with AsyncWriter() as saver:
         saver.publish(2, publish)
         saver.save(2, tmp_path / "2", lambda: done.append("saved 2"))
         saver.wait()
@@ -186,11 +183,11 @@ def test_a_checkpoint_waits_for_the_best_model_it_speaks_of(tmp_path: Path) -> N
         assert done == ["published", "saved 4"]
         reason = "model.safetensors: No space left on device"
         *failed, saved = saver.outcomes()
-        assert [(outcome.step, str(outcome.reason)) for outcome in failed if isinstance(outcome, SaveFailed)] == [
+        assert [(outcome.step, str(outcome.reason)) for outcome in failed if isinstance(outcome, CheckpointFailed)] == [
             (2, reason),
             (2, reason),
         ]
-        assert saved == Saved(4, tmp_path / "4")
+        assert saved == CheckpointSaved(4, tmp_path / "4")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -209,7 +206,7 @@ def test_callbacks_never_run_inside_a_signal_handler(
             return
         is_busy = True
         events.append(event)
-        if isinstance(event, Stepped) and event.step == 2:
+        if isinstance(event, StepLogged) and event.step == 2:
             signal.raise_signal(number)
         is_busy = False
 
@@ -219,8 +216,8 @@ def test_callbacks_never_run_inside_a_signal_handler(
     assert entered_again == []
     assert (result.interrupted, result.steps) == (True, 2)
     kinds = [type(event) for event in events]
-    assert kinds.count(StopAsked) == 1
-    assert kinds.index(StopAsked) > max(place for place, kind in enumerate(kinds) if kind is Stepped)
+    assert kinds.count(StopRequested) == 1
+    assert kinds.index(StopRequested) > max(place for place, kind in enumerate(kinds) if kind is StepLogged)
 
 
 def test_a_second_signal_within_the_handler_of_the_first_does_not_block() -> None:
@@ -251,7 +248,7 @@ def test_a_second_signal_within_the_handler_of_the_first_does_not_block() -> Non
 
 def test_a_mistake_in_the_thread_is_not_swallowed() -> None:
     """What is no matter of the disk is raised where the run sees it."""
-    with Saver() as saver:
+    with AsyncWriter() as saver:
         saver.publish(1, lambda: {}["missing"])
         saver.wait()
         with pytest.raises(KeyError):
@@ -261,5 +258,5 @@ def test_a_mistake_in_the_thread_is_not_swallowed() -> None:
 def test_appending_again_after_closing_keeps_order(tmp_path: Path) -> None:
     """Two runs of one folder append behind one another."""
     for step in (1, 2):
-        LinesFile(tmp_path / "lines.jsonl").append({"step": step})
+        JsonlWriter(tmp_path / "lines.jsonl").append({"step": step})
     assert (tmp_path / "lines.jsonl").read_text("utf-8") == '{"step": 1}\n{"step": 2}\n'

@@ -16,9 +16,9 @@ from tunesmith.cli import main
 from tunesmith.errors import UserError
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import GPT2Config
+from tunesmith.planning.scaling_law import ScalingEstimate, time_limit_warning
 from tunesmith.tokenization.train_tokenizer import resolve_vocab_size
 from tunesmith.training.optimizer import make_optimizer
-from tunesmith.training.prospect import Prospect, beyond_the_hours
 
 SHAPE = {"from_scratch": True, "layers": 2, "width": 64, "context_tokens": 64, "split_on": "line"}
 
@@ -116,17 +116,17 @@ def test_two_optimizers_move_what_is_theirs() -> None:
 
 def test_what_to_expect() -> None:
     """The formulas of their papers, at points that the papers name."""
-    chinchilla = Prospect(70_000_000_000, 1_400_000_000_000, 1_400_000_000_000)
+    chinchilla = ScalingEstimate(70_000_000_000, 1_400_000_000_000, 1_400_000_000_000)
     assert chinchilla.tokens_per_parameter == 20
-    assert chinchilla.loss_nats_per_token == pytest.approx(1.69 + 406.4 / 7e10**0.34 + 410.7 / 1.4e12**0.28)
-    four_epochs = Prospect(10**9, 10**9, 4 * 10**9)
-    assert four_epochs.worth_tokens == pytest.approx(1e9 * (1 + 15.4 * (1 - math.exp(-3 / 15.4))))
+    assert chinchilla.loss == pytest.approx(1.69 + 406.4 / 7e10**0.34 + 410.7 / 1.4e12**0.28)
+    four_epochs = ScalingEstimate(10**9, 10**9, 4 * 10**9)
+    assert four_epochs.effective_tokens == pytest.approx(1e9 * (1 + 15.4 * (1 - math.exp(-3 / 15.4))))
     assert not chinchilla.warning
-    assert "by heart" in Prospect(124_000_000, 400_000, 1_200_000).warning
-    assert "so few steps" in Prospect(124_000_000, 400_000_000, 50_000).warning
-    assert Prospect(3_000_000, 400_000, 4_000_000).loss_nats_per_token is None
-    assert beyond_the_hours(3600, 1.0) == beyond_the_hours(1e9, None) == ""
-    assert "50% of its steps" in beyond_the_hours(7200, 1.0)
+    assert "memorize" in ScalingEstimate(124_000_000, 400_000, 1_200_000).warning
+    assert "more --epochs" in ScalingEstimate(124_000_000, 400_000_000, 50_000).warning
+    assert ScalingEstimate(3_000_000, 400_000, 4_000_000).loss is None
+    assert time_limit_warning(3600, 1.0) == time_limit_warning(1e9, None) == ""
+    assert "50% of its steps" in time_limit_warning(7200, 1.0)
 
 
 def test_vocabulary_follows_text_and_script() -> None:
@@ -143,7 +143,7 @@ def test_a_plan_needs_neither_model_nor_network(text: Path, capsys: pytest.Captu
     planned = json.loads(capsys.readouterr().out)
     assert (planned["model"], planned["optimizer"]) == ("gpt2-small", "muon")
     assert "tokens for each of" in planned["reasons"]["prospect"]
-    assert any("by heart" in note for note in planned["notes"])
+    assert any("memorize" in note for note in planned["notes"])
     assert not any("LoRA" in method["method"] for method in planned["methods"] if method["model"] == "gpt2-small")
     assert main(command) == 0
 

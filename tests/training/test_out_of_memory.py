@@ -56,7 +56,7 @@ def fail_in_forward(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
             raise torch.OutOfMemoryError(NO_MEMORY)
         return hidden_states(model, tokens_N, *others)
 
-    monkeypatch.setattr("tunesmith.training.step.hidden_states", limited)
+    monkeypatch.setattr("tunesmith.training.train_step.hidden_states", limited)
 
 
 def fail_in_loss(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
@@ -67,7 +67,7 @@ def fail_in_loss(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
             raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
         return sum_of_nats(hidden_NC, *others, **keywords)
 
-    monkeypatch.setattr("tunesmith.training.step.sum_of_nats", limited)
+    monkeypatch.setattr("tunesmith.training.train_step.sum_of_nats", limited)
 
 
 def fail_in_backward(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
@@ -83,7 +83,7 @@ def fail_in_backward(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
         hidden_NC.register_hook(refuse)
         return hidden_NC
 
-    monkeypatch.setattr("tunesmith.training.step.hidden_states", limited)
+    monkeypatch.setattr("tunesmith.training.train_step.hidden_states", limited)
 
 
 def fail_before_the_update(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
@@ -132,7 +132,7 @@ def test_where_no_pieces_are_small_enough_more_is_recomputed(
             raise torch.OutOfMemoryError(NO_MEMORY)
         return hidden_states(model, tokens_N, *others)
 
-    monkeypatch.setattr("tunesmith.training.step.hidden_states", limited)
+    monkeypatch.setattr("tunesmith.training.train_step.hidden_states", limited)
     out = train("disturbed", states=states, precision="bf16")
     for name, tensor in load_file(out / "model.safetensors").items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=5e-3)
@@ -187,18 +187,18 @@ def test_evaluation_and_samples_shrink_too(train: Callable[..., Path], monkeypat
         return hidden_states(model, tokens_N, *others)
 
     monkeypatch.setattr("tunesmith.evaluation.perplexity.hidden_states", limited)
-    from tunesmith.generation import generate
+    from tunesmith.generation.generate import generate_batch
 
-    engine = generate.Engine
+    engine = generate_batch.Engine
 
     def one_at_a_time(*arguments: Any, batch_size: int, **settings: Any) -> Any:
         if batch_size > 1:
             raise torch.OutOfMemoryError(NO_MEMORY)
         return engine(*arguments, batch_size=batch_size, **settings)
 
-    monkeypatch.setattr(generate, "Engine", one_at_a_time)
+    monkeypatch.setattr(generate_batch, "Engine", one_at_a_time)
     disturbed = train("disturbed")
-    first, second = (json.loads((out / "run.json").read_text("utf-8"))["outcome"] for out in (undisturbed, disturbed))
+    first, second = (json.loads((out / "run.json").read_text("utf-8"))["result"] for out in (undisturbed, disturbed))
     assert second["perplexity"] == pytest.approx(first["perplexity"], rel=1e-5)
     texts = [
         [json.loads(line)["text"] for line in (out / "samples.jsonl").read_text("utf-8").splitlines()]

@@ -18,7 +18,7 @@ from tunesmith.planning.calibration_cache import Experience
 from tunesmith.planning.hardware import hardware_here, hardware_named
 from tunesmith.planning.memory_model import Correction, evaluation_bytes, memory_of
 from tunesmith.training.plan import TrainPlan, _compiled, make_plan
-from tunesmith.training.refuse_impossible import refuse_impossible
+from tunesmith.training.validation import validate_config
 from tunesmith.utils.device import Choice, choose_device, choose_dtype
 
 GPT2_SMALL = GPT2Config(50257, 1024, 768, 12, 12, 3072)
@@ -131,13 +131,13 @@ def test_all_problems_are_named_at_once() -> None:
         "seed": -1,
     }
     with pytest.raises(UserError) as error:
-        refuse_impossible(replace(ASKED, **wrong))
+        validate_config(replace(ASKED, **wrong))
     for name, value in wrong.items():
         assert f"--{name.replace('_', '-')} {value}" in error.value.message
     for name, value in wrong.items():
         with pytest.raises(UserError):
-            refuse_impossible(replace(ASKED, **{name: value}))
-    assert refuse_impossible(ASKED) is None
+            validate_config(replace(ASKED, **{name: value}))
+    assert validate_config(ASKED) is None
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -145,7 +145,7 @@ def test_no_numbers_that_are_none(value: float) -> None:
     """NaN and infinity are no settings."""
     for name in ("epochs", "learning_rate", "weight_decay", "warmup_fraction", "dropout", "val_fraction"):
         with pytest.raises(UserError, match=f"--{name.replace('_', '-')}"):
-            refuse_impossible(replace(ASKED, **{name: value}))
+            validate_config(replace(ASKED, **{name: value}))
 
 
 def test_precision_and_device_have_reasons(monkeypatch: pytest.MonkeyPatch) -> None:

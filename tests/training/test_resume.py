@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 
 from tunesmith.config import TrainConfig
 from tunesmith.errors import UserError
+from tunesmith.run_dir import RunDir
 from tunesmith.training.checkpoint import find_checkpoint
-from tunesmith.training.events import Ended, Event, Planned, ResumeVerified, Stepped, TrainResult
-from tunesmith.training.job import train_model
-from tunesmith.training.run import RunFolder
+from tunesmith.training.events import Event, ResumeVerified, RunEnded, RunStarted, StepLogged, TrainResult
+from tunesmith.training.train import train_events
 
 
 @pytest.fixture(params=[0, 4], ids=["all weights", "adapters"])
@@ -42,11 +42,11 @@ def config(request: pytest.FixtureRequest, make_model_folder: Callable[..., Path
 def run(config: TrainConfig, *, stop_after: int | None = None) -> TrainResult:
     """Run until the end or until a step; stopping means asking after that step."""
     steps_seen = 0
-    events: Iterator[Event] = train_model(config, stop=lambda: steps_seen == stop_after)
+    events: Iterator[Event] = train_events(config, stop=lambda: steps_seen == stop_after, has_integrations=False)
     for event in events:
-        if isinstance(event, Stepped):
+        if isinstance(event, StepLogged):
             steps_seen = event.step
-        if isinstance(event, Ended):
+        if isinstance(event, RunEnded):
             return event.result
     raise AssertionError("no end")
 
@@ -55,7 +55,7 @@ def metrics(out: str) -> list[dict[str, Any]]:
     """What was logged, without what depends on the clock."""
     timed = ("tokens_per_s", "eta_s", "peak_memory_bytes", "training_s", "data_wait_s", "elapsed_s")
     lines = map(json.loads, (Path(out) / "metrics.jsonl").read_text("utf-8").splitlines())
-    untimed = [line for line in lines if line["kind"] != "machine"]
+    untimed = [line for line in lines if line["kind"] != "system"]
     return [{key: value for key, value in line.items() if key not in timed} for line in untimed]
 
 
@@ -93,9 +93,9 @@ def test_stopped_and_resumed_equals_unbroken(stop_after: int, config: TrainConfi
 def test_a_crash_behind_a_checkpoint_is_forgotten(config: TrainConfig) -> None:
     """Steps after the last checkpoint are made again, and their metrics are not there twice."""
     run(replace(config, out=f"{config.out}-unbroken"))
-    events = train_model(replace(config, save_every_steps=4), stop=lambda: False)
+    events = train_events(replace(config, save_every_steps=4), stop=lambda: False, has_integrations=False)
     for event in events:
-        if isinstance(event, Stepped) and event.step == 7:
+        if isinstance(event, StepLogged) and event.step == 7:
             break  # the generator is dropped here, as a crash would drop it
     events.close()  # type: ignore[attr-defined]
     assert [line["step"] for line in metrics(config.out)][-1] == 7
@@ -168,7 +168,7 @@ def test_damage_of_any_kind_in_any_file_is_recognised_and_named(config: TrainCon
         copied = tmp_path / f"copy-{number}" / "checkpoints"
         shutil.copytree(saved, copied)
         damage(copied / file)
-        found = find_checkpoint(RunFolder(copied.parent).checkpoints())
+        found = find_checkpoint(RunDir(copied.parent).checkpoints())
         assert found.folder == copied / "step-00000006"
         if (damage, file.name) != (Path.unlink, "state.json"):  # without it the folder is a plain model
             assert file.name in found.damaged[copied / "step-00000007"]
@@ -181,12 +181,12 @@ def test_after_damage_the_run_ends_as_if_unbroken(damage: Callable[[Path], None]
     run(replace(config, save_every_steps=3), stop_after=7)
     damaged = Path(config.out) / "checkpoints" / "step-00000007"
     damage(damaged / "optimizer.safetensors")
-    events = train_model(TrainConfig(out=config.out, resume=True), stop=lambda: False)
+    events = train_events(TrainConfig(out=config.out, resume=True), stop=lambda: False, has_integrations=False)
     planned = next(events)
-    assert isinstance(planned, Planned)
+    assert isinstance(planned, RunStarted)
     assert planned.resumed_at_step == 6
     assert str(damaged) in planned.notices[0]
-    assert [event.result.steps for event in events if isinstance(event, Ended)] == [12]
+    assert [event.result.steps for event in events if isinstance(event, RunEnded)] == [12]
     assert_same_run(config.out, f"{config.out}-unbroken")
     assert len(list((Path(config.out) / "checkpoints").glob("[!.]*"))) == 2
 
@@ -212,7 +212,7 @@ def test_more_epochs_and_other_intervals_are_accepted(stop_after: int | None, co
     assert run(TrainConfig(out=config.out, resume=True)).steps == 14
     steps = [line["step"] for line in metrics(config.out) if line["kind"] == "step"]
     assert steps == list(range(1, 15))
-    evaluated = [line["step"] for line in metrics(config.out) if line["kind"] == "evaluation"]
+    evaluated = [line["step"] for line in metrics(config.out) if line["kind"] == "eval"]
     assert evaluated[-2:] == [12, 14]
     rates = [line["learning_rate"] for line in metrics(config.out) if line["kind"] == "step"]
     assert rates[13] == pytest.approx(rates[12] / 2)  # falls to 0 behind step 14
@@ -240,12 +240,16 @@ def test_resuming_is_verified_on_the_run_itself(config: TrainConfig, monkeypatch
     """Equal on this device; where a checkpoint brings back something else, it is said what and by how much."""
 
     def verified(out: str) -> ResumeVerified:
-        events = list(train_model(replace(config, out=out, verify_resume=True, max_steps=2), stop=lambda: False))
+        events = list(
+            train_events(
+                replace(config, out=out, verify_resume=True, max_steps=2), stop=lambda: False, has_integrations=False
+            )
+        )
         return next(event for event in events if isinstance(event, ResumeVerified))
 
     assert verified(config.out) == ResumeVerified(4, 2, {})
     assert not list(Path(config.out).parent.glob(".*verify*"))
-    monkeypatch.setattr("tunesmith.training.chance.Chance.restore", lambda _chance, _states: None)
+    monkeypatch.setattr("tunesmith.training.rng.RNGState.restore", lambda _chance, _states: None)
     differing = verified(f"{config.out}-2").differing
     assert differing["random.safetensors"] > 0
     assert differing["optimizer.safetensors"] > 0  # dropout draws other numbers
@@ -253,11 +257,11 @@ def test_resuming_is_verified_on_the_run_itself(config: TrainConfig, monkeypatch
 
 def test_two_runs_cannot_write_one_folder(config: TrainConfig) -> None:
     """While a run goes on, another one is refused, with the process that holds the folder; afterwards it may go on."""
-    first = train_model(replace(config, save_every_steps=1), stop=lambda: False)
-    next(event for event in first if isinstance(event, Stepped) and event.step == 5)
+    first = train_events(replace(config, save_every_steps=1), stop=lambda: False, has_integrations=False)
+    next(event for event in first if isinstance(event, StepLogged) and event.step == 5)
     with pytest.raises(UserError, match=rf"another process \(number {os.getpid()}\) is training in"):
         run(TrainConfig(out=config.out, resume=True))
-    with pytest.raises(UserError, match="already holds an unfinished run"):
+    with pytest.raises(UserError, match="already contains an unfinished run"):
         run(config)
     first.close()  # type: ignore[attr-defined]
     assert run(TrainConfig(out=config.out, resume=True)).steps == 12
@@ -265,8 +269,8 @@ def test_two_runs_cannot_write_one_folder(config: TrainConfig) -> None:
 
 def test_a_run_stopped_before_its_first_checkpoint_starts_again(config: TrainConfig) -> None:
     """Without a checkpoint a resumed run begins at the beginning, in the same folder."""
-    events = train_model(config, stop=lambda: False)
+    events = train_events(config, stop=lambda: False, has_integrations=False)
     next(events)
     events.close()  # type: ignore[attr-defined]
-    assert json.loads((Path(config.out) / "run.json").read_text("utf-8"))["outcome"] == {"status": "running"}
+    assert json.loads((Path(config.out) / "run.json").read_text("utf-8"))["result"] == {"status": "running"}
     assert run(TrainConfig(out=config.out, resume=True)).steps == 12

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tunesmith.training.schedule import learning_rate_at
+from tunesmith.training.train_step import learning_rate_at
 
 
 def test_rises_then_falls() -> None:

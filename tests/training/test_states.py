@@ -20,12 +20,12 @@ from tunesmith.model.hf_checkpoint import load_gpt2
 from tunesmith.optim.in_backward_adamw import InBackwardAdamW
 from tunesmith.optim.state_format import STATE_PLANS
 from tunesmith.planning.memory_model import Demand
-from tunesmith.training.calibration import calibrate
-from tunesmith.training.events import Stepped, TrainResult
-from tunesmith.training.job import train_model
+from tunesmith.training.anomalies import SysmemFallbackDetector
+from tunesmith.training.events import StepLogged, TrainResult
+from tunesmith.training.memory_calibration import calibrate
 from tunesmith.training.optimizer import WholeWeights, make_optimizer
-from tunesmith.training.spill import SpillWatch
-from tunesmith.training.step import StepResult, train_step
+from tunesmith.training.train import train_events
+from tunesmith.training.train_step import StepResult, train_step
 
 OTHERS = [name for name in STATE_PLANS if name != "fp32"]
 SHAPE = {"n_embd": 64, "n_head": 4, "n_layer": 2}
@@ -197,8 +197,8 @@ def test_it_is_resumed_exactly(states: str, text: Path, make_model_folder: Calla
     def enough() -> bool:
         return steps >= 4
 
-    for event in train_model(config, stop=enough):
-        steps += isinstance(event, Stepped)
+    for event in train_events(config, stop=enough, has_integrations=False):
+        steps += isinstance(event, StepLogged)
     tunesmith.train(out=tmp_path / "broken", resume=True)
     for name in ("model.safetensors", "optimizer.safetensors"):
         expected, found = (
@@ -224,10 +224,10 @@ def test_calibration_changes_nothing(states: str, make_model_folder: Callable[..
 
 def test_sudden_slowness_is_seen() -> None:
     """Three times the usual time of a token, after enough usual ones, once; never where the driver does not swap."""
-    watch, deaf = SpillWatch(is_on=True), SpillWatch(is_on=False)
+    watch, deaf = SysmemFallbackDetector(is_on=True), SysmemFallbackDetector(is_on=False)
     seconds, tokens, seen = 0.0, 0, []
     for number in range(12):
         seconds, tokens = seconds + (8.0 if number >= 8 else 1.0), tokens + 100
-        seen.append(watch.see(seconds, tokens))
-        assert not deaf.see(seconds, tokens)
+        seen.append(watch.check(seconds, tokens))
+        assert not deaf.check(seconds, tokens)
     assert seen == [number == 8 for number in range(12)]

@@ -11,7 +11,7 @@ from torch import float32
 from transformers import AutoModelForCausalLM, pipeline
 
 import tunesmith
-from tunesmith.training.events import Evaluated, Event, Saved
+from tunesmith.training.events import CheckpointSaved, Evaluated, Event
 
 LINES = [f"Night {number}. Wind {number % 7}, lamp steady." for number in range(60)]
 FILES = {
@@ -56,17 +56,17 @@ def test_the_run_folder(make_model_folder: Callable[..., Path], text: Path, tmp_
     assert written[0]["generated_text"].startswith("Night")
 
     run = json.loads((out / "run.json").read_text("utf-8"))
-    assert run["asked"]["model"] == str(tmp_path / "model")
+    assert run["config"]["model"] == str(tmp_path / "model")
     assert run["plan"]["steps"] == 10
     assert run["plan"]["reasons"]["steps"] == "--max-steps"
     assert run["environment"]["torch"]
     assert run["data"]["samples"] == len(LINES)
-    assert run["outcome"]["status"] == "finished"
-    assert run["outcome"]["perplexity"] == result.perplexity
+    assert run["result"]["status"] == "finished"
+    assert run["result"]["perplexity"] == result.perplexity
     metrics = read_lines(out / "metrics.jsonl")
     steps = [line for line in metrics if line["kind"] == "step"]
     assert [line["step"] for line in steps] == list(range(1, 11))
-    assert {"loss_nats_per_token", "tokens_per_s", "peak_memory_bytes", "learning_rate"} <= set(steps[0])
+    assert {"train_loss", "tokens_per_s", "peak_memory_bytes", "learning_rate"} <= set(steps[0])
     samples = read_lines(out / "samples.jsonl")
     assert result.best_step == 10
     assert [line["step"] for line in samples] == [0] * 3 + [5] * 3 + [10] * 3  # at every evaluation
@@ -91,7 +91,7 @@ def test_the_best_model_is_kept(make_model_folder: Callable[..., Path], text: Pa
         learning_rate=0.9, warmup_fraction=0.9, max_grad_norm=1e9, precision="fp32", on_event=collect,
         val_fraction=0.3,
     )  # fmt: skip
-    tuned = {event.step: event.perplexity for event in evaluations if event.step}
+    tuned = {event.step: event.val_perplexity for event in evaluations if event.step}
     assert result.best_step == min(tuned, key=tuned.__getitem__) < 24
     assert result.perplexity == min(tuned.values()) < tuned[24]
     assert [event.is_best for event in evaluations if event.step] == [
@@ -99,7 +99,7 @@ def test_the_best_model_is_kept(make_model_folder: Callable[..., Path], text: Pa
     ]
     held_out = tmp_path / "held_out.txt"
     corpus = json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))
-    assert corpus["outcome"]["best_step"] == result.best_step
+    assert corpus["result"]["best_step"] == result.best_step
     # measured again from the files, on the very samples that were kept apart
     import numpy as np
 
@@ -138,7 +138,7 @@ def test_checkpoints_follow_their_own_interval(
     saved: list[int] = []
     tunesmith.train(
         text, model=make_model_folder(), out=tmp_path / "out", max_steps=7, save_every_steps=3,
-        on_event=lambda event: saved.append(event.step) if isinstance(event, Saved) else None,
+        on_event=lambda event: saved.append(event.step) if isinstance(event, CheckpointSaved) else None,
     )  # fmt: skip
     assert saved == [0, 3, 6, 7]
     names = sorted(path.name for path in (tmp_path / "out" / "checkpoints").glob("[!.]*"))
@@ -149,7 +149,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
     make_model_folder: Callable[..., Path], text: Path, tmp_path: Path
 ) -> None:
     """A rate that makes the weights explode is an error that names the step, never a clean curve."""
-    with pytest.raises(tunesmith.UserError, match=r"the \w+ became no number at step \d+") as error:
+    with pytest.raises(tunesmith.UserError, match=r"non-finite \w+ at step \d+: again after 3 rollbacks") as error:
         tunesmith.train(
             text, model=make_model_folder(), out=tmp_path / "out", epochs=100, learning_rate=0.9,
             max_grad_norm=1e30, warmup_fraction=0.0, weight_decay=1e6,
@@ -165,9 +165,9 @@ def test_a_damaged_model_is_refused_before_training(
     state = load_file(folder / "model.safetensors")
     state["transformer.ln_f.bias"][0] = float("nan")
     save_file(state, folder / "model.safetensors")
-    with pytest.raises(tunesmith.UserError, match="computes no numbers"):
+    with pytest.raises(tunesmith.UserError, match="returns NaN or Inf before training"):
         tunesmith.train(text, model=folder, out=tmp_path / "out", max_steps=3)
-    with pytest.raises(tunesmith.UserError, match="returns NaN or infinity"):
+    with pytest.raises(tunesmith.UserError, match="computes no numbers"):
         tunesmith.generate(folder)
 
 

@@ -15,7 +15,7 @@ import tunesmith
 from tunesmith.generation.generate import GeneratedText
 from tunesmith.messages.catalogue import speak
 from tunesmith.monitoring.system_monitor import SystemReading
-from tunesmith.training.events import Began, Evaluated, MachineRead, Planned, Sampled, Stepped
+from tunesmith.training.events import Evaluated, PhaseStarted, RunStarted, Sampled, StepLogged, SystemMetricsLogged
 from tunesmith.training.plan import TrainPlan
 from tunesmith.ui.progress import Progress
 from tunesmith.ui.training_view import BARS, LiveScreen, LossCurve, ResizedLive, sparkline
@@ -47,10 +47,10 @@ SAMPLE = GeneratedText(
 READING = SystemReading(40.0, 1 << 30, 8 << 30, 32 << 30, 96.0, 5 << 30, 71.0, 212.0, 7200.0)
 
 
-def step(number: int) -> Stepped:
+def step(number: int) -> StepLogged:
     """One of a thousand; the loss falls to 2."""
     loss = 5 - number / 100
-    return Stepped(number, number / 500, loss, 1e-4, 0.7, 500 * number, 6000.0, 3 << 30, 3700.0, 1.0, 0.1, 2.0)
+    return StepLogged(number, number / 500, loss, 1e-4, 0.7, 500 * number, 6000.0, 3 << 30, 3700.0, 1.0, 0.1, 2.0)
 
 
 def screen() -> LiveScreen:
@@ -59,10 +59,10 @@ def screen() -> LiveScreen:
     for event in (
         Evaluated(0, 0.0, 5.3, 200.0, is_best=False),
         *(
-            Stepped(n, n / 500, 5 - n / 100, 1e-4, 0.7, 500 * n, 6000.0, 3 << 30, 3700.0, 1.0, 0.1, 2.0)
+            StepLogged(n, n / 500, 5 - n / 100, 1e-4, 0.7, 500 * n, 6000.0, 3 << 30, 3700.0, 1.0, 0.1, 2.0)
             for n in range(1, 301)
         ),
-        MachineRead(300, 2.0, READING),
+        SystemMetricsLogged(300, 2.0, READING),
         Evaluated(300, 0.6, 3.0, 20.0, is_best=True),
         Sampled(300, [SAMPLE]),
     ):
@@ -120,7 +120,7 @@ def test_a_gpu_of_unknown_speed_has_no_share_of_its_peak() -> None:
 def test_a_run_that_was_asked_to_end_shows_it_at_once() -> None:
     """Also while a long evaluation keeps the loop from telling; not any more once it has ended."""
     shown = LiveScreen(PLAN, is_stopping=lambda: True)
-    shown.note(Began("evaluating"))
+    shown.note(PhaseStarted("evaluating"))
     assert lines(shown, 80)[0].startswith("stopping")
     shown.break_off()
     assert lines(shown, 80)[0].startswith("stopped")
@@ -129,9 +129,9 @@ def test_a_run_that_was_asked_to_end_shows_it_at_once() -> None:
 def test_phases() -> None:
     """What takes its time is named while it does."""
     shown = screen()
-    shown.note(Began("evaluating"))
+    shown.note(PhaseStarted("evaluating"))
     assert lines(shown, 80)[0].startswith("evaluating")
-    shown.note(Began("writing"))
+    shown.note(PhaseStarted("sampling"))
     assert lines(shown, 80)[0].startswith("writing samples")
     assert len(lines(LiveScreen(PLAN), 80)) == 1  # nothing is known yet
 
@@ -160,7 +160,7 @@ def test_numbers_of_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str
     summary = progress.summary(result)
     written = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]
     steps = [line for line in written if line["kind"] == "step"]
-    evaluations = {line["step"]: line["validation_perplexity"] for line in written if line["kind"] == "evaluation"}
+    evaluations = {line["step"]: line["val_perplexity"] for line in written if line["kind"] == "eval"}
     best = min((step for step in evaluations if step), key=evaluations.__getitem__)
     assert f"{evaluations[0]:.2f} before, {evaluations[best]:.2f} after" in summary
     assert f"after step {best} of 8" in summary
@@ -175,8 +175,8 @@ def test_numbers_of_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_a_plan_opens_the_screen_on_a_terminal_only(capsys: pytest.CaptureFixture[str]) -> None:
     """In a pipe nothing is redrawn."""
     with Progress(quiet=False) as progress:
-        progress.show(Planned("tiny", 1, Path("out"), PLAN, 0))
-        progress.show(Began("evaluating"))
+        progress.show(RunStarted("tiny", 1, Path("out"), PLAN, 0))
+        progress.show(PhaseStarted("evaluating"))
     assert "\x1b" not in capsys.readouterr().err
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import tunesmith
-from tunesmith.training.events import Ended, Evaluated, Sampled
+from tunesmith.training.events import Evaluated, RunEnded, Sampled
 from tunesmith.ui.notebook import NotebookView, is_in_notebook
 from tunesmith.ui.training_view import LiveScreen
 
@@ -50,7 +50,11 @@ def test_steps_that_come_fast_share_a_drawing(output: Output) -> None:
     screen = LiveScreen(replace(PLAN, steps=10))
     view = NotebookView(screen, every_s=1e9)
     view.start()
-    for event in [*(step(1 + n % 10) for n in range(100)), Evaluated(10, 1.0, 3.0, 20.0, is_best=True), Ended(RESULT)]:
+    for event in [
+        *(step(1 + n % 10) for n in range(100)),
+        Evaluated(10, 1.0, 3.0, 20.0, is_best=True),
+        RunEnded(RESULT),
+    ]:
         screen.note(event)
         view.follow(event)
     assert len(output.drawn) == 3
@@ -119,14 +123,14 @@ def test_in_a_kernel(tmp_path: Path) -> None:
     assert screen.split()[:2] == ["done", "8/8"], "it was opened before the first step"
     assert all("widget" not in kind for output in shown for kind in output.get("data", {}))
     steps, evaluations = figures(tmp_path / "shown")
-    assert f"{steps[-1]['loss_nats_per_token']:.3f}" in screen
-    assert f"perplexity {evaluations[-1]['validation_perplexity']:.2f}" in screen
+    assert f"{steps[-1]['train_loss']:.3f}" in screen
+    assert f"perplexity {evaluations[-1]['val_perplexity']:.2f}" in screen
 
 
 def figures(run: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The steps and the evaluations of a run."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
-    return tuple([line for line in lines if line["kind"] == kind] for kind in ("step", "evaluation"))  # type: ignore[return-value]
+    return tuple([line for line in lines if line["kind"] == kind] for kind in ("step", "eval"))  # type: ignore[return-value]
 
 
 def test_a_script_says_nothing_unless_asked(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -140,4 +144,4 @@ def test_a_script_says_nothing_unless_asked(tmp_path: Path, capfd: pytest.Captur
     said = capfd.readouterr()
     assert said.out == ""
     assert "step 1/1" in said.err
-    assert isinstance(heard[-1], Ended)
+    assert isinstance(heard[-1], RunEnded)

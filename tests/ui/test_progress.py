@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tunesmith.generation.generate import GeneratedText
-from tunesmith.training.events import Evaluated, Planned, Sampled, Stepped, TrainResult
+from tunesmith.training.events import Evaluated, RunStarted, Sampled, StepLogged, TrainResult
 from tunesmith.training.plan import TrainPlan
 from tunesmith.ui.progress import Progress
 from tunesmith.utils.formatting import duration, memory
@@ -43,9 +43,9 @@ def text(words: str, reason: str = "stop") -> GeneratedText:
     return GeneratedText("", words, 1, 0.8, reason, [1], [-0.5])
 
 
-def step(number: int) -> Stepped:
+def step(number: int) -> StepLogged:
     """A step of ten."""
-    return Stepped(
+    return StepLogged(
         number, number / 10, 3.25, 1e-4, 0.7, 500 * number, 66.0, 3 << 30, 75.0, 7.5 * number, 0.1, 8.0 * number
     )
 
@@ -53,7 +53,7 @@ def step(number: int) -> Stepped:
 def shown(capsys: pytest.CaptureFixture[str], *, quiet: bool = False, result: TrainResult = RESULT) -> tuple[str, str]:
     """Progress and summary of a short run."""
     with Progress(quiet=quiet) as progress:
-        progress.show(Planned("tiny", 1_800_000, Path("out"), replace(PLAN, steps=10), 0))
+        progress.show(RunStarted("tiny", 1_800_000, Path("out"), replace(PLAN, steps=10), 0))
         progress.show(Evaluated(0, 0.0, 5.3, 200.0, is_best=False))
         progress.show(Sampled(0, [text("before\n\nit", "length")]))
         for number in range(1, 11):

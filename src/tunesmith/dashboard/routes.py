@@ -17,10 +17,9 @@ from tunesmith.dashboard.run_state import state_of
 from tunesmith.dashboard.views import bar_of, list_of_runs, report_of, shell_words
 from tunesmith.errors import UserError
 from tunesmith.reporting.run_list import runs_by_name
+from tunesmith.run_dir import ACTIONS, RunDir
 from tunesmith.serving.api_errors import APIError, JsonResponse
 from tunesmith.serving.auth import INLINE_STYLES, AuthMiddleware
-from tunesmith.training.run_files import CHECKPOINTS
-from tunesmith.training.wishes import WISHES, make_wish
 
 PACKAGE = Path(str(files("tunesmith")))
 PAGE = PACKAGE / "dashboard" / "page"
@@ -60,11 +59,11 @@ def make_app(folder: Path, *, host: str, token: str | None, on_start: Callable[[
     async def wish(request: Request) -> Response:
         name, run = await to_thread(_find, folder, request)
         wanted = request.path_params["wish"]
-        if wanted not in WISHES:
+        if wanted not in ACTIONS:
             raise APIError(404, "there is no action {wish} for a run", code="not_found", wish=wanted[:20])
         if not (await to_thread(state_of, name, run)).goes_on:
             raise APIError(409, "no process works on the run {name} now", code="not_running", name=name)
-        await to_thread(make_wish, run / CHECKPOINTS, wanted)
+        await to_thread(RunDir(run).request_action, wanted)
         return JsonResponse({"asked": wanted}, 202)
 
     return Starlette(

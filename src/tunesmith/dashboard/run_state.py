@@ -6,9 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.reporting.run_reader import describe_run
-from tunesmith.training.lock import is_locked
-from tunesmith.training.run_files import CHECKPOINTS, METRICS, NOVELTY, RUN_FILE, SAMPLES
-from tunesmith.training.wishes import wished
+from tunesmith.run_dir import CHECKPOINTS, METRICS, NOVELTY, RUN_FILE, SAMPLES, RunDir
 from tunesmith.utils.files import parse_json
 
 READ_BYTES = 1 << 16
@@ -49,19 +47,19 @@ def state_of(name: str, folder: Path) -> RunState:
         UserError: if its description is damaged or gone.
     """
     description = describe_run(folder)
-    status = str(description["outcome"].get("status", "running"))
-    if status == "running" and not is_locked(folder / CHECKPOINTS):
+    status = str(description["result"].get("status", "running"))
+    if status == "running" and not RunDir(folder).is_locked():
         status = "broken off"
     newest = _newest_step(folder / METRICS)
     return RunState(
         name=name,
-        out=str(description["asked"].get("out", folder)),
+        out=str(description["config"].get("out", folder)),
         status=status,
         step=int(newest.get("step", 0)),
         steps=int(description["plan"]["steps"]),
         eta_s=newest.get("eta_s") if status == "running" else None,
         saved_step=_saved_step(folder / CHECKPOINTS),
-        wishes=wished(folder / CHECKPOINTS),
+        wishes=RunDir(folder).pending_actions(),
         version="-".join([status, *map(_mark, (folder / part for part in (RUN_FILE, METRICS, SAMPLES, NOVELTY)))]),
     )
 

@@ -12,7 +12,7 @@ from tunesmith.messages.catalogue import say
 from tunesmith.reporting.html import report_page
 from tunesmith.reporting.run_list import list_runs, status_words
 from tunesmith.reporting.run_reader import read_run
-from tunesmith.training.wishes import SAVE, STOP
+from tunesmith.run_dir import SAVE, STOP
 from tunesmith.utils.formatting import duration, perplexity
 
 

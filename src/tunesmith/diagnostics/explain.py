@@ -13,7 +13,7 @@ from tunesmith.diagnostics.matcher import RuleMatch, Specificity, all_matches
 from tunesmith.diagnostics.run_diagnosis import Cause, Explanation, explain_run
 from tunesmith.errors import UsageError, UserError
 from tunesmith.messages.catalogue import in_every_language, say, texts
-from tunesmith.training.run_files import RUN_FILE
+from tunesmith.run_dir import RUN_FILE
 
 MAX_BYTES = 4 << 20
 """Read of a log, from its end, where the error is."""

@@ -8,8 +8,7 @@ from typing import Any
 
 from tunesmith.diagnostics.matcher import rule_named
 from tunesmith.messages.catalogue import say
-from tunesmith.training.run import RunFolder
-from tunesmith.training.run_files import METRICS, number_or
+from tunesmith.run_dir import METRICS, RunDir, number_or
 from tunesmith.utils.files import parse_json
 
 UNKNOWN = "unknown"
@@ -60,8 +59,8 @@ def explain_run(folder: Path) -> Explanation:
     Raises:
         UserError: if the folder's run.json is damaged.
     """
-    run = RunFolder(folder)
-    description = run.describe()
+    run = RunDir(folder)
+    description = run.read_metadata()
     lines = metrics(folder)
     causes = (
         *_how_it_ended(run, description, lines),
@@ -97,8 +96,8 @@ def _last_step(lines: Lines) -> int:
     return max((int(line.get("step", 0)) for line in lines), default=0)
 
 
-def _how_it_ended(run: RunFolder, description: dict[str, Any], lines: Lines) -> Iterator[Cause]:
-    status = description["outcome"]["status"]
+def _how_it_ended(run: RunDir, description: dict[str, Any], lines: Lines) -> Iterator[Cause]:
+    status = description["result"]["status"]
     if status == "finished":
         return
     checkpoints = run.checkpoints()
@@ -110,14 +109,14 @@ def _how_it_ended(run: RunFolder, description: dict[str, Any], lines: Lines) -> 
     ]
     resume = f"tunesmith train --resume --out {run.path}"
     if status == "interrupted":
-        stopped_by = description["outcome"].get("stopped_by", "")
+        stopped_by = description["result"].get("stopped_by", "")
         yield Cause(
             "stopped-on-purpose",
             say("the run was stopped and everything saved ({by})", by=stopped_by or say("Ctrl-C or a signal")),
             tuple(evidence),
             resume,
         )
-    elif run.is_being_written():
+    elif run.is_locked():
         yield Cause(
             "still-running", say("the run is still in progress"), tuple(evidence), say("wait until it has finished")
         )
@@ -134,7 +133,7 @@ def _how_it_ended(run: RunFolder, description: dict[str, Any], lines: Lines) -> 
 
 
 def _nonfinite(lines: Lines) -> Iterator[Cause]:
-    bad = _of_kind("bad_numbers", lines)
+    bad = _of_kind("nonfinite", lines)
     if not bad:
         return
     samples = dict.fromkeys(sample for line in bad for sample in line.get("samples", []))
@@ -157,7 +156,7 @@ def _nonfinite(lines: Lines) -> Iterator[Cause]:
 
 
 def _full_disk(folder: Path, lines: Lines) -> Iterator[Cause]:
-    failed = _of_kind("save_failed", lines)
+    failed = _of_kind("checkpoint_failed", lines)
     if failed:
         rule = rule_named("disk-full")
         yield Cause(
@@ -170,15 +169,15 @@ def _full_disk(folder: Path, lines: Lines) -> Iterator[Cause]:
 
 def _overfit(lines: Lines) -> Iterator[Cause]:
     evaluations = [
-        {**line, "validation_perplexity": number_or(line["validation_perplexity"], math.inf)}
-        for line in _of_kind("evaluation", lines)
+        {**line, "val_perplexity": number_or(line["val_perplexity"], math.inf)}
+        for line in _of_kind("eval", lines)
         if line.get("step", 0) > 0
     ]
     if len(evaluations) < 2:
         return
-    best = min(evaluations, key=lambda line: line["validation_perplexity"])
+    best = min(evaluations, key=lambda line: line["val_perplexity"])
     last = evaluations[-1]
-    if last["validation_perplexity"] > OVERFIT_RATIO * best["validation_perplexity"]:
+    if last["val_perplexity"] > OVERFIT_RATIO * best["val_perplexity"]:
         yield Cause(
             "overfit",
             say(
@@ -188,9 +187,9 @@ def _overfit(lines: Lines) -> Iterator[Cause]:
             (
                 say(
                     "validation perplexity {best:.2f} at step {step:,}, {last:.2f} at step {last_step:,}",
-                    best=best["validation_perplexity"],
+                    best=best["val_perplexity"],
                     step=best["step"],
-                    last=last["validation_perplexity"],
+                    last=last["val_perplexity"],
                     last_step=last["step"],
                 ),
             ),
@@ -208,8 +207,8 @@ def _spikes(lines: Lines) -> Iterator[Cause]:
                 say(
                     "step {step:,}: {loss:.3f}, usually {usual:.3f}",
                     step=line["step"],
-                    loss=number_or(line["loss_nats_per_token"], math.inf),
-                    usual=number_or(line["usual_nats_per_token"], math.inf),
+                    loss=number_or(line["train_loss"], math.inf),
+                    usual=number_or(line["usual_loss"], math.inf),
                 )
                 for line in spikes[:3]
             ),
@@ -251,7 +250,7 @@ def _few_samples(description: dict[str, Any]) -> Iterator[Cause]:
 
 
 def _all_well(folder: Path, description: dict[str, Any]) -> Cause:
-    outcome = description["outcome"]
+    outcome = description["result"]
     return Cause(
         "all-well",
         say("the run finished, and nothing in it is out of the ordinary"),

@@ -121,24 +121,24 @@ def probe_model(name: str) -> None:
     from tunesmith.config import PlanConfig
     from tunesmith.model.hub import folder_here
     from tunesmith.optim.state_format import STATE_PLANS
-    from tunesmith.training.forecast import forecast, shape_of
+    from tunesmith.training.estimate import estimate, shape_of
 
     emit(name=name)
     try:
         emit(is_here=folder_here(name) is not None)
-        estimate = forecast(PlanConfig(model=name))
+        estimated = estimate(PlanConfig(model=name))
     except (UserError, ImportError, OSError) as error:
         emit(error=error.message if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         return
-    shape = shape_of(estimate.model)
+    shape = shape_of(estimated.model)
     parameters = shape.matrix_parameters + shape.n_positions * shape.n_embd
     weights_bytes = parameters * FP32_BYTES
-    moment_bits = STATE_PLANS[estimate.plan.states].moment_bits if estimate.plan else 32
+    moment_bits = STATE_PLANS[estimated.plan.states].moment_bits if estimated.plan else 32
     emit(
-        budget_bytes=estimate.hardware.budget.value,
-        where=estimate.hardware.name,
-        memory_bytes=estimate.plan.peak_memory_bytes if estimate.plan else None,
-        refusal=estimate.refusal,
+        budget_bytes=estimated.hardware.budget.value,
+        where=estimated.hardware.name,
+        memory_bytes=estimated.plan.peak_memory_bytes if estimated.plan else None,
+        refusal=estimated.refusal,
         weights_bytes=weights_bytes,
         # at its fullest: two checkpoints, the best model and its successor
         disk_bytes=4 * weights_bytes + 2 * (2 * parameters * moment_bits // 8),
@@ -237,7 +237,7 @@ def _losses(device: "torch.device") -> StepFacts:
     from tunesmith.model.hub import TINY, local_folder
     from tunesmith.optim.state_format import STATE_PLANS
     from tunesmith.training.optimizer import make_optimizer
-    from tunesmith.training.step import sum_of_batch_nats, train_step
+    from tunesmith.training.train_step import batch_loss_sum, train_step
     from tunesmith.utils.device import choose_dtype
 
     folder = local_folder(TINY)
@@ -245,7 +245,7 @@ def _losses(device: "torch.device") -> StepFacts:
     batch = _one_document(tokenizer.encode([STEP_TEXT])[0], tokenizer.end_of_text_id)
     model = load_gpt2(folder)
     with torch.no_grad():
-        expected = sum_of_batch_nats(model, batch).item() / len(batch.targets)
+        expected = batch_loss_sum(model, batch).item() / len(batch.targets)
     model = model.to(device).train()
     has_gpu = device.type == "cuda"
     if not has_gpu:

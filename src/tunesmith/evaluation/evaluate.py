@@ -36,8 +36,9 @@ from tunesmith.model.gpt2_config import chosen_context_tokens, chosen_stride_tok
 from tunesmith.model.hf_checkpoint import load_gpt2
 from tunesmith.model.hf_config import gpt2_config, read_hf_config
 from tunesmith.model.hub import local_folder
+from tunesmith.run_dir import RunDir
 from tunesmith.utils.device import choose_dtype
-from tunesmith.utils.files import parse_json, refuse_existing, to_json, write_text
+from tunesmith.utils.files import refuse_existing, to_json, write_text
 
 TOKENS_PER_BATCH = 4096
 SHOWN_TOKENS = 64
@@ -255,8 +256,8 @@ def _check_same_samples(tuned: _ModelEvaluation, base: _ModelEvaluation) -> None
 def _overlaps_training_data(folder: Path, manifest: dict[str, Any]) -> bool:
     """Return whether the run that made the model was trained on one of these very files."""
     try:
-        run = parse_json((folder / "run.json").read_text("utf-8"))
+        run = RunDir(folder).read_metadata()
         trained_on = {source["sha256"] for source in run["data"]["sources"]}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, KeyError, TypeError):
         return False  # not a run folder of ours: unknown
     return any(source["sha256"] in trained_on for source in manifest["sources"])

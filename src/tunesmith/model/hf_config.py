@@ -9,6 +9,7 @@ from typing import Any
 
 from tunesmith.errors import UserError
 from tunesmith.model.gpt2_config import ACTIVATION_NAMES, GPT2Config
+from tunesmith.run_dir import RunDir
 from tunesmith.utils.files import parse_json, shown_json
 
 LANGUAGE_MODELS = ("GPT2LMHeadModel", "GPT2Model", "GPT2DoubleHeadsModel")
@@ -196,7 +197,7 @@ def read_hf_config(folder: Path) -> dict[str, Any]:
         UserError: if the folder is no model folder or the file is no JSON object.
     """
     path = folder / "config.json"
-    if not path.is_file() and (folder / "run.json").is_file():
+    if not path.is_file() and RunDir(folder).exists():
         raise UserError(
             "the run in {folder} was stopped before it had a model",
             hint="continue it: tunesmith train --resume --out {folder}",

@@ -132,7 +132,7 @@ def _still_falling(run: RunRecord) -> Advice | None:
 
 def _unstable(run: RunRecord) -> Advice | None:
     spikes = [line for line in run.incidents if line.get("kind") == "loss_spike"]
-    bad = [line for line in run.incidents if line.get("kind") == "bad_numbers" and not line.get("samples")]
+    bad = [line for line in run.incidents if line.get("kind") == "nonfinite" and not line.get("samples")]
     norms, limit = run.steps["grad_norm"], float(run.plan["max_grad_norm"])
     norms = norms[np.isfinite(norms)]
     late = norms[len(norms) // 4 :]
@@ -189,7 +189,7 @@ def _unstable(run: RunRecord) -> Advice | None:
 
 def _diverged(run: RunRecord) -> tuple[float, float] | None:
     """Lowest and last training loss, in eighths of the run, where it went up for good."""
-    losses = run.steps["loss_nats_per_token"]
+    losses = run.steps["train_loss"]
     losses = losses[np.isfinite(losses)]
     if len(losses) < 8 * ENOUGH_READINGS:
         return None
@@ -321,7 +321,7 @@ def _hot(run: RunRecord) -> Advice | None:
 
 def _left_out(run: RunRecord) -> Advice | None:
     samples = [
-        sample for line in run.incidents if line.get("kind") == "bad_numbers" for sample in line.get("samples") or []
+        sample for line in run.incidents if line.get("kind") == "nonfinite" for sample in line.get("samples") or []
     ]
     if not samples:
         return None
@@ -391,7 +391,7 @@ RULES: tuple[Callable[[RunRecord], Advice | None], ...] = (
 
 def _training_loss(run: RunRecord, step: int) -> float | None:
     """The mean training loss around a step, over a twentieth of the run."""
-    steps, losses = run.steps["step"], run.steps["loss_nats_per_token"]
+    steps, losses = run.steps["step"], run.steps["train_loss"]
     width = max(run.last_step / 20, 2)
     near: Floats = losses[(np.abs(steps - step) <= width) & np.isfinite(losses)]
     return float(near.mean()) if len(near) else None

@@ -416,10 +416,7 @@ def compared_charts(runs: Sequence[RunRecord], names: Sequence[str]) -> list[Cha
         return Chart(key=key, title=title, note=note, x_name=say("epoch"), series=lines, said=said)
 
     four = list(enumerate(zip(runs, names, strict=True)))
-    loss = [
-        Series(name, run.steps["epoch"], smoothed(run.steps["loss_nats_per_token"]), number)
-        for number, (run, name) in four
-    ]
+    loss = [Series(name, run.steps["epoch"], smoothed(run.steps["train_loss"]), number) for number, (run, name) in four]
     validation = [
         Series(
             name,
@@ -454,7 +451,7 @@ def tokens_per_s(run: RunRecord) -> Floats:
 
 
 def _loss_chart(run: RunRecord) -> Chart:
-    steps, losses = run.steps["step"], run.steps["loss_nats_per_token"]
+    steps, losses = run.steps["step"], run.steps["train_loss"]
     return Chart(
         key="loss",
         title=say("Loss"),

@@ -21,7 +21,7 @@ from tunesmith.reporting.charts import Chart, learning_charts, machine_charts
 from tunesmith.reporting.run_reader import RunRecord
 from tunesmith.reporting.samples import sample_history
 from tunesmith.reporting.tables import repeating_command, verdict_on
-from tunesmith.training.run_files import RUN_FILE
+from tunesmith.run_dir import RUN_FILE
 
 
 def report_page(run: RunRecord, *, frame: str = "frame.html.jinja") -> str:

@@ -10,8 +10,7 @@ from tunesmith.errors import UsageError, UserError
 from tunesmith.messages.catalogue import say
 from tunesmith.reporting.run_reader import RunRecord, read_run
 from tunesmith.reporting.tables import duration_s, tokens_per_s
-from tunesmith.training.lock import is_locked
-from tunesmith.training.run_files import CHECKPOINTS, RUN_FILE
+from tunesmith.run_dir import RUN_FILE, RunDir
 
 DEPTH = 4
 """Folders below the one that is named in which runs are looked for."""
@@ -86,7 +85,7 @@ def _row(path: Path, name: str) -> dict[str, Any] | None:
 
 def status_of(run: RunRecord) -> str:
     """Status in `run.json`; "broken off" where no process works on a run that never ended."""
-    if run.status == "running" and not is_locked(run.path / CHECKPOINTS):
+    if run.status == "running" and not RunDir(run.path).is_locked():
         return "broken off"
     return run.status
 

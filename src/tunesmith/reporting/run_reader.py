@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tunesmith.errors import UserError
-from tunesmith.training.run_files import METRICS, NOVELTY, RUN_FILE, SAMPLES, number_or, read_settings
+from tunesmith.run_dir import METRICS, NOVELTY, RUN_FILE, SAMPLES, number_or, read_settings
 from tunesmith.utils.files import parse_json
 
 Floats = npt.NDArray[np.float64]
@@ -50,7 +50,7 @@ def _number(value: object) -> float:
     return float(value) if isinstance(value, int | float) else float("nan")
 
 
-INCIDENTS = ("out_of_memory", "bad_numbers", "loss_spike", "save_failed")
+INCIDENTS = ("out_of_memory", "nonfinite", "loss_spike", "checkpoint_failed")
 
 
 @dataclass(frozen=True)
@@ -87,11 +87,11 @@ class RunRecord:
 
     @property
     def asked(self) -> dict[str, Any]:
-        return dict(self.description["asked"])
+        return dict(self.description["config"])
 
     @property
     def outcome(self) -> dict[str, Any]:
-        return dict(self.description["outcome"])
+        return dict(self.description["result"])
 
     @property
     def status(self) -> str:
@@ -133,8 +133,8 @@ def read_run(path: Path) -> RunRecord:
         path=path,
         description=description,
         steps=columns_of(lines["step"]),
-        machine=columns_of(lines["machine"]),
-        evaluations=tuple(one for line in lines["evaluation"] if (one := _measured(line))),
+        machine=columns_of(lines["system"]),
+        evaluations=tuple(one for line in lines["eval"] if (one := _measured(line))),
         incidents=tuple(line for kind in INCIDENTS for line in lines[kind]),
         samples=tuple(line for line in _lines(path / SAMPLES) if {"step", "prompt", "text", "seed"} <= set(line)),
         novelty=_novelty(path),
@@ -156,14 +156,14 @@ def describe_run(path: Path) -> dict[str, Any]:
         )
     try:
         description = parse_json(file.read_text("utf-8"))
-        complete = all(isinstance(description[key], dict) for key in ("asked", "plan", "data", "outcome"))
+        complete = all(isinstance(description[key], dict) for key in ("config", "plan", "data", "result"))
     except (ValueError, KeyError, TypeError):
         complete = False
     if not complete:
         raise UserError(
             "{path} is damaged", hint="its metrics.jsonl still contains what was measured; train again", path=file
         )
-    return {**description, **{part: read_settings(description[part]) for part in ("asked", "plan")}}
+    return {**description, **{part: read_settings(description[part]) for part in ("config", "plan")}}
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -184,8 +184,8 @@ def _measured(line: dict[str, Any]) -> Measured | None:
         return Measured(
             step=int(line["step"]),
             epoch=float(line["epoch"]),
-            nats_per_token=number_or(line["validation_nats_per_token"], math.nan),
-            perplexity=number_or(line["validation_perplexity"], math.inf),
+            nats_per_token=number_or(line["val_loss"], math.nan),
+            perplexity=number_or(line["val_perplexity"], math.inf),
             is_best=bool(line["is_best"]),
         )
     except (KeyError, TypeError, ValueError):

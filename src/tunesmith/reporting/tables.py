@@ -10,7 +10,7 @@ import numpy as np
 from tunesmith.config import TrainConfig
 from tunesmith.messages.catalogue import Phrase, say
 from tunesmith.reporting.run_reader import RunRecord
-from tunesmith.training.run_files import number_or
+from tunesmith.run_dir import number_or
 from tunesmith.utils import formatting
 from tunesmith.utils.formatting import perplexity
 
@@ -181,7 +181,7 @@ def text_facts(run: RunRecord) -> dict[str, Any]:
         [say("left out: empty"), f"{data.get('empty_samples', 0):,}"],
         [say("left out: do not decode"), f"{data.get('undecodable_samples', 0):,}"],
     ]
-    lengths = run.description.get("lengths") or []
+    lengths = run.description.get("length_histogram") or []
     most = max((part["samples"] for part in lengths), default=0)
     bars = [
         {
@@ -285,15 +285,15 @@ def _plan_value(name: str, value: object) -> str:
 
 def _incident(line: dict[str, Any]) -> list[str]:
     kind = line.get("kind")
-    if kind == "bad_numbers":
+    if kind == "nonfinite":
         samples = "; ".join(map(str, line.get("samples") or []))
         what = say("the {what} became no number", what=line.get("what", ""))
         return [what, f"{line.get('action', '')}{': ' if samples else ''}{samples}"]
     if kind == "loss_spike":
         what = say(
             "the loss was {loss:.3f}, far above the usual {usual:.3f}",
-            loss=number_or(line.get("loss_nats_per_token", 0), math.inf),
-            usual=number_or(line.get("usual_nats_per_token", 0), math.inf),
+            loss=number_or(line.get("train_loss", 0), math.inf),
+            usual=number_or(line.get("usual_loss", 0), math.inf),
         )
         return [what, say("training went on")]
     if kind == "out_of_memory":

@@ -9,7 +9,7 @@ from tunesmith.reporting.advice import advice_for
 from tunesmith.reporting.html import report_page
 from tunesmith.reporting.run_reader import describe_run, read_run
 from tunesmith.reporting.tables import verdict_on
-from tunesmith.training.run_files import NOVELTY, REPORT
+from tunesmith.run_dir import NOVELTY, REPORT
 from tunesmith.utils.files import write_json, write_text
 
 if TYPE_CHECKING:
@@ -71,15 +71,15 @@ def _training_corpus(folder: Path, tokenizer: "TextTokenizer") -> "Corpus":
     from tunesmith.data.provenance import load_training_corpus
     from tunesmith.data.readers import reading_options
     from tunesmith.data.source_files import STDIN_NAMES, resolve_sources
-    from tunesmith.training.resuming import asked_before, refuse_changed_text
-    from tunesmith.training.run import RunFolder
+    from tunesmith.run_dir import RunDir
+    from tunesmith.training.resume import check_same_text, stored_config
 
-    run = RunFolder(folder)
-    config = asked_before(run)
+    run = RunDir(folder)
+    config = stored_config(run)
     if set(config.sources) & set(STDIN_NAMES):
         return load_training_corpus(folder, tokenizer, ())
     with resolve_sources(config.sources) as sources:
         options = reading_options(config)
         corpus = prepare_corpus(sources, tokenizer, options, val_fraction=config.val_fraction, seed=config.seed)
-    refuse_changed_text(run, corpus)
+    check_same_text(run, corpus)
     return corpus

@@ -1,24 +1,29 @@
-"""The state of a run on disk: a model folder, plus what exact continuation needs.
+"""Checkpoint format: a model folder, plus what exact continuation needs.
 
     checkpoints/step-00000200/
         config.json  model.safetensors  tokenizer files     a model folder like any other
         optimizer.safetensors                               the optimizer's state, by parameter name
-        random.safetensors                                  torch's random states
-        adapter/                                            what is learned, where that is an adapter
+        random.safetensors                                  torch's RNG states
+        adapter/                                            LoRA adapters, where those are trained
         state.json                                          counters, best so far, loss scale
         checksums.json                                      size and checksum of every file above
 
-Written into a temporary folder, synced, then renamed: a folder named step-* is always whole, unless something changes
-it later, which the checksums tell. The data position is the step number itself (`tunesmith.data.dataloader`), so
-nothing else is needed to find it again.
+Written into a temporary folder, synced, then renamed: a folder named step-* is always complete. A disk, a copy or a
+crash can still change or shorten a file without any error, and safetensors notices a missing end, not a flipped bit:
+`checksums.json` has the size and the XXH3 (128 bits) of every file, which takes a tenth of the CPU time of SHA-256.
+Reference: https://github.com/Cyan4973/xxHash. It detects accidents, not malice: nothing is unpickled anyway.
+The data position is the step number itself (`tunesmith.data.dataloader`).
 """
 
+import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+import xxhash
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -31,34 +36,65 @@ from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import LoRA
 from tunesmith.model.hf_checkpoint import write_safetensors, write_weights
 from tunesmith.model.lora import write_adapter
-from tunesmith.training.chance import Chance
-from tunesmith.training.checksums import DamagedError, verify_checksums, write_checksums
+from tunesmith.run_dir import CHECKPOINT_STATE, CHECKPOINTS, STEP_FOLDER, RunDir
 from tunesmith.training.optimizer import load_optimizer_state
-from tunesmith.training.progress import Progress
-from tunesmith.training.snapshot import Snapshot
+from tunesmith.training.rng import RNGState
+from tunesmith.training.state import TrainState
 from tunesmith.utils.files import new_folder, parse_json, remove_folder, write_atomically, write_json
 
 ADAPTER = "adapter"
 DAMAGED_SUFFIX = ".damaged"
-STATE = "state.json"
 OPTIMIZER = "optimizer.safetensors"
 RANDOM = "random.safetensors"
-WAY_ON = ("rollbacks", "left_out", "precision", "pieces", "recompute", "best_step")
-"""What of the progress decides how a run continues from a checkpoint; times and energy do not."""
+CHECKSUMS = "checksums.json"
+ALGORITHM = "xxh3_128"
+ALGORITHMS: dict[str, Callable[[], Any]] = {ALGORITHM: xxhash.xxh3_128, "sha256": hashlib.sha256}
+CHUNK_BYTES = 1 << 20
+DECIDES_CONTINUATION = ("rollbacks", "excluded_windows", "precision", "micro_batch_splits", "recompute", "best_step")
+"""Fields of the state that decide how a run continues from a checkpoint; times and energy do not."""
+KEPT_RESUMABLE = 2
+"""The last checkpoint, and the one before it, in case the last one gets damaged."""
 
 
-class NotFiniteError(Exception):
-    """The weights hold NaN or infinity: a checkpoint of them would only replace a good one."""
+class NonFiniteWeightsError(Exception):
+    """The weights contain NaN or Inf: a checkpoint of them would only replace a good one."""
+
+
+@dataclass(frozen=True)
+class ModelSnapshot:
+    """The model at one step.
+
+    Attributes:
+        weights_id: `TrainState.weights_id`.
+        weights: under Hugging Face's names, adapters merged.
+        adapter: under `peft`'s names; empty where all weights are trained.
+        is_live: whether weights are read from the model on access: it must not be updated meanwhile.
+    """
+
+    weights_id: tuple[int, int]
+    weights: Mapping[str, Tensor]
+    adapter: dict[str, Tensor]
+    is_live: bool = False
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Everything that a checkpoint contains; nothing in it changes when training continues."""
+
+    model: ModelSnapshot
+    optimizer: Mapping[str, Tensor]
+    random: dict[str, Tensor]
+    scaler: dict[str, Any]
+    state: TrainState
 
 
 @dataclass(frozen=True)
 class CheckpointWriter:
-    """What every checkpoint of a run has in common.
+    """Write the checkpoints of a run.
 
     Attributes:
         hf_config: the model's `config.json`.
-        tokenizer: the model's own.
-        lora: what the adapters were made by; None where all weights are learned.
+        lora: of the adapters; None where all weights are trained.
         base: name or path of the model that adapters belong to.
     """
 
@@ -68,20 +104,20 @@ class CheckpointWriter:
     base: str
 
     def write(self, snapshot: Snapshot, folder: Path) -> None:
-        """Write a checkpoint, whole or not at all.
+        """Write a checkpoint, completely or not at all.
 
-        One of the same step that is there already stays if it is undamaged and continues the same way; else it is
-        replaced, once the new one is whole.
+        An existing one of the same step stays if it is undamaged and continues the same way; else it is replaced, once
+        the new one is complete.
 
         Raises:
             OSError: if the disk is full or fails.
-            SafetensorError: likewise, said by the library.
-            NotFiniteError: if there is nothing worth keeping.
+            SafetensorError: likewise, from the library.
+            NonFiniteWeightsError: if there is nothing worth keeping.
         """
-        if folder.is_dir() and _is_same(folder, snapshot.progress):
+        if folder.is_dir() and _is_same(folder, snapshot.state):
             return
         if not all(_is_finite(tensor) for tensor in snapshot.model.weights.values()):
-            raise NotFiniteError(say("the weights are no numbers any more (NaN or infinity)"))
+            raise NonFiniteWeightsError(say("the weights contain NaN or Inf"))
         with new_folder(folder, replace=True) as temporary:
             write_weights(snapshot.model.weights, temporary, hf_config=self.hf_config)
             self.tokenizer.save(temporary)
@@ -89,49 +125,50 @@ class CheckpointWriter:
                 write_adapter(snapshot.model.adapter, temporary / ADAPTER, self.lora, base=self.base)
             write_safetensors(snapshot.optimizer, temporary / OPTIMIZER)
             write_atomically(temporary / RANDOM, partial(save_file, snapshot.random))
-            write_json(temporary / STATE, {"progress": snapshot.progress.as_json(), "scaler": snapshot.scaler})
+            state = {"progress": snapshot.state.as_json(), "scaler": snapshot.scaler}
+            write_json(temporary / CHECKPOINT_STATE, state)
             write_checksums(temporary)
 
 
 def _is_finite(tensor: Tensor) -> bool:
-    """Read once, without a tensor of verdicts: training waits for the processor that this takes."""
-    smallest, largest = tensor.aminmax()  # either is NaN if one number is
+    """Read the tensor once, without a tensor of results: training waits for the CPU that this uses."""
+    smallest, largest = tensor.aminmax()  # either is NaN if one value is
     return bool(smallest.isfinite() & largest.isfinite())
 
 
-def _is_same(folder: Path, progress: Progress) -> bool:
-    """Whether a checkpoint on disk is undamaged and continues as one of this progress would."""
+def _is_same(folder: Path, state: TrainState) -> bool:
+    """Whether a checkpoint on disk is undamaged and continues as one of this state would."""
     try:
         verify_checksums(folder)
-        there = Progress(**parse_json((folder / STATE).read_text("utf-8"))["progress"])
+        stored = TrainState(**parse_json((folder / CHECKPOINT_STATE).read_text("utf-8"))["progress"])
     except (DamagedError, OSError, ValueError, KeyError, TypeError):
         return False
-    return all(getattr(there, name) == getattr(progress, name) for name in WAY_ON)
+    return all(getattr(stored, name) == getattr(state, name) for name in DECIDES_CONTINUATION)
 
 
-def set_aside(folder: Path) -> None:
-    """Give a damaged checkpoint another name: its step will be made and saved again."""
-    aside = folder.with_name(folder.name + DAMAGED_SUFFIX)
-    if aside.is_dir():
-        remove_folder(aside)
-    folder.rename(aside)
+def quarantine(folder: Path) -> None:
+    """Rename a damaged checkpoint: its step will be computed and saved again."""
+    target = folder.with_name(folder.name + DAMAGED_SUFFIX)
+    if target.is_dir():
+        remove_folder(target)
+    folder.rename(target)
 
 
 @dataclass(frozen=True)
-class FoundCheckpoint:
+class CheckpointSearch:
     """Where a run continues.
 
     Attributes:
-        folder: the newest checkpoint that is undamaged; None if there never was one.
-        damaged: newer ones that are not, each with the reason.
+        folder: the newest undamaged checkpoint; None if there never was one.
+        damaged: newer ones, each with the reason.
     """
 
     folder: Path | None
     damaged: dict[Path, str]
 
 
-def find_checkpoint(folders: list[Path]) -> FoundCheckpoint:
-    """Take the newest checkpoint whose files are all as they were written.
+def find_checkpoint(folders: list[Path]) -> CheckpointSearch:
+    """Find the newest checkpoint whose files are all as they were written.
 
     Args:
         folders: oldest first.
@@ -146,19 +183,19 @@ def find_checkpoint(folders: list[Path]) -> FoundCheckpoint:
         except DamagedError as error:
             damaged[folder] = str(error)
         else:
-            return FoundCheckpoint(folder, damaged)
+            return CheckpointSearch(folder, damaged)
     if damaged:
-        named = "; ".join(
+        reasons = "; ".join(
             say("{path} cannot be read: {error}", path=folder, error=reason) for folder, reason in damaged.items()
         )
         raise UserError(
             "every checkpoint is damaged: {named}",
             hint="delete {parent} to begin again from the first step with the same command, or train into "
             "another --out; the text is prepared already",
-            named=named,
+            named=reasons,
             parent=folders[-1].parent,
         )
-    return FoundCheckpoint(None, {})
+    return CheckpointSearch(None, {})
 
 
 def load_checkpoint(
@@ -167,19 +204,19 @@ def load_checkpoint(
     model: GPT2,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    chance: Chance,
-) -> Progress:
+    rng: RNGState,
+) -> TrainState:
     """Restore everything but the model's weights, which `load_gpt2(folder)` reads.
 
     Raises:
         UserError: if the checkpoint does not fit the model.
     """
     try:
-        state = parse_json((folder / STATE).read_text("utf-8"))
-        progress = Progress(**state["progress"])
+        stored = parse_json((folder / CHECKPOINT_STATE).read_text("utf-8"))
+        state = TrainState(**stored["progress"])
         load_optimizer_state(model, optimizer, load_file(folder / OPTIMIZER))
-        scaler.load_state_dict(state["scaler"])
-        chance.restore(load_file(folder / RANDOM))
+        scaler.load_state_dict(stored["scaler"])
+        rng.restore(load_file(folder / RANDOM))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, RecursionError, SafetensorError) as error:
         raise UserError(
             "the checkpoint {folder} cannot be read: {error}",
@@ -187,4 +224,100 @@ def load_checkpoint(
             folder=folder,
             error=said_by_system(error),
         ) from None
-    return progress
+    return state
+
+
+def drop_old_checkpoints(run: RunDir, keep_bytes: float | None) -> None:
+    """Delete old checkpoints, or reduce them to plain models; the newest stays whatever its size.
+
+    Args:
+        run: whose checkpoints these are.
+        keep_bytes: for all of them together (--keep-gb); None keeps what a resume can need and nothing else.
+    """
+    folders = run.step_folders()
+    for folder in run.path.glob(f"{CHECKPOINTS}/{STEP_FOLDER}{DAMAGED_SUFFIX}"):
+        remove_folder(folder)
+    left_bytes = float("inf") if keep_bytes is None else keep_bytes
+    for age, folder in enumerate(reversed(folders)):
+        if keep_bytes is None and age >= KEPT_RESUMABLE:
+            remove_folder(folder)
+            continue
+        if age >= KEPT_RESUMABLE or (age and _folder_bytes(folder) > left_bytes):
+            for name in (CHECKPOINT_STATE, CHECKSUMS, OPTIMIZER, RANDOM):  # first the file that makes it resumable
+                (folder / name).unlink(missing_ok=True)
+        size = _folder_bytes(folder)
+        if age and size > left_bytes:
+            remove_folder(folder)
+        else:
+            left_bytes -= size
+
+
+def _folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+class DamagedError(Exception):
+    """A folder is not as it was written; the text names the file and the difference."""
+
+
+def write_checksums(folder: Path) -> None:
+    """Write size and checksum of every file in a folder to `checksums.json`."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    write_json(
+        folder / CHECKSUMS,
+        {
+            "algorithm": ALGORITHM,
+            "files": {
+                path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, ALGORITHM: digest(path, ALGORITHM)}
+                for path in files
+            },
+        },
+    )
+
+
+def verify_checksums(folder: Path) -> None:
+    """Check that every file is as it was written.
+
+    Raises:
+        DamagedError: for the first one that is not.
+    """
+    try:
+        written = parse_json((folder / CHECKSUMS).read_text("utf-8"))
+        algorithm = str(written.get("algorithm"))
+        expected = {str(name): (int(about["bytes"]), str(about[algorithm])) for name, about in written["files"].items()}
+    except FileNotFoundError:
+        raise DamagedError(say("{file} is missing", file=CHECKSUMS)) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise DamagedError(say("{path} cannot be read: {error}", path=CHECKSUMS, error=said_by_system(error))) from None
+    if algorithm not in ALGORITHMS:
+        raise DamagedError(say("{file} has checksums of an unknown kind: {kind!r}", file=CHECKSUMS, kind=algorithm))
+    for name, (n_bytes, expected_digest) in expected.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise DamagedError(say("{file} names a file outside: {name!r}", file=CHECKSUMS, name=name))
+        try:
+            size = path.stat().st_size
+            if size != n_bytes:
+                raise DamagedError(
+                    say(
+                        "{file} has {found:,} bytes, and {written:,} were written",
+                        file=name,
+                        found=size,
+                        written=n_bytes,
+                    )
+                )
+            if digest(path, algorithm) != expected_digest:
+                raise DamagedError(say("{file} is not what was written (its checksum differs)", file=name))
+        except FileNotFoundError:
+            raise DamagedError(say("{file} is missing, or misspelt in {list}", file=name, list=CHECKSUMS)) from None
+        except OSError as error:
+            raise DamagedError(f"{name}: {said_by_system(error)}") from None
+
+
+def digest(path: Path, algorithm: str) -> str:
+    """Return the checksum of a file by one of `ALGORITHMS`, in hexadecimal digits."""
+    checksum = ALGORITHMS[algorithm]()
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            checksum.update(chunk)
+    return str(checksum.hexdigest())

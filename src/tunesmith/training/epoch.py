@@ -1,4 +1,4 @@
-"""From what was asked and the text to what has to fit into memory."""
+"""From configuration and text to what must fit into memory."""
 
 from dataclasses import dataclass
 
@@ -20,13 +20,13 @@ from tunesmith.utils.device import Choice
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one passage through the text is.
+    """One pass through the text.
 
     Attributes:
         context_tokens: longest window.
         lengths: of its windows.
         tokens: on average.
-        tokens_per_step: effective batch.
+        tokens_per_step: effective batch size.
     """
 
     context_tokens: Choice[int]
@@ -36,7 +36,7 @@ class Epoch:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Roughly: dealing the windows may make a few more."""
+        """Roughly: packing the windows may make a few more."""
         return steps_per_epoch(self.tokens, len(self.lengths), self.tokens_per_step.value)
 
 
@@ -50,19 +50,19 @@ def request_of(
     processes: int = 1,
     is_sharded: bool = False,
 ) -> tuple[Request, Epoch]:
-    """What is to be fitted into memory, and the epoch it comes from.
+    """Return what must fit into memory, and the epoch that it comes from.
 
     Args:
-        config: what was asked.
+        config: requested settings.
         model: its shape.
-        corpus: what it is to learn.
-        hardware: what it may use.
-        experience: what earlier runs taught about memory there.
-        processes: that learn together.
-        is_sharded: whether each of them holds a part of the model.
+        corpus: to train on.
+        hardware: that the run may use.
+        experience: measured memory of earlier runs there.
+        processes: that train together.
+        is_sharded: whether each of them has only a part of the model.
 
     Raises:
-        UserError: if what was asked contradicts itself.
+        UserError: if the requested settings contradict each other.
     """
     context = chosen_context_tokens(config.context_tokens, model.n_positions)
     windows = windows_of(corpus.train.spans, context.value)
@@ -114,7 +114,7 @@ def request_of(
 
 
 def lora_of(config: TrainConfig) -> LoRA | None:
-    """The adapters that were asked for; None where all weights are learned."""
+    """Return the requested adapters; None where all weights are trained."""
     if not config.lora_rank:
         return None
     alpha = 2.0 * config.lora_rank if config.lora_alpha == "auto" else config.lora_alpha

@@ -1,4 +1,4 @@
-"""What happens during a run, as values: the loop yields them, progress views and trackers read them."""
+"""Events of a run: `Trainer.events()` yields them; metrics, trackers, progress display and report read them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +12,12 @@ from tunesmith.training.plan import TrainPlan
 
 
 @dataclass(frozen=True)
-class Planned:
-    """Everything is decided and loaded; the first step has not been made."""
+class RunStarted:
+    """The plan is made and everything is loaded; the first step comes next.
+
+    Attributes:
+        notices: what the user should know before training, for example that a checkpoint was damaged.
+    """
 
     model: str
     parameters: int
@@ -21,17 +25,16 @@ class Planned:
     plan: TrainPlan
     resumed_at_step: int
     notices: tuple[str, ...] = ()
-    """What the user should know before it goes on, for example that a checkpoint was damaged."""
 
 
 @dataclass(frozen=True)
 class ResumeVerified:
-    """The first steps were made twice, once with a break (`--verify-resume`).
+    """The first steps were computed twice, once with an interruption (`--verify-resume`).
 
     Attributes:
         steps: how many.
-        broken_after: the step behind which the second run was broken off and resumed.
-        differing: what was not bitwise the same in the end, with the largest difference; empty where all was.
+        broken_after: the step after which the second run was interrupted and resumed.
+        differing: what is not bitwise the same at the end, with the largest difference.
     """
 
     steps: int
@@ -40,36 +43,26 @@ class ResumeVerified:
 
 
 @dataclass(frozen=True)
+class PhaseStarted:
+    """Something other than steps takes time now: an evaluation, or the generation of samples."""
+
+    what: Literal["evaluating", "sampling"]
+
+
+@dataclass(frozen=True)
 class Evaluated:
-    """The validation split was measured. Step 0 is the model before training."""
+    """Loss and perplexity on the validation split; step 0 is the model before training."""
 
     step: int
     epoch: float
-    nats_per_token: float
-    perplexity: float
+    val_loss: float
+    val_perplexity: float
     is_best: bool
 
 
 @dataclass(frozen=True)
-class Began:
-    """Something other than steps takes its time now.
-
-    Attributes:
-        what: measuring the validation split, or writing samples.
-    """
-
-    what: Literal["evaluating", "writing"]
-
-
-@dataclass(frozen=True)
 class Sampled:
-    """The fixed prompts were continued, with the same seeds: by the base model, at evaluations, at the end by the best.
-
-    Attributes:
-        step: of the model that wrote.
-        texts: what it wrote.
-        is_final: whether the run ends with this.
-    """
+    """Continuations of the fixed prompts with fixed seeds; before training, at evaluations, and by the best model."""
 
     step: int
     texts: list[GeneratedText]
@@ -77,27 +70,22 @@ class Sampled:
 
 
 @dataclass(frozen=True)
-class Stepped:
-    """A step was made and its numbers were read from the device.
+class StepLogged:
+    """An optimizer step whose values were read from the device.
 
     Attributes:
-        step: which one, from 1.
-        epoch: passages through the text so far.
-        loss_nats_per_token: of this step, before its update.
-        learning_rate: of this step.
-        grad_norm: of the whole gradient, before it was clipped.
-        tokens: learned from so far.
+        train_loss: of this step, before its update.
+        grad_norm: of the whole gradient, before clipping.
+        tokens: trained on so far.
         tokens_per_s: on average so far, while stepping.
-        peak_memory_bytes: so far.
         eta_s: until the last step.
-        training_s: spent in steps so far.
         data_wait_s: spent waiting for batches so far.
-        elapsed_s: since the run began, over all resumes.
+        elapsed_s: since the run started, over all resumes.
     """
 
     step: int
     epoch: float
-    loss_nats_per_token: float
+    train_loss: float
     learning_rate: float
     grad_norm: float
     tokens: int
@@ -110,13 +98,13 @@ class Stepped:
 
 
 @dataclass(frozen=True)
-class MachineRead:
-    """What the machine was doing around a step.
+class SystemMetricsLogged:
+    """Load, memory, temperature and energy around a step.
 
     Attributes:
-        step: the last one made.
-        elapsed_s: since the run began, over all resumes.
-        reading: what was measured, its energy over all resumes.
+        step: the last one.
+        elapsed_s: since the run started, over all resumes.
+        reading: its energy is that of all resumes together.
     """
 
     step: int
@@ -125,15 +113,14 @@ class MachineRead:
 
 
 @dataclass(frozen=True)
-class Shrunk:
-    """Memory ran out in a step; it was made again with fewer tokens at once and the same update.
+class MicroBatchReduced:
+    """Memory ran out in a step; it was retried with smaller micro-batches and gives the same update.
 
     Attributes:
-        step: which one.
         tokens_per_micro_batch: from now on.
         micro_batches: of a step, from now on.
-        recompute: what is computed once more, from now on.
-        was_slow: the driver swapped and did not fail: from the next step on, nothing had to be made again.
+        recompute: from now on.
+        was_slow: the driver moved memory to the host instead of failing; nothing had to be retried.
     """
 
     step: int
@@ -145,25 +132,18 @@ class Shrunk:
 
 @dataclass(frozen=True)
 class CompilationFailed:
-    """The compiler failed, in this step; training goes on as the model is written.
-
-    Attributes:
-        step: which one.
-        reason: in the compiler's words.
-    """
+    """The compiler failed in this step, with the reason in its own words; training continues uncompiled."""
 
     step: int
     reason: str
 
 
 @dataclass(frozen=True)
-class BadNumbers:
-    """The loss or the gradient of a step was not finite: nothing was learned from it, and this was done about it.
+class NonFiniteDetected:
+    """The loss or the gradient of a step is NaN or Inf; its update was skipped.
 
     Attributes:
-        step: of the update that was not made.
-        what: "loss", "gradient" or "weights".
-        samples: which did it, with file and line where they are known; empty where it was none of them.
+        samples: the samples that cause it, with file and line where known.
         action: what happens now.
     """
 
@@ -173,25 +153,25 @@ class BadNumbers:
     action: Phrase
 
 
-WENT_BAD: dict[str, Phrase] = {
-    "loss": Phrase("the loss became no number"),
-    "gradient": Phrase("the gradient became no number"),
-    "weights": Phrase("the weights became no number"),
+NONFINITE_MESSAGES: dict[str, Phrase] = {
+    "loss": Phrase("non-finite loss"),
+    "gradient": Phrase("non-finite gradient"),
+    "weights": Phrase("non-finite weights"),
 }
-"""What happened to each, in words."""
+"""What happened, in words for people."""
 
 
 @dataclass(frozen=True)
 class LossSpiked:
-    """A loss stood far above those before it; training goes on."""
+    """A loss far above those before it; training continues."""
 
     step: int
-    loss_nats_per_token: float
-    usual_nats_per_token: float
+    train_loss: float
+    usual_loss: float
 
 
 @dataclass(frozen=True)
-class Saved:
+class CheckpointSaved:
     """A checkpoint is safely on disk."""
 
     step: int
@@ -199,13 +179,19 @@ class Saved:
 
 
 @dataclass(frozen=True)
+class CheckpointFailed:
+    """The disk is full or fails: earlier checkpoints stay, and the next one tries again."""
+
+    step: int
+    reason: Phrase
+
+
+@dataclass(frozen=True)
 class CheckpointDamaged:
-    """A run that went back found a newer checkpoint damaged: it was set aside, and an older one taken.
+    """A run that rolled back found a newer checkpoint damaged: it was renamed, and an older one loaded.
 
     Attributes:
-        step: of the checkpoint.
-        folder: where it was.
-        reason: which file is not as it was written, and how.
+        reason: the file that is not as it was written, and how.
     """
 
     step: int
@@ -214,37 +200,34 @@ class CheckpointDamaged:
 
 
 @dataclass(frozen=True)
-class StopAsked:
-    """Somebody asked for the end (Ctrl-C, SIGTERM, the live page): the step is finished, and everything is saved."""
+class LastModelPublished:
+    """No evaluation gave a finite perplexity: instead of the best model, that of the last step is saved."""
+
+    step: int
 
 
 @dataclass(frozen=True)
-class SaveFailed:
-    """The disk is full or fails: what is on it stays, training goes on, and the next checkpoint tries again."""
-
-    step: int
-    reason: Phrase
+class StopRequested:
+    """Ctrl-C, SIGTERM or the dashboard asked for the end: the step is finished, and everything is saved."""
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The outcome of a run.
+    """The result of a run.
 
     Attributes:
         base_perplexity: on the validation split, before training.
-        perplexity: on the validation split, of the model in `out`; None if it was stopped before there was one.
-        best_step: after which the model in `out` was taken.
-        steps: optimizer steps made.
-        tokens: tokens learned from, each epoch counted.
+        perplexity: on the validation split, of the model in `out`; None if the run was stopped before there was one.
+        best_step: after which the model in `out` was saved.
+        tokens: trained on, each epoch counted.
         duration_s: from the first evaluation to the last, over all resumes.
         tokens_per_s: while stepping.
-        peak_memory_bytes: of this process, or allocated on the card.
+        peak_memory_bytes: of this process, or allocated on the GPU.
         predicted_peak_memory_bytes: by the plan.
-        predicted_duration_s: of all steps, by the plan; None where it did not know the GPU's speed.
-        energy_joules: drawn by the device that computed; None where nothing tells it.
-        out: the model folder.
+        predicted_duration_s: of all steps, by the plan; None where the GPU's speed is not known.
+        energy_joules: used by the device that computed; None where it cannot be read.
         interrupted: whether it was stopped before its last step; `train --resume` continues.
-        stopped_by: what stopped it, for example "--max-hours 8"; empty where nothing did.
+        stopped_by: for example "--max-hours 8"; empty where nothing stopped it.
     """
 
     base_perplexity: float
@@ -264,29 +247,29 @@ class TrainResult:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """The run is over, or was stopped with everything saved."""
+class RunEnded:
+    """The run is complete, or was stopped with everything saved; always the last event."""
 
     result: TrainResult
 
 
 @dataclass(frozen=True)
 class ReportWritten:
-    """The report on the run stands in its folder."""
+    """The report on the run is in its directory."""
 
     path: Path
 
 
 @dataclass(frozen=True)
-class PageOpened:
-    """The live page of the run (`--dashboard`) is served at this address."""
+class DashboardStarted:
+    """The dashboard of the run (`--dashboard`) is served at this address."""
 
     url: str
 
 
 @dataclass(frozen=True)
-class WatchFailed:
-    """A report could not be written, or a tracker gave up: the run itself is untouched.
+class IntegrationFailed:
+    """A tracker, the dashboard or the report failed; the run itself is not affected.
 
     Attributes:
         what: which one.
@@ -298,59 +281,54 @@ class WatchFailed:
 
 
 Event = (
-    Planned
+    RunStarted
     | ResumeVerified
-    | Began
+    | PhaseStarted
     | Evaluated
     | Sampled
-    | Stepped
-    | MachineRead
-    | Shrunk
+    | StepLogged
+    | SystemMetricsLogged
+    | MicroBatchReduced
     | CompilationFailed
-    | BadNumbers
+    | NonFiniteDetected
     | LossSpiked
-    | Saved
-    | SaveFailed
+    | CheckpointSaved
+    | CheckpointFailed
     | CheckpointDamaged
-    | StopAsked
-    | Ended
+    | LastModelPublished
+    | StopRequested
+    | RunEnded
     | ReportWritten
-    | PageOpened
-    | WatchFailed
+    | DashboardStarted
+    | IntegrationFailed
 )
 
 
 KINDS: dict[type, str] = {
-    Stepped: "step",
-    Shrunk: "out_of_memory",
+    StepLogged: "step",
+    Evaluated: "eval",
+    SystemMetricsLogged: "system",
+    MicroBatchReduced: "out_of_memory",
     CompilationFailed: "compilation_failed",
-    BadNumbers: "bad_numbers",
+    NonFiniteDetected: "nonfinite",
     LossSpiked: "loss_spike",
-    SaveFailed: "save_failed",
+    CheckpointFailed: "checkpoint_failed",
 }
-"""Events that are kept as they are."""
+"""Events that metrics.jsonl keeps."""
 
 
 def metrics_of(event: Event) -> dict[str, Any] | None:
-    """The line an event leaves in `metrics.jsonl`, units in the keys, or None."""
-    if isinstance(event, Evaluated):
-        return {
-            "kind": "evaluation",
-            "step": event.step,
-            "epoch": event.epoch,
-            "validation_nats_per_token": event.nats_per_token,
-            "validation_perplexity": event.perplexity,
-            "is_best": event.is_best,
-        }
-    if isinstance(event, MachineRead):
-        return {"kind": "machine", "step": event.step, "elapsed_s": event.elapsed_s, **vars(event.reading)}
-    if type(event) not in KINDS:
+    """Return the line of an event in metrics.jsonl, or None."""
+    kind = KINDS.get(type(event))
+    if kind is None:
         return None
-    return {"kind": KINDS[type(event)], **{name: _in_english(value) for name, value in vars(event).items()}}
+    values = {key: _in_english(value) for key, value in vars(event).items()}
+    if isinstance(event, SystemMetricsLogged):
+        values |= vars(values.pop("reading"))
+    return {"kind": kind, **values}
 
 
-def _in_english(value: object) -> object:
-    """What people read, for machines."""
+def _in_english(value: object) -> Any:  # noqa: ANN401
     if isinstance(value, list):
-        return [_in_english(one) for one in value]
+        return [_in_english(item) for item in value]
     return value.in_english if isinstance(value, Phrase) else value

@@ -6,7 +6,7 @@ from tunesmith.config import TrainConfig
 from tunesmith.distributed.verbs import DONE, INTERRUPTED, do_in_processes
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
-from tunesmith.training.run import RunFolder
+from tunesmith.run_dir import RunDir
 
 
 def train_in_processes(config: TrainConfig) -> int:
@@ -36,6 +36,6 @@ def _advice(config: TrainConfig) -> str:
 def _outcome(config: TrainConfig) -> str:
     """What the run folder says; empty where there is none."""
     try:
-        return RunFolder(Path(config.out)).outcome()
+        return RunDir(Path(config.out)).status()
     except UserError:
         return ""

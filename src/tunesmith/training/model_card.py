@@ -1,11 +1,11 @@
-"""The README.md of a model folder, filled from the run."""
+"""The model card: README.md of a model folder, filled from the run."""
 
 from pathlib import Path
 from typing import Any
 
 from tunesmith.model.hub import PRESETS
 from tunesmith.training.plan import TrainPlan
-from tunesmith.training.progress import Progress
+from tunesmith.training.state import TrainState
 
 SHOWN_SOURCES = 3
 
@@ -60,25 +60,25 @@ def model_card(
     base: str,
     from_scratch: bool,
     plan: TrainPlan,
-    progress: Progress,
+    state: TrainState,
     data: dict[str, Any],
     version: str,
     method: str,
 ) -> str:
-    """Markdown with the front matter the hub reads.
+    """Return Markdown with the front matter that the Hugging Face Hub reads.
 
     Args:
         name: of the model folder.
-        base: the MODEL that was started from.
-        from_scratch: whether only its shape was taken.
+        base: the MODEL that training started from.
+        from_scratch: whether only its shape was used.
         plan: of the run.
-        progress: with the best model's numbers.
+        state: with the best model's perplexity.
         data: the corpus's manifest.
         version: of tunesmith.
-        method: how perplexity was measured.
+        method: of measuring perplexity.
     """
     hub_id = PRESETS.get(base, "")
-    shown = _plain(Path(base).name if Path(base).is_dir() else base)  # nobody else has the user's folders
+    shown = _plain(Path(base).name if Path(base).is_dir() else base)  # the user's folders exist nowhere else
     return TEMPLATE.format(
         base_model=f"base_model: {hub_id}\n" if hub_id and not from_scratch else "",
         name=_plain(name),
@@ -89,9 +89,9 @@ def model_card(
         version=version,
         optimizer_name="Muon and AdamW" if plan.optimizer == "muon" else "AdamW",
         base="fresh weights" if from_scratch else shown,
-        base_perplexity=progress.base_perplexity,
-        best_step=progress.best_step,
-        perplexity=progress.best_perplexity,
+        base_perplexity=state.base_perplexity,
+        best_step=state.best_step,
+        perplexity=state.best_perplexity,
         method=method,
         **{key: value for key, value in vars(plan).items() if key != "reasons"},
     )

@@ -31,7 +31,7 @@ def make_optimizer(
     """AdamW that decays matrices and embedding tables, not biases and norms, and keeps its state as planned.
 
     Weights are brought into the form that the plan wants. The learning rate is set before every step
-    (`tunesmith.training.step`).
+    (`tunesmith.training.train_step`).
     Reference: Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization".
 
     Args:

@@ -1,8 +1,8 @@
-"""From what was asked to what will happen: every value decided, each choice with its reason.
+"""The training plan: every setting decided, each with its reason.
 
-`TrainPlan` is what `train` prints before the first step, executes, and keeps in `run.json`. It holds no "auto", and
-None only for the times of a GPU whose speed is not known. One function makes it from the configuration, the model's
-shape, the corpus and the machine.
+`TrainPlan` is what `train` prints before the first step, executes, and keeps in `run.json`. It has no "auto", and None
+only for the times of a GPU whose speed is not known. `make_plan` makes it from the configuration, the model's shape,
+the corpus and the hardware.
 """
 
 from dataclasses import dataclass, replace
@@ -30,35 +30,35 @@ from tunesmith.planning.fit import (
 )
 from tunesmith.planning.hardware import GIB, Hardware
 from tunesmith.planning.memory_model import Demand, evaluation_bytes, snapshot_bytes
+from tunesmith.planning.scaling_law import ScalingEstimate
 from tunesmith.training.epoch import request_of
-from tunesmith.training.prospect import Prospect
 from tunesmith.training.sharding_choice import ONE_PROCESS, Processes, choose_sharding, share_of_hardware
 from tunesmith.utils.device import Choice
 
 if TYPE_CHECKING:
     import torch
 
-GUIDE_LEARNING_RATE = 5e-5
-GUIDE_WIDTH = 768
-"""The guide's learning rate, and the width of the smallest GPT-2 it is meant for."""
+REFERENCE_LR = 5e-5
+REFERENCE_WIDTH = 768
+"""The learning rate of the Hugging Face Trainer example, and the width of the smallest GPT-2 it is meant for."""
 LORA_RATE_FACTOR = 10
 """Schulman et al. 2025, "LoRA Without Regret"."""
 WIDTH_EXPONENT = 1.5
 """How fast the best learning rate grows as models get narrower (measured, `docs/decisions.md`)."""
 
 LOG_EVERY_STEPS = {"cpu": 1, "cuda": 10}
-"""Reading a loss makes a card wait for the host; on the CPU it is free."""
+"""Reading a loss makes a GPU wait for the host; on the CPU it is free."""
 
-SCRATCH_LEARNING_RATE = 6e-4
-MOST_LEARNING_RATE = 5e-3
-"""From scratch at the guide's width (Brown et al. 2020, table 2.1); elsewhere inversely to the width, and at most."""
+SCRATCH_LR = 6e-4
+MAX_LR = 5e-3
+"""From scratch at the reference width (Brown et al. 2020, table 2.1), elsewhere inversely to the width; its maximum."""
 WEIGHT_DECAY, SCRATCH_WEIGHT_DECAY = 0.01, 0.1
 BETA2, SCRATCH_BETA2 = 0.999, 0.95
 """Brown et al. 2020, appendix B."""
 
 COMPILING_PAYS_AFTER_MINUTES = 5
-"""It takes half a minute on a GPU and is taken to save a tenth: GELU, norms and attention are single kernels without
-it, too. An estimate from bytes and launches, until it is measured."""
+"""Compilation takes half a minute on a GPU and is estimated to save a tenth, from bytes and launches: GELU, norms and
+attention are single kernels without it, too."""
 
 WHY_RECOMPUTED: dict[Recompute, Phrase] = {
     "nothing": Phrase("everything fits"),
@@ -68,10 +68,10 @@ WHY_RECOMPUTED: dict[Recompute, Phrase] = {
 }
 
 HOST_COPY_SHARE = 0.8
-"""Of the host's free memory: a copy that took more would push something else out."""
+"""Of the host's free memory: a larger copy would displace something else."""
 
 EVALUATION_TOKENS_FACTOR = 8
-"""Without a backward pass so many times the tokens of a micro-batch take less memory than it does with one."""
+"""Times the tokens of a micro-batch that need less memory without a backward pass than it does with one."""
 
 
 @dataclass(frozen=True)
@@ -120,13 +120,13 @@ class TrainPlan:
     reasons: dict[str, str]
     optimizer: str = "adamw"
     beta2: float = 0.999
-    """These two are what they were in runs planned before there was a choice."""
+    """These two had no alternative in runs planned earlier."""
     devices: int = 1
     shard: bool = False
     deterministic: bool = False
     attention: str = ""
     kernels: str = ""
-    """What the machine that planned would use; where a run goes on is decided there. Empty in runs planned before."""
+    """Of the machine that planned; another machine that resumes decides again. Empty in runs planned earlier."""
 
     @property
     def duration_s(self) -> float | None:
@@ -135,14 +135,14 @@ class TrainPlan:
 
     @property
     def lora(self) -> LoRA | None:
-        """The adapters, if that is what is learned."""
+        """The adapters; None where all weights are trained."""
         if not self.lora_rank:
             return None
         return LoRA(self.lora_rank, self.lora_alpha, self.lora_dropout, tuple(self.lora_targets))
 
     @property
     def dtype(self) -> "torch.dtype":
-        """The dtype of the arithmetic."""
+        """The dtype of the computation."""
         import torch
 
         dtype: torch.dtype = getattr(torch, self.precision)
@@ -157,18 +157,18 @@ def make_plan(
     experience: Experience,
     processes: Processes = ONE_PROCESS,
 ) -> tuple[TrainPlan, Demand]:
-    """Decide everything; and what that demands of memory.
+    """Decide every setting; return the plan and its memory demand.
 
     Args:
-        config: what was asked.
+        config: requested settings.
         model: its shape.
-        corpus: what it is to learn.
-        hardware: what it may use.
-        experience: what earlier runs taught about memory there.
-        processes: that learn together.
+        corpus: to train on.
+        hardware: that the run may use.
+        experience: measured memory of earlier runs there.
+        processes: that train together.
 
     Raises:
-        UserError: if the machine or the model cannot do what was asked.
+        UserError: if the machine or the model cannot do what was requested.
     """
     refuse_impossible_freezing(config.freeze, model)
     hardware = share_of_hardware(hardware, processes)
@@ -212,7 +212,7 @@ def make_plan(
         "context_tokens": context,
         "tokens_per_step": step,
         "tokens_per_micro_batch": Choice(
-            shape.tokens, say("{full:.1%} full; {why}", full=full, why=_why_so_many(way, hardware))
+            shape.tokens, say("{full:.1%} full; {why}", full=full, why=_why_micro_batch(way, hardware))
         ),
         "states": _why_states(way, request, hardware),
         "recompute": _why_recompute(way, request),
@@ -283,19 +283,19 @@ def make_plan(
         kernels=hardware.kernels.value,
     )
     if config.from_scratch:
-        plan = replace(plan, reasons={**plan.reasons, "prospect": prospect_of(plan, model).text})
+        plan = replace(plan, reasons={**plan.reasons, "prospect": scaling_estimate(plan, model).text})
     return plan, way.demand
 
 
 def _attention_dtype(hardware: Hardware, model: GPT2Config) -> str:
-    """The dtype of queries, keys and values, under torch's name."""
+    """Return torch's name for the dtype of queries, keys and values."""
     return "float32" if model.reorder_and_upcast_attn else hardware.precision
 
 
-def prospect_of(plan: TrainPlan, model: GPT2Config) -> Prospect:
-    """What the text can make of a model of this shape."""
+def scaling_estimate(plan: TrainPlan, model: GPT2Config) -> ScalingEstimate:
+    """Return the scaling-law estimate of a plan for a model from scratch."""
     seen = round(plan.train_tokens * plan.epochs)
-    return Prospect(model.matrix_parameters, plan.train_tokens, seen)
+    return ScalingEstimate(model.matrix_parameters, plan.train_tokens, seen)
 
 
 def _weight_decay(config: TrainConfig) -> float:
@@ -305,7 +305,7 @@ def _weight_decay(config: TrainConfig) -> float:
 
 
 def _evaluation_tokens(way: Way, hardware: Hardware, *, fewest: int) -> int:
-    """How many tokens an evaluation computes at once: without gradients more than a step, as far as they fit."""
+    """Return the tokens of an evaluation batch: more than of a micro-batch, as far as they fit."""
     tokens = min(MOST_TOKENS[hardware.kind], EVALUATION_TOKENS_FACTOR * way.demand.tokens)
     if hardware.kind == "cpu":
         return tokens
@@ -325,10 +325,10 @@ def _optimizer(config: TrainConfig, request: Request, hardware: Hardware, *, is_
         return Choice("adamw", say("the one that can keep its state so"))
     if not fits(best_way(request, hardware, STATE_PLANS["fp32"]), hardware):
         return Choice("adamw", say("muon needs everything in fp32, which does not fit"))
-    return Choice("muon", say("from scratch it learns more in the same time"))
+    return Choice("muon", say("from scratch it reaches a lower loss in the same time"))
 
 
-def _why_so_many(way: Way, hardware: Hardware) -> str:
+def _why_micro_batch(way: Way, hardware: Hardware) -> str:
     if way.demand.micro_batches == 1:
         return say("the whole step at once")
     if way.demand.tokens >= MOST_TOKENS[hardware.kind] * 0.9:
@@ -364,7 +364,7 @@ def _why_recompute(way: Way, request: Request) -> Choice[str]:
 
 
 def _compiled(config: TrainConfig, hardware: Hardware, run_s: float) -> Choice[bool]:
-    """Whether compiling saves more time than it takes."""
+    """Decide whether compiling saves more time than it takes."""
     possible = hardware.can_compile
     if config.compile == "no":
         return Choice(False, say("asked for"))
@@ -379,11 +379,11 @@ def _compiled(config: TrainConfig, hardware: Hardware, run_s: float) -> Choice[b
     elif config.deterministic:
         why_not = say("--deterministic: what a compiler chooses may differ the next time")
     else:
-        return _compiled_for_so_long(run_s, hardware)
+        return _compiled_by_duration(run_s, hardware)
     return Choice(False, why_not)
 
 
-def _compiled_for_so_long(run_s: float, hardware: Hardware) -> Choice[bool]:
+def _compiled_by_duration(run_s: float, hardware: Hardware) -> Choice[bool]:
     minutes = run_s / 60
     pays = minutes >= COMPILING_PAYS_AFTER_MINUTES
     if not hardware.speed_of:
@@ -400,17 +400,17 @@ def _compiled_for_so_long(run_s: float, hardware: Hardware) -> Choice[bool]:
 
 
 def _checkpoint_bytes(way: Way, hardware: Hardware) -> Choice[int]:
-    """What a checkpoint's copy takes of the host's memory beside everything else there."""
+    """Return the host memory for the copy that a checkpoint is written from."""
     if hardware.kind == "cpu":
         return Choice(0, say("part of the memory of the run"))
     copied = snapshot_bytes(way.demand)
     if way.memory.host + copied <= HOST_COPY_SHARE * hardware.host_bytes:
-        return Choice(copied, say("checkpoints are copied to the host, and written while training goes on"))
-    return Choice(0, say("no room on the host for a copy: training waits while a checkpoint is written"))
+        return Choice(copied, say("checkpoints are copied to the host, and written while training continues"))
+    return Choice(0, say("no memory on the host for a copy: training waits while a checkpoint is written"))
 
 
 def _deterministic(config: TrainConfig, hardware: Hardware) -> Choice[bool]:
-    """Whether sums are always added in the same order."""
+    """Decide whether sums are always added in the same order."""
     if hardware.kind == "cpu":
         return Choice(config.deterministic, say("a CPU adds in the same order each time"))
     if config.deterministic:
@@ -425,26 +425,26 @@ def _learning_rate(config: TrainConfig, model: GPT2Config) -> Choice[float]:
         whole = _learning_rate(replace(config, lora_rank=0), model)
         return Choice(
             float(f"{whole.value * LORA_RATE_FACTOR:.2g}"),
-            say("adapters learn best at about ten times {rate:g}", rate=whole.value),
+            say("adapters train best at about ten times {rate:g}", rate=whole.value),
         )
     if config.from_scratch:
-        rate = min(SCRATCH_LEARNING_RATE * GUIDE_WIDTH / model.n_embd, MOST_LEARNING_RATE)
+        rate = min(SCRATCH_LR * REFERENCE_WIDTH / model.n_embd, MAX_LR)
         return Choice(
             float(f"{rate:.2g}"),
-            say("from scratch: {rate:g} at 768 channels, and inversely to the width", rate=SCRATCH_LEARNING_RATE),
+            say("from scratch: {rate:g} at 768 channels, and inversely to the width", rate=SCRATCH_LR),
         )
-    if model.n_embd >= GUIDE_WIDTH:
-        return Choice(GUIDE_LEARNING_RATE, say("the usual rate for fine-tuning GPT-2"))
-    factor = (GUIDE_WIDTH / model.n_embd) ** WIDTH_EXPONENT
+    if model.n_embd >= REFERENCE_WIDTH:
+        return Choice(REFERENCE_LR, say("the usual rate for fine-tuning GPT-2"))
+    factor = (REFERENCE_WIDTH / model.n_embd) ** WIDTH_EXPONENT
     return Choice(
-        float(f"{GUIDE_LEARNING_RATE * factor:.2g}"),
+        float(f"{REFERENCE_LR * factor:.2g}"),
         say(
-            "5e-5 is for models 768 wide; at {n_embd} {factor:.1f} times as much learns better",
+            "5e-5 is for models 768 wide; at {n_embd} {factor:.1f} times as much works better",
             n_embd=model.n_embd,
             factor=factor,
         ),
     )
 
 
-def _interval(asked: int | str, automatic: int, reason: str) -> Choice[int]:
-    return Choice(automatic, reason) if isinstance(asked, str) else Choice(asked, say("asked for"))
+def _interval(requested: int | str, automatic: int, reason: str) -> Choice[int]:
+    return Choice(automatic, reason) if isinstance(requested, str) else Choice(requested, say("asked for"))

@@ -17,13 +17,12 @@ from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.optim.state_format import STATE_PLANS
-from tunesmith.training.chance import Chance
+from tunesmith.run_dir import as_json, read_settings
 from tunesmith.training.checkpoint import load_checkpoint
 from tunesmith.training.optimizer import trainable
 from tunesmith.training.plan import TrainPlan
-from tunesmith.training.progress import Progress
-from tunesmith.training.run import as_json
-from tunesmith.training.run_files import read_settings
+from tunesmith.training.rng import RNGState
+from tunesmith.training.state import TrainState
 from tunesmith.utils.device import environment
 
 
@@ -131,10 +130,10 @@ def restored(
     model: GPT2,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
-    chance: Chance,
+    chance: RNGState,
     folder: Path | None,
     stored: GPT2 | None,
-) -> Progress:
+) -> TrainState:
     """Bring all processes to the state of a checkpoint that the first one reads.
 
     Args:
@@ -149,9 +148,9 @@ def restored(
     if team.size > 1:
         in_parts = (_named(stored) if stored else _shapes(model)) if _is_in_parts(model) else None
         send_weights(team, model, in_parts)
-    progress = Progress()
+    progress = TrainState()
     if folder is not None:
-        progress = load_checkpoint(folder, model=model, optimizer=optimizer, scaler=scaler, chance=chance)
+        progress = load_checkpoint(folder, model=model, optimizer=optimizer, scaler=scaler, rng=chance)
     elif _is_in_parts(model):
         _help_loading(model, optimizer)
     if team.size == 1:
@@ -159,7 +158,7 @@ def restored(
     send_states(team, optimizer)
     told = team.share(lambda: {"progress": progress.as_json(), "scaler": scaler.state_dict()})
     scaler.load_state_dict(told["scaler"])
-    return Progress(**told["progress"])
+    return TrainState(**told["progress"])
 
 
 def _is_in_parts(model: GPT2) -> bool:

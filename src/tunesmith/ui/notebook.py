@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from tunesmith.training.events import Event, MachineRead, Stepped
+from tunesmith.training.events import Event, StepLogged, SystemMetricsLogged
 from tunesmith.ui.training_view import LiveScreen
 
 WIDTH = 100
@@ -44,7 +44,7 @@ class NotebookView:
     def follow(self, event: Event) -> None:
         """Draw the new state, unless steps come too fast."""
         is_due = time.monotonic() - self._drawn_at_s >= self._every_s
-        if is_due or not isinstance(event, Stepped | MachineRead):
+        if is_due or not isinstance(event, StepLogged | SystemMetricsLogged):
             self._redraw()
 
     def stop(self) -> None:

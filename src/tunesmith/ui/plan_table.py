@@ -7,7 +7,7 @@ from rich.text import Text
 
 from tunesmith.errors import on_one_line
 from tunesmith.messages.catalogue import Phrase, say
-from tunesmith.training.forecast import Forecast, Method, duration_s
+from tunesmith.training.estimate import Method, TrainEstimate, duration_s
 from tunesmith.training.plan import TrainPlan
 from tunesmith.ui.wrapping import aligned, padded, wrapped
 from tunesmith.utils.formatting import duration, memory
@@ -30,7 +30,7 @@ MEMORY_PARTS: dict[str, Phrase] = {
 """What takes the memory, by its name in the plan."""
 
 
-def forecast_report(forecast: Forecast, *, width: int) -> str:
+def forecast_report(forecast: TrainEstimate, *, width: int) -> str:
     """Show the whole forecast, at most `width` cells wide."""
     width = max(width, LEAST_WIDTH)
     plan = forecast.plan

@@ -19,25 +19,26 @@ from rich.text import Text
 from tunesmith.generation.generate import GeneratedText
 from tunesmith.messages.catalogue import say
 from tunesmith.training.events import (
-    WENT_BAD,
-    BadNumbers,
+    NONFINITE_MESSAGES,
     CheckpointDamaged,
+    CheckpointFailed,
+    CheckpointSaved,
     CompilationFailed,
+    DashboardStarted,
     Evaluated,
     Event,
+    IntegrationFailed,
+    LastModelPublished,
     LossSpiked,
-    PageOpened,
-    Planned,
+    MicroBatchReduced,
+    NonFiniteDetected,
     ReportWritten,
     ResumeVerified,
+    RunStarted,
     Sampled,
-    Saved,
-    SaveFailed,
-    Shrunk,
-    Stepped,
-    StopAsked,
+    StepLogged,
+    StopRequested,
     TrainResult,
-    WatchFailed,
 )
 from tunesmith.training.plan import TrainPlan
 from tunesmith.ui.notebook import NotebookView, is_in_notebook
@@ -70,7 +71,7 @@ class Progress:
         self._is_in_notebook = is_in_notebook() and not quiet
         self._live: ResizedLive | NotebookView | None = None
         self._screen: LiveScreen | None = None
-        self._planned: Planned | None = None
+        self._planned: RunStarted | None = None
         self._last_plain_line_s = 0.0
         self._latest: Evaluated | None = None
         self._samples: list[Sampled] = []
@@ -92,7 +93,7 @@ class Progress:
     def show(self, event: Event) -> None:
         """Show one event."""
         self._redraw_with(event)
-        if isinstance(event, Planned):
+        if isinstance(event, RunStarted):
             self._planned = event
             self._show_plan(event)
             self._begin(event)
@@ -100,14 +101,14 @@ class Progress:
             self._show_evaluation(event)
         elif isinstance(event, Sampled):
             self._samples.append(event)
-        elif isinstance(event, Saved) and self._could_not_save:
+        elif isinstance(event, CheckpointSaved) and self._could_not_save:
             self._could_not_save = False
             self._say(say("step {step:,} is saved: there is disk space again", step=event.step))
-        elif isinstance(event, SaveFailed):
+        elif isinstance(event, CheckpointFailed):
             self._could_not_save = True
         elif isinstance(event, ReportWritten):
             self._report = str(event.path)
-        elif isinstance(event, Stepped) and self._planned and not self._live:
+        elif isinstance(event, StepLogged) and self._planned and not self._live:
             self._show_step(event, self._planned.plan)
         for line in notices_of(event):
             self._say(line)
@@ -118,7 +119,7 @@ class Progress:
         model = self._planned.model if self._planned and is_tuned else ""  # fresh weights cannot be compared with
         return summary(result, self._samples, model=model, report=self._report)
 
-    def _begin(self, planned: Planned) -> None:
+    def _begin(self, planned: RunStarted) -> None:
         if not (self._is_redrawn or self._is_in_notebook):
             self._say(say("measuring the model before training ..."))
             return
@@ -139,7 +140,7 @@ class Progress:
         if self._live:
             self._live.stop()
 
-    def _show_plan(self, planned: Planned) -> None:
+    def _show_plan(self, planned: RunStarted) -> None:
         plan = planned.plan
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="bold", no_wrap=True)
@@ -157,23 +158,23 @@ class Progress:
 
     def _show_evaluation(self, event: Evaluated) -> None:
         if event.step == 0:
-            self._say(say("before training: validation perplexity {value:.2f}", value=event.perplexity))
+            self._say(say("before training: validation perplexity {value:.2f}", value=event.val_perplexity))
         else:
             mark = say("  (best so far)") if event.is_best else say("  (not better)")
             line = say(
                 "epoch {epoch:.2f}, step {step:,}: validation perplexity {value:.2f}",
                 epoch=event.epoch,
                 step=event.step,
-                value=event.perplexity,
+                value=event.val_perplexity,
             )
             self._say(line + mark)
         self._latest = event
 
-    def _show_step(self, event: Stepped, plan: TrainPlan) -> None:
+    def _show_step(self, event: StepLogged, plan: TrainPlan) -> None:
         now_s = time.monotonic()
         if now_s - self._last_plain_line_s >= PLAIN_LINE_EVERY_S or event.step == plan.steps:
             self._last_plain_line_s = now_s
-            perplexity = say("val ppl {value:.1f}  ", value=self._latest.perplexity) if self._latest else ""
+            perplexity = say("val ppl {value:.1f}  ", value=self._latest.val_perplexity) if self._latest else ""
             self._say(
                 say(
                     "step {step:,}/{steps:,}  epoch {epoch:.2f}  ETA {left}  loss {loss:.3f}  {perplexity}"
@@ -182,7 +183,7 @@ class Progress:
                     steps=plan.steps,
                     epoch=event.epoch,
                     left=formatting.duration(event.eta_s),
-                    loss=event.loss_nats_per_token,
+                    loss=event.train_loss,
                     perplexity=perplexity,
                     rate=event.learning_rate,
                     speed=event.tokens_per_s,
@@ -194,7 +195,7 @@ class Progress:
         self._console.print(line, markup=False, soft_wrap=True)
 
 
-def plan_rows(planned: Planned) -> list[tuple[str, str, str]]:
+def plan_rows(planned: RunStarted) -> list[tuple[str, str, str]]:
     """Return the plan as rows of name, value and reason."""
     plan, reasons = planned.plan, planned.plan.reasons
     return [
@@ -276,14 +277,14 @@ def _frozen(plan: TrainPlan) -> str:
 def notices_of(event: Event) -> list[str]:
     """Return a line or more for each thing that is unusual; none for what is as expected."""
     lines: list[str] = []
-    if isinstance(event, Shrunk):
+    if isinstance(event, MicroBatchReduced):
         lines.append(_shrunk(event))
-    elif isinstance(event, BadNumbers):
+    elif isinstance(event, NonFiniteDetected):
         lines.append(
             say(
                 "warning: step {step:,}: {what} (NaN or infinity); {action}",
                 step=event.step,
-                what=WENT_BAD[event.what],
+                what=NONFINITE_MESSAGES[event.what],
                 action=event.action,
             )
         )
@@ -293,11 +294,13 @@ def notices_of(event: Event) -> list[str]:
             say(
                 "warning: the loss of step {step:,} is {loss:.3f}, far above the usual {usual:.3f}",
                 step=event.step,
-                loss=event.loss_nats_per_token,
-                usual=event.usual_nats_per_token,
+                loss=event.train_loss,
+                usual=event.usual_loss,
             )
         )
-    elif isinstance(event, SaveFailed):
+    elif isinstance(event, LastModelPublished):
+        lines.append(say("warning: no evaluation had a finite perplexity: the model of the last step is saved instead"))
+    elif isinstance(event, CheckpointFailed):
         lines.append(
             say(
                 "warning: step {step:,} could not be saved ({reason}); training continues, what was saved before "
@@ -321,19 +324,19 @@ def _notice(event: Event) -> list[str]:
     if isinstance(event, CompilationFailed):
         reason = printable(event.reason)
         return [say("warning: compiling failed ({reason}): training continues uncompiled, slower", reason=reason)]
-    if isinstance(event, StopAsked):
+    if isinstance(event, StopRequested):
         return [say("stopping: the step is finished and everything saved; Ctrl-C again stops at once")]
     if isinstance(event, ResumeVerified):
         return [_verified(event)]
-    if isinstance(event, PageOpened):
+    if isinstance(event, DashboardStarted):
         return [say("live page  {url}", url=event.url)]
-    if isinstance(event, WatchFailed):
+    if isinstance(event, IntegrationFailed):
         failed = say("warning: {what}: {reason}; the run is untouched", what=event.what, reason=event.reason)
         return [printable(failed)]
     return []
 
 
-def _shrunk(event: Shrunk) -> str:
+def _shrunk(event: MicroBatchReduced) -> str:
     size = say(
         "{tokens:,} tokens at once, {times} times a step, recomputing {what}"
         if event.recompute != "nothing"

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tunesmith.messages.catalogue import say
-from tunesmith.training.events import Began, Ended, Evaluated, Event, MachineRead, Sampled, Stepped
+from tunesmith.training.events import Evaluated, Event, PhaseStarted, RunEnded, Sampled, StepLogged, SystemMetricsLogged
 from tunesmith.training.plan import TrainPlan
 from tunesmith.ui.wrapping import printable
 from tunesmith.utils import formatting
@@ -81,9 +81,9 @@ class LiveScreen:
     is_stopping: Callable[[], bool] = lambda: False
 
     def __post_init__(self) -> None:
-        self._step: Stepped | None = None
+        self._step: StepLogged | None = None
         self._stepped_at_s = time.monotonic()
-        self._machine: MachineRead | None = None
+        self._machine: SystemMetricsLogged | None = None
         self._base: Evaluated | None = None
         self._before: Evaluated | None = None
         self._latest: Evaluated | None = None
@@ -93,19 +93,19 @@ class LiveScreen:
 
     def note(self, event: Event) -> None:
         """Store what an event reports."""
-        if isinstance(event, Stepped):
+        if isinstance(event, StepLogged):
             self._step, self._stepped_at_s, self._doing = event, time.monotonic(), "stepping"
-            self.losses.add(event.loss_nats_per_token)
-        elif isinstance(event, MachineRead):
+            self.losses.add(event.train_loss)
+        elif isinstance(event, SystemMetricsLogged):
             self._machine = event
         elif isinstance(event, Evaluated):
             self._base = event if event.step == 0 else self._base
             self._before, self._latest = self._latest, event
         elif isinstance(event, Sampled):
             self._sample = event
-        elif isinstance(event, Began):
+        elif isinstance(event, PhaseStarted):
             self._doing = event.what
-        elif isinstance(event, Ended):
+        elif isinstance(event, RunEnded):
             self._doing = "stopped" if event.result.interrupted else "done"
 
     def break_off(self) -> None:
@@ -146,7 +146,7 @@ class LiveScreen:
         rows = [("phase", self._way(room))]
         if step:
             spark = self.losses.drawn(max(min(room - 8, MOST_BARS), 8))
-            rows.append(("loss", Text.assemble(f"{step.loss_nats_per_token:.3f}  ", (spark, "cyan"))))
+            rows.append(("loss", Text.assemble(f"{step.train_loss:.3f}  ", (spark, "cyan"))))
         if self._latest:
             rows.append(("validation", self._validation(self._latest)))
         if step:
@@ -167,7 +167,7 @@ class LiveScreen:
         match self._doing:
             case "evaluating":
                 return say("evaluating")
-            case "writing":
+            case "sampling":
                 return say("writing samples")
             case "done":
                 return say("done")
@@ -197,36 +197,36 @@ class LiveScreen:
         return way
 
     def _validation(self, latest: Evaluated) -> Text:
-        shown = Text(say("perplexity {value}", value=formatting.perplexity(latest.perplexity)))
+        shown = Text(say("perplexity {value}", value=formatting.perplexity(latest.val_perplexity)))
         if latest.step == 0:
             return shown.append(say(", before training"), style="dim")
         if self._before:
-            change = latest.perplexity / self._before.perplexity - 1
+            change = latest.val_perplexity / self._before.val_perplexity - 1
             shown.append(f"  {change:+.1%}", style="green" if change < 0 else "red")
         if self._base is None:  # measured before this run was resumed
             return shown.append(say(" (step {step:,})", step=latest.step), style="dim")
         since = say(
             ", was {before} before training (step {step:,})",
-            before=formatting.perplexity(self._base.perplexity),
+            before=formatting.perplexity(self._base.val_perplexity),
             step=latest.step,
         )
         return shown.append(since, style="dim")
 
-    def _speed(self, step: Stepped) -> str:
+    def _speed(self, step: StepLogged) -> str:
         shown = formatting.rate(step.tokens_per_s)
         if self.plan.device == "cpu" or self.plan.device_flops_per_s is None:
             return shown
         share = step.tokens_per_s * self.plan.flops_per_token / self.plan.device_flops_per_s
         return shown + say(", {share:.0%} of the GPU's peak", share=share)
 
-    def _memory(self, step: Stepped) -> str:
+    def _memory(self, step: StepLogged) -> str:
         return say(
             "{used} at the peak, planned {planned}",
             used=formatting.memory(step.peak_memory_bytes),
             planned=formatting.memory(self.plan.peak_memory_bytes),
         )
 
-    def _machine_line(self, event: MachineRead) -> str:
+    def _machine_line(self, event: SystemMetricsLogged) -> str:
         now = event.reading
         card = [
             say("GPU {share:.0f} %", share=now.gpu_utilisation_percent)

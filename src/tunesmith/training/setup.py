@@ -1,0 +1,491 @@
+"""Set up a run: text, plan, model, optimizer and trainer; nothing is written before all of it is ready."""
+
+import secrets
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tunesmith.config import TrainConfig
+from tunesmith.data.checks import length_histogram
+from tunesmith.data.corpus import Corpus, cached_corpus, prepare_corpus
+from tunesmith.data.provenance import SampleLocator
+from tunesmith.data.readers import reading_options
+from tunesmith.data.source_files import STDIN_NAMES, ResolvedSources, resolve_sources
+from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
+from tunesmith.distributed.agreement import weights_sha256
+from tunesmith.distributed.start import send_weights
+from tunesmith.distributed.team import ALONE, Team
+from tunesmith.errors import UserError
+from tunesmith.messages.catalogue import say
+from tunesmith.messages.system_errors import said_by_system
+from tunesmith.model.activation_checkpointing import recompute
+from tunesmith.model.compile import can_compile, compile_in_place, compute_in
+from tunesmith.model.gpt2 import GPT2
+from tunesmith.model.gpt2_config import GPT2Config
+from tunesmith.model.hf_checkpoint import load_gpt2, new_gpt2
+from tunesmith.model.hf_config import gpt2_config, read_hf_config
+from tunesmith.model.hub import local_folder
+from tunesmith.model.lora import attach, freeze, load_adapter
+from tunesmith.optim.in_backward_adamw import InBackwardAdamW
+from tunesmith.optim.quantization import split
+from tunesmith.optim.state_format import HOST_STAGING_BYTES, STATE_PLANS
+from tunesmith.planning.calibration_cache import Experience
+from tunesmith.planning.hardware import GIB, hardware_here, is_wsl
+from tunesmith.planning.scaling_law import time_limit_warning
+from tunesmith.run_dir import RunDir, as_json, checkpoint_step
+from tunesmith.training.checkpoint import (
+    ADAPTER,
+    CheckpointSearch,
+    CheckpointWriter,
+    find_checkpoint,
+    quarantine,
+)
+from tunesmith.training.checkpointer import BestModelWriter, Checkpointer, check_disk_space, state_bytes
+from tunesmith.training.events import CheckpointDamaged, RunStarted
+from tunesmith.training.from_scratch import display_name
+from tunesmith.training.memory_calibration import MemoryCalibrator
+from tunesmith.training.optimizer import make_optimizer
+from tunesmith.training.plan import TrainPlan, make_plan, scaling_estimate
+from tunesmith.training.resume import (
+    changed_plan,
+    check_same_model,
+    check_same_text,
+    stored_plan,
+    with_absolute_paths,
+)
+from tunesmith.training.rng import RNGState
+from tunesmith.training.sharding_choice import Processes
+from tunesmith.training.state import TrainState
+from tunesmith.training.stop import StopController
+from tunesmith.training.together import (
+    for_processes,
+    make_engine,
+    refuse_alone,
+    refuse_different_starts,
+    restored,
+    told_plan,
+)
+from tunesmith.training.trainer import Trainer
+from tunesmith.training.validation import validate_config
+from tunesmith.utils.device import (
+    Choice,
+    choose_device,
+    choose_dtype,
+    environment,
+    peak_memory_bytes,
+    pinned_bytes,
+    pinned_empty,
+    reset_peak_memory,
+    use_device,
+)
+from tunesmith.utils.oom import free_memory
+
+DEFAULT_SAMPLES = 3
+CONFIG = "config.json"
+MEMORY_TOLERANCE = 0.95
+"""Of the memory that one process finds free: what another one finds a moment later may be this much less."""
+
+
+@dataclass(frozen=True)
+class TrainSetup:
+    """A run that is ready to start, and what it says before its first step.
+
+    Attributes:
+        calibrator: None where the run follows another one's plan.
+    """
+
+    trainer: Trainer
+    started: RunStarted
+    calibrator: MemoryCalibrator | None
+
+
+@dataclass(frozen=True)
+class InitSource:
+    """Where the weights come from: the base model, or a checkpoint of this run."""
+
+    folder: Path
+    is_checkpoint: bool
+
+
+def check_config(config: TrainConfig, team: Team) -> torch.device:
+    """Find mistakes before a model is downloaded or a long text is read; return the device.
+
+    Raises:
+        UserError: for all of them at once, as far as they are of one kind.
+    """
+    validate_config(config)
+    if team.size > 1:
+        refuse_alone(config)
+    reading_options(config)
+    device = choose_device(config.device).value
+    choose_dtype(config.precision, device)
+    read_sample_prompts(config)
+    return device
+
+
+def open_sources(config: TrainConfig) -> AbstractContextManager[ResolvedSources | None]:
+    """Resolve the sources; None where a resumed run's text came from standard input, which is gone."""
+    if config.resume and set(STDIN_NAMES) & set(config.sources):
+        return nullcontext()
+    return resolve_sources(config.sources)
+
+
+def build_trainer(
+    config: TrainConfig, run: RunDir, stop: StopController, previous: TrainConfig | None, team: Team
+) -> TrainSetup:
+    """Load text and model, make or resume the plan, and build the trainer.
+
+    Args:
+        config: validated, its scratch model materialized.
+        run: where everything is written, and a checkpoint is looked for with `config.resume`.
+        stop: of the run.
+        previous: the configuration before a resume, in the main process.
+        team: processes that train together.
+    """
+    with open_sources(config) as found:
+        return _build(config, run, stop, previous, team, found)
+
+
+def _build(
+    config: TrainConfig,
+    run: RunDir,
+    stop: StopController,
+    previous: TrainConfig | None,
+    team: Team,
+    found: ResolvedSources | None,
+) -> TrainSetup:
+    is_resuming = config.resume and team.leads
+    search = find_checkpoint(run.checkpoints()) if is_resuming else CheckpointSearch(None, {})
+    checkpoint = team.share(lambda: str(search.folder or ""))
+    is_here = checkpoint and (Path(checkpoint) / CONFIG).is_file()  # other hosts may not have the folder
+    source = InitSource(Path(checkpoint), True) if is_here else InitSource(local_folder(config.model), False)
+    hf_config = read_hf_config(source.folder)
+    shape = gpt2_config(hf_config, origin=str(source.folder))
+    tokenizer = load_tokenizer(source.folder, hf_config)
+    with team.one_after_the_other("text"):  # the first process of a host prepares it, the others find it in the cache
+        corpus = _load_corpus(config, run, found, tokenizer)
+    refuse_different_starts(team, corpus, None if checkpoint else source.folder)
+    calibrator = None
+    if team.size == 1 and not previous:
+        plan, model, optimizer, calibrator = plan_and_build(config, shape, corpus, source)
+    else:
+        decided: TrainPlan | None = None
+        if previous:
+            decided = for_processes(_resume_plan(config, previous, run, corpus, source), config, team.size)
+        elif not config.resume:
+            decided = plan_for_world(config, shape, corpus, team)
+        plan = told_plan(team, decided)
+        reset_peak_memory(torch.device(plan.device))
+        model, optimizer = build_model_and_optimizer(config, plan, source, team)
+    device = torch.device(plan.device)
+    scaler = torch.amp.GradScaler(device.type, enabled=plan.dtype == torch.float16)
+    rng = RNGState(plan.seed, device, draws=plan.dropout > 0 or plan.lora_dropout > 0)
+    state = TrainState(recompute=plan.recompute)
+    if checkpoint:
+        stored = load_model(config, plan, source.folder) if plan.shard and team.leads else None
+        state = restored(team, model, optimizer, scaler, rng, search.folder, stored)
+        del stored
+    elif team.size > 1 and not plan.shard:
+        send_weights(team, model)
+    recompute(model, state.recompute)
+    if state.precision:
+        compute_in(model, getattr(torch, state.precision))
+        scaler = torch.amp.GradScaler(device.type, enabled=False)
+    _check_steps_left(run, plan, state)
+    version = str(environment()["tunesmith"])
+    engine = make_engine(team, model)
+    checkpointer = Checkpointer(
+        run=run,
+        best_model=BestModelWriter(run, config, plan, corpus, tokenizer, hf_config, version),
+        checkpoints=CheckpointWriter(hf_config, tokenizer, plan.lora, config.model),
+        keep_bytes=None if config.keep_gb is None else config.keep_gb * 1e9,
+        model=model,
+        optimizer=optimizer,
+        rng=rng,
+        team=team,
+        engine=engine,
+    )
+    trainer = Trainer(
+        model=model,
+        optimizer=optimizer,
+        scaler=scaler,
+        rng=rng,
+        plan=plan,
+        corpus=corpus,
+        run=run,
+        checkpointer=checkpointer,
+        state=state,
+        tokenizer=tokenizer,
+        prompts=read_sample_prompts(config),
+        origins=SampleLocator(corpus, tokenizer, found),
+        restore=partial(_restore_last_good, config, plan, run, team, rng, model, optimizer),
+        stop=stop,
+        team=team,
+        engine=engine,
+    )
+    if not config.resume and team.leads:
+        weights_bytes, optimizer_bytes = state_bytes(model, optimizer)
+        check_disk_space(run.path, weights_bytes=weights_bytes, optimizer_bytes=optimizer_bytes)
+    for folder in search.damaged:
+        quarantine(folder)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    notices = (
+        *_resume_notices(run, search, plan if previous else None),
+        *_scratch_warnings(config, plan, shape),
+        *_pinning_notices(plan, shape),
+    )
+    started = RunStarted(display_name(config), parameters, run.path, plan, state.step, notices)
+    return TrainSetup(trainer, started, calibrator)
+
+
+def describe_run(config: TrainConfig, plan: TrainPlan, corpus: Corpus) -> dict[str, Any]:
+    """Return the content of a new run's run.json."""
+    return {
+        **describe_config(config, plan),
+        "run_id": secrets.token_hex(8),
+        "environment": environment(),
+        "data": corpus.manifest,
+        "length_histogram": [asdict(part) for part in length_histogram(corpus.sample_token_counts())],
+        "model": {"weights_sha256": weights_sha256(local_folder(config.model))},
+    }
+
+
+def describe_config(config: TrainConfig, plan: TrainPlan) -> dict[str, Any]:
+    """Return the part of run.json that a resume may change."""
+    return {"config": as_json(with_absolute_paths(config)), "plan": as_json(plan)}
+
+
+def read_sample_prompts(config: TrainConfig) -> list[str]:
+    """Return the prompts of --sample-prompts, or empty ones.
+
+    Raises:
+        UserError: if the file cannot be read or is empty.
+    """
+    if config.sample_prompts is None:
+        return [""] * DEFAULT_SAMPLES
+    path = Path(config.sample_prompts)
+    try:
+        prompts = [line for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            "--sample-prompts {path} cannot be read: {error}",
+            hint="one prompt a line, UTF-8",
+            path=path,
+            error=said_by_system(error),
+        ) from None
+    if not prompts:
+        raise UserError("--sample-prompts {path} contains no prompt", hint="write one prompt a line", path=path)
+    return prompts
+
+
+# --- text and plan
+
+
+def _load_corpus(config: TrainConfig, run: RunDir, found: ResolvedSources | None, tokenizer: TextTokenizer) -> Corpus:
+    if found is not None:
+        options = reading_options(config)
+        return prepare_corpus(found, tokenizer, options, val_fraction=config.val_fraction, seed=config.seed)
+    corpus = cached_corpus(run.read_metadata()["data"]["fingerprint"])
+    if corpus is None:
+        raise UserError(
+            "the run in {path} read standard input, and its text is not in the cache any more",
+            hint="save the text as a file and start again in another --out",
+            path=run.path,
+        )
+    return corpus
+
+
+def plan_and_build(
+    config: TrainConfig, shape: GPT2Config, corpus: Corpus, source: InitSource
+) -> tuple[TrainPlan, GPT2, torch.optim.Optimizer, MemoryCalibrator]:
+    """Make a plan, model and optimizer for one process; where memory is tight, plan again after measured steps."""
+    hardware, experience = hardware_here(config.device, config.precision), Experience.kept()
+    plan, demand = make_plan(config, shape, corpus, hardware, experience)
+    device = torch.device(plan.device)
+    reset_peak_memory(device)
+    calibrator = MemoryCalibrator(demand, hardware, experience, peak_memory_bytes(device))
+    model, optimizer = build_model_and_optimizer(config, plan, source)
+    measured = calibrator.before_run(model, optimizer, plan.peak_memory_bytes)
+    if measured is experience:
+        return plan, model, optimizer, calibrator
+    states = plan.states
+    plan, demand = make_plan(config, shape, corpus, hardware, measured)
+    if plan.states != states:
+        del model, optimizer
+        free_memory()
+        model, optimizer = build_model_and_optimizer(config, plan, source)
+    return plan, model, optimizer, replace(calibrator, demand=demand, experience=measured)
+
+
+def plan_for_world(config: TrainConfig, shape: GPT2Config, corpus: Corpus, team: Team) -> TrainPlan | None:
+    """Make a plan for the process with the least memory; only the main process makes it."""
+    hardware = hardware_here(config.device, config.precision)
+    budgets = [budget for _, budget in team.gather([hardware.kind, hardware.budget.value])]
+    if not team.leads:
+        return None
+    smallest = min(budgets)
+    if smallest < MEMORY_TOLERANCE * hardware.budget.value:
+        reason = say("rank {rank} may take no more", rank=budgets.index(smallest))
+        hardware = replace(hardware, budget=Choice(smallest, reason))
+    plan, _ = make_plan(config, shape, corpus, hardware, Experience.kept(), Processes(team.size, team.local_size))
+    return plan
+
+
+def _resume_plan(
+    config: TrainConfig, previous: TrainConfig, run: RunDir, corpus: Corpus, source: InitSource
+) -> TrainPlan:
+    """Return the plan of a resumed run, after checking that it trains on the same text and model."""
+    check_same_text(run, corpus)
+    plan = changed_plan(stored_plan(run), previous, config)
+    if plan.lora is not None or not source.is_checkpoint:
+        check_same_model(run, local_folder(config.model))
+    return plan
+
+
+def _check_steps_left(run: RunDir, plan: TrainPlan, state: TrainState) -> None:
+    if state.step > plan.steps:
+        raise UserError(
+            "the run in {path} has made {step:,} steps already, and {steps:,} are asked for",
+            hint="ask for more --epochs or --max-steps, or leave them out",
+            path=run.path,
+            step=state.step,
+            steps=plan.steps,
+        )
+
+
+# --- model and optimizer
+
+
+def build_model_and_optimizer(
+    config: TrainConfig, plan: TrainPlan, source: InitSource, team: Team = ALONE
+) -> tuple[GPT2, torch.optim.Optimizer]:
+    """Load the model to its device, or this process's part of it, and make its optimizer."""
+    device = torch.device(plan.device)
+    use_device(device)
+    model = load_model(config, plan, source.folder if source.is_checkpoint else None)
+    if plan.shard:
+        from tunesmith.distributed.sharding import shard
+
+        shard(model, team, device)
+    model = model.to(device).train()
+    model.compute_dtype = plan.dtype  # a checkpoint's state may overrule it
+    if plan.compiled and can_compile(device).value:  # a run may be resumed on a machine that cannot
+        compile_in_place(model)
+    recompute(model, plan.recompute)
+    return model, make_optimizer(
+        model,
+        weight_decay=plan.weight_decay,
+        plan=STATE_PLANS[plan.states],
+        seed=plan.seed,
+        beta2=plan.beta2,
+        muon=plan.optimizer == "muon",
+    )
+
+
+def load_model(config: TrainConfig, plan: TrainPlan, checkpoint: Path | None) -> GPT2:
+    """Load the weights to start or to continue with, and freeze what is not trained."""
+    if plan.lora is not None:
+        model = load_gpt2(local_folder(config.model), dropout=plan.dropout)
+        attach(model, plan.lora, seed=plan.seed)
+        if checkpoint is not None:
+            load_adapter(model, checkpoint / ADAPTER)
+        return model
+    if checkpoint is None and config.from_scratch:
+        model = new_gpt2(local_folder(config.model), dropout=plan.dropout, seed=plan.seed)
+    else:
+        model = load_gpt2(local_folder(config.model) if checkpoint is None else checkpoint, dropout=plan.dropout)
+    freeze(model, plan.frozen)
+    return model
+
+
+@torch.no_grad()
+def restore_weights_(model: GPT2, optimizer: torch.optim.Optimizer, stored: GPT2) -> None:
+    """Overwrite weights in place, in the form in which the optimizer keeps them."""
+    for parameter, weights in zip(model.parameters(), stored.parameters(), strict=True):
+        is_split = "remainder" in optimizer.state.get(parameter, {})
+        parameter.copy_(split(weights)[0] if is_split else weights)
+    if isinstance(optimizer, InBackwardAdamW):
+        optimizer.norm_before = None  # unless the checkpoint has it
+
+
+def _restore_last_good(
+    config: TrainConfig,
+    plan: TrainPlan,
+    run: RunDir,
+    team: Team,
+    rng: RNGState,
+    model: GPT2,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> tuple[TrainState, list[CheckpointDamaged]]:
+    """Load the last good checkpoint in all processes; newer ones are damaged and renamed."""
+    if not team.leads:
+        return restored(team, model, optimizer, scaler, rng, None, None), []
+    search = find_checkpoint(run.checkpoints())
+    if search.folder is None:
+        raise UserError(
+            "there is no good state to go back to in {path}",
+            hint="free disk space, and train again into another --out",
+            path=run.path,
+        )
+    stored = load_model(config, plan, search.folder)
+    if not plan.shard:
+        restore_weights_(model, optimizer, stored)
+    state = restored(team, model, optimizer, scaler, rng, search.folder, stored)
+    for folder in search.damaged:
+        quarantine(folder)
+    return state, [
+        CheckpointDamaged(checkpoint_step(folder), folder, reason) for folder, reason in search.damaged.items()
+    ]
+
+
+# --- notices
+
+
+def _resume_notices(run: RunDir, search: CheckpointSearch, resumed: TrainPlan | None) -> list[str]:
+    notices = [
+        say("the checkpoint {folder} is damaged ({reason}) and set aside", folder=folder, reason=reason)
+        for folder, reason in search.damaged.items()
+    ]
+    if resumed and resumed.steps != (planned := stored_plan(run).steps):
+        notices.append(
+            say(
+                "the run was planned for {before:,} steps and now makes {now:,}: from here on the learning rate falls "
+                "towards the new end",
+                before=planned,
+                now=resumed.steps,
+            )
+        )
+    return notices
+
+
+def _scratch_warnings(config: TrainConfig, plan: TrainPlan, shape: GPT2Config) -> list[str]:
+    """Return why a model from scratch may disappoint."""
+    if not config.from_scratch or config.resume:
+        return []
+    warnings = (scaling_estimate(plan, shape).warning, time_limit_warning(plan.duration_s, config.max_hours))
+    return [warning for warning in warnings if warning]
+
+
+def _pinning_notices(plan: TrainPlan, shape: GPT2Config) -> list[str]:
+    """Return a notice where the system does not pin the host memory that a run transfers through."""
+    n_bytes = HOST_STAGING_BYTES if STATE_PLANS[plan.states].gradients == "host" else 0
+    if plan.recompute == "offload":
+        n_bytes += shape.n_layer * pinned_bytes(plan.tokens_per_micro_batch * shape.n_embd * plan.dtype.itemsize)
+    if not n_bytes or torch.device(plan.device).type != "cuda" or not is_wsl():
+        return []
+    is_pinned = pinned_empty((n_bytes,), torch.uint8).is_pinned()
+    torch._C._host_emptyCache()  # noqa: SLF001  torch keeps pinned blocks for good
+    if is_pinned:
+        return []
+    return [
+        say(
+            "this system does not let {needed_gib:.1f} GiB of the host's memory be pinned: transfers to the GPU and "
+            "back take longer",
+            needed_gib=n_bytes / GIB,
+        )
+    ]
