@@ -233,7 +233,7 @@ def test_the_plan_knows_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     host = Demand(xl, STATE_PLANS["host"], "offload", 10_944, 3, 2, "cuda")
     parameters = 1_557_611_200 + (xl.padded_vocab_size - xl.vocab_size) * xl.n_embd
     for version, block in (("2.13.0", stream), ("2.12.1", 1 << 26)):
-        monkeypatch.setattr("tunesmith.allocator.version", lambda _name, now=version: now)
+        monkeypatch.setattr("tunesmith.utils.device.version", lambda _name, now=version: now)
         from tunesmith.utils.device import _torch_pins_exactly
 
         _torch_pins_exactly.cache_clear()

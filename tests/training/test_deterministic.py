@@ -73,8 +73,8 @@ def test_a_step_has_only_operations_with_a_fixed_order(states: Any, make_model_f
 
 def test_no_kernel_of_ours_adds_in_any_order() -> None:
     """No Triton kernel uses atomics, whose order is nobody's."""
-    kernels = [path.read_text("utf-8") for path in PACKAGE.rglob("*_kernel.py")]
-    assert len(kernels) >= 2
+    kernels = [path.read_text("utf-8") for path in PACKAGE.rglob("*.py") if "@triton.jit" in path.read_text("utf-8")]
+    assert len(kernels) >= 4
     assert all("@triton.jit" in kernel and "atomic" not in kernel for kernel in kernels)
 
 
@@ -120,7 +120,7 @@ def test_order_is_fixed_for_a_run_only(torchs_switches: Callable[[], list[Any]])
     with contextlib.suppress(KeyError), deterministic(GPU_1, is_on=True):
         assert torchs_switches() == [True, False, False, True]
         assert os.environ[device_module.CUBLAS_SETTING] == ":4096:8"
-        with device.any_order():
+        with device_module.any_order():
             assert not torch.are_deterministic_algorithms_enabled()
         assert torchs_switches() == [True, False, False, True]
         raise KeyError

@@ -61,7 +61,7 @@ def test_a_tokenizer_can_be_named(
     shown = "".join(capsys.readouterr())
     assert "gpt2-1x32" in shown
     assert "tokens for each of" in shown.replace("\n", " ")
-    assert "hopeless" in shown
+    assert "are too few for" in shown
     assert "--base" not in shown
     assert json.loads((tmp_path / "out" / "config.json").read_text())["vocab_size"] == 300
 

@@ -187,16 +187,16 @@ def test_evaluation_and_samples_shrink_too(train: Callable[..., Path], monkeypat
         return hidden_states(model, tokens_N, *others)
 
     monkeypatch.setattr("tunesmith.evaluation.perplexity.hidden_states", limited)
-    from tunesmith.generation.generate import generate_batch
+    from tunesmith.generation import generate
 
-    engine = generate_batch.Engine
+    engine = generate.Engine
 
     def one_at_a_time(*arguments: Any, batch_size: int, **settings: Any) -> Any:
         if batch_size > 1:
             raise torch.OutOfMemoryError(NO_MEMORY)
         return engine(*arguments, batch_size=batch_size, **settings)
 
-    monkeypatch.setattr(generate_batch, "Engine", one_at_a_time)
+    monkeypatch.setattr(generate, "Engine", one_at_a_time)
     disturbed = train("disturbed")
     first, second = (json.loads((out / "run.json").read_text("utf-8"))["result"] for out in (undisturbed, disturbed))
     assert second["perplexity"] == pytest.approx(first["perplexity"], rel=1e-5)
