@@ -107,7 +107,7 @@ class _Follower:
 
 
 class _NoWatch:
-    """Instead of the system monitor."""
+    """Instead of the gauges."""
 
     def __init__(self, _card: str) -> None:
         pass
@@ -118,14 +118,13 @@ class _NoWatch:
     def __exit__(self, *_error: object) -> None:
         pass
 
-    def latest(self) -> None:
+    def news(self) -> None:
         """Nothing was read."""
 
 
 def _side(asked: argparse.Namespace) -> dict[str, Any]:
     import tunesmith
     from tunesmith.run_dir import RunDir
-    from tunesmith.tracking import trackers
     from tunesmith.training import train
     from tunesmith.training.events import RunStarted, StepLogged
     from tunesmith.ui.progress import Progress
@@ -136,7 +135,7 @@ def _side(asked: argparse.Namespace) -> dict[str, Any]:
     plans = []
     watched = asked.side == WATCHED
     trackers = {"follower": _Follower()} if watched else {}
-    trackers.make_trackers = lambda _asked: trackers  # type: ignore[assignment]
+    train.make_trackers = lambda _names: trackers  # type: ignore[assignment]
     if not watched:
         train.SystemMonitor = _NoWatch  # type: ignore[assignment, misc]
         RunDir.append = lambda *_nothing: None  # type: ignore[method-assign]
