@@ -50,7 +50,7 @@ from tunesmith.interfaces.help import SpokenHelp
 from tunesmith.interfaces.typed_words import settings_of, with_plain_dashes
 from tunesmith.messages.catalogue import say
 from tunesmith.messages.system_errors import said_by_system
-from tunesmith.utils.device import set_up_allocators
+from tunesmith.utils.device import configure_allocators
 
 if TYPE_CHECKING:
     from tunesmith.distributed.place import Place
@@ -193,7 +193,7 @@ def train(config: TrainConfig) -> int:
         from tunesmith.training.in_processes import train_in_processes
 
         return train_in_processes(config)
-    set_up_allocators()
+    configure_allocators()
     from tunesmith.distributed.lost import ToldError
     from tunesmith.interfaces.progress import Progress
     from tunesmith.run_training import run_training
@@ -266,7 +266,7 @@ def evaluate(config: EvaluateConfig) -> int:
     place = _place_here()
     if place is None and config.devices > 1:
         return _in_processes(config)
-    set_up_allocators()
+    configure_allocators()
     from tunesmith.distributed.lost import ToldError
     from tunesmith.evaluation.evaluate import evaluate_model
 
@@ -291,7 +291,7 @@ def generate(config: GenerateConfig) -> int:
     place = _place_here()
     if place is None and config.devices > 1:
         return _in_processes(config)
-    set_up_allocators()
+    configure_allocators()
     from tunesmith.interfaces.texts import TextProgress, keep_texts, texts_block
 
     speaks = place is None or place.rank == 0
@@ -336,7 +336,7 @@ def serve(config: ServeConfig = NOTHING_SERVED) -> int:
         return _serve_runs(config)
     if not config.models:
         raise UsageError("no model was named", hint="name one or several: tunesmith serve my-model")
-    set_up_allocators()
+    configure_allocators()
     from tunesmith.interfaces.serving_lines import ServingLines
     from tunesmith.serving.serve import serve_models
 

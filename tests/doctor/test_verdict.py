@@ -25,7 +25,7 @@ from tunesmith.doctor.facts import (
 from tunesmith.doctor.guard import refuse_processor_by_surprise, refuse_unusable_card
 from tunesmith.doctor.verdict import judge
 from tunesmith.errors import UserError
-from tunesmith.planning.gpu_processes import Neighbour
+from tunesmith.planning.gpu_processes import GPUProcess
 
 
 def _machines() -> ModuleType:
@@ -129,7 +129,7 @@ def test_a_driver_that_does_not_answer() -> None:
 )
 def test_another_process_holds_nine_of_twelve(kind: str, command: str) -> None:
     """It is named with what it holds, and how to end it; what is left is too little for a card with a screen."""
-    held = replace(m.CARD, free_bytes=int(2.4 * GIB), neighbours=(Neighbour(4321, "python3", 9 * GIB),))
+    held = replace(m.CARD, free_bytes=int(2.4 * GIB), neighbours=(GPUProcess(4321, "python3", 9 * GIB),))
     check = line(m.on(kind, replace(m.GOOD, driver=replace(m.GOOD.driver, cards=(held,)))), "card memory")
     assert check.status == "fail"
     assert "python3 (PID 4321) 9.0 GiB" in check.found

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tunesmith.generation.cache import KeyValueCache, PrefillAttention
-from tunesmith.model.attention import DocumentLayout
+from tunesmith.model.attention import PackedLayout
 from tunesmith.model.hf_checkpoint import load_gpt2
 
 LENGTHS, PLACES = (3, 1, 70, 9), [4, 0, 2, 5]
@@ -23,7 +23,7 @@ def test_prompts_are_written_by_one_operation_on_a_gpu(
     model = load_gpt2(make_model_folder()).to("meta")
     cache = KeyValueCache(model, texts=6, positions=80)
     n_layer, _, n_head, _, n_channels = cache.k_LBHPD.shape
-    attend = PrefillAttention(cache, PLACES, DocumentLayout.of(OFFSETS), lambda q_NHD, *_: q_NHD)
+    attend = PrefillAttention(cache, PLACES, PackedLayout.of(OFFSETS), lambda q_NHD, *_: q_NHD)
     q_NHD = torch.empty(OFFSETS[-1], n_head, n_channels, device="meta")
     with watch(cache.k_LBHPD, cache.v_LBHPD) as watched:
         for layer in range(n_layer):
@@ -42,7 +42,7 @@ def test_every_prompt_gets_its_own_keys_and_values(
     keys, values = torch.randn(2, n_layer, OFFSETS[-1], n_head, n_channels)
     if by_index:
         monkeypatch.setattr(torch.Tensor, "is_cuda", property(lambda _: True), raising=False)
-    attend = PrefillAttention(cache, PLACES, DocumentLayout.of(OFFSETS), lambda q_NHD, *_: q_NHD)
+    attend = PrefillAttention(cache, PLACES, PackedLayout.of(OFFSETS), lambda q_NHD, *_: q_NHD)
     assert (attend._at is not None) == by_index
     for layer in range(n_layer):
         attend.of_layer(layer)(keys[layer], keys[layer], values[layer], 1.0)

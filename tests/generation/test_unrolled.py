@@ -9,10 +9,10 @@ import torch
 
 from tunesmith.generation.inference_weights import Quantize, ready_for_writing
 from tunesmith.generation.unrolled import can_unroll, unrolled
-from tunesmith.model.attention import DocumentLayout, attention_over
+from tunesmith.model.attention import PackedLayout, attention_for
 from tunesmith.model.hf_checkpoint import load_gpt2
 
-LAYOUT = DocumentLayout.of((0, 1, 10, 19, 60))
+LAYOUT = PackedLayout.of((0, 1, 10, 19, 60))
 
 
 @pytest.mark.parametrize("quantize", ["none", "int8"])
@@ -32,10 +32,10 @@ def test_the_same_numbers_as_the_model(
     ready_for_writing(model, quantize, may_round=may_round)
     assert can_unroll(model)
     random = torch.Generator().manual_seed(1)
-    for layout in (LAYOUT, DocumentLayout.of((0, 1))):
+    for layout in (LAYOUT, PackedLayout.of((0, 1))):
         n_tokens = layout.offsets[-1]
         tokens_N, positions_N = (torch.randint(0, high, (n_tokens,), generator=random) for high in (300, 64))
-        attend = attention_over(layout, model)
+        attend = attention_for(layout, model)
         with torch.no_grad():
             unrolled_NC, hidden_NC = (
                 compute(tokens_N, positions_N, lambda _layer, attend=attend: attend)

@@ -24,17 +24,17 @@ from tunesmith.generation.cache import KeyValueCache
 from tunesmith.generation.decoder import Decoder
 from tunesmith.generation.inference_weights import ready_for_writing
 from tunesmith.generation.sampling import SamplingRules
-from tunesmith.model.activation_checkpointing import recompute
-from tunesmith.model.attention import DocumentLayout, hidden_states
+from tunesmith.model.activation_checkpointing import apply_activation_checkpointing
+from tunesmith.model.attention import PackedLayout, forward_packed
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import PROJECTIONS, GPT2Config, LoRA
 from tunesmith.model.hub import preset_shape
-from tunesmith.model.lora import attach, freeze
-from tunesmith.optim.state_format import STATE_PLANS
-from tunesmith.planning.calibration_cache import Experience
-from tunesmith.planning.fit import Request, choose_way, refusal
-from tunesmith.planning.hardware import hardware_named, in_precision
-from tunesmith.planning.memory_model import Correction, Demand, memory_of
+from tunesmith.model.lora import apply_lora, freeze
+from tunesmith.optim.state_format import STATE_FORMATS
+from tunesmith.planning.calibration_cache import CalibrationCache
+from tunesmith.planning.fit import FitRequest, choose_fit, why_unusable
+from tunesmith.planning.hardware import hardware_for_gpu, with_precision
+from tunesmith.planning.memory_model import Calibration, StepSpec, estimate_memory
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.step import train_step
 
@@ -72,11 +72,11 @@ def batch_of(n_tokens: int, document_tokens: int) -> Batch:
     return Batch(ids, positions, (*starts, n_tokens), np.arange(n_tokens), ids, CONTEXT_TOKENS)
 
 
-def demand_of(case: dict[str, Any]) -> Demand:
+def demand_of(case: dict[str, Any]) -> StepSpec:
     """What the planner is asked."""
-    return Demand(
+    return StepSpec(
         shape_of(case),
-        STATE_PLANS[case.get("states", "fp32")],
+        STATE_FORMATS[case.get("states", "fp32")],
         case.get("recompute", "nothing"),
         case.get("tokens", 4096),
         case.get("micro_batches", 1),
@@ -90,22 +90,22 @@ def demand_of(case: dict[str, Any]) -> Demand:
     )
 
 
-def model_of(case: dict[str, Any], demand: Demand) -> GPT2:
+def model_of(case: dict[str, Any], demand: StepSpec) -> GPT2:
     """On the device, ready to be trained."""
     with DEVICE:
         model = GPT2(demand.shape, dropout=case.get("dropout", 0.0)).train()
         if demand.lora:
-            attach(model, demand.lora, seed=0)
+            apply_lora(model, demand.lora, seed=0)
     model.compute_dtype = DTYPES[case.get("precision", "bf16")]
     freeze(model, demand.frozen)  # type: ignore[arg-type]
-    recompute(model, demand.recompute)
+    apply_activation_checkpointing(model, demand.recompute)
     return model
 
 
 def planned(case: dict[str, Any]) -> dict[str, Any]:
     """The case with the plan that the planner makes for a GPU by itself."""
-    experience, hardware = Experience({}), in_precision(hardware_named(case["gpu"], case["vram"]), "auto")
-    request = Request(
+    experience, hardware = CalibrationCache({}), with_precision(hardware_for_gpu(case["gpu"], case["vram"]), "auto")
+    request = FitRequest(
         demand=replace(demand_of(case), tokens=0, micro_batches=0, number_bytes=hardware.number_bytes),
         states="auto",
         recompute="auto",
@@ -114,7 +114,7 @@ def planned(case: dict[str, Any]) -> dict[str, Any]:
         mean_context_tokens=float(case.get("document_tokens", CONTEXT_TOKENS)),
         correction_of=lambda demand: experience.correction(demand, hardware),
     )
-    way = choose_way(request, hardware)
+    way = choose_fit(request, hardware)
     return {
         **case,
         "states": way.demand.states.name,
@@ -156,9 +156,9 @@ def train(case: dict[str, Any]) -> dict[str, Any]:
             "faults": faults,
             "launches": sum(watch.launches.values()),
             "flash_scratch_bytes": watch.flash_scratch_bytes,
-            "planned_bytes": memory_of(demand, Correction()).peak_bytes,
-            "planned_parts": memory_of(demand, Correction()).parts,
-            "refused": refusal(demand.states, demand, str(model.compute_dtype).removeprefix("torch.")),
+            "planned_bytes": estimate_memory(demand, Calibration()).peak_bytes,
+            "planned_parts": estimate_memory(demand, Calibration()).parts,
+            "refused": why_unusable(demand.states, demand, str(model.compute_dtype).removeprefix("torch.")),
         }
         if case.get("evaluates"):
             del batches
@@ -194,9 +194,9 @@ def launches_of_block(case: dict[str, Any]) -> dict[str, Any]:
             model = model_of({**case, "layers": layers}, demand)
             make_optimizer(model, weight_decay=0.01, plan=demand.states)
             batch = batch_of(demand.tokens, CONTEXT_TOKENS)
-            layout = DocumentLayout(batch.offsets, batch.longest)
+            layout = PackedLayout(batch.offsets, batch.longest)
             both = []
-            hidden_NC = hidden_states(model, batch.tokens, batch.positions, layout)
+            hidden_NC = forward_packed(model, batch.tokens, batch.positions, layout)
             both.append(dict(watch.launches))
             watch.restart()
             hidden_NC.backward(torch.empty_like(hidden_NC))
@@ -294,8 +294,8 @@ def _wait_for_item(model: GPT2) -> None:
 
 
 def _fp32_in_attention(model: GPT2) -> None:
-    attention = model.transformer.h[0].attn
-    attention.run_attend = lambda function, attend, *qkv: function(attend, *(it.float() for it in qkv))
+    inner, scale = model.blocks[0].attn.inner_attention, model.blocks[0].attn.scale
+    inner.forward = lambda attend, *qkv: attend(*(it.float() for it in qkv), scale)
 
 
 def _keep_twice(model: GPT2) -> None:

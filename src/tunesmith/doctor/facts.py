@@ -7,7 +7,7 @@ judged in a test: one that was recorded, or one that nobody has.
 from dataclasses import dataclass
 from typing import Literal
 
-from tunesmith.planning.gpu_processes import Neighbour
+from tunesmith.planning.gpu_processes import GPUProcess
 
 SystemKind = Literal["linux", "windows", "wsl", "macos"]
 Installer = Literal["pip", "uv"]
@@ -64,7 +64,7 @@ class CardFacts:
     total_bytes: int
     free_bytes: int
     has_display: bool
-    neighbours: tuple[Neighbour, ...] = ()
+    neighbours: tuple[GPUProcess, ...] = ()
     temperature_c: int | None = None
     power_limit_w: float | None = None
     default_power_limit_w: float | None = None

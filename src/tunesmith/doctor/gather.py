@@ -20,7 +20,7 @@ from tunesmith.doctor.facts import (
 from tunesmith.doctor.probes import system
 from tunesmith.messages.catalogue import say
 from tunesmith.model.hub import PRESETS, TINY
-from tunesmith.planning.gpu_processes import Neighbour
+from tunesmith.planning.gpu_processes import GPUProcess
 
 DRIVER_LIMIT_S = 5.0
 TORCH_LIMIT_S = 60.0
@@ -96,7 +96,7 @@ def _card(values: dict[str, Any]) -> CardFacts:
     return CardFacts(
         **{
             **values,
-            "neighbours": tuple(Neighbour(**neighbour) for neighbour in values["neighbours"]),
+            "neighbours": tuple(GPUProcess(**neighbour) for neighbour in values["neighbours"]),
             "capability": tuple(values["capability"]) if values["capability"] else None,
         }
     )

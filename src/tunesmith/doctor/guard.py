@@ -7,9 +7,9 @@ from tunesmith.doctor.cuda_releases import has_code_for
 from tunesmith.doctor.facts import DeviceFacts, Facts
 from tunesmith.doctor.gather import quick_facts
 from tunesmith.errors import UserError
-from tunesmith.model.hf_config import gpt2_config, read_hf_config
+from tunesmith.model.hf_config import parse_hf_config, read_hf_config
 from tunesmith.model.hub import folder_here, preset_shape
-from tunesmith.utils.device import choose_device
+from tunesmith.utils.device import resolve_device
 
 LARGE_PARAMETERS = 50_000_000
 """Smaller models are trained on a processor in minutes."""
@@ -27,7 +27,7 @@ def refuse_processor_by_surprise(config: TrainConfig) -> None:
     import torch
 
     if torch.cuda.is_available():
-        device = choose_device(config.device).value
+        device = resolve_device(config.device).value
         _refuse_card_without_code(
             DeviceFacts(
                 torch.cuda.get_device_name(device),
@@ -77,7 +77,7 @@ def is_large(model: str) -> bool:
     if shape is None:
         try:
             folder = folder_here(model)
-            shape = gpt2_config(read_hf_config(folder), origin=model) if folder else None
+            shape = parse_hf_config(read_hf_config(folder), origin=model) if folder else None
         except UserError:
             return False  # the run itself will say what is wrong with it
     return shape is None or shape.matrix_parameters >= LARGE_PARAMETERS

@@ -23,12 +23,12 @@ from tunesmith.evaluation.novelty import novelty
 from tunesmith.evaluation.perplexity import Evaluation, confidence_interval, evaluate_split, sliding_method
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.generation.text_model import load_for_writing
-from tunesmith.model.gpt2_config import chosen_context_tokens, chosen_stride_tokens
+from tunesmith.model.gpt2_config import resolve_context_length, resolve_stride
 from tunesmith.model.hf_checkpoint import load_gpt2
-from tunesmith.model.hf_config import gpt2_config, read_hf_config
+from tunesmith.model.hf_config import parse_hf_config, read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.utils.device import choose_dtype
-from tunesmith.utils.files import parse_json, refuse_existing, to_json, write_text
+from tunesmith.utils.device import resolve_dtype
+from tunesmith.utils.files import check_is_new, parse_json, to_json, write_text
 
 TOKENS_PER_BATCH = 4096
 SHOWN_TOKENS = 64
@@ -68,7 +68,7 @@ def _evaluated(config: EvaluateConfig, team: Team) -> dict[str, Any]:
             hint="save the text as a file, or leave out --devices and torchrun",
         )
     if out and team.leads:
-        refuse_existing(out)
+        check_is_new(out)
     for flag, value in (("--worst", config.worst), ("--novelty", config.novelty)):
         if value < 0:
             raise UserError("{flag} {value} makes no sense", hint="write 0 or more", flag=flag, value=value)
@@ -76,7 +76,7 @@ def _evaluated(config: EvaluateConfig, team: Team) -> dict[str, Any]:
         device = device_of(team, config.device)
         # Figures are compared with other programs' figures: on a CPU nothing is gained by rounding them.
         exactly = config.precision == "auto" and device.type == "cpu"
-        dtype = choose_dtype("fp32" if exactly else config.precision, device).value
+        dtype = resolve_dtype("fp32" if exactly else config.precision, device).value
         tuned = _measure(config.model, config, found, device, dtype, team)
         base = _measure(config.base, config, found, device, dtype, team) if config.base else None
     if not team.leads:
@@ -114,9 +114,9 @@ def _measure(
     with team.one_after_the_other("model"):
         folder = local_folder(name)
     hf_config = read_hf_config(folder)
-    n_positions = gpt2_config(hf_config, origin=str(folder)).n_positions
-    context_tokens = chosen_context_tokens(config.context_tokens, n_positions).value
-    stride_tokens = chosen_stride_tokens(config.stride_tokens, context_tokens).value
+    n_positions = parse_hf_config(hf_config, origin=str(folder)).n_positions
+    context_tokens = resolve_context_length(config.context_tokens, n_positions).value
+    stride_tokens = resolve_stride(config.stride_tokens, context_tokens).value
     tokenizer = load_tokenizer(folder, hf_config)
     with team.one_after_the_other("text"):
         corpus = prepare_corpus(found, tokenizer, reading_options(config), val_fraction=1, seed=config.seed)

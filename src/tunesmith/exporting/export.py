@@ -13,7 +13,7 @@ from tunesmith.exporting.nanogpt_file import verify_nanogpt, write_nanogpt
 from tunesmith.exporting.onnx_file import verify_onnx, write_onnx
 from tunesmith.exporting.safetensors_folder import verify_safetensors, write_safetensors
 from tunesmith.exporting.verification import Verification
-from tunesmith.utils.files import new_folder, refuse_existing
+from tunesmith.utils.files import check_is_new, new_folder
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
             dtypes=", ".join(form.dtypes),
         )
     out = Path(config.out)
-    refuse_existing(out)
+    check_is_new(out)
     exported = read_exported(config)
     with new_folder(out) as folder:
         form.write(exported, folder, dtype)

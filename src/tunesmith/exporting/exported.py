@@ -11,10 +11,10 @@ from tunesmith.config import ExportConfig
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.exporting.adapter import adapter_folder, adapter_lora, adapter_settings
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.hf_checkpoint import load_gpt2, merged_state
+from tunesmith.model.hf_checkpoint import load_gpt2, merged_state_dict
 from tunesmith.model.hf_config import read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.model.lora import attach, load_adapter
+from tunesmith.model.lora import apply_lora, load_adapter
 
 GENERATION_CONFIG = "generation_config.json"
 
@@ -42,7 +42,7 @@ class Exported:
     @property
     def state(self) -> dict[str, torch.Tensor]:
         """The model's own weights by name, [out, in], without padded rows, adapters merged."""
-        return merged_state(self.model)
+        return merged_state_dict(self.model)
 
 
 def read_exported(config: ExportConfig) -> Exported:
@@ -59,7 +59,7 @@ def read_exported(config: ExportConfig) -> Exported:
     tokenizer = load_tokenizer(folder, hf_config)
     model = load_gpt2(folder).eval()
     if adapter:
-        attach(model, adapter_lora(adapter, settings), seed=0)
+        apply_lora(model, adapter_lora(adapter, settings), seed=0)
         load_adapter(model, adapter)
     name = Path(config.model).resolve().name if Path(config.model).exists() else config.model.rsplit("/", 1)[-1]
     return Exported(model, hf_config, tokenizer, folder, adapter, name)

@@ -17,8 +17,8 @@ from tunesmith.errors import UserError
 from tunesmith.exporting.exported import Exported
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.generation.write_texts import write_texts
-from tunesmith.model.attention import DocumentLayout, RunAttention
-from tunesmith.model.compile import inference
+from tunesmith.model.attention import GroupedSDPA, PackedLayout
+from tunesmith.model.compile import inference_mode
 from tunesmith.model.gpt2 import GPT2
 
 PROMPTS = (
@@ -138,8 +138,8 @@ def verify(exported: Exported, runtime: Runtime, *, largest_difference: float) -
 
 def full_logits(model: GPT2, tokens: list[int]) -> Logits:
     """The logits behind each token of a text, [N, V] in fp32, without any cache."""
-    attend = RunAttention(DocumentLayout.of((0, len(tokens))))
-    with inference(model):
+    attend = GroupedSDPA(PackedLayout.of((0, len(tokens))))
+    with inference_mode(model):
         hidden_NC = model(torch.tensor(tokens), torch.arange(len(tokens)), lambda _layer: attend)
         logits_NV: Logits = model.logits(hidden_NC).numpy()
         return logits_NV

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tunesmith.model.attention import DocumentLayout
+from tunesmith.model.attention import PackedLayout
 from tunesmith.model.gpt2 import GPT2, Attend
 
 POSITIONS_AT_A_TIME = 64
@@ -80,7 +80,7 @@ class PrefillAttention:
         within_prompts: attends to them.
     """
 
-    def __init__(self, cache: KeyValueCache, places: list[int], layout: DocumentLayout, within_prompts: Attend) -> None:
+    def __init__(self, cache: KeyValueCache, places: list[int], layout: PackedLayout, within_prompts: Attend) -> None:
         self._cache = cache
         self._within_prompts = within_prompts
         self._stretches = list(zip(places, layout.offsets, layout.offsets[1:], strict=False))

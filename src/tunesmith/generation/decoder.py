@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tunesmith.generation.cache import DecodeAttention, KeyValueCache, PrefillAttention
 from tunesmith.generation.unrolled import can_unroll, unrolled
-from tunesmith.model.attention import DocumentLayout, attention_over
+from tunesmith.model.attention import PackedLayout, attention_for
 from tunesmith.model.gpt2 import GPT2
 
 TOKENS_READ_AT_ONCE = 4096
@@ -47,11 +47,11 @@ class Decoder:
         return rows[0] if len(rows) == 1 else torch.cat(rows)
 
     def _read(self, prompts: list[list[int]], places: list[int]) -> Tensor:
-        layout = DocumentLayout.of((0, *accumulate(map(len, prompts))))
+        layout = PackedLayout.of((0, *accumulate(map(len, prompts))))
         tokens_N = torch.tensor([token for prompt in prompts for token in prompt])
         positions_N = torch.cat([torch.arange(len(prompt)) for prompt in prompts])
         device = self._model.head_VC.device
-        within = attention_over(layout, self._model)
+        within = attention_for(layout, self._model)
         attend = PrefillAttention(self._cache, places, layout, within)
         hidden_NC = self._forward(tokens_N.to(device), positions_N.to(device), attend.of_layer)
         return self._logits(hidden_NC[torch.tensor(layout.offsets[1:]) - 1]).cpu()

@@ -19,7 +19,7 @@ from tunesmith.generation.decoder import Decoder
 from tunesmith.generation.request import Continuation, Request
 from tunesmith.generation.sampling import Floats, SamplingRules
 from tunesmith.generation.unfinished_text import UnfinishedText
-from tunesmith.model.compile import inference
+from tunesmith.model.compile import inference_mode
 from tunesmith.model.gpt2 import GPT2
 
 STEPS_AHEAD = 2
@@ -98,7 +98,7 @@ class Engine:
 
     def step(self) -> list[tuple[int, Continuation]]:
         """One more token of every text, or the first one of those that begin; the texts that end with it, by number."""
-        with inference(self._model):
+        with inference_mode(self._model):
             self._read_full_ones_again()
             ended = self._step_on_host() if self._host_is_needed() else self._step_ahead()
         finished = []

@@ -18,7 +18,7 @@ from tunesmith.generation.text_requests import prompts_of, text_requests
 from tunesmith.generation.uncopied import all_copy, write_uncopied
 from tunesmith.generation.write_texts import GeneratedText, Interrupted, TextRequest, write_requests
 from tunesmith.model.hub import local_folder
-from tunesmith.utils.files import refuse_existing
+from tunesmith.utils.files import check_is_new
 
 
 def generate_texts(
@@ -61,7 +61,7 @@ def _written(
     """
     requests = text_requests(config, team.share(lambda: prompts_of(config)))
     if config.out and team.leads:
-        refuse_existing(Path(config.out))
+        check_is_new(Path(config.out))
     with team.one_after_the_other("model"):
         folder = local_folder(config.model)
     refuse_different_models(team, folder)

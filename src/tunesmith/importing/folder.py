@@ -9,7 +9,7 @@ from pathlib import Path
 from tunesmith.data.tokenizer import FILES, TextTokenizer, load_tokenizer, tokenizer_of_files
 from tunesmith.errors import UserError
 from tunesmith.importing.foreign import ForeignModel
-from tunesmith.model.hf_checkpoint import load_gpt2, merged_state
+from tunesmith.model.hf_checkpoint import load_gpt2, merged_state_dict
 
 AITEXTGEN = (
     ("aitextgen.tokenizer.json", None),
@@ -35,7 +35,7 @@ def read_folder(folder: Path) -> ForeignModel:
     aitextgen = _aitextgen_tokenizer(folder)
     tokenizer = aitextgen or (load_tokenizer(folder, {}) if any((folder / name).is_file() for name in FILES) else None)
     kind = "aitextgen" if aitextgen else "transformers"
-    return ForeignModel(kind, model.config, merged_state(model), tokenizer)
+    return ForeignModel(kind, model.config, merged_state_dict(model), tokenizer)
 
 
 def _aitextgen_tokenizer(folder: Path) -> TextTokenizer | None:

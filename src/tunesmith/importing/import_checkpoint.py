@@ -19,10 +19,10 @@ from tunesmith.importing.llmc import is_llmc, read_llmc
 from tunesmith.importing.nanogpt import read_nanogpt
 from tunesmith.importing.openai import is_openai, read_openai
 from tunesmith.messages.catalogue import say
-from tunesmith.model.hf_checkpoint import gpt2_of, load_gpt2, save_gpt2
-from tunesmith.model.hf_config import as_hf_config
+from tunesmith.model.hf_checkpoint import load_gpt2, model_from_state_dict, save_gpt2
+from tunesmith.model.hf_config import to_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.utils.files import new_folder, refuse_existing
+from tunesmith.utils.files import check_is_new, new_folder
 
 GPT2_VOCABULARIES = (50_257, 50_304)
 """GPT-2's own, and padded as nanoGPT pads it: only there its tokenizer can be meant without being named."""
@@ -35,7 +35,7 @@ def import_checkpoint(config: ImportConfig) -> dict[str, Any]:
         UserError: if it is no checkpoint that is known, damaged, or no tokenizer fits; nothing is written then.
     """
     out = Path(config.out)
-    refuse_existing(out)
+    check_is_new(out)
     foreign = _read(Path(config.checkpoint))
     tokenizer = _tokenizer(config, foreign)
     notices = []
@@ -45,12 +45,12 @@ def import_checkpoint(config: ImportConfig) -> dict[str, Any]:
         foreign = foreign.cut_to(tokenizer.vocab_size)
     if config.activation != "auto":
         foreign = foreign.with_activation(config.activation)
-    model = gpt2_of(foreign.config, foreign.state)
+    model = model_from_state_dict(foreign.config, foreign.state)
     with new_folder(out) as folder:
-        save_gpt2(model, folder, hf_config=as_hf_config(foreign.config, tokenizer.end_of_text_id))
+        save_gpt2(model, folder, hf_config=to_hf_config(foreign.config, tokenizer.end_of_text_id))
         tokenizer.save(folder)
         _refuse_changed(foreign.state, load_gpt2(folder).state_dict(), foreign.config.vocab_size)
-        load_tokenizer(folder, as_hf_config(foreign.config, tokenizer.end_of_text_id))
+        load_tokenizer(folder, to_hf_config(foreign.config, tokenizer.end_of_text_id))
     return {
         "out": str(out),
         "kind": foreign.kind,

@@ -14,7 +14,7 @@ from tunesmith.data.tokenizer import tokenizer_of_files
 from tunesmith.errors import UserError
 from tunesmith.importing.foreign import ForeignModel, refuse_incomplete
 from tunesmith.importing.tensorflow_bundle import Bundle
-from tunesmith.model.hf_config import gpt2_config
+from tunesmith.model.hf_config import parse_hf_config
 from tunesmith.utils.files import parse_json
 
 HPARAMS, ENCODER, MERGES, LATEST = "hparams.json", "encoder.json", "vocab.bpe", "checkpoint"
@@ -37,7 +37,7 @@ def read_openai(path: Path) -> ForeignModel:
     folder = path if path.is_dir() else path.parent
     prefix = _latest(folder) if path.is_dir() else path.with_suffix("") if path.suffix == ".index" else path
     raw = _hparams(folder / HPARAMS)
-    config = gpt2_config({SIZES[key]: value for key, value in raw.items() if key in SIZES}, origin=str(folder))
+    config = parse_hf_config({SIZES[key]: value for key, value in raw.items() if key in SIZES}, origin=str(folder))
     bundle = Bundle(prefix)
     state = {
         _our_name(name): _our_layout(name, bundle.tensor(name))

@@ -1,7 +1,7 @@
 """How many entries a tokenizer of one's own should have."""
 
 from tunesmith.messages.catalogue import say
-from tunesmith.utils.device import Choice
+from tunesmith.utils.device import Decision
 
 STEPS = ((2_000_000, 1024), (20_000_000, 4096), (200_000_000, 16_384))
 """Up to so many characters so many entries: each of them has to be seen often enough to be learned."""
@@ -11,7 +11,7 @@ ENTRIES_PER_CHARACTER = 2
 MULTIPLE = 128
 
 
-def vocabulary_size(n_characters: int, n_distinct: int) -> Choice[int]:
+def vocabulary_size(n_characters: int, n_distinct: int) -> Decision[int]:
     """Choose it.
 
     Args:
@@ -22,5 +22,5 @@ def vocabulary_size(n_characters: int, n_distinct: int) -> Choice[int]:
     by_script = 256 + ENTRIES_PER_CHARACTER * n_distinct
     if by_script > by_length:
         entries = -(-by_script // MULTIPLE) * MULTIPLE
-        return Choice(entries, say("for {n_distinct:,} different characters", n_distinct=n_distinct))
-    return Choice(by_length, say("for {n_characters:,} characters", n_characters=n_characters))
+        return Decision(entries, say("for {n_distinct:,} different characters", n_distinct=n_distinct))
+    return Decision(by_length, say("for {n_characters:,} characters", n_characters=n_characters))

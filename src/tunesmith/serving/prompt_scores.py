@@ -8,8 +8,8 @@ import numpy as np
 from tunesmith.generation.request import WrittenToken
 from tunesmith.generation.sampling import likeliest_tokens, logprob_of
 from tunesmith.generation.text_model import TextModel
-from tunesmith.model.attention import DocumentLayout, hidden_states
-from tunesmith.model.compile import inference
+from tunesmith.model.attention import PackedLayout, forward_packed
+from tunesmith.model.compile import inference_mode
 
 ROWS_AT_A_TIME = 128
 """Of logits: 26 MB with GPT-2's vocabulary."""
@@ -27,9 +27,9 @@ def score_prompt(writer: TextModel, prompt_ids: list[int], n_likeliest: int) -> 
         return []
     tokens_N = np.array(prompt_ids[:-1])
     scored = []
-    with inference(writer.model):
-        hidden_NC = hidden_states(
-            writer.model, tokens_N, np.arange(len(tokens_N)), DocumentLayout.of((0, len(tokens_N)))
+    with inference_mode(writer.model):
+        hidden_NC = forward_packed(
+            writer.model, tokens_N, np.arange(len(tokens_N)), PackedLayout.of((0, len(tokens_N)))
         )
         for start in range(0, len(tokens_N), ROWS_AT_A_TIME):
             logits_KV = writer.logits(hidden_NC[start : start + ROWS_AT_A_TIME]).cpu().numpy()

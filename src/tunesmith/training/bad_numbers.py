@@ -14,7 +14,7 @@ from torch import Tensor
 from tunesmith.data.batches import Batch
 from tunesmith.data.stretches import Int64s
 from tunesmith.distributed.parts import own_part
-from tunesmith.model.compile import uncompiled
+from tunesmith.model.compile import eager_mode
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.training.chance import drawing_nothing
 from tunesmith.training.step import sum_of_batch_nats
@@ -83,7 +83,7 @@ def offenders(model: GPT2, windows: Int64s, batch_of: Callable[[Int64s], Batch])
 
 
 def _is_bad(model: GPT2, batch: Batch) -> bool:
-    with drawing_nothing(model.head_VC.device), uncompiled(model):  # every size would be compiled anew
+    with drawing_nothing(model.head_VC.device), eager_mode(model):  # every size would be compiled anew
         nats = sum_of_batch_nats(model, batch)
         learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
         gradients = torch.autograd.grad(nats, learned, allow_unused=True)  # optimizers' hooks hear nothing of it

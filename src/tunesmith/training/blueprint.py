@@ -19,7 +19,7 @@ from tunesmith.data.standard_input import STANDARD_INPUT
 from tunesmith.data.tokenizer import END_OF_TEXT, TextTokenizer, load_tokenizer
 from tunesmith.errors import UserError
 from tunesmith.model.gpt2_config import GPT2Config
-from tunesmith.model.hf_config import as_hf_config, gpt2_config, read_hf_config
+from tunesmith.model.hf_config import parse_hf_config, read_hf_config, to_hf_config
 from tunesmith.model.hub import POSITIONS, preset_shape
 from tunesmith.preparation.text_reader import TextReader
 from tunesmith.preparation.vocabulary_size import vocabulary_size
@@ -48,7 +48,7 @@ def with_blueprint(config: Config, find: Callable[[str], Path]) -> Config:
         return config
     tokenizer = load_tokenizer(find(config.tokenizer), {}) if config.tokenizer else _own_tokenizer(config)
     shape = replace(blueprint_shape(config, find), vocab_size=tokenizer.vocab_size)
-    hf_config = as_hf_config(shape, tokenizer.end_of_text_id)
+    hf_config = to_hf_config(shape, tokenizer.end_of_text_id)
     digest = hashlib.sha256(f"{json.dumps(hf_config, allow_nan=False)}{tokenizer.json}".encode()).hexdigest()[:8]
     name = config.shape or f"gpt2-{shape.n_layer}x{shape.n_embd}"
     folder = cache_folder() / "fresh" / f"{name}-{digest}"
@@ -91,7 +91,7 @@ def blueprint_shape(config: TrainConfig, find: Callable[[str], Path]) -> GPT2Con
     named = preset_shape("gpt2" if config.shape == "gpt2-small" else config.shape or config.model)
     if named is None:
         folder = find(config.model)
-        named = gpt2_config(read_hf_config(folder), origin=str(folder))
+        named = parse_hf_config(read_hf_config(folder), origin=str(folder))
     positions = POSITIONS if config.context_tokens == "auto" else config.context_tokens
     width = config.width or named.n_embd
     heads = config.heads or (max(width // HEAD_CHANNELS, 1) if config.width else named.n_head)

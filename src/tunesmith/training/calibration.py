@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from tunesmith.data.batches import Batch
-from tunesmith.model.compile import uncompiled
+from tunesmith.model.compile import eager_mode
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.optim.in_backward_adamw import InBackwardAdamW
-from tunesmith.planning.memory_model import Correction, Demand, memory_of
+from tunesmith.planning.memory_model import Calibration, StepSpec, estimate_memory
 from tunesmith.training.step import backward_pass
 from tunesmith.utils.device import peak_memory_bytes, reset_peak_memory
 
@@ -23,7 +23,7 @@ LEAST_FACTOR, LARGEST_FACTOR = 0.8, 1.5
 """Of activations measured over computed; anything else is noise."""
 
 
-def calibrate(model: GPT2, optimizer: torch.optim.Optimizer, demand: Demand) -> Correction:
+def calibrate(model: GPT2, optimizer: torch.optim.Optimizer, demand: StepSpec) -> Calibration:
     """Measure the peaks of short steps and compare them with the closed form.
 
     Args:
@@ -38,7 +38,7 @@ def calibrate(model: GPT2, optimizer: torch.optim.Optimizer, demand: Demand) -> 
     in_tensors: list[int] = []
     for tokens in STEP_TOKENS:
         reset_peak_memory(device)
-        with uncompiled(model):  # of sizes that no step has, each compiled for half a minute
+        with eager_mode(model):  # of sizes that no step has, each compiled for half a minute
             for _ in range(min(demand.micro_batches, 2)):  # the second one finds gradients, as all others of a step do
                 _pass(model, optimizer, demand, tokens)
         measured.append(peak_memory_bytes(device))
@@ -47,7 +47,7 @@ def calibrate(model: GPT2, optimizer: torch.optim.Optimizer, demand: Demand) -> 
     # A process's memory grows in leaps as its heap does, so two of its peaks say nothing of a slope.
     # Of a GPU that reserves whole segments neither do two peaks of those.
     factor = _slope(demand, in_tensors) if on_gpu else 1.0
-    return Correction(activations=factor, workspace_bytes=measured[-1] - _computed(demand, STEP_TOKENS[-1], factor))
+    return Calibration(activations=factor, workspace_bytes=measured[-1] - _computed(demand, STEP_TOKENS[-1], factor))
 
 
 def _load_what_an_update_loads() -> None:
@@ -57,7 +57,7 @@ def _load_what_an_update_loads() -> None:
     torch.optim.AdamW([nothing], fused=True).step()
 
 
-def _slope(demand: Demand, measured: list[int]) -> float:
+def _slope(demand: StepSpec, measured: list[int]) -> float:
     """Activations measured over computed, from two peaks."""
     fewer, more = ((_computed(demand, tokens, 1.0), _computed(demand, tokens, 2.0)) for tokens in STEP_TOKENS[:2])
     of_activations = (more[1] - more[0]) - (fewer[1] - fewer[0])
@@ -66,13 +66,13 @@ def _slope(demand: Demand, measured: list[int]) -> float:
     return min(max(factor, LEAST_FACTOR), LARGEST_FACTOR)
 
 
-def _computed(demand: Demand, tokens: int, activations: float) -> int:
+def _computed(demand: StepSpec, tokens: int, activations: float) -> int:
     """What the closed form says of a step of such micro-batches."""
-    memory = memory_of(replace(demand, tokens=tokens), Correction(activations=activations))
+    memory = estimate_memory(replace(demand, tokens=tokens), Calibration(activations=activations))
     return memory.peak_bytes + (memory.host if demand.device == "cpu" else 0)
 
 
-def _pass(model: GPT2, optimizer: torch.optim.Optimizer, demand: Demand, tokens: int) -> None:
+def _pass(model: GPT2, optimizer: torch.optim.Optimizer, demand: StepSpec, tokens: int) -> None:
     """Forward and backward over documents like those to come."""
     length = min(SHORT_DOCUMENT_TOKENS if demand.share_of_short > 0.5 else tokens, demand.shape.n_positions)
     ids = np.random.default_rng(tokens).integers(0, demand.shape.vocab_size, tokens)

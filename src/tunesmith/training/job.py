@@ -27,13 +27,13 @@ from tunesmith.errors import UsageError, UserError
 from tunesmith.gauges.watch import MachineWatch
 from tunesmith.messages.catalogue import say
 from tunesmith.messages.system_errors import said_by_system
-from tunesmith.model.activation_checkpointing import recompute
-from tunesmith.model.compile import compute_in
+from tunesmith.model.activation_checkpointing import apply_activation_checkpointing
+from tunesmith.model.compile import set_compute_dtype
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import GPT2Config
-from tunesmith.model.hf_config import gpt2_config, read_hf_config
+from tunesmith.model.hf_config import parse_hf_config, read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.optim.state_format import HOST_STAGING_BYTES, STATE_PLANS
+from tunesmith.optim.state_format import HOST_STAGING_BYTES, STATE_FORMATS
 from tunesmith.planning.hardware import GIB, is_wsl
 from tunesmith.preparation.lint import length_histogram
 from tunesmith.training.blueprint import shown_model, with_blueprint
@@ -86,14 +86,14 @@ from tunesmith.training.together import (
 from tunesmith.training.verify_resume import verify_resume
 from tunesmith.training.wishes import SAVE, STOP, Wishes
 from tunesmith.utils.device import (
-    choose_device,
-    choose_dtype,
     deterministic,
     environment,
     gpu_uuid,
     pinned_bytes,
     pinned_empty,
     reset_peak_memory,
+    resolve_device,
+    resolve_dtype,
 )
 
 DEFAULT_SAMPLES = 3
@@ -190,7 +190,7 @@ def _followed(config: TrainConfig, team: Team, why_stop: Callable[[], str], agre
     was_resumed = config.resume
     config = told_config(team, config)
     # of a resumed run only what is typed anew was known before
-    device = _refuse_early(config, team) if was_resumed else choose_device(config.device).value
+    device = _refuse_early(config, team) if was_resumed else resolve_device(config.device).value
     with deterministic(device, is_on=config.deterministic):
         with _sources(config) as found:
             loop, _ = _set_up(config, RunFolder(Path(config.out)), found, why_stop, agreed, None, team)
@@ -233,8 +233,8 @@ def _refuse_early(config: TrainConfig, team: Team) -> torch.device:
     if team.size > 1:
         refuse_alone(config)
     reading_options(config)
-    device = choose_device(config.device).value
-    choose_dtype(config.precision, device)
+    device = resolve_device(config.device).value
+    resolve_dtype(config.precision, device)
     _sample_prompts(config)
     return device
 
@@ -274,7 +274,7 @@ def _set_up(
     is_here = begins_at and (Path(begins_at) / CONFIG).is_file()  # other hosts may have no such folder
     start = Start(Path(begins_at), True) if is_here else Start(local_folder(config.model), False)
     hf_config = read_hf_config(start.weights)
-    shape = gpt2_config(hf_config, origin=str(start.weights))
+    shape = parse_hf_config(hf_config, origin=str(start.weights))
     tokenizer = load_tokenizer(start.weights, hf_config)
     prompts = _sample_prompts(config)
     with team.one_after_the_other("text"):  # the first process of a host prepares it, the others find it prepared
@@ -302,9 +302,9 @@ def _set_up(
         del stored
     elif team.size > 1 and not plan.shard:
         send_weights(team, model)
-    recompute(model, progress.recompute)
+    apply_activation_checkpointing(model, progress.recompute)
     if progress.precision:
-        compute_in(model, getattr(torch, progress.precision))
+        set_compute_dtype(model, getattr(torch, progress.precision))
         scaler = torch.amp.GradScaler(device.type, enabled=False)
     _refuse_too_few_steps(run, plan, progress)
     version = str(environment()["tunesmith"])
@@ -369,7 +369,7 @@ def _doubts(config: TrainConfig, plan: TrainPlan, shape: GPT2Config) -> list[str
 
 def _unpinned(plan: TrainPlan, shape: GPT2Config) -> list[str]:
     """What is to be said where a system does not let the host's memory be pinned that a run sends tensors through."""
-    n_bytes = HOST_STAGING_BYTES if STATE_PLANS[plan.states].gradients == "host" else 0
+    n_bytes = HOST_STAGING_BYTES if STATE_FORMATS[plan.states].gradients == "host" else 0
     if plan.recompute == "offload":
         n_bytes += shape.n_layer * pinned_bytes(plan.tokens_per_micro_batch * shape.n_embd * plan.dtype.itemsize)
     if not n_bytes or torch.device(plan.device).type != "cuda" or not is_wsl():

@@ -9,24 +9,24 @@ from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.messages.catalogue import say
-from tunesmith.model.activation_checkpointing import recompute
-from tunesmith.model.compile import can_compile, compile_in_place
+from tunesmith.model.activation_checkpointing import apply_activation_checkpointing
+from tunesmith.model.compile import apply_compile, can_compile
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import GPT2Config
-from tunesmith.model.hf_checkpoint import load_gpt2, new_gpt2
+from tunesmith.model.hf_checkpoint import init_gpt2, load_gpt2
 from tunesmith.model.hub import local_folder
-from tunesmith.model.lora import attach, freeze, load_adapter
+from tunesmith.model.lora import apply_lora, freeze, load_adapter
 from tunesmith.optim.in_backward_adamw import InBackwardAdamW
-from tunesmith.optim.quantization import split
-from tunesmith.optim.state_format import STATE_PLANS
-from tunesmith.planning.calibration_cache import Experience
-from tunesmith.planning.hardware import hardware_here
+from tunesmith.optim.quantization import split_fp32
+from tunesmith.optim.state_format import STATE_FORMATS
+from tunesmith.planning.calibration_cache import CalibrationCache
+from tunesmith.planning.hardware import detect_hardware
 from tunesmith.training.checkpoint import ADAPTER
 from tunesmith.training.memory_lesson import MemoryLesson
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.plan import TrainPlan, make_plan
 from tunesmith.training.sharding_choice import Processes
-from tunesmith.utils.device import Choice, peak_memory_bytes, reset_peak_memory, use_device
+from tunesmith.utils.device import Decision, peak_memory_bytes, reset_peak_memory, use_device
 from tunesmith.utils.oom import free_memory
 
 EQUAL_ROOM = 0.95
@@ -45,7 +45,7 @@ def planned_learner(
     config: TrainConfig, shape: GPT2Config, corpus: Corpus, start: Start
 ) -> tuple[TrainPlan, GPT2, torch.optim.Optimizer, MemoryLesson]:
     """A plan and what it needs; where memory is tight, planned again after two short real steps."""
-    hardware, experience = hardware_here(config.device, config.precision), Experience.kept()
+    hardware, experience = detect_hardware(config.device, config.precision), CalibrationCache.kept()
     plan, demand = make_plan(config, shape, corpus, hardware, experience)
     device = torch.device(plan.device)
     reset_peak_memory(device)
@@ -65,7 +65,7 @@ def planned_learner(
 
 def plan_of_team(config: TrainConfig, shape: GPT2Config, corpus: Corpus, team: Team) -> TrainPlan | None:
     """A plan for the process with the least room; only the first one makes it."""
-    hardware = hardware_here(config.device, config.precision)
+    hardware = detect_hardware(config.device, config.precision)
     rooms = team.gather([hardware.kind, hardware.budget.value])
     if not team.leads:
         return None
@@ -73,8 +73,8 @@ def plan_of_team(config: TrainConfig, shape: GPT2Config, corpus: Corpus, team: T
     if least_bytes < EQUAL_ROOM * hardware.budget.value:
         rank = [budget for _, budget in rooms].index(least_bytes)
         reason = say("rank {rank} may take no more", rank=rank)
-        hardware = replace(hardware, budget=Choice(least_bytes, reason))
-    plan, _ = make_plan(config, shape, corpus, hardware, Experience.kept(), Processes(team.size, team.local_size))
+        hardware = replace(hardware, budget=Decision(least_bytes, reason))
+    plan, _ = make_plan(config, shape, corpus, hardware, CalibrationCache.kept(), Processes(team.size, team.local_size))
     return plan
 
 
@@ -92,12 +92,12 @@ def make_learner(
     model = model.to(device).train()
     model.compute_dtype = plan.dtype  # a checkpoint may know better
     if plan.compiled and can_compile(device).value:  # a run may be resumed on a machine that cannot
-        compile_in_place(model)
-    recompute(model, plan.recompute)
+        apply_compile(model)
+    apply_activation_checkpointing(model, plan.recompute)
     return model, make_optimizer(
         model,
         weight_decay=plan.weight_decay,
-        plan=STATE_PLANS[plan.states],
+        plan=STATE_FORMATS[plan.states],
         seed=plan.seed,
         beta2=plan.beta2,
         muon=plan.optimizer == "muon",
@@ -109,7 +109,7 @@ def put_back(model: GPT2, optimizer: torch.optim.Optimizer, stored: GPT2) -> Non
     """Overwrite weights that went bad, in the form that the optimizer keeps them in."""
     for parameter, whole in zip(model.parameters(), stored.parameters(), strict=True):
         is_split = "remainder" in optimizer.state.get(parameter, {})
-        parameter.copy_(split(whole)[0] if is_split else whole)
+        parameter.copy_(split_fp32(whole)[0] if is_split else whole)
     if isinstance(optimizer, InBackwardAdamW):
         optimizer.norm_before = None  # unless the checkpoint knows it
 
@@ -118,14 +118,14 @@ def load_model(config: TrainConfig, plan: TrainPlan, checkpoint: Path | None) ->
     """The weights to begin or to go on with, and which of them are learned."""
     if plan.lora is not None:
         model = load_gpt2(local_folder(config.model), dropout=plan.dropout)
-        attach(model, plan.lora, seed=plan.seed)
+        apply_lora(model, plan.lora, seed=plan.seed)
         if checkpoint is not None:
             load_adapter(model, checkpoint / ADAPTER)
         return model
     if checkpoint is not None:
         model = load_gpt2(checkpoint, dropout=plan.dropout)
     elif config.from_scratch:
-        model = new_gpt2(local_folder(config.model), dropout=plan.dropout, seed=plan.seed)
+        model = init_gpt2(local_folder(config.model), dropout=plan.dropout, seed=plan.seed)
     else:
         model = load_gpt2(local_folder(config.model), dropout=plan.dropout)
     freeze(model, plan.frozen)

@@ -24,7 +24,7 @@ from tunesmith.distributed.team import Team
 from tunesmith.errors import DoesNotFitError, UserError
 from tunesmith.evaluation.perplexity import Evaluation, evaluate_split
 from tunesmith.messages.catalogue import say
-from tunesmith.model.activation_checkpointing import next_recomputation, recompute
+from tunesmith.model.activation_checkpointing import apply_activation_checkpointing, next_level
 from tunesmith.model.compile import compilation_failure
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_checkpoint import read_into
@@ -295,7 +295,7 @@ class TrainingLoop:
                 )
                 break
             except DoesNotFitError:
-                more = None if in_parts else next_recomputation(progress.recompute)
+                more = None if in_parts else next_level(progress.recompute)
                 if more is None and not in_parts:
                     self.saving.save(self.progress, self.scaler)
                     yield from self.saving.finish(self.progress.step)
@@ -303,7 +303,7 @@ class TrainingLoop:
                 if more is None:
                     raise
             progress.pieces, progress.recompute = max(most, progress.pieces), more
-            recompute(self.model, more)
+            apply_activation_checkpointing(self.model, more)
         if (progress.pieces, progress.recompute) != (first_in, first_recompute):
             yield self._shrunk(order, progress.step, was_slow=False)
         return result

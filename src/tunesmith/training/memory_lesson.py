@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.planning.calibration_cache import Experience
+from tunesmith.planning.calibration_cache import CalibrationCache
 from tunesmith.planning.hardware import Hardware
-from tunesmith.planning.memory_model import Correction, Demand, memory_of, snapshot_bytes
+from tunesmith.planning.memory_model import Calibration, StepSpec, estimate_memory, snapshot_bytes
 from tunesmith.training.calibration import calibrate
 
 TIGHT = 0.75
@@ -25,12 +25,12 @@ class MemoryLesson:
         peak_before_bytes: the most that this process, or its card, ever took before the run.
     """
 
-    demand: Demand
+    demand: StepSpec
     hardware: Hardware
-    experience: Experience
+    experience: CalibrationCache
     peak_before_bytes: int
 
-    def before(self, model: GPT2, optimizer: torch.optim.Optimizer, predicted_bytes: int) -> Experience:
+    def before(self, model: GPT2, optimizer: torch.optim.Optimizer, predicted_bytes: int) -> CalibrationCache:
         """Measure two short steps if the prediction is near the limit and rests on nothing measured."""
         if predicted_bytes < TIGHT * self.hardware.budget.value or self.experience.knows(self.demand, self.hardware):
             return self.experience
@@ -41,9 +41,9 @@ class MemoryLesson:
         if measured_bytes <= self.peak_before_bytes:
             return
         known = self.experience.correction(self.demand, self.hardware)
-        memory = memory_of(self.demand, Correction(activations=known.activations))
+        memory = estimate_memory(self.demand, Calibration(activations=known.activations))
         computed = memory.peak_bytes
         if self.hardware.kind == "cpu":
             computed += memory.host + snapshot_bytes(self.demand)
-        correction = Correction(known.activations, measured_bytes - computed)
+        correction = Calibration(known.activations, measured_bytes - computed)
         self.experience.learn(self.demand, self.hardware, correction)

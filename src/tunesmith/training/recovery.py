@@ -18,7 +18,7 @@ from tunesmith.data.stretches import Int64s
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import Phrase
-from tunesmith.model.compile import compute_in
+from tunesmith.model.compile import set_compute_dtype
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.training.bad_numbers import offenders, weights_are_finite
 from tunesmith.training.events import WENT_BAD, BadNumbers
@@ -115,7 +115,7 @@ class Recovery:
         device = self._model.head_VC.device
         has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= NATIVE_BF16_CAPABILITY
         wider = torch.bfloat16 if has_bf16 else torch.float32
-        compute_in(self._model, wider)
+        set_compute_dtype(self._model, wider)
         progress.precision = str(wider).removeprefix("torch.")
         yield BadNumbers(
             step, "loss", [], Phrase("too large for float16: from now on in {dtype}", {"dtype": progress.precision})

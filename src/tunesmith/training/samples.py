@@ -8,9 +8,9 @@ from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.generation.sampling import SamplingRules
 from tunesmith.generation.write_texts import GeneratedText, write_texts
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.hf_checkpoint import from_huggingface, gpt2_of, load_gpt2
+from tunesmith.model.hf_checkpoint import from_hf_state_dict, load_gpt2, model_from_state_dict
 from tunesmith.training.snapshot import ModelCopy
-from tunesmith.utils.device import any_order
+from tunesmith.utils.device import allow_nondeterminism
 
 SAMPLE_TOKENS = 64
 """Longest text of the samples."""
@@ -36,7 +36,7 @@ class Samples:
     def by(self, model: GPT2) -> list[GeneratedText]:
         """Let a whole model write."""
         seeds = [self.seed + number for number in range(len(self.prompts))]
-        with any_order():  # nothing of the run depends on its samples
+        with allow_nondeterminism():  # nothing of the run depends on its samples
             return write_texts(
                 model, self.tokenizer, self.prompts, seeds=seeds, rules=SAMPLE_RULES, max_new_tokens=SAMPLE_TOKENS
             )
@@ -50,7 +50,11 @@ def whole(model: GPT2, copied: ModelCopy | None, published: Path) -> GPT2:
         copied: what it is now.
         published: the folder of the best one, which is taken where there is no copy.
     """
-    one = load_gpt2(published) if copied is None else gpt2_of(model.config, from_huggingface(copied.weights))
+    one = (
+        load_gpt2(published)
+        if copied is None
+        else model_from_state_dict(model.config, from_hf_state_dict(copied.weights))
+    )
     one = one.to(model.head_VC.device)
     one.compute_dtype = model.compute_dtype
     return one

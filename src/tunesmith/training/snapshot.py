@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tunesmith.distributed.parts import own_part, whole
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.hf_checkpoint import huggingface_tensors
+from tunesmith.model.hf_checkpoint import iter_hf_tensors
 from tunesmith.model.lora import adapter_state
 from tunesmith.training.optimizer import WholeWeights, optimizer_tensors, trainable
 from tunesmith.training.plan import HOST_COPY_SHARE
@@ -153,9 +153,9 @@ def copy_model(
     live, whole = _live(model, optimizer), WholeWeights(model, optimizer)
     adapter = buffers.copies(adapter_state(model).items(), live)
     if is_live:
-        weights: Mapping[str, Tensor] = Uncopied(lambda: huggingface_tensors(model, whole), dtype=torch.float32)
+        weights: Mapping[str, Tensor] = Uncopied(lambda: iter_hf_tensors(model, whole), dtype=torch.float32)
         return ModelCopy(weights_id, weights, adapter, is_live=True)
-    return ModelCopy(weights_id, buffers.copies(huggingface_tensors(model, whole), live), adapter)
+    return ModelCopy(weights_id, buffers.copies(iter_hf_tensors(model, whole), live), adapter)
 
 
 def take_snapshot(

@@ -13,7 +13,7 @@ from statistics import median
 
 import torch
 
-from tunesmith.planning.hardware import allocator_share, is_wsl
+from tunesmith.planning.hardware import allocator_fraction, is_wsl
 
 SUDDENLY = 3.0
 """Times the usual time."""
@@ -33,7 +33,7 @@ def memory_limit(device: torch.device) -> Iterator[None]:
         yield
         return
     before = torch.cuda.get_per_process_memory_fraction(device)
-    torch.cuda.set_per_process_memory_fraction(allocator_share(device), device)
+    torch.cuda.set_per_process_memory_fraction(allocator_fraction(device), device)
     try:
         yield
     finally:

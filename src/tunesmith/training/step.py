@@ -13,10 +13,10 @@ from torch import Tensor
 
 from tunesmith.data.batches import Batch
 from tunesmith.distributed.engine import Engine
-from tunesmith.model.attention import DocumentLayout, hidden_states, on_device_of
+from tunesmith.model.attention import PackedLayout, forward_packed, to_model_device
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.loss import sum_of_nats
-from tunesmith.optim.cpu_offload_adamw import HostAdamW
+from tunesmith.model.loss import fused_linear_cross_entropy
+from tunesmith.optim.cpu_offload_adamw import CPUOffloadAdamW
 from tunesmith.optim.in_backward_adamw import InBackwardAdamW
 
 
@@ -82,7 +82,7 @@ def train_step(
             step_nats += backward(batch)
     step_nats = engine.summed(step_nats)
     scaler.unscale_(optimizer)
-    if isinstance(optimizer, HostAdamW):
+    if isinstance(optimizer, CPUOffloadAdamW):
         grad_norm = optimizer.clip(model.parameters(), max_grad_norm)
     else:
         grad_norm = engine.clip(max_grad_norm)
@@ -104,7 +104,7 @@ def _update_unless(is_bad: Tensor, optimizer: torch.optim.Optimizer, *, is_shard
     Decided on the device, by the way that `GradScaler` has into fused optimizers. Weights in parts wait for the
     verdict, and so do those whose masters are updated on the host.
     """
-    if is_sharded or isinstance(optimizer, HostAdamW):
+    if is_sharded or isinstance(optimizer, CPUOffloadAdamW):
         if not bool(is_bad):  # host sync
             optimizer.step()
         return
@@ -148,10 +148,10 @@ def sum_of_batch_nats(model: GPT2, batch: Batch, *, call: Callable[..., Tensor] 
         batch: to compute.
         call: what computes, where that is wrapped around the model.
     """
-    layout = DocumentLayout(batch.offsets, batch.longest)
-    compute = hidden_states if call is None else partial(hidden_states, call=call)
+    layout = PackedLayout(batch.offsets, batch.longest)
+    compute = forward_packed if call is None else partial(forward_packed, call=call)
     hidden_NC = compute(model, batch.tokens, batch.positions, layout)
-    targets_M, rows_M = on_device_of(model, batch.targets), on_device_of(model, batch.rows)
+    targets_M, rows_M = to_model_device(model, batch.targets), to_model_device(model, batch.rows)
     is_all = len(rows_M) == batch.n_tokens
     asked_M = None if is_all else rows_M
-    return sum_of_nats(hidden_NC, model.head_VC, targets_M, model.config.vocab_size, rows_M=asked_M)
+    return fused_linear_cross_entropy(hidden_NC, model.head_VC, targets_M, model.config.vocab_size, rows_M=asked_M)

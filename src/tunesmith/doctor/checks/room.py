@@ -6,8 +6,8 @@ from tunesmith.doctor.check import Check, Remedy
 from tunesmith.doctor.facts import CardFacts, DiskFacts, Facts
 from tunesmith.doctor.remedies import end_process, set_variable
 from tunesmith.messages.catalogue import say
-from tunesmith.planning.gpu_processes import CardState, Neighbour
-from tunesmith.planning.hardware import CONTEXT_BYTES, GIB, budget_of
+from tunesmith.planning.gpu_processes import GPUProcess, GPUState
+from tunesmith.planning.hardware import CONTEXT_BYTES, GIB, memory_budget
 
 MUCH_BYTES = GIB
 """What another process may hold of a card before it is worth a warning."""
@@ -33,8 +33,8 @@ def _card_memory(facts: Facts, card: CardFacts) -> Check:
     found = say(
         "{free:.1f} of {total:.1f} GiB are free", free=card.free_bytes / GIB, total=card.total_bytes / GIB
     ) + _holders(card)
-    state = CardState(card.name, card.total_bytes, card.free_bytes, card.has_display, card.neighbours)
-    usable = budget_of(state).value - CONTEXT_BYTES
+    state = GPUState(card.name, card.total_bytes, card.free_bytes, card.has_display, card.neighbours)
+    usable = memory_budget(state).value - CONTEXT_BYTES
     largest = card.neighbours[0] if card.neighbours else None
     remedy = end_process(facts, largest.pid) if largest else Remedy(say("close other programs that use the card"))
     if usable < LEAST_CARD_BYTES:
@@ -57,7 +57,7 @@ def _holders(card: CardFacts) -> str:
     )
 
 
-def _holder(neighbour: Neighbour) -> str:
+def _holder(neighbour: GPUProcess) -> str:
     held = "" if neighbour.bytes is None else f" {neighbour.bytes / GIB:.1f} GiB"
     return f"{neighbour.name} (PID {neighbour.pid}){held}"
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tunesmith.backends import Device, choose_attention
+from tunesmith.backends import Device, resolve_attention
 from tunesmith.doctor.check import Check, Remedy, Status
 from tunesmith.doctor.facts import DeviceFacts, Facts
 from tunesmith.doctor.remedies import install_compiler, install_packages, set_variable, unset_variable
@@ -69,7 +69,7 @@ def _attention(facts: Facts, device: DeviceFacts) -> Check:
     """Which kernel computes attention, in the dtype that is taken there, for the heads that all GPT-2s have."""
     system = "win32" if facts.system.kind == "windows" else "linux"
     known = Device("cuda", system, device.capability, has_flash_attention=device.has_flash_attention)
-    chosen = choose_attention(known, native_dtype(device.capability).value, HEAD_DIM)
+    chosen = resolve_attention(known, native_dtype(device.capability).value, HEAD_DIM)
     return Check("attention", "ok", f"{chosen.value}: {chosen.reason}")
 
 

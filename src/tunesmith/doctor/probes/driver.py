@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from tunesmith.doctor.children import found
-from tunesmith.planning.gpu_processes import card_state
+from tunesmith.planning.gpu_processes import query_gpu
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def _card(nvml: Any, index: int) -> dict[str, Any] | None:  # noqa: ANN401  a module without types
-    state = card_state(index)
+    state = query_gpu(index)
     if state is None:
         return None
     handle = nvml.nvmlDeviceGetHandleByIndex(index)

@@ -6,7 +6,7 @@ from tunesmith.config import PlanConfig
 from tunesmith.doctor.children import found
 from tunesmith.errors import UserError
 from tunesmith.model.hub import folder_here
-from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.optim.state_format import STATE_FORMATS
 from tunesmith.training.forecast import Forecast, forecast, shape_of
 
 FP32_BYTES = 4
@@ -36,7 +36,7 @@ def _sizes(answer: Forecast) -> dict[str, int]:
     shape = shape_of(answer.model)
     parameters = shape.matrix_parameters + shape.n_positions * shape.n_embd
     weights_bytes = parameters * FP32_BYTES
-    bits = STATE_PLANS[answer.plan.states].moment_bits if answer.plan else 32
+    bits = STATE_FORMATS[answer.plan.states].moment_bits if answer.plan else 32
     return {"weights_bytes": weights_bytes, "disk_bytes": 4 * weights_bytes + 2 * (2 * parameters * bits // 8)}
 
 

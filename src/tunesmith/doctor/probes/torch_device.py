@@ -55,9 +55,9 @@ def main() -> None:
 
 
 def _triton() -> dict[str, object]:
-    from tunesmith.backends import triton_here
+    from tunesmith.backends import probe_triton
 
-    usable = triton_here(0)
+    usable = probe_triton(0)
     return {"works": usable.value, "found": usable.reason}
 
 
@@ -114,10 +114,10 @@ def _losses(device: "torch.device") -> dict[str, object]:
     from tunesmith.model.hf_checkpoint import load_gpt2
     from tunesmith.model.hf_config import read_hf_config
     from tunesmith.model.hub import TINY, local_folder
-    from tunesmith.optim.state_format import STATE_PLANS
+    from tunesmith.optim.state_format import STATE_FORMATS
     from tunesmith.training.optimizer import make_optimizer
     from tunesmith.training.step import sum_of_batch_nats, train_step
-    from tunesmith.utils.device import choose_dtype
+    from tunesmith.utils.device import resolve_dtype
 
     folder: Path = local_folder(TINY)
     tokenizer = load_tokenizer(folder, read_hf_config(folder))
@@ -129,8 +129,8 @@ def _losses(device: "torch.device") -> dict[str, object]:
     on_card = device.type == "cuda"  # a CPU's bf16 kernels prepare themselves for seconds
     if not on_card:
         torch.set_num_threads(1)  # several would wait for each other on a busy machine, and there is little to do
-    model.compute_dtype = choose_dtype("auto", device).value if on_card else torch.float32
-    optimizer = make_optimizer(model, weight_decay=0.0, plan=STATE_PLANS["fp32"], seed=0)
+    model.compute_dtype = resolve_dtype("auto", device).value if on_card else torch.float32
+    optimizer = make_optimizer(model, weight_decay=0.0, plan=STATE_FORMATS["fp32"], seed=0)
     scaler = torch.amp.GradScaler(device.type, enabled=model.compute_dtype == torch.float16)
     nats = [
         train_step(model, optimizer, [batch], learning_rate=LEARNING_RATE, max_grad_norm=1.0, scaler=scaler).nats.item()
