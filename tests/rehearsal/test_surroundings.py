@@ -290,8 +290,8 @@ def test_recovery_from_fp16_asks_its_own_gpu(
 ) -> None:
     """bf16 where the GPU that trains has it, whatever the current one has."""
     monkeypatch.setattr("tunesmith.training.recovery.weights_are_finite", lambda _model: True)
-    blocks = SimpleNamespace(h=[SimpleNamespace()])
-    model = SimpleNamespace(compute_dtype=torch.float16, head_VC=SimpleNamespace(device=device), transformer=blocks)
+    blocks = [SimpleNamespace(forward=None)]
+    model = SimpleNamespace(compute_dtype=torch.float16, head_VC=SimpleNamespace(device=device), blocks=blocks)
     recovery = Recovery(model, None, None, Progress, "")  # type: ignore[arg-type]
     list(recovery.recover(3, Progress(step=3)))
     assert model.compute_dtype == wider
