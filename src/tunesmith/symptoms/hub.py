@@ -278,7 +278,7 @@ SYMPTOMS = (
             r"no file named .{0,60}(pytorch_model\.bin|model\.safetensors)",
             r"is not a model folder",
             r"unrecognized model in",
-            r"there is no model folder",
+            r"model folder not found",
             r"should have a `?model_type`? key",
             r"config\.json.{0,30}(not found|no such file)",
             r"no file named .{0,160}found in directory",
