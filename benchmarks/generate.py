@@ -130,7 +130,7 @@ def memory_bound(model: Path, quick: bool) -> dict[str, Any]:  # noqa: FBT001
     """How fast memory is read, and how many tokens a second that allows when each reads all matrices in bf16."""
     import torch
 
-    from tunesmith.model.hf_config import gpt2_config, read_hf_config
+    from tunesmith.model.hf_config import parse_hf_config, read_hf_config
 
     numbers = torch.ones(READ_BYTES // 4 // (4 if quick else 1), dtype=torch.float32)
     fastest_s = float("inf")
@@ -139,7 +139,7 @@ def memory_bound(model: Path, quick: bool) -> dict[str, Any]:  # noqa: FBT001
         numbers.sum()
         fastest_s = min(fastest_s, time.perf_counter() - started_s)
     bytes_per_s = numbers.nbytes / fastest_s
-    weight_bytes = 2 * gpt2_config(read_hf_config(model), origin=str(model)).matrix_parameters
+    weight_bytes = 2 * parse_hf_config(read_hf_config(model), origin=str(model)).matrix_parameters
     return {
         "bytes_per_s": bytes_per_s,
         "weight_bytes": weight_bytes,

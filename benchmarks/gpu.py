@@ -86,9 +86,9 @@ def main() -> None:
 
 def run(arguments: argparse.Namespace, missing: list[str], scratch: Path) -> None:
     """Every stage that was asked for; torch is imported here, after the settings of its allocator."""
-    from tunesmith.utils.device import set_up_allocators
+    from tunesmith.utils.device import configure_allocators
 
-    set_up_allocators()
+    configure_allocators()
 
     from gpu_stages import generation, kernels, programs, switches, training, traps
     from gpu_stages.running import Journal, Setting, Stage, run_stage

@@ -33,7 +33,7 @@ class Combination:
 
     size: str
     states: str
-    recompute: Recompute
+    apply_activation_checkpointing: Recompute
     tokens: int
     micro_batches: int
     document_tokens: int
@@ -64,25 +64,25 @@ def combinations(sizes: list[str]) -> list[Combination]:
 
 def run(combination: Combination) -> dict[str, Any]:
     """Two steps; predicted and measured bytes."""
-    from tunesmith.utils.device import set_up_allocators
+    from tunesmith.utils.device import configure_allocators
 
-    set_up_allocators()
+    configure_allocators()
     import numpy as np
     import torch
 
     from tunesmith.data.dataloader import Batch
-    from tunesmith.model.activation_checkpointing import recompute
+    from tunesmith.model.activation_checkpointing import apply_activation_checkpointing
     from tunesmith.model.gpt2 import GPT2
     from tunesmith.model.gpt2_config import SHORT_DOCUMENT_TOKENS
-    from tunesmith.optim.state_format import STATE_PLANS
-    from tunesmith.planning.memory_model import Correction, Demand, memory_of
+    from tunesmith.optim.state_format import STATE_FORMATS
+    from tunesmith.planning.memory_model import Calibration, StepSpec, estimate_memory
     from tunesmith.training.memory_calibration import calibrate
     from tunesmith.training.optimizer import make_optimizer
     from tunesmith.training.train_step import train_step
-    from tunesmith.utils.device import choose_dtype, peak_memory_bytes
+    from tunesmith.utils.device import peak_memory_bytes, resolve_dtype
 
-    shape, states = SHAPES[combination.size], STATE_PLANS[combination.states]
-    dtype = choose_dtype("auto", torch.device("cpu")).value
+    shape, states = SHAPES[combination.size], STATE_FORMATS[combination.states]
+    dtype = resolve_dtype("auto", torch.device("cpu")).value
 
     with torch.device("meta"):
         model = GPT2(shape)
@@ -90,9 +90,9 @@ def run(combination: Combination) -> dict[str, Any]:
     model.initialise(torch.Generator().manual_seed(0))
     model.train()
     model.compute_dtype = dtype
-    recompute(model, combination.recompute)
+    apply_activation_checkpointing(model, combination.recompute)
     optimizer = make_optimizer(model, weight_decay=0.01, plan=states)
-    demand = Demand(
+    demand = StepSpec(
         shape,
         states,
         combination.recompute,
@@ -103,9 +103,9 @@ def run(combination: Combination) -> dict[str, Any]:
         share_of_short=float(combination.document_tokens <= SHORT_DOCUMENT_TOKENS),
     )
     before = peak_memory_bytes(torch.device("cpu"))
-    closed = memory_of(demand, Correction()).peak_bytes + memory_of(demand, Correction()).host
+    closed = estimate_memory(demand, Calibration()).peak_bytes + estimate_memory(demand, Calibration()).host
     correction = calibrate(model, optimizer, demand)
-    predicted = memory_of(demand, correction).peak_bytes + memory_of(demand, correction).host
+    predicted = estimate_memory(demand, correction).peak_bytes + estimate_memory(demand, correction).host
     calibrated = peak_memory_bytes(torch.device("cpu"))
 
     ids = np.random.default_rng(0).integers(0, shape.vocab_size, combination.tokens)

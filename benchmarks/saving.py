@@ -69,9 +69,9 @@ def main() -> None:
 def _side(asked: argparse.Namespace) -> dict[str, Any]:
     import tunesmith
     from tunesmith.training.events import RunStarted, StepLogged
-    from tunesmith.utils.device import set_up_allocators
+    from tunesmith.utils.device import configure_allocators
 
-    set_up_allocators()  # as the command line does
+    configure_allocators()  # as the command line does
     ends_s: dict[int, float] = {}
     plans = []
 

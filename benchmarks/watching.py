@@ -128,9 +128,9 @@ def _side(asked: argparse.Namespace) -> dict[str, Any]:
     from tunesmith.training import train
     from tunesmith.training.events import RunStarted, StepLogged
     from tunesmith.ui.progress import Progress
-    from tunesmith.utils.device import set_up_allocators
+    from tunesmith.utils.device import configure_allocators
 
-    set_up_allocators()  # as the command line does
+    configure_allocators()  # as the command line does
     ends_s: dict[int, float] = {}
     plans = []
     watched = asked.side == WATCHED

@@ -29,9 +29,9 @@ from gpu_stages.workloads import (
     without_triton,
 )
 from tunesmith.model import attention, loss
-from tunesmith.model.attention import DocumentLayout, RunAttention, VarlenAttention
+from tunesmith.model.attention import GroupedSDPA, PackedLayout, VarlenAttention
 from tunesmith.optim import low_bit_adamw
-from tunesmith.optim.state_format import BLOCK, STATE_PLANS
+from tunesmith.optim.state_format import BLOCK, STATE_FORMATS
 
 PACKAGES = ("torch", "triton", "transformers", "tokenizers", "safetensors", "numpy", "cyclopts", "psutil", "rich")
 KERNEL_TESTS = Path(__file__).parents[2] / "tests" / "optimizers" / "kernel_against_plain.py"
@@ -101,7 +101,7 @@ def bytes_outside_torch(setting: Setting) -> Result:
     note("optimizer")
     logits = torch.zeros(64, 512, device=device)
     targets = torch.zeros(64, dtype=torch.int64, device=device)
-    loss.nats_and_gradient(logits, targets, 500, out_K=torch.empty(64, device=device))
+    loss.cross_entropy_backward_(logits, targets, 500, out_K=torch.empty(64, device=device))
     note("Triton kernel")
     return {"bytes": found, "reserved_bytes": torch.cuda.memory_reserved(device)}
 
@@ -137,7 +137,7 @@ def loss_kernel(setting: Setting, dtype: torch.dtype) -> Result:
         for name, plain in _paths(setting):
             mine, out = logits.clone(), torch.empty(rows, device=device)
             with _chosen(plain=plain):
-                loss.nats_and_gradient(mine, targets, vocabulary, out_K=out)
+                loss.cross_entropy_backward_(mine, targets, vocabulary, out_K=out)
             found["errors"][f"{rows} rows, {name}"] = {
                 "nats": float((out.double() - nats.detach()).abs().max()),
                 "gradient": float((mine[:, :vocabulary].double() - gradient).abs().max()),
@@ -147,7 +147,7 @@ def loss_kernel(setting: Setting, dtype: torch.dtype) -> Result:
     logits = torch.randn(rows, padded, device=device).to(dtype)
     targets, out = torch.randint(0, vocabulary, (rows,), device=device), torch.empty(rows, device=device)
     passed_bytes = 3 * logits.nbytes  # read, read again, written
-    found |= _timed(setting, lambda: loss.nats_and_gradient(logits, targets, vocabulary, out_K=out), passed_bytes)
+    found |= _timed(setting, lambda: loss.cross_entropy_backward_(logits, targets, vocabulary, out_K=out), passed_bytes)
     return found
 
 
@@ -158,21 +158,19 @@ def optimizer_kernel_values(setting: Setting) -> Result:
         runpy.run_path(str(KERNEL_TESTS))
     finally:
         torch.set_default_device("cpu")
-    return {"status": "pass", "compared_with": "update_in_stretches"}
+    return {"status": "pass", "compared_with": "update_chunked"}
 
 
 def optimizer_kernel_time(setting: Setting, name: str) -> Result:
     """An update of 8-bit or 4-bit states: its time, and the bytes it moves."""
-    plan = STATE_PLANS[name]  # type: ignore[index]
+    plan = STATE_FORMATS[name]  # type: ignore[index]
     numbers = (1 << 26 if setting.is_gpu else 1 << 16) // BLOCK * BLOCK
     found: Result = {"numbers": numbers}
     for side, plain in _paths(setting):
         with _chosen(plain=plain):
             parameter = torch.nn.Parameter(torch.randn(numbers // BLOCK, BLOCK, device=setting.torch_device))
             groups = [{"params": [parameter], "weight_decay": 0.01}]
-            optimizer = low_bit_adamw.CompressedAdamW(
-                groups, plan, [parameter], betas=(0.9, 0.999), epsilon=1e-8, seed=0
-            )
+            optimizer = low_bit_adamw.LowBitAdamW(groups, plan, [parameter], betas=(0.9, 0.999), epsilon=1e-8, seed=0)
             parameter.grad = torch.randn_like(parameter)
             seconds = seconds_of(optimizer.step, setting.torch_device, times=10 if setting.is_gpu else 2)
         kept = [parameter, *(t for key, t in optimizer.state[parameter].items() if key != "step")]
@@ -224,16 +222,16 @@ def _rates(side: str, seconds: float, passed_bytes: int) -> Result:
 Attends = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 
-def kinds_of_attention(layout: DocumentLayout, device: torch.device) -> dict[str, tuple[Attends, torch.dtype]]:
+def kinds_of_attention(layout: PackedLayout, device: torch.device) -> dict[str, tuple[Attends, torch.dtype]]:
     """The implementations that the package has here, each with the dtype it is compared in."""
-    found: dict[str, tuple[Attends, torch.dtype]] = {"sdpa per run, fp32": (RunAttention(layout), torch.float32)}
+    found: dict[str, tuple[Attends, torch.dtype]] = {"sdpa per run, fp32": (GroupedSDPA(layout), torch.float32)}
     if device.type != "cuda":
         return found
-    offsets = layout.offsets_in_slots().to(device)
-    found["sdpa per run, bf16"] = (RunAttention(layout), torch.bfloat16)
+    offsets = layout.padded_cu_seqlens().to(device)
+    found["sdpa per run, bf16"] = (GroupedSDPA(layout), torch.bfloat16)
     known = {"layout": layout, "device": device, "offsets": offsets, "longest": layout.longest}
     for name, kind in inspect.getmembers(attention, inspect.isclass):
-        if kind.__module__ != attention.__name__ or not name.endswith("Attention") or kind is RunAttention:
+        if kind.__module__ != attention.__name__ or not name.endswith("Attention") or kind is GroupedSDPA:
             continue
         arguments = inspect.signature(kind).parameters
         if not set(arguments) <= set(known):
@@ -260,7 +258,7 @@ def attention_of(setting: Setting, channels: int) -> Result:
     """Outputs and gradients of every kind, and whether a repetition has the same bits, deterministic or not."""
     device = setting.torch_device
     lengths = DOCUMENT_TOKENS if setting.is_gpu else DOCUMENT_TOKENS[:5]
-    layout = DocumentLayout.of((0, *np.cumsum(lengths).tolist()))
+    layout = PackedLayout.of((0, *np.cumsum(lengths).tolist()))
     inputs = [torch.randn(sum(lengths), 4, channels, device=device).requires_grad_() for _ in range(3)]
     scale = channels**-0.5
     found: Result = {}
@@ -294,7 +292,7 @@ def attention_time(setting: Setting) -> Result:
     device = setting.torch_device
     found: Result = {}
     for length, count in ((1024, 16), (20, 800)) if setting.is_gpu else ((20, 4),):
-        layout = DocumentLayout.of(tuple(range(0, length * count + 1, length)))
+        layout = PackedLayout.of(tuple(range(0, length * count + 1, length)))
         for name, (attend, dtype) in kinds_of_attention(layout, device).items():
             q, k, v = (
                 torch.randn(length * count, 12, 64, device=device, dtype=dtype, requires_grad=True) for _ in range(3)

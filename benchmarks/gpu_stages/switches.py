@@ -14,9 +14,9 @@ from gpu_stages.workloads import TINY_VOCABULARY, VOCABULARY, Trainee, batches_o
 from tunesmith.generation import sampling_batched
 from tunesmith.generation.sampling_batched import BatchedSamplingParams
 from tunesmith.model import loss
-from tunesmith.model.loss import nats_of_each_token
+from tunesmith.model.loss import token_cross_entropy
 from tunesmith.optim import low_bit_adamw
-from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.optim.state_format import STATE_FORMATS
 
 Work = Callable[[], object]
 
@@ -79,9 +79,9 @@ def accumulation(setting: Setting) -> tuple[Work | None, Work | None]:
     """The sum of bf16 gradients, rounded by chance."""
     device = setting.torch_device
     parameter = torch.nn.Parameter(torch.zeros(1 << 24 if setting.is_gpu else 1 << 16, device=device).view(-1, 256))
-    optimizer = low_bit_adamw.CompressedAdamW(
+    optimizer = low_bit_adamw.LowBitAdamW(
         [{"params": [parameter], "weight_decay": 0.0}],
-        STATE_PLANS["bf16-8bit"],
+        STATE_FORMATS["bf16-8bit"],
         [parameter],
         betas=(0.9, 0.999),
         epsilon=1e-8,
@@ -103,7 +103,7 @@ def evaluation(setting: Setting) -> tuple[Work | None, Work | None]:
     head_VC = torch.randn(-(-vocabulary // 128) * 128, channels, device=device)
     hidden_NC = torch.randn(rows, channels, device=device).to(torch.bfloat16)
     targets_N = torch.randint(0, vocabulary, (rows,), device=device)
-    work = partial(nats_of_each_token, hidden_NC, head_VC, targets_N, vocabulary)
+    work = partial(token_cross_entropy, hidden_NC, head_VC, targets_N, vocabulary)
     return plainly(work, loss, loss), work
 
 

@@ -24,14 +24,14 @@ from gpu_stages.workloads import (
 from tunesmith.data.dataloader import TrainBatchSampler
 from tunesmith.data.packing import plan_micro_batches, windows_of
 from tunesmith.data.prefetch import prefetch
-from tunesmith.model.attention import DocumentLayout, hidden_states, on_device_of
-from tunesmith.model.compile import inference
-from tunesmith.model.loss import nats_of_each_token
-from tunesmith.optim.state_format import STATE_PLANS
-from tunesmith.planning.calibration_cache import Experience
-from tunesmith.planning.fit import Request, best_way
-from tunesmith.planning.hardware import GIB, hardware_named
-from tunesmith.planning.memory_model import Demand
+from tunesmith.model.attention import PackedLayout, forward_packed, to_model_device
+from tunesmith.model.compile import inference_mode
+from tunesmith.model.loss import token_cross_entropy
+from tunesmith.optim.state_format import STATE_FORMATS
+from tunesmith.planning.calibration_cache import CalibrationCache
+from tunesmith.planning.fit import FitRequest, fastest_fit
+from tunesmith.planning.hardware import GIB, hardware_for_gpu
+from tunesmith.planning.memory_model import StepSpec
 from tunesmith.training.train_step import train_step
 from tunesmith.utils.oom import in_pieces
 
@@ -136,11 +136,11 @@ def in_12_gb(setting: Setting, plan: Plan) -> Result:
     device = setting.torch_device
     others = (driver_bytes_in_use() or 0) if setting.is_gpu else 0
     size = plan.size if setting.is_gpu else "tiny"
-    hardware = replace(hardware_named("RTX 4070 Ti", "12GB"), kind=device.type)  # type: ignore[arg-type]
-    experience = Experience({})
-    states = STATE_PLANS[plan.states]  # type: ignore[index]
-    request = Request(
-        demand=Demand(config_of(size), states, "nothing", 0, 0, 2, hardware.kind),
+    hardware = replace(hardware_for_gpu("RTX 4070 Ti", "12GB"), kind=device.type)  # type: ignore[arg-type]
+    experience = CalibrationCache({})
+    states = STATE_FORMATS[plan.states]  # type: ignore[index]
+    request = FitRequest(
+        demand=StepSpec(config_of(size), states, "nothing", 0, 0, 2, hardware.kind),
         states="auto",
         recompute="auto",
         step_tokens=plan.step_tokens if setting.is_gpu else 1024,
@@ -148,7 +148,7 @@ def in_12_gb(setting: Setting, plan: Plan) -> Result:
         mean_context_tokens=float(plan.document_tokens),
         correction_of=lambda demand: experience.correction(demand, hardware),
     )
-    way = best_way(request, hardware, states)
+    way = fastest_fit(request, hardware, states)
     batches = batches_of(size, (plan.document_tokens,) * 2, way.demand.tokens, way.demand.micro_batches)
     with memory_limit(device, hardware.budget.value):
         trainee = Trainee.of(
@@ -190,12 +190,14 @@ def in_12_gb(setting: Setting, plan: Plan) -> Result:
 def evaluate(trainee: Trainee, tokens: int) -> float:
     """Mean nats of the first micro-batch, by the way that evaluation takes."""
     model, batch = trainee.model, trainee.batches[0]
-    layout = DocumentLayout(batch.cu_seqlens, batch.max_seqlen)
-    with inference(model):
-        hidden_NC = hidden_states(model, batch.tokens, batch.positions, layout)[:tokens]
+    layout = PackedLayout(batch.cu_seqlens, batch.max_seqlen)
+    with inference_mode(model):
+        hidden_NC = forward_packed(model, batch.tokens, batch.positions, layout)[:tokens]
         targets_N = np.zeros(len(hidden_NC), np.int64)
         targets_N[: len(batch.targets)] = batch.targets[:tokens]
-        nats_N = nats_of_each_token(hidden_NC, model.head_VC, on_device_of(model, targets_N), model.config.vocab_size)
+        nats_N = token_cross_entropy(
+            hidden_NC, model.head_VC, to_model_device(model, targets_N), model.config.vocab_size
+        )
         return float(nats_N.mean())
 
 

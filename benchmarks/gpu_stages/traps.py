@@ -17,15 +17,15 @@ from gpu_stages.running import Case, Result, Setting, a_compiler, a_gpu
 from gpu_stages.workloads import Trainee, batches_of, config_of, new_model, relative_error, wait
 from tunesmith.errors import DoesNotFitError, UserError
 from tunesmith.model import compile as compiling
-from tunesmith.model.activation_checkpointing import recompute
-from tunesmith.model.attention import DocumentLayout, attention_over, hidden_states
+from tunesmith.model.activation_checkpointing import apply_activation_checkpointing
+from tunesmith.model.attention import PackedLayout, attention_for, forward_packed
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.loss import nats_of_each_token, sum_of_nats
-from tunesmith.optim.state_format import STATE_PLANS
-from tunesmith.planning.calibration_cache import Experience
-from tunesmith.planning.fit import Request, best_way
-from tunesmith.planning.hardware import GIB, hardware_here, hardware_named, hardware_of_driver
-from tunesmith.planning.memory_model import Demand
+from tunesmith.model.loss import fused_linear_cross_entropy, token_cross_entropy
+from tunesmith.optim.state_format import STATE_FORMATS
+from tunesmith.planning.calibration_cache import CalibrationCache
+from tunesmith.planning.fit import FitRequest, fastest_fit
+from tunesmith.planning.hardware import GIB, detect_hardware, hardware_for_gpu, hardware_from_driver
+from tunesmith.planning.memory_model import StepSpec
 from tunesmith.training.memory_calibration import calibrate
 from tunesmith.training.nonfinite import find_nonfinite_windows
 from tunesmith.utils.oom import is_out_of_memory
@@ -56,32 +56,32 @@ def passes_of(
     # where it can be chosen: many shapes are a question to the tracer, and generating code for each takes minutes
     is_traced_only = len(layouts) > 2 and "backend" in inspect.signature(compiling.compile_in_place).parameters
     compiling.compile_in_place(model, **({"backend": "aot_eager"} if is_traced_only else {}))
-    recompute(model, checkpointing)  # type: ignore[arg-type]
+    apply_activation_checkpointing(model, checkpointing)  # type: ignore[arg-type]
     worst = 0.0
     for lengths in layouts:
-        layout = DocumentLayout((0, *np.cumsum(lengths).tolist()), 64)
+        layout = PackedLayout((0, *np.cumsum(lengths).tolist()), 64)
         positions_N = np.concatenate([np.arange(length) for length in lengths])
         tokens_N = np.arange(sum(lengths), dtype=np.int64) % 400
         gradients = []
         for one in (model, plain):
             one.zero_grad(set_to_none=True)
-            hidden_states(one, tokens_N, positions_N, layout).float().square().sum().backward()
+            forward_packed(one, tokens_N, positions_N, layout).float().square().sum().backward()
             gradients.append(one.transformer.h[0].attn.c_attn.weight.grad)
         worst = max(worst, relative_error(*gradients))
     return verdict(passes=worst < 0.05, worst_gradient_error=worst, graphs=graphs())
 
 
-def attention_of(model: GPT2, layout: DocumentLayout) -> Callable[..., torch.Tensor]:
+def attention_of(model: GPT2, layout: PackedLayout) -> Callable[..., torch.Tensor]:
     """What the package attends with; it asks for the model, or for its device and dtype."""
-    if "model" in inspect.signature(attention_over).parameters:
-        return attention_over(layout, model)  # type: ignore[call-arg,arg-type]
-    return attention_over(layout, model.head_VC.device, model.attention_dtype)
+    if "model" in inspect.signature(attention_for).parameters:
+        return attention_for(layout, model)  # type: ignore[call-arg,arg-type]
+    return attention_for(layout, model.head_VC.device, model.attention_dtype)
 
 
 def attention_error(model: GPT2) -> tuple[str, float]:
     """The kind of attention of a model, and its relative error against double precision, backward pass included."""
     device, config = model.head_VC.device, model.config
-    layout = DocumentLayout.of((0, 5, 40, 64))
+    layout = PackedLayout.of((0, 5, 40, 64))
     channels = config.n_embd // config.n_head
     q, k, v = (
         torch.randn(64, config.n_head, channels, device=device).to(model.attention_dtype).requires_grad_()
@@ -165,7 +165,7 @@ def calibration_compiled(setting: Setting) -> Result:
     """L3: calibration computes two short shapes that are never used again, and must not compile them."""
     batches = batches_of("tiny", (64, 64), 1024, 1)
     trainee = Trainee.of("tiny", setting.torch_device, batches, compiled=True)
-    demand = Demand(config_of("tiny"), STATE_PLANS["fp32"], "nothing", 1024, 1, 2, setting.torch_device.type)  # type: ignore[arg-type]
+    demand = StepSpec(config_of("tiny"), STATE_FORMATS["fp32"], "nothing", 1024, 1, 2, setting.torch_device.type)  # type: ignore[arg-type]
     calibrate(trainee.model, trainee.optimizer, demand)
     return verdict(passes=graphs() == 0, graphs=graphs())
 
@@ -189,7 +189,7 @@ def stances_of_two_threads(setting: Setting) -> Result:
     may_leave.set()
     thread.join(10)
     tokens_N = np.zeros(64, np.int64)
-    hidden_states(model, tokens_N, np.arange(64), DocumentLayout.of((0, 64))).sum().backward()
+    forward_packed(model, tokens_N, np.arange(64), PackedLayout.of((0, 64))).sum().backward()
     return verdict(passes=graphs() > 0, graphs=graphs())
 
 
@@ -204,19 +204,19 @@ def fp16_with_bf16_weights(setting: Setting) -> Result:
             )
             evidence[states] = f"works, {float(trainee.step().nats):.0f} nats"
         except (RuntimeError, TypeError, NotImplementedError) as error:
-            hardware = replace(hardware_named("RTX 2080", None), precision="float16")
-            demand = Demand(config_of("gpt2"), STATE_PLANS[states], "nothing", 0, 0, 2, "cuda")  # type: ignore[index]
-            request = Request(demand, states, "auto", 4096, 1024, 1024.0, _correction(hardware))  # type: ignore[arg-type]
+            hardware = replace(hardware_for_gpu("RTX 2080", None), precision="float16")
+            demand = StepSpec(config_of("gpt2"), STATE_FORMATS[states], "nothing", 0, 0, 2, "cuda")  # type: ignore[index]
+            request = FitRequest(demand, states, "auto", 4096, 1024, 1024.0, _correction(hardware))  # type: ignore[arg-type]
             try:
-                best_way(request, hardware, STATE_PLANS[states])  # type: ignore[index]
+                fastest_fit(request, hardware, STATE_FORMATS[states])  # type: ignore[index]
                 evidence[states] = f"planned, and fails: {type(error).__name__}: {str(error)[:120]}"
             except (UserError, DoesNotFitError):
                 evidence[states] = "refused"
     return verdict(passes=not any("fails" in text for text in evidence.values()), states=evidence)
 
 
-def _correction(hardware: object) -> Callable[[Demand], object]:
-    return lambda demand: Experience({}).correction(demand, hardware)  # type: ignore[arg-type]
+def _correction(hardware: object) -> Callable[[StepSpec], object]:
+    return lambda demand: CalibrationCache({}).correction(demand, hardware)  # type: ignore[arg-type]
 
 
 def another_gpu(_setting: Setting) -> Result:
@@ -264,17 +264,17 @@ def evaluation_bytes(setting: Setting) -> Result:
     wait(device)
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    nats_of_each_token(hidden_NC, model.head_VC, targets_N, model.config.vocab_size)
+    token_cross_entropy(hidden_NC, model.head_VC, targets_N, model.config.vocab_size)
     extra = torch.cuda.max_memory_allocated(device) - before
     return verdict(passes=extra <= EVALUATION_EXTRA_BYTES, extra_bytes=extra, allowed_bytes=EVALUATION_EXTRA_BYTES)
 
 
 def budget_after_a_run(_setting: Setting) -> Result:
     """C10: memory that this process has cached does not count as taken when the next run is planned."""
-    first = hardware_here("cuda", "auto").budget.value
+    first = detect_hardware("cuda", "auto").budget.value
     held = [torch.empty(GIB, dtype=torch.uint8, device="cuda") for _ in range(8)]
     del held
-    again = hardware_here("cuda", "auto").budget.value
+    again = detect_hardware("cuda", "auto").budget.value
     return verdict(passes=abs(again - first) < GIB // 2, first_bytes=first, after_8_gib_bytes=again)
 
 
@@ -312,8 +312,8 @@ def coarse_logits(setting: Setting) -> Result:
     with torch.no_grad():
         logits_NV = model.logits(hidden_NC).double()
     generation_N = -logits_NV.log_softmax(-1).gather(1, targets_N[:, None])[:, 0]
-    evaluation_N = nats_of_each_token(hidden_NC, model.head_VC, targets_N, 500)
-    training = float(sum_of_nats(hidden_NC, model.head_VC, targets_N, 500).detach()) / 128
+    evaluation_N = token_cross_entropy(hidden_NC, model.head_VC, targets_N, 500)
+    training = float(fused_linear_cross_entropy(hidden_NC, model.head_VC, targets_N, 500).detach()) / 128
     errors = {
         "generation": float((generation_N - exact_N).abs().mean()),
         "evaluation": float((evaluation_N - exact_N).abs().mean()),
@@ -330,7 +330,7 @@ def fp16_head_gradient(setting: Setting) -> Result:
     head_VC[7] = -1.0
     head_VC.requires_grad_()
     targets_N = torch.full((4096,), 7, dtype=torch.int64, device=device)
-    sum_of_nats(hidden_NC, head_VC, targets_N, 500).div(4096).backward()
+    fused_linear_cross_entropy(hidden_NC, head_VC, targets_N, 500).div(4096).backward()
     assert head_VC.grad is not None
     return verdict(passes=bool(head_VC.grad.isfinite().all()), largest=float(head_VC.grad.abs().max()))
 
@@ -338,7 +338,7 @@ def fp16_head_gradient(setting: Setting) -> Result:
 def driver_without_devices(_setting: Setting) -> Result:
     """L7: a plan without torch does not speak of a GPU that CUDA_VISIBLE_DEVICES hides."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    found = hardware_of_driver()
+    found = hardware_from_driver()
     return verdict(passes=found is None, found=found.name if found else None)
 
 

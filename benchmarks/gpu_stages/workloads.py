@@ -19,12 +19,12 @@ from tunesmith.data.corpus import Split
 from tunesmith.data.dataloader import Batch, pack_batches
 from tunesmith.data.packing import windows_of
 from tunesmith.data.spans import TokenSpans
-from tunesmith.model.activation_checkpointing import recompute
-from tunesmith.model.compile import compile_in_place
+from tunesmith.model.activation_checkpointing import apply_activation_checkpointing
+from tunesmith.model.compile import apply_compile
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import GPT2Config
-from tunesmith.optim.state_format import STATE_PLANS
-from tunesmith.planning.gpus import known_card
+from tunesmith.optim.state_format import STATE_FORMATS
+from tunesmith.planning.gpus import lookup_gpu
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.train_step import StepResult, train_step
 
@@ -124,9 +124,9 @@ class Trainee:
         """As the package sets a run up."""
         model = new_model(size, device, dtype=dtype)
         if compiled:
-            compile_in_place(model)
-        recompute(model, checkpointing)  # type: ignore[arg-type]
-        optimizer = make_optimizer(model, weight_decay=0.01, plan=STATE_PLANS[states])  # type: ignore[index]
+            apply_compile(model)
+        apply_activation_checkpointing(model, checkpointing)  # type: ignore[arg-type]
+        optimizer = make_optimizer(model, weight_decay=0.01, plan=STATE_FORMATS[states])  # type: ignore[index]
         return cls(model, optimizer, batches, scaler_for(device, enabled=dtype == torch.float16))
 
     def step(self) -> StepResult:
@@ -212,7 +212,7 @@ def flops_per_token(config: GPT2Config, mean_context: float) -> float:
 
 def peak_flops_per_s(device: torch.device) -> float | None:
     """Of the data sheet; None for a GPU that is not known, and for a CPU."""
-    known = known_card(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    known = lookup_gpu(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     teraflops = getattr(getattr(known, "speed", known), "tflops", None)
     return teraflops * 1e12 if teraflops else None
 

@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
 from tunesmith.messages.catalogue import say
-from tunesmith.utils.device import Choice
+from tunesmith.utils.device import Decision
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ Capability = tuple[int, int]
 
 FLASH_CAPABILITY: Capability = (8, 0)
 FLASH_DTYPES = ("float16", "bfloat16")
-FLASH_HEAD_DIM_MULTIPLE, FLASH_MOST_HEAD_DIM = 8, 256
+FLASH_HEAD_DIM_MULTIPLE, FLASH_MAX_HEAD_DIM = 8, 256
 """What FlashAttention-2's variable-length kernels accept (flash_api.cpp)."""
 EFFICIENT_CAPABILITY: dict[str, Capability] = {"float16": (5, 0), "float32": (5, 0), "bfloat16": (8, 0)}
 """What torch's memory-efficient kernels are instantiated for (mem_eff_attention/kernels/cutlassF.h)."""
@@ -58,7 +58,7 @@ class Device:
     has_flash_attention: bool = False
 
 
-def choose_attention(device: Device, dtype: str, head_dim: int) -> Choice[AttentionBackend]:
+def resolve_attention(device: Device, dtype: str, head_dim: int) -> Decision[AttentionBackend]:
     """The fastest attention that runs there.
 
     Args:
@@ -67,13 +67,13 @@ def choose_attention(device: Device, dtype: str, head_dim: int) -> Choice[Attent
         head_dim: channels of a head.
     """
     if device.kind == "cpu":
-        return Choice("sdpa", say("the CPU's fused kernel, a call for every length of documents"))
+        return Decision("sdpa", say("the CPU's fused kernel, a call for every length of documents"))
     reason = _why_no_flash(device, dtype, head_dim)
     if not reason:
-        return Choice("flash_varlen", say("FlashAttention-2: one kernel for all documents of a batch"))
+        return Decision("flash_varlen", say("FlashAttention-2: one kernel for all documents of a batch"))
     if _capability(device) >= EFFICIENT_CAPABILITY[dtype]:
-        return Choice("efficient_varlen", say("memory-efficient attention, because {reason}", reason=reason))
-    return Choice(
+        return Decision("efficient_varlen", say("memory-efficient attention, because {reason}", reason=reason))
+    return Decision(
         "sdpa",
         say(
             "slow: {reason}, and memory-efficient attention in {dtype} needs compute capability {needed}",
@@ -94,11 +94,11 @@ def _why_no_flash(device: Device, dtype: str, head_dim: int) -> str:
         )
     if dtype not in FLASH_DTYPES:
         return say("FlashAttention-2 does not compute in {dtype}", dtype=dtype)
-    if head_dim % FLASH_HEAD_DIM_MULTIPLE or head_dim > FLASH_MOST_HEAD_DIM:
+    if head_dim % FLASH_HEAD_DIM_MULTIPLE or head_dim > FLASH_MAX_HEAD_DIM:
         return say(
             "FlashAttention-2 needs heads of a multiple of {multiple} channels up to {most}, not {head_dim}",
             multiple=FLASH_HEAD_DIM_MULTIPLE,
-            most=FLASH_MOST_HEAD_DIM,
+            most=FLASH_MAX_HEAD_DIM,
             head_dim=head_dim,
         )
     if not device.has_flash_attention:
@@ -118,7 +118,7 @@ def is_traceable(attention: AttentionBackend, *, one_scale: bool) -> bool:
     return attention == "flash_varlen" and one_scale
 
 
-def choose_kernels(device: Device, triton: Choice[bool]) -> Choice[Kernels]:
+def resolve_kernels(device: Device, triton: Decision[bool]) -> Decision[Kernels]:
     """Triton kernels for loss and optimizer, or plain torch.
 
     Args:
@@ -126,10 +126,10 @@ def choose_kernels(device: Device, triton: Choice[bool]) -> Choice[Kernels]:
         triton: whether a Triton kernel can be built and launched there.
     """
     usable = _triton(device, triton)
-    return Choice("triton" if usable.value else "torch", usable.reason)
+    return Decision("triton" if usable.value else "torch", usable.reason)
 
 
-def choose_compilation(device: Device, triton: Choice[bool], cpp_compiler: str) -> Choice[bool]:
+def resolve_compilation(device: Device, triton: Decision[bool], cpp_compiler: str) -> Decision[bool]:
     """Whether blocks can be compiled: Triton for a GPU, a C++ compiler for the CPU.
 
     Args:
@@ -140,15 +140,15 @@ def choose_compilation(device: Device, triton: Choice[bool], cpp_compiler: str) 
     if device.kind == "cuda":
         return _triton(device, triton)
     if not cpp_compiler:
-        return Choice(False, say("there is no {compiler}", compiler=_cpp_compilers(device.system)[0]))
-    return Choice(True, say("{compiler} is here", compiler=cpp_compiler))
+        return Decision(False, say("{compiler} is missing", compiler=_cpp_compilers(device.system)[0]))
+    return Decision(True, say("{compiler} is here", compiler=cpp_compiler))
 
 
-def _triton(device: Device, triton: Choice[bool]) -> Choice[bool]:
+def _triton(device: Device, triton: Decision[bool]) -> Decision[bool]:
     if device.kind == "cpu":
-        return Choice(False, say("Triton kernels are for GPUs"))
+        return Decision(False, say("Triton kernels are for GPUs"))
     if _capability(device) < TRITON_CAPABILITY:
-        return Choice(
+        return Decision(
             False,
             say(
                 "Triton needs compute capability {needed}, and this is {shown}",
@@ -159,7 +159,7 @@ def _triton(device: Device, triton: Choice[bool]) -> Choice[bool]:
     return triton
 
 
-def why_not_together(dtype: str, *, has_bf16_weights: bool, holds_gradients: bool) -> str:
+def why_incompatible(dtype: str, *, has_bf16_weights: bool, holds_gradients: bool) -> str:
     """Why a memory mode cannot be used with a dtype of the arithmetic; empty where it can.
 
     Args:
@@ -178,16 +178,16 @@ def why_not_together(dtype: str, *, has_bf16_weights: bool, holds_gradients: boo
     return ""
 
 
-def triton_assumed(system: str) -> Choice[bool]:
+def assume_triton(system: str) -> Decision[bool]:
     """Of a machine that is not here: torch's Linux builds bring Triton, those for Windows do not."""
     if system == "win32" and find_spec("triton") is None:
         command = "pip install triton-windows"
-        return Choice(False, say("torch's Windows builds bring no Triton: {command}", command=command))
-    return Choice(True, say("taken to be possible there"))
+        return Decision(False, say("torch's Windows builds bring no Triton: {command}", command=command))
+    return Decision(True, say("taken to be possible there"))
 
 
 @cache
-def device_here(device: "torch.device") -> Device:
+def detect_device(device: "torch.device") -> Device:
     """The facts of a device of this machine."""
     import torch
 
@@ -211,7 +211,7 @@ def _cpp_compilers(system: str) -> tuple[str, ...]:
 
 
 @cache
-def triton_here(index: int) -> Choice[bool]:
+def probe_triton(index: int) -> Decision[bool]:
     """Whether Triton can build and launch a kernel on a GPU of this machine; found out by doing it, once a process.
 
     The package alone tells nothing: on first use Triton compiles C code against Python's headers, and neither compiler
@@ -221,13 +221,13 @@ def triton_here(index: int) -> Choice[bool]:
         index: of the GPU, as torch counts.
     """
     if find_spec("triton") is None:
-        return Choice(False, say("Triton is not installed"))
+        return Decision(False, say("Triton is not installed"))
     try:
         _launch_one_kernel(index)
     except Exception as error:  # noqa: BLE001  Triton raises whatever the compiler, the loader or the driver does
         lines = str(error).strip().splitlines() or [type(error).__name__]
-        return Choice(False, say("Triton cannot build a kernel here ({error})", error=lines[0][:200]))
-    return Choice(True, say("Triton has built and launched a kernel"))
+        return Decision(False, say("Triton cannot build a kernel here ({error})", error=lines[0][:200]))
+    return Decision(True, say("Triton has built and launched a kernel"))
 
 
 def _launch_one_kernel(index: int) -> None:

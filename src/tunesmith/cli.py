@@ -37,7 +37,7 @@ from tunesmith.ui.output import (
     print_json,
     show_traceback,
 )
-from tunesmith.utils.device import set_up_allocators
+from tunesmith.utils.device import configure_allocators
 
 if TYPE_CHECKING:
     from tunesmith.distributed.place import Place
@@ -103,7 +103,7 @@ def train(config: TrainConfig) -> int:
         from tunesmith.training.in_processes import train_in_processes
 
         return train_in_processes(config)
-    set_up_allocators()
+    configure_allocators()
     from tunesmith.distributed.lost import ToldError
     from tunesmith.training import train as training
     from tunesmith.training.stop import StopRequest
@@ -173,7 +173,7 @@ def evaluate(config: EvaluateConfig) -> int:
     place = _place_here()
     if place is None and config.devices > 1:
         return _in_processes(config)
-    set_up_allocators()
+    configure_allocators()
     from tunesmith.distributed.lost import ToldError
 
     try:
@@ -190,7 +190,7 @@ def generate(config: GenerateConfig) -> int:
     place = _place_here()
     if place is None and config.devices > 1:
         return _in_processes(config)
-    set_up_allocators()
+    configure_allocators()
     from tunesmith.ui.generated_texts import TextProgress, keep_texts, texts_block
 
     speaks = place is None or place.rank == 0
@@ -233,7 +233,7 @@ def serve(config: ServeConfig) -> int:
         return _serve_runs(config)
     if not config.models:
         raise UsageError("no model was named", hint="name one or several: tunesmith serve my-model")
-    set_up_allocators()
+    configure_allocators()
     from tunesmith.serving.server import serve_models
     from tunesmith.ui.output import ServingLines
 

@@ -21,7 +21,7 @@ import torch._dynamo  # the first step would import it, in every process anew
 from tunesmith.cli import main
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_checkpoint import save_gpt2
-from tunesmith.model.hf_config import gpt2_config, read_hf_config
+from tunesmith.model.hf_config import parse_hf_config, read_hf_config
 from tunesmith.model.hub import local_folder
 from tunesmith.run_dir import RunDir
 from tunesmith.training.checkpoint import verify_checksums
@@ -44,7 +44,7 @@ def make_world(folder: Path) -> tuple[Path, Path]:
     tiny, model = local_folder("tiny"), folder / "model"
     model.mkdir()
     hf_config = {**read_hf_config(tiny), "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": None}
-    gpt2 = GPT2(gpt2_config(hf_config, origin="the small model"))
+    gpt2 = GPT2(parse_hf_config(hf_config, origin="the small model"))
     gpt2.initialise(torch.Generator().manual_seed(0))
     save_gpt2(gpt2, model, hf_config=hf_config)
     for path in tiny.glob("*token*.json"):

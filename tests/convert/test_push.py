@@ -156,5 +156,5 @@ def test_mistakes(
         (bare / name).write_bytes((run / name).read_bytes())
     with pytest.raises(UserError, match="no weights as safetensors"):
         tunesmith.push(bare, "someone/small")
-    with pytest.raises(UserError, match="there is no model folder"):
+    with pytest.raises(UserError, match="model folder not found"):
         tunesmith.push("./nowhere", "someone/small")

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_checkpoint import save_gpt2
-from tunesmith.model.hf_config import gpt2_config
+from tunesmith.model.hf_config import parse_hf_config
 
 SHAPE = {
     "model_type": "gpt2",
@@ -27,7 +27,7 @@ SHAPE = {
 def module_model_folder(tmp_path_factory: pytest.TempPathFactory, small_tokenizer: Tokenizer) -> Path:
     """A very small model with random weights."""
     folder = tmp_path_factory.mktemp("model")
-    model = GPT2(gpt2_config(SHAPE, origin="here"))
+    model = GPT2(parse_hf_config(SHAPE, origin="here"))
     model.initialise(torch.Generator().manual_seed(0))
     save_gpt2(model, folder, hf_config=SHAPE)
     small_tokenizer.save(str(folder / "tokenizer.json"))

@@ -8,8 +8,8 @@ import pytest
 from tunesmith.config import PlanConfig
 from tunesmith.errors import UserError
 from tunesmith.model.hub import preset_shape
-from tunesmith.optim.state_format import STATE_PLANS
-from tunesmith.planning.memory_model import Correction, Demand, memory_of
+from tunesmith.optim.state_format import STATE_FORMATS
+from tunesmith.planning.memory_model import Calibration, StepSpec, estimate_memory
 from tunesmith.training.estimate import TrainEstimate, estimate
 
 
@@ -42,8 +42,8 @@ def test_parts_are_counted() -> None:
     """Twice as many processes hold half of the moments each, and of the weights no less than what is gathered."""
     shape = preset_shape("gpt2-xl")
     assert shape is not None
-    demand = Demand(shape, STATE_PLANS["fp32"], "blocks", 1024, 1, 2, "cuda", is_sharded=True)
-    two, four = (memory_of(replace(demand, processes=n), Correction()) for n in (2, 4))
+    demand = StepSpec(shape, STATE_FORMATS["fp32"], "blocks", 1024, 1, 2, "cuda", is_sharded=True)
+    two, four = (estimate_memory(replace(demand, processes=n), Calibration()) for n in (2, 4))
     assert two.moments == 2 * four.moments
     assert two.weights > four.weights > two.weights / 2
 

@@ -25,7 +25,7 @@ from tunesmith.doctor.facts import (
 from tunesmith.doctor.fixes import Check
 from tunesmith.doctor.preflight import check_device, check_gpu_is_usable
 from tunesmith.errors import UserError
-from tunesmith.planning.gpu_processes import Neighbour
+from tunesmith.planning.gpu_processes import GPUProcess
 
 
 def _machines() -> ModuleType:
@@ -129,7 +129,7 @@ def test_a_driver_that_does_not_answer() -> None:
 )
 def test_another_process_uses_nine_of_twelve(kind: str, command: str) -> None:
     """It is shown with the memory it uses, and how to end it; the rest is too little for a GPU with a screen."""
-    held = replace(m.GPU, free_bytes=int(2.4 * GIB), processes=(Neighbour(4321, "python3", 9 * GIB),))
+    held = replace(m.GPU, free_bytes=int(2.4 * GIB), processes=(GPUProcess(4321, "python3", 9 * GIB),))
     check = line(m.on(kind, replace(m.GOOD, driver=replace(m.GOOD.driver, gpus=(held,)))), "GPU memory")
     assert check.status == "fail"
     assert "python3 (PID 4321) 9.0 GiB" in check.finding

@@ -25,9 +25,9 @@ from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import LoRA
 from tunesmith.model.hf_checkpoint import load_gpt2, save_gpt2
-from tunesmith.model.hf_config import gpt2_config, read_config_of_tokenizer, read_hf_config
+from tunesmith.model.hf_config import parse_hf_config, read_config_of_tokenizer, read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.model.lora import attach, load_adapter, save_adapter
+from tunesmith.model.lora import apply_lora, load_adapter, save_adapter
 from tunesmith.run_dir import RunDir
 from tunesmith.training.checkpoint import find_checkpoint, load_checkpoint
 from tunesmith.training.optimizer import make_optimizer
@@ -82,7 +82,7 @@ class World:
             self._corpus = prepare_corpus(found, self._tokenizer, ReadingOptions(), val_fraction=0.2, seed=0).folder
         self._tables = _tables()
         adapted = load_gpt2(run)
-        attach(adapted, LORA, seed=0)
+        apply_lora(adapted, LORA, seed=0)
         save_adapter(adapted, folder / "adapter", LORA, base="base")
         self._adapted = adapted
         old = folder / "old"
@@ -120,7 +120,7 @@ class World:
         (folder / "config.json").write_bytes(mutated_json(self._config, chance))
 
     def _read_model_configuration(self, folder: Path, _: None) -> object:
-        return gpt2_config(read_hf_config(folder), origin="it")
+        return parse_hf_config(read_hf_config(folder), origin="it")
 
     def _make_weights(self, folder: Path, chance: random.Random) -> None:
         shutil.copyfile(self._run / "config.json", folder / "config.json")
@@ -279,7 +279,7 @@ def small_run(folder: Path) -> Path:
     tiny, model, text = local_folder("tiny"), folder / "model", folder / "log.txt"
     model.mkdir()
     hf_config = {**read_hf_config(tiny), "n_embd": 8, "n_layer": 1, "n_head": 2, "n_inner": None, "n_positions": 32}
-    gpt2 = GPT2(gpt2_config(hf_config, origin="the small model"))
+    gpt2 = GPT2(parse_hf_config(hf_config, origin="the small model"))
     gpt2.initialise(torch.Generator().manual_seed(0))
     save_gpt2(gpt2, model, hf_config=hf_config)
     for path in tiny.glob("*token*.json"):

@@ -12,8 +12,8 @@ from tunesmith.data.readers import ReadingOptions, open_source
 from tunesmith.data.source_files import resolve_sources
 from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.errors import UserError
-from tunesmith.model.hf_checkpoint import load_gpt2, new_gpt2
-from tunesmith.model.hf_config import gpt2_config, read_hf_config
+from tunesmith.model.hf_checkpoint import init_gpt2, load_gpt2
+from tunesmith.model.hf_config import parse_hf_config, read_hf_config
 from tunesmith.model.hub import local_folder
 from tunesmith.run_dir import RunDir
 from tunesmith.training.checkpoint import DamagedError, verify_checksums
@@ -61,7 +61,7 @@ def test_configurations_of_other_kinds(tmp_path: Path) -> None:
     good = read_hf_config(local_folder("tiny"))
     for strange in ({"activation_function": {"a": 1}}, {"architectures": 1}, {"architectures": "GPT2LMHeadModel"}):
         with pytest.raises(UserError):
-            gpt2_config({**good, **strange}, origin="it")
+            parse_hf_config({**good, **strange}, origin="it")
     (tmp_path / "settings.yaml").write_text(DEEP, "utf-8")
     with pytest.raises(UserError, match="cannot be read"):
         read_config_file(str(tmp_path / "settings.yaml"))
@@ -77,7 +77,7 @@ def test_a_model_that_claims_more_than_it_holds(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="weights, and there are"):
         load_gpt2(tmp_path)
     with pytest.raises(UserError, match="more than this machine has memory"):
-        new_gpt2(tmp_path, dropout=0.0, seed=0)
+        init_gpt2(tmp_path, dropout=0.0, seed=0)
 
 
 def test_checksums_of_other_kinds(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tunesmith.generation.kv_cache import KVCache, PrefillAttention
-from tunesmith.model.attention import DocumentLayout
+from tunesmith.model.attention import PackedLayout
 from tunesmith.model.hf_checkpoint import load_gpt2
 
 LENGTHS, PLACES = (3, 1, 70, 9), [4, 0, 2, 5]
@@ -30,7 +30,7 @@ def test_prompts_are_written_by_one_operation_on_a_gpu(
     model = load_gpt2(make_model_folder()).to("meta")
     cache = KVCache(model, slots=6, positions=80)
     n_layer, _, n_head, _, n_channels = cache.k_LBHPD.shape
-    layout = DocumentLayout.of(OFFSETS)
+    layout = PackedLayout.of(OFFSETS)
     attend = PrefillAttention(cache, PLACES, layout, lambda q_NHD, *_: q_NHD, destinations(torch.device("meta")))
     q_NHD = torch.empty(OFFSETS[-1], n_head, n_channels, device="meta")
     with watch(cache.k_LBHPD, cache.v_LBHPD) as watched:
@@ -47,7 +47,7 @@ def test_every_prompt_gets_its_own_keys_and_values(*, by_index: bool, make_model
     n_layer, _, n_head, positions, n_channels = cache.k_LBHPD.shape
     keys, values = torch.randn(2, n_layer, OFFSETS[-1], n_head, n_channels)
     scattered = destinations(torch.device("cpu")) if by_index else None
-    attend = PrefillAttention(cache, PLACES, DocumentLayout.of(OFFSETS), lambda q_NHD, *_: q_NHD, scattered)
+    attend = PrefillAttention(cache, PLACES, PackedLayout.of(OFFSETS), lambda q_NHD, *_: q_NHD, scattered)
     assert (attend._destinations is not None) == by_index
     for layer in range(n_layer):
         attend.of_layer(layer)(keys[layer], keys[layer], values[layer], 1.0)

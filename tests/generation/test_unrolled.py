@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from tunesmith.generation.cpu_inference import Quantize, can_unroll, prepare_for_inference, unrolled
-from tunesmith.model.attention import DocumentLayout, attention_over
+from tunesmith.model.attention import PackedLayout, attention_for
 from tunesmith.model.hf_checkpoint import load_gpt2
 
-LAYOUT = DocumentLayout.of((0, 1, 10, 19, 60))
+LAYOUT = PackedLayout.of((0, 1, 10, 19, 60))
 
 
 @pytest.mark.parametrize("quantize", ["none", "int8"])
@@ -31,10 +31,10 @@ def test_the_same_numbers_as_the_model(
     prepare_for_inference(model, quantize, may_round=may_round)
     assert can_unroll(model)
     random = torch.Generator().manual_seed(1)
-    for layout in (LAYOUT, DocumentLayout.of((0, 1))):
+    for layout in (LAYOUT, PackedLayout.of((0, 1))):
         n_tokens = layout.offsets[-1]
         tokens_N, positions_N = (torch.randint(0, high, (n_tokens,), generator=random) for high in (300, 64))
-        attend = attention_over(layout, model)
+        attend = attention_for(layout, model)
         with torch.no_grad():
             unrolled_NC, hidden_NC = (
                 compute(tokens_N, positions_N, lambda _layer, attend=attend: attend)

@@ -12,16 +12,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tunesmith.config import RECOMPUTATIONS, Recompute
 from tunesmith.model import activation_checkpointing
-from tunesmith.model.activation_checkpointing import recompute
-from tunesmith.model.attention import DocumentLayout, hidden_states
-from tunesmith.model.compile import can_compile, compile_in_place
+from tunesmith.model.activation_checkpointing import apply_activation_checkpointing
+from tunesmith.model.attention import PackedLayout, forward_packed
+from tunesmith.model.compile import apply_compile, can_compile
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import LoRA
 from tunesmith.model.hf_checkpoint import load_gpt2
-from tunesmith.model.lora import attach, freeze
-from tunesmith.model.loss import sum_of_nats
+from tunesmith.model.lora import apply_lora, freeze
+from tunesmith.model.loss import fused_linear_cross_entropy
 
-LAYOUT = DocumentLayout.of((0, 20, 40, 47, 64))
+LAYOUT = PackedLayout.of((0, 20, 40, 47, 64))
 TOKENS = np.random.default_rng(1).integers(0, 300, 64)
 POSITIONS = np.concatenate([np.arange(end - start) for start, end in ((0, 20), (20, 40), (40, 47), (47, 64))])
 
@@ -40,7 +40,7 @@ class Products(TorchDispatchMode):
 
 def gradients(model: GPT2, what: Recompute) -> tuple[dict[str, torch.Tensor], Counter[str]]:
     """Of every learned parameter after one backward pass, and what was computed for it."""
-    recompute(model, what)
+    apply_activation_checkpointing(model, what)
     return backward(model)
 
 
@@ -49,8 +49,8 @@ def backward(model: GPT2) -> tuple[dict[str, torch.Tensor], Counter[str]]:
     model.zero_grad(set_to_none=True)
     torch.manual_seed(7)  # dropout
     with Products() as counted:
-        hidden_NC = hidden_states(model, TOKENS, POSITIONS, LAYOUT)
-        sum_of_nats(hidden_NC, model.head_VC, torch.from_numpy(TOKENS), 300).backward()
+        hidden_NC = forward_packed(model, TOKENS, POSITIONS, LAYOUT)
+        fused_linear_cross_entropy(hidden_NC, model.head_VC, torch.from_numpy(TOKENS), 300).backward()
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}, counted.calls
 
 
@@ -65,7 +65,7 @@ def test_gradients_are_bitwise_the_same(
     if learned == "blocks":
         freeze(model, "embeddings")
     elif learned == "adapters":
-        attach(model, LoRA(4, 8.0, 0.1, ("attn.c_attn", "mlp.c_proj")), seed=1)
+        apply_lora(model, LoRA(4, 8.0, 0.1, ("attn.c_attn", "mlp.c_proj")), seed=1)
     expected, counted = gradients(model, "nothing")
     products: dict[Recompute, int] = {}
     for what in RECOMPUTATIONS:
@@ -84,10 +84,10 @@ def test_compiled_blocks_compute_the_same(make_model_folder: Callable[..., Path]
     """Recomputation inside of compiled code."""
     model = load_gpt2(make_model_folder()).train()
     expected, _ = gradients(model, "nothing")
-    compile_in_place(model)
+    apply_compile(model)
     for what in RECOMPUTATIONS:
         torch.compiler.reset()
-        recompute(model, what)
+        apply_activation_checkpointing(model, what)
         found, _ = backward(model)
         for name, gradient in expected.items():
             torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-4)
@@ -106,8 +106,9 @@ def test_a_card_keeps_what_goes_into_blocks_on_the_host(
         return torch.empty(shape, dtype=dtype)  # without a GPU nothing is pinned
 
     monkeypatch.setattr(activation_checkpointing, "pinned_empty", pinned)
-    for block in model.transformer.h:
-        block.run_block = activation_checkpointing._checkpointed_on_host
+    apply_activation_checkpointing(model, "blocks")
+    for block in model.blocks:
+        block.forward.to_host = True
     found, _ = backward(model)
     assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
     inputs = [shape for shape in taken if shape == (64, model.config.n_embd)]

@@ -10,21 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tunesmith.model.attention import DocumentLayout, RunAttention, VarlenAttention
+from tunesmith.model.attention import GroupedSDPA, PackedLayout, VarlenAttention
 from tunesmith.model.gpt2_config import SHORT_DOCUMENT_TOKENS
 
 LENGTHS = st.lists(st.integers(1, 20), min_size=1, max_size=12)
 
 
-def layout_of(lengths: list[int]) -> DocumentLayout:
+def layout_of(lengths: list[int]) -> PackedLayout:
     """Documents of these lengths side by side."""
     offsets = [0]
     for length in lengths:
         offsets.append(offsets[-1] + length)
-    return DocumentLayout.of(tuple(offsets))
+    return PackedLayout.of(tuple(offsets))
 
 
-def masked_softmax(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, layout: DocumentLayout, scale: float) -> Tensor:
+def masked_softmax(q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, layout: PackedLayout, scale: float) -> Tensor:
     """The definition: scores over the whole stream, everything but one's own past in one's own document masked."""
     n_tokens = len(q_NHD)
     document_N = torch.bucketize(torch.arange(n_tokens), torch.tensor(layout.offsets[1:]), right=True)
@@ -59,7 +59,7 @@ def test_equals_the_definition(lengths: list[int]) -> None:
     """Values and gradients equal those of the masked softmax, for short, long and repeated lengths."""
     layout = layout_of(lengths)
     ours, plain = random_qkv(sum(lengths)), random_qkv(sum(lengths))
-    y_NHD = RunAttention(layout)(*ours, 0.3)
+    y_NHD = GroupedSDPA(layout)(*ours, 0.3)
     expected_NHD = masked_softmax(*plain, layout, 0.3)
     torch.testing.assert_close(y_NHD, expected_NHD, atol=1e-5, rtol=1e-5)
     upstream_NHD = torch.randn_like(expected_NHD)
@@ -73,7 +73,7 @@ def test_equals_the_definition(lengths: list[int]) -> None:
 def test_bf16_comes_back_as_bf16(length: int) -> None:
     """Short documents are computed in fp32 and long ones in bf16; both come back in bf16, close to exact."""
     qkv = [tensor.detach().bfloat16() for tensor in random_qkv(length)]
-    y_NHD = RunAttention(layout_of([length]))(*qkv, 0.3)
+    y_NHD = GroupedSDPA(layout_of([length]))(*qkv, 0.3)
     assert y_NHD.dtype == torch.bfloat16
     expected_NHD = masked_softmax(*(tensor.float() for tensor in qkv), layout_of([length]), 0.3)
     torch.testing.assert_close(y_NHD.float(), expected_NHD, atol=0.03, rtol=0.03)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from tunesmith.backends import device_here, triton_here
+from tunesmith.backends import detect_device, probe_triton
 from tunesmith.data.corpus import Split
 from tunesmith.data.dataloader import TrainBatchSampler
 from tunesmith.data.packing import EpochLayout
@@ -16,7 +16,7 @@ from tunesmith.data.spans import TokenSpans
 from tunesmith.evaluation.perplexity import evaluate_split
 from tunesmith.generation.engine import generate_tokens
 from tunesmith.generation.sampling import SamplingParams
-from tunesmith.model.compile import can_compile, compile_in_place, is_compiled
+from tunesmith.model.compile import apply_compile, can_compile, is_compiled
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_checkpoint import load_gpt2
 from tunesmith.training.optimizer import make_optimizer
@@ -43,7 +43,7 @@ def train(model: GPT2, n_steps: int) -> list[float]:
     """Losses of some steps in bf16."""
     model.compute_dtype = torch.bfloat16
     optimizer = make_optimizer(model.train(), weight_decay=0.0)
-    order = TrainBatchSampler(split(), context_tokens=64, layout=SHAPE, constant_size=True, seed=1)
+    order = TrainBatchSampler(split(), context_tokens=64, shape=SHAPE, constant_size=True, seed=1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     settings = {"learning_rate": 1e-3, "max_grad_norm": 1.0, "scaler": scaler}
     results = [train_step(model, optimizer, order.batches(step), **settings) for step in range(n_steps)]
@@ -55,7 +55,7 @@ def test_compiled_is_eager_and_stays_compiled(make_model_folder: Callable[..., P
     """Losses equal those of the model as written; layouts change, the code does not; names stay."""
     folder = make_model_folder(n_layer=4)
     eager, compiled = load_gpt2(folder), load_gpt2(folder)
-    compile_in_place(compiled)
+    apply_compile(compiled)
     assert is_compiled(compiled)
     assert not is_compiled(eager)
     expected = train(eager, 6)
@@ -79,20 +79,20 @@ def test_compiled_is_eager_and_stays_compiled(make_model_folder: Callable[..., P
 def load_compiled(folder: Path) -> GPT2:
     """Another model of the same shape."""
     model = load_gpt2(folder)
-    compile_in_place(model)
+    apply_compile(model)
     return model
 
 
 def test_what_compiling_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A C++ compiler on the CPU, Triton that works on a GPU; the reason says which is missing."""
     monkeypatch.setattr("shutil.which", lambda _name: None)
-    assert can_compile(torch.device("cpu")).reason == "there is no g++"
+    assert can_compile(torch.device("cpu")).reason == "g++ is missing"
     monkeypatch.setattr("tunesmith.backends.find_spec", lambda _name: None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (8, 9))
-    device_here.cache_clear()
-    triton_here.cache_clear()
+    detect_device.cache_clear()
+    probe_triton.cache_clear()
     try:
         assert can_compile(torch.device("cuda", 0)).reason == "Triton is not installed"
     finally:
-        device_here.cache_clear()
-        triton_here.cache_clear()
+        detect_device.cache_clear()
+        probe_triton.cache_clear()

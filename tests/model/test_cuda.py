@@ -10,10 +10,10 @@ import torch
 
 from tunesmith.generation.engine import Engine, generate_tokens
 from tunesmith.generation.sampling import SamplingParams
-from tunesmith.model.attention import DocumentLayout, hidden_states, on_device_of
+from tunesmith.model.attention import PackedLayout, forward_packed, to_model_device
 from tunesmith.model.hf_checkpoint import load_gpt2
-from tunesmith.model.loss import sum_of_nats
-from tunesmith.planning.fit import Request
+from tunesmith.model.loss import fused_linear_cross_entropy
+from tunesmith.planning.fit import FitRequest
 
 pytestmark = [
     pytest.mark.gpu,
@@ -23,7 +23,7 @@ pytestmark = [
 
 LENGTHS = (1, 9, 9, 60, 33)
 OFFSETS = (0, 1, 10, 19, 79, 112)
-LAYOUT = DocumentLayout.of(OFFSETS)
+LAYOUT = PackedLayout.of(OFFSETS)
 
 
 def stream(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -39,9 +39,9 @@ def test_packed_loss_and_gradients_in_bf16(make_model_folder: Callable[..., Path
     card.compute_dtype = torch.bfloat16
     losses = []
     for model in (exact, card):
-        hidden_NC = hidden_states(model, *stream(1), LAYOUT)
-        targets_N = on_device_of(model, stream(2)[0])
-        nats = sum_of_nats(hidden_NC, model.head_VC, targets_N, 300)
+        hidden_NC = forward_packed(model, *stream(1), LAYOUT)
+        targets_N = to_model_device(model, stream(2)[0])
+        nats = fused_linear_cross_entropy(hidden_NC, model.head_VC, targets_N, 300)
         nats.backward()
         losses.append(nats.item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
@@ -56,10 +56,10 @@ def test_no_leak_on_the_card(make_model_folder: Callable[..., Path]) -> None:
     model = load_gpt2(make_model_folder(n_embd=64)).cuda()
     model.compute_dtype = torch.bfloat16
     tokens_N, positions_N = stream(1)
-    before_NC = hidden_states(model, tokens_N, positions_N, LAYOUT)
+    before_NC = forward_packed(model, tokens_N, positions_N, LAYOUT)
     changed_N = tokens_N.copy()
     changed_N[40] = (changed_N[40] + 1) % 300
-    same_N = (hidden_states(model, changed_N, positions_N, LAYOUT) == before_NC).all(dim=1).cpu()
+    same_N = (forward_packed(model, changed_N, positions_N, LAYOUT) == before_NC).all(dim=1).cpu()
     assert same_N[:40].all()
     assert not same_N[40:79].any()
     assert same_N[79:].all()
@@ -72,7 +72,7 @@ def test_greedy_text_in_fp32_is_the_cpus(
     folder = make_model_folder()
     model = load_gpt2(folder)
     rules = SamplingParams(0.0, 0, 1.0)
-    requests = [Request([0], 1, rules, 20), Request([0, 5, 9], 2, rules, 20)]
+    requests = [FitRequest([0], 1, rules, 20), FitRequest([0, 5, 9], 2, rules, 20)]
     texts = [
         generate_tokens(
             on_device,
@@ -97,7 +97,7 @@ def test_recorded_steps_write_what_the_host_chooses(
     """
     folder = make_model_folder(n_positions=600)
     model = load_gpt2(folder).cuda()
-    requests = [Request([0, *range(1, 2 + seed)], seed, rules, 20 + 70 * seed) for seed in range(8)]
+    requests = [FitRequest([0, *range(1, 2 + seed)], seed, rules, 20 + 70 * seed) for seed in range(8)]
     texts = []
     for ahead in (False, True):
         engine = Engine(model, end_of_text_id=300, texts_at_once=3, positions=600, ahead=ahead)

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GPT2LMHeadModel
 
 from tunesmith.errors import UserError
-from tunesmith.model.hf_checkpoint import load_gpt2, new_gpt2, save_gpt2, state_for_huggingface
+from tunesmith.model.hf_checkpoint import init_gpt2, load_gpt2, save_gpt2, to_hf_state_dict
 
 MakeFolder = Callable[..., Path]
 
@@ -33,7 +33,7 @@ def replace_weights(folder: Path, state: dict[str, Tensor], file_name: str) -> N
 
 def assert_same_weights(folder: Path, expected: dict[str, Tensor]) -> None:
     """What loads is bitwise what was stored."""
-    state = state_for_huggingface(load_gpt2(folder))
+    state = to_hf_state_dict(load_gpt2(folder))
     assert set(state) == set(expected)
     assert all(torch.equal(state[name], tensor) for name, tensor in expected.items())
 
@@ -138,7 +138,7 @@ def test_index_may_not_point_outside(name: object, make_model_folder: MakeFolder
     (folder / "model.safetensors").rename(folder / "x.safetensors")
     index = {"weight_map": {"transformer.wte.weight": name}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    with pytest.raises(UserError, match=r"which is not beside it|is no weight index"):
+    with pytest.raises(UserError, match=r"which is not in its folder|is not a valid weight index"):
         load_gpt2(folder)
 
 
@@ -200,14 +200,14 @@ def test_folder_without_weights(make_model_folder: MakeFolder) -> None:
 def test_fresh_weights_are_spread_as_gpt2s(make_model_folder: MakeFolder) -> None:
     """Normal with std 0.02, residual projections smaller by sqrt(2 L), norms 1, biases 0; the seed decides."""
     folder = make_model_folder(n_embd=128, n_layer=8)
-    model = new_gpt2(folder, dropout=0.0, seed=1)
+    model = init_gpt2(folder, dropout=0.0, seed=1)
     state = {name: parameter.detach() for name, parameter in model.named_parameters()}
     assert float(state["transformer.h.3.mlp.c_fc.weight"].std()) == pytest.approx(0.02, rel=0.05)
     assert float(state["transformer.wte.weight"][:300].std()) == pytest.approx(0.02, rel=0.05)
     assert float(state["transformer.h.3.mlp.c_proj.weight"].std()) == pytest.approx(0.02 / 4, rel=0.05)
     assert (state["transformer.ln_f.weight"] == 1).all()
     assert not state["transformer.h.0.attn.c_attn.bias"].any()
-    again = new_gpt2(folder, dropout=0.0, seed=1)
-    other = new_gpt2(folder, dropout=0.0, seed=2)
+    again = init_gpt2(folder, dropout=0.0, seed=1)
+    other = init_gpt2(folder, dropout=0.0, seed=2)
     assert torch.equal(again.head_VC, model.head_VC)
     assert not torch.equal(other.head_VC, model.head_VC)

@@ -9,7 +9,7 @@ import pytest
 from transformers import GPT2Config as OracleConfig
 
 from tunesmith.errors import UserError
-from tunesmith.model.hf_config import gpt2_config, read_hf_config
+from tunesmith.model.hf_config import parse_hf_config, read_hf_config
 
 REFUSED: dict[str, Any] = {
     "add_cross_attention": True,
@@ -38,7 +38,7 @@ REFUSED: dict[str, Any] = {
 def test_what_is_not_implemented_is_refused_by_name(switch: str) -> None:
     """The error names the checkpoint and the switch or its value."""
     with pytest.raises(UserError) as error:
-        gpt2_config({switch: REFUSED[switch]}, origin="some/model")
+        parse_hf_config({switch: REFUSED[switch]}, origin="some/model")
     assert "some/model" in error.value.message
     assert switch in error.value.message or repr(REFUSED[switch]) in error.value.message
 
@@ -46,29 +46,29 @@ def test_what_is_not_implemented_is_refused_by_name(switch: str) -> None:
 def test_heads_must_divide_the_width() -> None:
     """100 channels cannot be shared by 12 heads."""
     with pytest.raises(UserError, match="n_embd 100 is not a multiple of n_head 12"):
-        gpt2_config({"n_embd": 100}, origin="m")
+        parse_hf_config({"n_embd": 100}, origin="m")
 
 
 @pytest.mark.parametrize("head", ["GPT2ForSequenceClassification", "GPT2ForTokenClassification"])
 def test_other_heads_are_refused(head: str) -> None:
     """A classifier is no language model."""
     with pytest.raises(UserError, match=head):
-        gpt2_config({"architectures": [head]}, origin="m")
+        parse_hf_config({"architectures": [head]}, origin="m")
 
 
 def test_defaults_are_those_of_transformers() -> None:
     """An empty config.json means GPT-2 124M, and so does the one transformers writes."""
     oracle = OracleConfig()
-    ours = asdict(gpt2_config({}, origin="m"))
+    ours = asdict(parse_hf_config({}, origin="m"))
     assert ours.pop("n_inner") == 4 * oracle.n_embd
     assert ours == {name: getattr(oracle, name) for name in ours}
-    assert gpt2_config(oracle.to_dict(), origin="m") == gpt2_config({}, origin="m")
+    assert parse_hf_config(oracle.to_dict(), origin="m") == parse_hf_config({}, origin="m")
 
 
 def test_harmless_fields_are_left_alone() -> None:
     """What does not change the arithmetic may stand there."""
     raw = {"task_specific_params": {"text-generation": {}}, "attn_pdrop": 0.1, "use_cache": False, "_name": "x"}
-    assert gpt2_config(raw, origin="m").n_layer == 12
+    assert parse_hf_config(raw, origin="m").n_layer == 12
 
 
 @pytest.mark.parametrize(

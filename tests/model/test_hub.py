@@ -111,7 +111,7 @@ def test_unknown_repository_is_named(serve: Serve, make_model_folder: Callable[.
     with serve(FakeHub, folder=make_model_folder("served")) as (endpoint, _):
         answer = generate("someone/missing", endpoint, tmp_path / "hf")
     assert answer.returncode == 1
-    assert "there is no model 'someone/missing'" in answer.stderr
+    assert "model not found: 'someone/missing'" in answer.stderr
     assert [line.split(":")[0] for line in answer.stderr.splitlines()] == ["error", "hint"]
 
 
@@ -127,7 +127,7 @@ def test_silent_hub_is_given_up(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["nothing", "./nothing", "/no/such/place", "a/b/c", "folder/"])
 def test_mistyped_folder_asks_no_hub(name: str) -> None:
     """A name that can only be a path fails at once and names itself."""
-    with pytest.raises(UserError, match="there is no model folder"):
+    with pytest.raises(UserError, match="model folder not found"):
         local_folder(name)
 
 

@@ -12,11 +12,11 @@ from transformers import AutoModelForCausalLM
 
 import tunesmith
 from tunesmith.errors import UserError
-from tunesmith.model.attention import DocumentLayout, hidden_states
+from tunesmith.model.attention import PackedLayout, forward_packed
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import PROJECTIONS, LoRA
 from tunesmith.model.hf_checkpoint import load_gpt2, save_gpt2
-from tunesmith.model.lora import adapted_layers, attach, load_adapter, save_adapter
+from tunesmith.model.lora import adapted_layers, apply_lora, load_adapter, save_adapter
 from tunesmith.training.optimizer import make_optimizer, trainable
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft's own call
@@ -27,7 +27,7 @@ TOKENS_N = np.random.default_rng(1).integers(0, 300, 40)
 def our_logits(model: GPT2) -> torch.Tensor:
     """Of one document."""
     with torch.no_grad():
-        return model.logits(hidden_states(model.eval(), TOKENS_N, np.arange(40), DocumentLayout.of((0, 40))))
+        return model.logits(forward_packed(model.eval(), TOKENS_N, np.arange(40), PackedLayout.of((0, 40))))
 
 
 def moved(model: GPT2) -> GPT2:
@@ -49,7 +49,7 @@ def test_peft_computes_the_same(
     expected = our_logits(base)
     lora = LoRA(rank=4, alpha=8.0, dropout=0.1, targets=targets)
     model = load_gpt2(folder)
-    attach(model, lora, seed=1)
+    apply_lora(model, lora, seed=1)
     torch.testing.assert_close(our_logits(model), expected)
     ours = our_logits(moved(model))
     assert not torch.allclose(ours, expected, atol=1e-2)
@@ -64,7 +64,7 @@ def test_peft_computes_the_same(
     with torch.no_grad():
         torch.testing.assert_close(ours, plain(tokens).logits[0], atol=1e-4, rtol=1e-4)
     again = load_gpt2(folder)
-    attach(again, lora, seed=2)
+    apply_lora(again, lora, seed=2)
     load_adapter(again, tmp_path / "adapter")
     assert torch.equal(our_logits(again), ours)
 
@@ -72,7 +72,7 @@ def test_peft_computes_the_same(
 def test_only_adapters_are_learned(make_model_folder: Callable[..., Path]) -> None:
     """Optimizer state exists for A and B only: 8 bytes for each of their numbers."""
     model = load_gpt2(make_model_folder())
-    attach(model, LoRA(8, 16.0, 0.0, ("attn.c_attn",)), seed=1)
+    apply_lora(model, LoRA(8, 16.0, 0.0, ("attn.c_attn",)), seed=1)
     names = [name for name, _ in trainable(model)]
     assert names == [f"transformer.h.{layer}.attn.c_attn.{part}" for layer in (0, 1) for part in ("lora_A", "lora_B")]
     optimizer = make_optimizer(model, weight_decay=0.0)

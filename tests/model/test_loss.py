@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tunesmith.model.gpt2_config import EVALUATION_CHUNK_ROWS, LOSS_CHUNK_ROWS
 from tunesmith.model.hf_checkpoint import load_gpt2
-from tunesmith.model.loss import _SumOfNats, nats_of_each_token, sum_of_nats
+from tunesmith.model.loss import _SumOfNats, fused_linear_cross_entropy, token_cross_entropy
 
 CHANNELS = 24
 
@@ -35,7 +35,7 @@ def test_value_and_gradients_equal_the_plain_loss(rows: int, vocab_size: int, pa
     hidden_NC, head_VC, targets_N = problem(rows, vocab_size, padded)
     ours = [hidden_NC.clone().requires_grad_(), head_VC.clone().requires_grad_()]
     plain = [hidden_NC.clone().requires_grad_(), head_VC.clone().requires_grad_()]
-    nats = sum_of_nats(*ours, targets_N, vocab_size)
+    nats = fused_linear_cross_entropy(*ours, targets_N, vocab_size)
     expected = cross_entropy(linear(plain[0], plain[1][:vocab_size]), targets_N, reduction="sum")
     (nats * 0.37).backward()
     (expected * 0.37).backward()
@@ -49,7 +49,7 @@ def test_each_token_without_gradients() -> None:
     """The evaluation form gives every token's own loss."""
     hidden_NC, head_VC, targets_N = problem(700, 130, 256)
     expected_N = cross_entropy(linear(hidden_NC, head_VC[:130]), targets_N, reduction="none")
-    torch.testing.assert_close(nats_of_each_token(hidden_NC, head_VC, targets_N, 130), expected_N)
+    torch.testing.assert_close(token_cross_entropy(hidden_NC, head_VC, targets_N, 130), expected_N)
 
 
 def test_bf16_states_with_an_fp32_head() -> None:
@@ -58,7 +58,7 @@ def test_bf16_states_with_an_fp32_head() -> None:
     states_NC = hidden_NC.bfloat16().requires_grad_()
     weights_VC = head_VC.clone().requires_grad_()
     exact_VC = head_VC.clone().requires_grad_()
-    sum_of_nats(states_NC, weights_VC, targets_N, 130).backward()
+    fused_linear_cross_entropy(states_NC, weights_VC, targets_N, 130).backward()
     cross_entropy(linear(hidden_NC, exact_VC[:130]), targets_N, reduction="sum").backward()
     assert states_NC.grad.dtype == torch.bfloat16
     assert weights_VC.grad.dtype == torch.float32
@@ -72,7 +72,7 @@ def test_only_the_asked_rows_are_learned_from(share: float) -> None:
     rows_M = torch.nonzero(torch.rand(len(hidden_NC), generator=torch.Generator().manual_seed(1)) < share)[:, 0]
     ours = [hidden_NC.clone().requires_grad_(), head_VC.clone().requires_grad_()]
     plain = [hidden_NC.clone().requires_grad_(), head_VC.clone().requires_grad_()]
-    nats = sum_of_nats(*ours, targets_N[rows_M], 130, rows_M=rows_M)
+    nats = fused_linear_cross_entropy(*ours, targets_N[rows_M], 130, rows_M=rows_M)
     expected = cross_entropy(linear(plain[0][rows_M], plain[1][:130]), targets_N[rows_M], reduction="sum")
     nats.backward()
     expected.backward()
@@ -118,9 +118,9 @@ def test_logits_around_minus_100_are_told_apart_in_bf16(monkeypatch: pytest.Monk
     for centers in (True, False):
         monkeypatch.setattr("tunesmith.model.loss._centers", lambda _, centers=centers: centers)
         ours = [hidden_NC.clone().requires_grad_(), head_VC.clone().requires_grad_()]
-        nats = sum_of_nats(*ours, targets_N, 1000)
+        nats = fused_linear_cross_entropy(*ours, targets_N, 1000)
         nats.backward()
-        of_tokens = (nats_of_each_token(hidden_NC, head_VC, targets_N, 1000) - expected_N).abs().mean().item()
+        of_tokens = (token_cross_entropy(hidden_NC, head_VC, targets_N, 1000) - expected_N).abs().mean().item()
         of_gradients = [
             ((mine.grad.double() - its.grad).norm() / its.grad.norm()).item()
             for mine, its in zip(ours, exact, strict=True)
@@ -150,7 +150,7 @@ def test_the_heads_gradient_does_not_overflow_in_fp16(*, on_gpu: bool, monkeypat
         monkeypatch.setattr("tunesmith.model.loss._product_buffer", lambda *_: None)
     ours = [states_NC.clone().requires_grad_(), head_VC.clone().requires_grad_()]
     with GpuProducts() as products:
-        sum_of_nats(*ours, targets_N, 130).backward()
+        fused_linear_cross_entropy(*ours, targets_N, 130).backward()
     assert products.count == on_gpu
     assert ours[0].grad.isfinite().all()
     assert (ours[1].grad.double() - exact[1].grad).norm() < 0.002 * exact[1].grad.norm()
@@ -174,7 +174,7 @@ def test_evaluation_on_a_gpu_needs_less_than_400_mb(
     head_VC = torch.empty(GPT2_HEAD, device="meta")
     targets_N = torch.empty(16384, dtype=torch.int64, device="meta")
     with watch(hidden_NC, head_VC, targets_N) as gpu:
-        nats_N = nats_of_each_token(hidden_NC, head_VC, targets_N, 50257)
+        nats_N = token_cross_entropy(hidden_NC, head_VC, targets_N, 50257)
     assert nats_N.shape == (16384,)
     assert gpu.peak_bytes < most_bytes
     chunks = 16384 // EVALUATION_CHUNK_ROWS["cuda"]

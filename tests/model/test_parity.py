@@ -13,10 +13,10 @@ from transformers import GPT2LMHeadModel
 
 from tunesmith.generation.engine import generate_tokens
 from tunesmith.generation.sampling import SamplingParams
-from tunesmith.model.attention import DocumentLayout, RunAttention
+from tunesmith.model.attention import GroupedSDPA, PackedLayout
 from tunesmith.model.gpt2 import ACTIVATIONS, GPT2
-from tunesmith.model.hf_checkpoint import CONV1D, load_gpt2, save_gpt2, state_for_huggingface
-from tunesmith.model.loss import sum_of_nats
+from tunesmith.model.hf_checkpoint import CONV1D, load_gpt2, save_gpt2, to_hf_state_dict
+from tunesmith.model.loss import fused_linear_cross_entropy
 
 SEEDS = range(20)
 
@@ -65,7 +65,7 @@ def packed_hidden(model: GPT2, documents: list[Tensor]) -> Tensor:
     for document in documents:
         offsets.append(offsets[-1] + len(document))
     positions_N = torch.cat([torch.arange(len(document)) for document in documents])
-    attend = RunAttention(DocumentLayout.of(tuple(offsets)))
+    attend = GroupedSDPA(PackedLayout.of(tuple(offsets)))
     hidden_NC: Tensor = model(torch.cat(documents), positions_N, lambda _layer: attend)
     return hidden_NC
 
@@ -87,7 +87,7 @@ def test_logits_and_gradients_equal_transformers(
     oracle_nats.backward()
 
     hidden_NC = packed_hidden(model, documents)
-    nats = sum_of_nats(hidden_NC, model.head_VC, torch.cat(targets), model.config.vocab_size)
+    nats = fused_linear_cross_entropy(hidden_NC, model.head_VC, torch.cat(targets), model.config.vocab_size)
     nats.backward()
 
     torch.testing.assert_close(model.logits(hidden_NC), torch.cat(oracle_logits), atol=1e-5, rtol=0)
@@ -130,7 +130,7 @@ def test_greedy_text_equals_transformers(
         model,
         prompts,
         seeds=[0, 1, 2],
-        params=SamplingParams(temperature=0.0, top_k=0, top_p=1.0),
+        rules=SamplingParams(temperature=0.0, top_k=0, top_p=1.0),
         max_new_tokens=50,
         end_of_text_id=never,
     )
@@ -143,7 +143,7 @@ def test_export_then_import_is_bitwise(
 ) -> None:
     """What we write is what transformers wrote, bit by bit, and it loads there with equal logits."""
     oracle, model, folder = make_pair(seed)
-    state = state_for_huggingface(model)
+    state = to_hf_state_dict(model)
     expected = oracle.state_dict()
     if oracle.config.tie_word_embeddings:
         del expected["lm_head.weight"]
@@ -153,7 +153,7 @@ def test_export_then_import_is_bitwise(
     copy = tmp_path / "copy"
     copy.mkdir()
     save_gpt2(model, copy, hf_config=oracle.config.to_dict())
-    again = state_for_huggingface(load_gpt2(copy))
+    again = to_hf_state_dict(load_gpt2(copy))
     assert all(torch.equal(tensor, again[name]) for name, tensor in state.items())
     tokens = torch.arange(10)[None] % oracle.config.vocab_size
     with torch.no_grad():
@@ -191,7 +191,7 @@ def test_bf16_arithmetic_stays_close(make_model_folder: Callable[..., Path]) -> 
     documents = [document[:60] for document in random_documents(3, 300)]
     targets_N = torch.cat([document.roll(1) for document in documents])
     exact, rounded = (
-        float(sum_of_nats(packed_hidden(model, documents), model.head_VC, targets_N, 300))
+        float(fused_linear_cross_entropy(packed_hidden(model, documents), model.head_VC, targets_N, 300))
         for model.compute_dtype in (torch.float32, torch.bfloat16)
     )
     assert rounded == pytest.approx(exact, rel=5e-3)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tunesmith.monitoring.nvml import handles_in_cuda_order
-from tunesmith.planning.gpu_processes import card_state
-from tunesmith.planning.hardware import GIB, hardware_of_driver
+from tunesmith.planning.gpu_processes import query_gpu
+from tunesmith.planning.hardware import GIB, hardware_from_driver
 
 
 class Nvml:
@@ -102,10 +102,10 @@ def test_divided_gpus_and_silent_drivers(monkeypatch: pytest.MonkeyPatch) -> Non
     assert handles_in_cuda_order(Nvml(), {"CUDA_VISIBLE_DEVICES": "MIG-ee55"}) == []
     assert handles_in_cuda_order(Nvml(tells_speed=False), {}) == [0, 1, 2]
     monkeypatch.setitem(sys.modules, "pynvml", Nvml())
-    state = card_state("GPU-dd44")  # as torch's properties tell it of an instance
+    state = query_gpu("GPU-dd44")  # as torch's properties tell it of an instance
     assert state is not None
     assert state.total_bytes == 5 * GIB
-    assert card_state("GPU-ee55") is None
+    assert query_gpu("GPU-ee55") is None
 
 
 def test_a_plan_without_torch_asks_about_the_gpu_that_torch_would_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_a_plan_without_torch_asks_about_the_gpu_that_torch_would_use(monkeypatc
         monkeypatch.delenv(name, raising=False)
 
     def planned(device: str) -> tuple[str, str, int] | None:
-        hardware = hardware_of_driver(device)
+        hardware = hardware_from_driver(device)
         return hardware and (hardware.device, hardware.name, round(hardware.budget.value / GIB))
 
     assert planned("auto") == ("cuda:0", "NVIDIA GeForce RTX 4090", 23)

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.optim import low_bit_adamw
-from tunesmith.optim.low_bit_adamw import CompressedAdamW
+from tunesmith.optim.low_bit_adamw import LowBitAdamW
 from tunesmith.optim.low_bit_adamw_triton import launch_accumulate
-from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.optim.state_format import STATE_FORMATS
 
 COUNT = 40_000  # several programs, the last one not full
 STEP = torch.tensor(3.0)
@@ -55,10 +55,10 @@ def check_bad_steps(name: str) -> None:
         generator = torch.Generator().manual_seed(2)
         matrix, bias = (nn.Parameter(torch.randn(shape, generator=generator)) for shape in ((16, 256), (16,)))
         groups = [{"params": [matrix, bias], "weight_decay": 0.1}]
-        optimizer = CompressedAdamW(groups, STATE_PLANS[name], [matrix], betas=(0.9, 0.999), epsilon=1e-8, seed=4)
+        optimizer = LowBitAdamW(groups, STATE_FORMATS[name], [matrix], betas=(0.9, 0.999), epsilon=1e-8, seed=4)
         optimizer.param_groups[0]["lr"] = 1e-3
 
-        def everything(matrix: Tensor = matrix, bias: Tensor = bias, its: CompressedAdamW = optimizer) -> list[Tensor]:
+        def everything(matrix: Tensor = matrix, bias: Tensor = bias, its: LowBitAdamW = optimizer) -> list[Tensor]:
             states = [value for one in (matrix, bias) for value in its.state[one].values()]
             return [tensor.detach().clone() for tensor in (matrix, bias, *states)]
 

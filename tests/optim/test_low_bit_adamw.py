@@ -12,21 +12,21 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tunesmith.optim.low_bit_adamw import CompressedAdamW
-from tunesmith.optim.quantization import join
-from tunesmith.optim.state_format import STATE_PLANS, is_compressible
+from tunesmith.optim.low_bit_adamw import LowBitAdamW
+from tunesmith.optim.quantization import merge_fp32
+from tunesmith.optim.state_format import STATE_FORMATS, is_compressible
 
 HELD = ["fp32-8bit", "split-8bit", "bf16-8bit", "bf16-4bit"]
 BETAS, EPSILON, DECAY, RATE = (0.9, 0.999), 1e-8, 0.1, 1e-3
 
 
-def pair(name: str, seed: int = 0) -> tuple[list[nn.Parameter], CompressedAdamW, list[nn.Parameter], torch.optim.AdamW]:
+def pair(name: str, seed: int = 0) -> tuple[list[nn.Parameter], LowBitAdamW, list[nn.Parameter], torch.optim.AdamW]:
     """A matrix and a bias twice: for ours, which compresses the matrix, and for torch's."""
     generator = torch.Generator().manual_seed(seed)
     values = [torch.randn(48, 256, generator=generator), torch.randn(48, generator=generator)]
     ours, theirs = ([nn.Parameter(value.clone()) for value in values] for _ in range(2))
     groups = [{"params": ours, "weight_decay": DECAY}]
-    mine = CompressedAdamW(groups, STATE_PLANS[name], ours[:1], betas=BETAS, epsilon=EPSILON, seed=seed)
+    mine = LowBitAdamW(groups, STATE_FORMATS[name], ours[:1], betas=BETAS, epsilon=EPSILON, seed=seed)
     mine.param_groups[0]["lr"] = RATE
     oracle = torch.optim.AdamW(theirs, lr=RATE, betas=BETAS, eps=EPSILON, weight_decay=DECAY, foreach=False)
     return ours, mine, theirs, oracle
@@ -42,10 +42,10 @@ def give(parameters: list[nn.Parameter], step: int) -> None:
         parameter.grad = gradient.to(torch.bfloat16).to(parameter.dtype)
 
 
-def weights(parameter: nn.Parameter, optimizer: CompressedAdamW) -> torch.Tensor:
+def weights(parameter: nn.Parameter, optimizer: LowBitAdamW) -> torch.Tensor:
     """In fp32, both halves where there are two."""
     remainder = optimizer.state[parameter].get("remainder")
-    return parameter.detach().float() if remainder is None else join(parameter.detach(), remainder)
+    return parameter.detach().float() if remainder is None else merge_fp32(parameter.detach(), remainder)
 
 
 @pytest.mark.parametrize("name", HELD)
@@ -104,7 +104,7 @@ def test_the_split_master_is_the_fp32_weight() -> None:
 def test_the_state_takes_what_the_plan_says(name: str) -> None:
     """Bytes of codes and scales, and two or four for the weight."""
     ours, mine, _, _ = pair(name)
-    plan, count = STATE_PLANS[name], ours[0].numel()
+    plan, count = STATE_FORMATS[name], ours[0].numel()
     state = mine.state[ours[0]]
     moments = sum(state[key].nbytes for key in state if key.startswith("exp_avg"))
     assert moments == sum(code.bytes_for(count) for code in plan.moments)

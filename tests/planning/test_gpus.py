@@ -9,9 +9,9 @@ import tunesmith
 from tunesmith.cli import main
 from tunesmith.errors import UserError
 from tunesmith.planning import hardware
-from tunesmith.planning.gpu_processes import CardState
-from tunesmith.planning.gpus import CARDS, card_named, known_card
-from tunesmith.planning.hardware import GIB, hardware_named, hardware_of_driver
+from tunesmith.planning.gpu_processes import GPUState
+from tunesmith.planning.gpus import GPUS, find_gpu, lookup_gpu
+from tunesmith.planning.hardware import GIB, hardware_for_gpu, hardware_from_driver
 
 AS_SOLD = [
     ("RTX 3060 8GB", 8, 240),
@@ -49,23 +49,23 @@ AS_SOLD = [
 @pytest.mark.parametrize(("name", "memory_gib", "gigabytes_per_s"), AS_SOLD)
 def test_a_name_finds_its_own_memory_and_speed(name: str, memory_gib: int, gigabytes_per_s: float | None) -> None:
     """The row of the data sheet, and not that of a neighbor with another memory, form or suffix."""
-    found = card_named(name)
+    found = find_gpu(name)
     assert found.memory_gib == memory_gib
     assert (found.speed.gigabytes_per_s if found.speed else None) == gigabytes_per_s
-    assert hardware_named(name, None).budget.reason.startswith(f"{memory_gib}.0 GiB less")
+    assert hardware_for_gpu(name, None).budget.reason.startswith(f"{memory_gib}.0 GiB less")
 
 
 def test_a_laptop_is_another_gpu_than_its_desktop_namesake() -> None:
     """Wherever both are known, the laptop's memory is no faster; where only the desktop's is known, it is unknown."""
-    laptops = [card for card in CARDS if "Laptop" in card.name]
+    laptops = [card for card in GPUS if "Laptop" in card.name]
     for laptop in laptops:
-        desktop = known_card(laptop.name.replace(" Laptop", ""))
+        desktop = lookup_gpu(laptop.name.replace(" Laptop", ""))
         if desktop and desktop.speed and laptop.speed:
             assert laptop.speed != desktop.speed
             assert laptop.speed.gigabytes_per_s <= desktop.speed.gigabytes_per_s
     assert len(laptops) >= 15
-    assert known_card("NVIDIA GeForce RTX 2070 with Max-Q Design") is None
-    assert known_card("NVIDIA RTX A5000 Laptop GPU") is None
+    assert lookup_gpu("NVIDIA GeForce RTX 2070 with Max-Q Design") is None
+    assert lookup_gpu("NVIDIA RTX A5000 Laptop GPU") is None
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_a_laptop_is_another_gpu_than_its_desktop_namesake() -> None:
 )
 def test_what_is_not_in_the_list_is_nobodys_neighbor(name: str) -> None:
     """A part of a GPU, another family or maker is refused by name, with something to type instead."""
-    assert known_card(name) is None
-    with pytest.raises(UserError, match=re.escape(f"--gpu {name} is")) as error:
-        card_named(name)
+    assert lookup_gpu(name) is None
+    with pytest.raises(UserError, match=re.escape(f"unknown GPU: --gpu {name}")) as error:
+        find_gpu(name)
     assert "--vram 12GB" in error.value.hint
 
 
@@ -84,7 +84,7 @@ def test_a_driver_that_does_not_name_the_memory_is_understood_by_the_amount(
     total_gib: float, gigabytes_per_s: float
 ) -> None:
     """Both variants call themselves alike."""
-    found = known_card("NVIDIA GeForce RTX 3060", total_gib)
+    found = lookup_gpu("NVIDIA GeForce RTX 3060", total_gib)
     assert found is not None
     assert found.speed is not None
     assert found.speed.gigabytes_per_s == gigabytes_per_s
@@ -92,22 +92,22 @@ def test_a_driver_that_does_not_name_the_memory_is_understood_by_the_amount(
 
 def test_every_row_is_found_by_its_own_name() -> None:
     """No two rows answer to one name, and every speed is a number."""
-    assert [known_card(card.name) for card in CARDS] == list(CARDS)
-    assert all(card.speed is None or min(card.speed.tflops, card.speed.gigabytes_per_s) > 0 for card in CARDS)
+    assert [lookup_gpu(card.name) for card in GPUS] == list(GPUS)
+    assert all(card.speed is None or min(card.speed.tflops, card.speed.gigabytes_per_s) > 0 for card in GPUS)
 
 
 def test_memory_that_a_gpu_is_not_known_with_is_planned_as_asked_and_said() -> None:
     """The amount that was asked counts, and the reason tells what the list knows."""
-    asked = hardware_named("RTX 3060 16GB", None)
+    asked = hardware_for_gpu("RTX 3060 16GB", None)
     assert asked.budget.reason.startswith("16.0 GiB less")
     assert "16 GiB as asked: it is known with 8, 12 GiB" in asked.reasons["device"]
-    assert hardware_named("RTX 3060", "8GB").bytes_per_s == 240e9
+    assert hardware_for_gpu("RTX 3060", "8GB").bytes_per_s == 240e9
 
 
 def drivers_card(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose first GPU has this name."""
-    state = CardState(name, 12 * GIB, 11 * GIB, has_display=False, neighbours=())
-    monkeypatch.setattr(hardware, "card_state_of_cuda", lambda _index: state)
+    state = GPUState(name, 12 * GIB, 11 * GIB, has_display=False, neighbours=())
+    monkeypatch.setattr(hardware, "query_cuda_gpu", lambda _index: state)
 
 
 def test_a_gpu_of_unknown_speed_gets_no_times(
@@ -115,7 +115,7 @@ def test_a_gpu_of_unknown_speed_gets_no_times(
 ) -> None:
     """Neither on the screen nor in JSON stands a time, a speed or a name of another GPU; memory is planned as ever."""
     drivers_card("NVIDIA FooBar 9000", monkeypatch)
-    found = hardware_of_driver("auto")
+    found = hardware_from_driver("auto")
     assert found is not None
     assert found.speed_of == ""
     plan: dict[str, Any] = tunesmith.plan(model="gpt2")

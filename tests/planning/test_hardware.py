@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from tunesmith.errors import UserError
-from tunesmith.planning.gpu_processes import CardState, Neighbour, card_state
-from tunesmith.planning.gpus import CARDS, card_named, known_card
-from tunesmith.planning.hardware import GIB, budget_of, bytes_of, hardware_named, in_precision
+from tunesmith.planning.gpu_processes import GPUProcess, GPUState, query_gpu
+from tunesmith.planning.gpus import GPUS, find_gpu, lookup_gpu
+from tunesmith.planning.hardware import GIB, hardware_for_gpu, memory_budget, parse_memory_size, with_precision
 
 
 @pytest.mark.parametrize("written", ["RTX 4070 Ti", "4070ti", "nvidia geforce rtx 4070 ti", "GeForce RTX 4070 Ti"])
 def test_a_card_by_any_name(written: str) -> None:
     """However it is written."""
-    assert card_named(written).name == "RTX 4070 Ti"
+    assert find_gpu(written).name == "RTX 4070 Ti"
 
 
 def test_drivers_names_are_known() -> None:
@@ -28,17 +28,17 @@ def test_drivers_names_are_known() -> None:
         ("Tesla T4", "T4"),
         ("NVIDIA H200", "H200"),
     ):
-        found = known_card(said)
+        found = lookup_gpu(said)
         assert found is not None
         assert found.name == name
-    assert known_card("NVIDIA GeForce GTX 980") is None
-    assert len({card.name for card in CARDS}) == len(CARDS)
+    assert lookup_gpu("NVIDIA GeForce GTX 980") is None
+    assert len({card.name for card in GPUS}) == len(GPUS)
 
 
 def test_an_unknown_card_is_refused_with_its_neighbours() -> None:
     """The hint names the nearest."""
-    with pytest.raises(UserError, match="--gpu 4071 is no card I know") as error:
-        card_named("4071")
+    with pytest.raises(UserError, match="unknown GPU: --gpu 4071") as error:
+        find_gpu("4071")
     assert "RTX 4070" in error.value.hint
 
 
@@ -47,35 +47,35 @@ def test_an_unknown_card_is_refused_with_its_neighbours() -> None:
 )
 def test_amounts(written: str, amount: int) -> None:
     """Cards are sold in GiB, whatever the box says."""
-    assert bytes_of(written) == amount
+    assert parse_memory_size(written) == amount
 
 
 @pytest.mark.parametrize("written", ["12", "zero", "-3GB", "0GB", "12TB", ""])
 def test_no_amounts(written: str) -> None:
     """Refused with an example."""
     with pytest.raises(UserError, match="--vram"):
-        bytes_of(written)
+        parse_memory_size(written)
 
 
 @pytest.mark.parametrize(("asked", "named"), [("fp32", "float32"), ("fp16", "float16"), ("bf16", "bfloat16")])
 def test_a_card_that_is_not_here_computes_as_asked(asked: str, named: str) -> None:
     """Precision and its reason change; the card stays."""
-    card = hardware_named("RTX 2080 Ti", None)
-    assert in_precision(card, "auto") == card
-    chosen = in_precision(card, asked)
+    card = hardware_for_gpu("RTX 2080 Ti", None)
+    assert with_precision(card, "auto") == card
+    chosen = with_precision(card, asked)
     assert (chosen.precision, chosen.reasons["precision"]) == (named, "asked for")
     assert (chosen.budget, chosen.name, chosen.reasons["device"]) == (card.budget, card.name, card.reasons["device"])
 
 
 def test_room_is_left() -> None:
     """For the driver, for fragments, and for a screen; other programs are named."""
-    named = hardware_named("RTX 4070 Ti", None)
+    named = hardware_for_gpu("RTX 4070 Ti", None)
     assert 10.8 * GIB < named.budget.value < 11.2 * GIB
     assert named.precision == "bfloat16"
-    assert hardware_named("RTX 2080 Ti", None).precision == "float16"
-    others = (Neighbour(7, "game.exe", 3 * GIB), Neighbour(8, "firefox", None))
-    without = budget_of(CardState("a card", 12 * GIB, 8 * GIB, has_display=False, neighbours=()))
-    with_screen = budget_of(CardState("a card", 12 * GIB, 8 * GIB, has_display=True, neighbours=others))
+    assert hardware_for_gpu("RTX 2080 Ti", None).precision == "float16"
+    others = (GPUProcess(7, "game.exe", 3 * GIB), GPUProcess(8, "firefox", None))
+    without = memory_budget(GPUState("a card", 12 * GIB, 8 * GIB, has_display=False, neighbours=()))
+    with_screen = memory_budget(GPUState("a card", 12 * GIB, 8 * GIB, has_display=True, neighbours=others))
     assert without.value < 8 * GIB
     assert without.value - with_screen.value == GIB // 2
     assert "game.exe (PID 7) 3.0 GiB, firefox (PID 8)" in with_screen.reason
@@ -114,7 +114,7 @@ class Driver:
 def test_the_driver_is_asked(*, says_memory: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Name, memory, screen, and who else is there, even where the driver keeps amounts to itself."""
     monkeypatch.setitem(sys.modules, "pynvml", Driver(says_memory=says_memory))
-    state = card_state(0)
+    state = query_gpu(0)
     assert state is not None
     assert (state.name, state.free_bytes, state.has_display) == ("NVIDIA GeForce RTX 4070 Ti", 9 * GIB, True)
     (other,) = state.neighbours
@@ -126,9 +126,9 @@ def test_the_driver_is_asked(*, says_memory: bool, monkeypatch: pytest.MonkeyPat
 def test_without_a_driver_there_is_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
     """No library, or a card that is not there."""
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert card_state(0) is None
+    assert query_gpu(0) is None
     monkeypatch.setitem(sys.modules, "pynvml", Driver(says_memory=True))
-    assert card_state("GPU-of-somebody-else") is None
+    assert query_gpu("GPU-of-somebody-else") is None
 
 
 def test_a_plan_for_a_named_card_needs_no_torch() -> None:

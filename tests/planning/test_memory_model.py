@@ -13,26 +13,26 @@ from torch.profiler import ProfilerActivity, profile
 
 from tunesmith.config import Recompute
 from tunesmith.data.dataloader import Batch
-from tunesmith.model.activation_checkpointing import recompute
+from tunesmith.model.activation_checkpointing import apply_activation_checkpointing
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import PROJECTIONS, GPT2Config, LoRA
-from tunesmith.model.lora import attach, freeze
-from tunesmith.model.loss import nats_of_each_token
-from tunesmith.optim.state_format import STATE_PLANS
-from tunesmith.planning.memory_model import Correction, Demand, Learned, evaluation_bytes, memory_of
+from tunesmith.model.lora import apply_lora, freeze
+from tunesmith.model.loss import token_cross_entropy
+from tunesmith.optim.state_format import STATE_FORMATS
+from tunesmith.planning.memory_model import Calibration, ParameterCounts, StepSpec, estimate_memory, evaluation_bytes
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.train_step import train_step
-from tunesmith.utils.device import choose_dtype
+from tunesmith.utils.device import resolve_dtype
 from tunesmith.utils.files import parse_json
 
 SHAPE = GPT2Config(8000, 512, 128, 6, 4, 512)
 TOKENS = 2048
 SHORT_BY, TOO_MUCH = 0.02, 0.09
-NUMBER_BYTES = 2 if choose_dtype("auto", torch.device("cpu")).value is torch.bfloat16 else 4
+NUMBER_BYTES = 2 if resolve_dtype("auto", torch.device("cpu")).value is torch.bfloat16 else 4
 """In what this processor computes by itself; where it has no bf16, torch's stand-in for it holds matrices twice."""
 
 
-def allocated_peak(demand: Demand, document_tokens: int, tmp_path: Path) -> int:
+def allocated_peak(demand: StepSpec, document_tokens: int, tmp_path: Path) -> int:
     """Most bytes that torch held at once while a model was made and trained for two steps."""
     ids = np.random.default_rng(0).integers(0, SHAPE.vocab_size, demand.tokens)
     positions, offsets = np.arange(demand.tokens) % document_tokens, range(0, demand.tokens + 1, document_tokens)
@@ -42,9 +42,9 @@ def allocated_peak(demand: Demand, document_tokens: int, tmp_path: Path) -> int:
         model = GPT2(demand.shape, dropout=0.1 if demand.dropout else 0.0).train()
         model.initialise(torch.Generator().manual_seed(0))
         model.compute_dtype = torch.bfloat16 if demand.number_bytes == 2 else torch.float32
-        recompute(model, demand.recompute)
+        apply_activation_checkpointing(model, demand.recompute)
         if demand.lora:
-            attach(model, demand.lora, seed=0)
+            apply_lora(model, demand.lora, seed=0)
         freeze(model, demand.frozen)  # type: ignore[arg-type]
         optimizer = make_optimizer(model, weight_decay=0.01, plan=demand.states)
         scaler = torch.amp.GradScaler("cpu", enabled=False)
@@ -61,16 +61,16 @@ def allocated_peak(demand: Demand, document_tokens: int, tmp_path: Path) -> int:
     return most
 
 
-def demand(states: str, what: Recompute = "nothing", micro_batches: int = 1, **other: Any) -> Demand:
+def demand(states: str, what: Recompute = "nothing", micro_batches: int = 1, **other: Any) -> StepSpec:
     """A step of the small model."""
     usual = {"number_bytes": NUMBER_BYTES, "device": "cpu"}
-    return Demand(SHAPE, STATE_PLANS[states], what, TOKENS, micro_batches, **{**usual, **other})
+    return StepSpec(SHAPE, STATE_FORMATS[states], what, TOKENS, micro_batches, **{**usual, **other})
 
 
 needs_bf16 = pytest.mark.skipif(NUMBER_BYTES != 2, reason="recomputed blocks are planned too large in fp32")
 CASES = [
-    *(demand(name, micro_batches=2) for name in STATE_PLANS),
-    *(demand(name) for name in STATE_PLANS if name.endswith("in-backward")),
+    *(demand(name, micro_batches=2) for name in STATE_FORMATS),
+    *(demand(name) for name in STATE_FORMATS if name.endswith("in-backward")),
     demand("fp32", "light"),
     pytest.param(demand("fp32", "blocks"), marks=needs_bf16),
     pytest.param(demand("bf16-8bit", "blocks"), marks=needs_bf16),
@@ -85,9 +85,9 @@ CASES = [
 @pytest.mark.parametrize(
     "case", CASES, ids=lambda it: f"{it.states.name}-{it.recompute}-{it.micro_batches}-{it.frozen}"
 )
-def test_every_allocation_is_known(case: Demand, tmp_path: Path) -> None:
+def test_every_allocation_is_known(case: StepSpec, tmp_path: Path) -> None:
     """The peak of two real steps: hardly more than planned, and not much less, for every way to keep states."""
-    memory = memory_of(case, Correction())
+    memory = estimate_memory(case, Calibration())
     measured = allocated_peak(case, 256 if case.share_of_short else 512, tmp_path)
     assert (1 - SHORT_BY) * measured <= memory.peak_bytes + memory.host <= (1 + TOO_MUCH) * measured
 
@@ -103,9 +103,9 @@ def test_parameters_are_counted(tmp_path: Path) -> None:
     ):
         model = GPT2(SHAPE)
         if lora:
-            attach(model, lora, seed=0)
+            apply_lora(model, lora, seed=0)
         freeze(model, frozen)  # type: ignore[arg-type]
-        learned = Learned.of(SHAPE, lora, frozen)
+        learned = ParameterCounts.of(SHAPE, lora, frozen)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
         assert learned.matrices + learned.others == trainable
         assert learned.frozen == sum(p.numel() for p in model.parameters()) - trainable
@@ -116,12 +116,12 @@ def test_adapters_have_a_small_state() -> None:
     small = GPT2Config(50257, 1024, 768, 12, 12, 3072)
     for target in PROJECTIONS:
         one = replace(demand("fp32"), shape=small, lora=LoRA(8, 16, 0.0, (target,)))
-        assert 0 < memory_of(one, Correction()).moments < 3_000_000
+        assert 0 < estimate_memory(one, Calibration()).moments < 3_000_000
 
 
 def test_corrections_count() -> None:
     """What was measured scales the activations and adds the workspace."""
-    plain, corrected = (memory_of(demand("fp32"), it) for it in (Correction(), Correction(1.5, 1000)))
+    plain, corrected = (estimate_memory(demand("fp32"), it) for it in (Calibration(), Calibration(1.5, 1000)))
     assert corrected.workspace == 1000
     assert corrected.activations > plain.activations
     assert corrected.weights == plain.weights
@@ -136,7 +136,7 @@ def test_corrections_count() -> None:
 )
 def test_an_evaluation_is_planned(shape: GPT2Config, states: str, tokens: int, watch: Callable[..., Any]) -> None:
     """On a GPU: within 3 % of what tensors without values take at most, weights and states left out."""
-    plan = STATE_PLANS[states]
+    plan = STATE_FORMATS[states]
     with torch.device("meta"):
         model = GPT2(shape).eval()
         tokens_N, targets_N = (torch.empty(tokens, dtype=torch.int64) for _ in range(2))
@@ -145,8 +145,8 @@ def test_an_evaluation_is_planned(shape: GPT2Config, states: str, tokens: int, w
         model.transformer.h.to(torch.bfloat16)
     with watch(*model.parameters(), tokens_N, targets_N) as watched, torch.no_grad():
         hidden_NC = model(tokens_N, tokens_N, lambda _layer: lambda q_NHD, *_: torch.empty_like(q_NHD))
-        nats_of_each_token(hidden_NC.clone(), model.head_VC, targets_N, shape.vocab_size)  # chosen rows are a copy
-    step = Demand(shape, plan, "light", 4096, 1, 2, "cuda")
-    memory = memory_of(step, Correction())
+        token_cross_entropy(hidden_NC.clone(), model.head_VC, targets_N, shape.vocab_size)  # chosen rows are a copy
+    step = StepSpec(shape, plan, "light", 4096, 1, 2, "cuda")
+    memory = estimate_memory(step, Calibration())
     planned = evaluation_bytes(step, memory, tokens) - memory.weights - memory.moments
     assert planned == pytest.approx(watched.peak_bytes, rel=0.03)

@@ -26,18 +26,18 @@ from tunesmith.generation.cpu_inference import prepare_for_inference
 from tunesmith.generation.engine import Decoder
 from tunesmith.generation.kv_cache import KVCache
 from tunesmith.generation.sampling import SamplingParams
-from tunesmith.model.activation_checkpointing import recompute
-from tunesmith.model.attention import DocumentLayout, hidden_states
-from tunesmith.model.compile import compile_in_place
+from tunesmith.model.activation_checkpointing import apply_activation_checkpointing
+from tunesmith.model.attention import PackedLayout, forward_packed
+from tunesmith.model.compile import apply_compile
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import PROJECTIONS, GPT2Config, LoRA
 from tunesmith.model.hub import preset_shape
-from tunesmith.model.lora import attach, freeze
-from tunesmith.optim.state_format import STATE_PLANS
-from tunesmith.planning.calibration_cache import Experience
-from tunesmith.planning.fit import Request, choose_way, refusal
-from tunesmith.planning.hardware import hardware_named, in_precision
-from tunesmith.planning.memory_model import Correction, Demand, memory_of
+from tunesmith.model.lora import apply_lora, freeze
+from tunesmith.optim.state_format import STATE_FORMATS
+from tunesmith.planning.calibration_cache import CalibrationCache
+from tunesmith.planning.fit import FitRequest, choose_fit, why_unusable
+from tunesmith.planning.hardware import hardware_for_gpu, with_precision
+from tunesmith.planning.memory_model import Calibration, StepSpec, estimate_memory
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.train_step import train_step
 
@@ -75,12 +75,12 @@ def batch_of(n_tokens: int, document_tokens: int) -> Batch:
     return Batch(ids, positions, (*starts, n_tokens), np.arange(n_tokens), ids, CONTEXT_TOKENS)
 
 
-def demand_of(case: dict[str, Any]) -> Demand:
+def demand_of(case: dict[str, Any]) -> StepSpec:
     """What the planner is asked."""
-    return Demand(
+    return StepSpec(
         shape_of(case),
-        STATE_PLANS[case.get("states", "fp32")],
-        case.get("recompute", "nothing"),
+        STATE_FORMATS[case.get("states", "fp32")],
+        case.get("apply_activation_checkpointing", "nothing"),
         case.get("tokens", 4096),
         case.get("micro_batches", 1),
         4 if case.get("precision") == "fp32" else 2,
@@ -93,27 +93,27 @@ def demand_of(case: dict[str, Any]) -> Demand:
     )
 
 
-def model_of(case: dict[str, Any], demand: Demand) -> GPT2:
+def model_of(case: dict[str, Any], demand: StepSpec) -> GPT2:
     """On the device, ready to be trained."""
     with DEVICE:
         model = GPT2(demand.shape, dropout=case.get("dropout", 0.0)).train()
         if demand.lora:
-            attach(model, demand.lora, seed=0)
+            apply_lora(model, demand.lora, seed=0)
     model.compute_dtype = DTYPES[case.get("precision", "bf16")]
     freeze(model, demand.frozen)  # type: ignore[arg-type]
     if case.get("compiled"):
         inductor.prepare(watch)
         torch.compiler.reset()
         counters.clear()
-        compile_in_place(model, fullgraph=True)
-    recompute(model, demand.recompute)
+        apply_compile(model, fullgraph=True)
+    apply_activation_checkpointing(model, demand.recompute)
     return model
 
 
 def planned(case: dict[str, Any]) -> dict[str, Any]:
     """The case with the plan that the planner makes for a GPU by itself."""
-    experience, hardware = Experience({}), in_precision(hardware_named(case["gpu"], case["vram"]), "auto")
-    request = Request(
+    experience, hardware = CalibrationCache({}), with_precision(hardware_for_gpu(case["gpu"], case["vram"]), "auto")
+    request = FitRequest(
         demand=replace(demand_of(case), tokens=0, micro_batches=0, number_bytes=hardware.number_bytes),
         states="auto",
         recompute="auto",
@@ -122,11 +122,11 @@ def planned(case: dict[str, Any]) -> dict[str, Any]:
         mean_context_tokens=float(case.get("document_tokens", CONTEXT_TOKENS)),
         correction_of=lambda demand: experience.correction(demand, hardware),
     )
-    way = choose_way(request, hardware)
+    way = choose_fit(request, hardware)
     return {
         **case,
         "states": way.demand.states.name,
-        "recompute": way.demand.recompute,
+        "apply_activation_checkpointing": way.demand.recompute,
         "tokens": way.demand.tokens,
         "micro_batches": way.demand.micro_batches,
         "workspace_bytes": way.memory.workspace,
@@ -166,9 +166,9 @@ def train(case: dict[str, Any]) -> dict[str, Any]:
             "generated_launches": sum(n for name, n in watch.launches.items() if name.startswith(inductor.PREFIX)),
             "graphs": counters["stats"]["unique_graphs"] if case.get("compiled") else 0,
             "flash_scratch_bytes": watch.flash_scratch_bytes,
-            "planned_bytes": memory_of(demand, Correction()).peak_bytes,
-            "planned_parts": memory_of(demand, Correction()).parts,
-            "refused": refusal(demand.states, demand, str(model.compute_dtype).removeprefix("torch.")),
+            "planned_bytes": estimate_memory(demand, Calibration()).peak_bytes,
+            "planned_parts": estimate_memory(demand, Calibration()).parts,
+            "refused": why_unusable(demand.states, demand, str(model.compute_dtype).removeprefix("torch.")),
         }
         if case.get("evaluates"):
             del batches
@@ -204,9 +204,9 @@ def launches_of_block(case: dict[str, Any]) -> dict[str, Any]:
             model = model_of({**case, "layers": layers}, demand)
             make_optimizer(model, weight_decay=0.01, plan=demand.states)
             batch = batch_of(demand.tokens, CONTEXT_TOKENS)
-            layout = DocumentLayout(batch.cu_seqlens, batch.max_seqlen)
+            layout = PackedLayout(batch.cu_seqlens, batch.max_seqlen)
             both = []
-            hidden_NC = hidden_states(model, batch.tokens, batch.positions, layout)
+            hidden_NC = forward_packed(model, batch.tokens, batch.positions, layout)
             both.append(dict(watch.launches))
             watch.restart()
             hidden_NC.backward(torch.empty_like(hidden_NC))

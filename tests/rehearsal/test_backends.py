@@ -15,18 +15,18 @@ import pytest
 import tunesmith
 from tunesmith.backends import (
     Device,
-    choose_attention,
-    choose_compilation,
-    choose_kernels,
+    assume_triton,
     is_traceable,
-    triton_assumed,
-    why_not_together,
+    resolve_attention,
+    resolve_compilation,
+    resolve_kernels,
+    why_incompatible,
 )
-from tunesmith.optim.state_format import STATE_PLANS
-from tunesmith.planning.gpus import CARDS
-from tunesmith.utils.device import Choice, native_dtype
+from tunesmith.optim.state_format import STATE_FORMATS
+from tunesmith.planning.gpus import GPUS
+from tunesmith.utils.device import Decision, native_dtype
 
-WORKS, FAILS = Choice(True, "it works"), Choice(False, "there is no C compiler")
+WORKS, FAILS = Decision(True, "it works"), Decision(False, "there is no C compiler")
 PASCAL, VOLTA, TURING, AMPERE, ADA, BLACKWELL = (6, 1), (7, 0), (7, 5), (8, 6), (8, 9), (12, 0)
 CAPABILITIES = ((5, 0), PASCAL, VOLTA, TURING, (8, 0), AMPERE, ADA, (9, 0), BLACKWELL)
 
@@ -58,7 +58,7 @@ def test_attention_by_machine(
     capability: tuple[int, int], system: str, dtype: str, head_dim: int, expected: str, reason: str
 ) -> None:
     """Each machine gets the fastest kernel that it has, with the reason why not a faster one."""
-    chosen = choose_attention(gpu(capability, system), dtype, head_dim)
+    chosen = resolve_attention(gpu(capability, system), dtype, head_dim)
     assert chosen.value == expected
     assert reason in chosen.reason
 
@@ -70,19 +70,19 @@ def test_no_machine_gets_flash_attention_that_it_cannot_run() -> None:
     ):
         runs = capability[0] * 10 >= 80 and system != "win32" and dtype != "float32"  # flash_api.cpp
         runs = runs and head_dim % 8 == 0 and head_dim <= 256
-        chosen = choose_attention(gpu(capability, system), dtype, head_dim).value
+        chosen = resolve_attention(gpu(capability, system), dtype, head_dim).value
         assert (chosen == "flash_varlen") == runs
         assert (chosen == "sdpa") == (dtype == "bfloat16" and capability < (8, 0))
-    assert choose_attention(Device("cpu", "linux"), "bfloat16", 64).value == "sdpa"
+    assert resolve_attention(Device("cpu", "linux"), "bfloat16", 64).value == "sdpa"
     without = replace(gpu(ADA), has_flash_attention=False)
-    assert "this build of torch" in choose_attention(without, "bfloat16", 64).reason
+    assert "this build of torch" in resolve_attention(without, "bfloat16", 64).reason
 
 
 def test_what_a_gpu_multiplies_is_what_its_attention_takes() -> None:
     """In the dtype that is chosen for it no GPU is left with the last resort, on no system."""
-    for card, system in product(CARDS, ("linux", "win32")):
+    for card, system in product(GPUS, ("linux", "win32")):
         native = native_dtype(card.capability).value
-        assert choose_attention(gpu(card.capability, system), native, 64).value != "sdpa", card.name
+        assert resolve_attention(gpu(card.capability, system), native, 64).value != "sdpa", card.name
     dtypes = [native_dtype(capability).value for capability in (PASCAL, VOLTA, TURING, AMPERE, BLACKWELL)]
     assert dtypes == ["float32", "float16", "float16", "bfloat16", "bfloat16"]
 
@@ -99,34 +99,34 @@ def test_triton_has_to_work_and_the_gpu_to_be_new_enough() -> None:
     """Kernels and compiling fall back together, with the reason; a CPU needs a C++ compiler and no Triton."""
     for capability in CAPABILITIES:
         is_new = capability >= (7, 0)
-        assert choose_kernels(gpu(capability), WORKS).value == ("triton" if is_new else "torch")
-        assert choose_compilation(gpu(capability), WORKS, "").value == is_new
-        assert choose_kernels(gpu(capability), FAILS).value == "torch"
-        assert not choose_compilation(gpu(capability), FAILS, "g++").value
-    assert choose_kernels(gpu(ADA), FAILS).reason == "there is no C compiler"
-    assert "this is 6.1" in choose_kernels(gpu(PASCAL), WORKS).reason
+        assert resolve_kernels(gpu(capability), WORKS).value == ("triton" if is_new else "torch")
+        assert resolve_compilation(gpu(capability), WORKS, "").value == is_new
+        assert resolve_kernels(gpu(capability), FAILS).value == "torch"
+        assert not resolve_compilation(gpu(capability), FAILS, "g++").value
+    assert resolve_kernels(gpu(ADA), FAILS).reason == "there is no C compiler"
+    assert "this is 6.1" in resolve_kernels(gpu(PASCAL), WORKS).reason
     cpu = Device("cpu", "linux")
-    assert choose_kernels(cpu, WORKS).value == "torch"
-    assert choose_compilation(cpu, FAILS, "g++") == Choice(True, "g++ is here")
-    assert choose_compilation(cpu, WORKS, "") == Choice(False, "there is no g++")
-    assert choose_compilation(Device("cpu", "win32"), WORKS, "") == Choice(False, "there is no cl")
+    assert resolve_kernels(cpu, WORKS).value == "torch"
+    assert resolve_compilation(cpu, FAILS, "g++") == Decision(True, "g++ is here")
+    assert resolve_compilation(cpu, WORKS, "") == Decision(False, "there is no g++")
+    assert resolve_compilation(Device("cpu", "win32"), WORKS, "") == Decision(False, "there is no cl")
 
 
 def test_windows_builds_bring_no_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     """Elsewhere it is assumed for a GPU that is not here; there only where somebody installed it."""
     monkeypatch.setattr("tunesmith.backends.find_spec", lambda _name: None)
-    assert triton_assumed("linux").value
-    assert "pip install triton-windows" in triton_assumed("win32").reason
+    assert assume_triton("linux").value
+    assert "pip install triton-windows" in assume_triton("win32").reason
     monkeypatch.setattr("tunesmith.backends.find_spec", lambda _name: object())
-    assert triton_assumed("win32").value
+    assert assume_triton("win32").value
 
 
 def test_fp16_goes_with_fp32_weights_only() -> None:
     """Torch's scaler unscales fp32 and fp16 gradients on a GPU and no others; bf16 weights mean bf16 gradients."""
-    for plan in STATE_PLANS.values():
+    for plan in STATE_FORMATS.values():
         gradient_dtype = "float32" if plan.weights == "fp32" else "bfloat16"
         for dtype in ("float32", "float16", "bfloat16"):
-            refused = why_not_together(dtype, has_bf16_weights=plan.is_half, holds_gradients=plan.gradients == "held")
+            refused = why_incompatible(dtype, has_bf16_weights=plan.is_half, holds_gradients=plan.gradients == "held")
             assert bool(refused) == (gradient_dtype == "bfloat16" and dtype != "bfloat16")
 
 
@@ -159,12 +159,12 @@ def test_a_plan_is_one_that_the_gpu_can_run(
     assert (plan["precision"], plan["attention"], plan["kernels"]) == (dtype, attention, kernels)
     assert all(plan["reasons"][what] for what in ("attention", "kernels", "compiled", "precision"))
     assert not (plan["compiled"] and kernels == "torch")
-    listed = {method["method"] for method in plan["methods"]} & set(STATE_PLANS)
+    listed = {method["method"] for method in plan["methods"]} & set(STATE_FORMATS)
     assert listed
     if dtype != "bfloat16":
-        assert not any(STATE_PLANS[method].is_half for method in listed)
+        assert not any(STATE_FORMATS[method].is_half for method in listed)
     else:
-        assert any(STATE_PLANS[method].is_half for method in listed)
+        assert any(STATE_FORMATS[method].is_half for method in listed)
 
 
 def test_upcast_attention_is_planned_in_fp32(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_what_writes_says_what_computes(monkeypatch: pytest.MonkeyPatch) -> None
         model: Any = SimpleNamespace(head_VC=head, attention_dtype=torch.float16, config=config)
         return LoadedModel(model, cast("Any", None), cast("Any", None)).attention_notice
 
-    monkeypatch.setattr("tunesmith.model.attention.device_here", lambda _device: gpu(TURING))
+    monkeypatch.setattr("tunesmith.model.attention.detect_device", lambda _device: gpu(TURING))
     monkeypatch.setattr("tunesmith.generation.loading.device_name", lambda _device: "RTX 2080")
     assert says("cpu") == ""
     assert says("cuda").startswith("attention of RTX 2080 in float16: efficient_varlen (")
@@ -199,10 +199,10 @@ import torch
 torch.cuda.is_available = lambda: True  # so that Triton takes its driver for the active one
 torch.cuda.current_device = lambda: 0
 torch.cuda.get_device_capability = lambda _device: (8, 9)
-from tunesmith.backends import triton_here
+from tunesmith.backends import probe_triton
 from tunesmith.model.compile import can_compile
 from tunesmith.model.loss import has_triton
-print(has_triton(), can_compile(torch.device("cuda", 0)).value, triton_here(0).reason)
+print(has_triton(), can_compile(torch.device("cuda", 0)).value, probe_triton(0).reason)
 """
 
 

@@ -27,12 +27,12 @@ from tunesmith.data.packing import EpochLayout, round_up_tokens
 from tunesmith.data.spans import TokenSpans
 from tunesmith.model import activation_checkpointing, attention
 from tunesmith.model import compile as compile_module
-from tunesmith.model.activation_checkpointing import recompute
-from tunesmith.model.compile import compilation_failure, compile_in_place, compute_in, is_compiled, uncompiled
+from tunesmith.model.activation_checkpointing import apply_activation_checkpointing
+from tunesmith.model.compile import apply_compile, compilation_failure, eager_mode, is_compiled, set_compute_dtype
 from tunesmith.model.gpt2 import GPT2, Block
 from tunesmith.model.gpt2_config import GPT2Config
-from tunesmith.optim.state_format import STATE_PLANS
-from tunesmith.planning.memory_model import Demand
+from tunesmith.optim.state_format import STATE_FORMATS
+from tunesmith.planning.memory_model import StepSpec
 from tunesmith.training.events import CompilationFailed, RunEnded
 from tunesmith.training.memory_calibration import calibrate
 from tunesmith.training.nonfinite import find_nonfinite_windows
@@ -81,7 +81,7 @@ def pair(
 ) -> tuple[GPT2, GPT2]:
     """The same model as it is written and compiled."""
     eager, other = new_model(shape, dtype), new_model(shape, dtype)
-    compile_in_place(other, fullgraph=fullgraph, backend="aot_eager")
+    apply_compile(other, fullgraph=fullgraph, backend="aot_eager")
     return eager, other
 
 
@@ -113,7 +113,7 @@ def offload(model: GPT2) -> None:
 
 def on(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     """CPU tensors are taken for that device's when attention is chosen."""
-    monkeypatch.setattr(attention, "device_here", lambda _device: device)
+    monkeypatch.setattr(attention, "detect_device", lambda _device: device)
 
 
 @pytest.mark.parametrize("what", RECOMPUTATIONS)
@@ -123,7 +123,7 @@ def test_flash_attention_in_one_graph(what: Recompute, monkeypatch: pytest.Monke
     eager, other = pair(fullgraph=True)
     expected = gradients(eager)
     assert graphs() == 0
-    recompute(other, what)
+    apply_activation_checkpointing(other, what)
     if what == "offload":
         offload(other)
     assert_same(other, expected)
@@ -147,7 +147,7 @@ def test_other_attention_is_left_out(
     """Where attention depends on lengths, layouts change and nothing is compiled again; the numbers are the same."""
     on(device, monkeypatch)
     eager, other = pair(replace(SHAPE, n_layer=3, reorder_and_upcast_attn=upcast), dtype)
-    recompute(other, what)
+    apply_activation_checkpointing(other, what)
     if what == "offload":
         offload(other)
     assert_same(other, gradients(eager))
@@ -181,7 +181,7 @@ def test_pieces_take_few_graphs(kind: str, monkeypatch: pytest.MonkeyPatch) -> N
     """In whole, half and quarter micro-batches of several steps: at most four graphs."""
     on(AMPERE, monkeypatch)
     model = new_model(replace(SHAPE, n_layer=2))
-    compile_in_place(model, fullgraph=True, backend="eager")
+    apply_compile(model, fullgraph=True, backend="eager")
     random = np.random.default_rng(5)
     lengths = {
         "full windows": np.full(60, 64),
@@ -204,11 +204,11 @@ def test_recomputing_more_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     on(AMPERE, monkeypatch)
     eager, other = pair(replace(SHAPE, n_layer=3), fullgraph=True)
     expected = gradients(eager)
-    recompute(other, "light")
+    apply_activation_checkpointing(other, "light")
     assert_same(other, expected)
     before = graphs()
     for what in ("blocks", "offload"):
-        recompute(other, what)
+        apply_activation_checkpointing(other, what)
         if what == "offload":
             offload(other)
         assert_same(other, expected)
@@ -219,8 +219,8 @@ def test_the_search_for_bad_samples_compiles_nothing(monkeypatch: pytest.MonkeyP
     """Halves of halves have other sizes each; the sample is found by the model as it is written."""
     on(AMPERE, monkeypatch)
     model = new_model(replace(SHAPE, n_layer=2))
-    compile_in_place(model, fullgraph=True, backend="aot_eager")
-    recompute(model, "blocks")
+    apply_compile(model, fullgraph=True, backend="aot_eager")
+    apply_activation_checkpointing(model, "blocks")
     gradients(model)
     before = graphs()
     with torch.no_grad():
@@ -237,10 +237,10 @@ def test_calibration_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its short steps have sizes that no step of training has."""
     on(AMPERE, monkeypatch)
     model = new_model(replace(SHAPE, n_layer=2))
-    compile_in_place(model, backend="aot_eager")
-    plan = STATE_PLANS["fp32"]
+    apply_compile(model, backend="aot_eager")
+    plan = STATE_FORMATS["fp32"]
     optimizer = make_optimizer(model, weight_decay=0.0, plan=plan)
-    demand = Demand(model.config, plan, "nothing", tokens=64, micro_batches=1, number_bytes=2, device="cpu")
+    demand = StepSpec(model.config, plan, "nothing", tokens=64, micro_batches=1, number_bytes=2, device="cpu")
     calibrate(model, optimizer, demand)
     assert graphs() == 0
 
@@ -249,7 +249,7 @@ def test_more_sizes_than_torch_allows_by_itself(monkeypatch: pytest.MonkeyPatch)
     """Twelve numbers of tokens are twelve graphs, beyond torch's own limit of eight; the limit is what it was after."""
     on(AMPERE, monkeypatch)
     model = new_model(replace(SHAPE, n_layer=1))
-    compile_in_place(model, backend="eager")
+    apply_compile(model, backend="eager")
     before = torch._dynamo.config.recompile_limit
     for n_documents in range(1, 13):
         gradients(model, batch_of((8,) * n_documents))
@@ -268,14 +268,14 @@ def test_a_compiler_that_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) -> N
     on(AMPERE, monkeypatch)
     shape = replace(SHAPE, n_layer=2)
     eager, other = new_model(shape), new_model(shape)
-    compile_in_place(other, backend=broken)
+    apply_compile(other, backend=broken)
     assert compilation_failure(other) == ""
-    recompute(other, "blocks")
+    apply_activation_checkpointing(other, "blocks")
     assert_same(other, gradients(eager))
     assert "Failed to find C compiler" in compilation_failure(other)
     assert_same(other, gradients(eager))
     strict = new_model(shape)
-    compile_in_place(strict, fullgraph=True, backend=broken)
+    apply_compile(strict, fullgraph=True, backend=broken)
     with pytest.raises(Exception, match="Failed to find C compiler"):
         gradients(strict)
 
@@ -288,7 +288,7 @@ def test_memory_that_runs_out_while_compiling_is_no_failure_of_the_compiler(monk
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     model = new_model(replace(SHAPE, n_layer=1))
-    compile_in_place(model, backend=full)
+    apply_compile(model, backend=full)
     with pytest.raises(Exception, match="out of memory"):
         gradients(model)
     assert not compilation_failure(model)
@@ -300,7 +300,7 @@ def test_uncompiled_is_of_one_model_and_one_thread(monkeypatch: pytest.MonkeyPat
     shape = replace(SHAPE, n_layer=1)
     one, other = new_model(shape), new_model(shape)
     for model in (one, other):
-        compile_in_place(model, backend="aot_eager")
+        apply_compile(model, backend="aot_eager")
     used: dict[str, bool] = {}
 
     def sees_compiled(model: GPT2) -> bool:
@@ -309,8 +309,8 @@ def test_uncompiled_is_of_one_model_and_one_thread(monkeypatch: pytest.MonkeyPat
         assert block.forward_of is not None
         return block.forward_of(block) != block._forward
 
-    with uncompiled(one):
-        with uncompiled(one):
+    with eager_mode(one):
+        with eager_mode(one):
             assert not sees_compiled(one)
         assert not sees_compiled(one)
         assert sees_compiled(other)
@@ -321,7 +321,7 @@ def test_uncompiled_is_of_one_model_and_one_thread(monkeypatch: pytest.MonkeyPat
         assert graphs() == 0
     assert used == {"there": True}
     assert sees_compiled(one)
-    with pytest.raises(ZeroDivisionError), uncompiled(one):
+    with pytest.raises(ZeroDivisionError), eager_mode(one):
         _ = 1 / 0
     assert sees_compiled(one)
     gradients(one)
@@ -332,8 +332,8 @@ def test_what_is_computed_again_is_what_was_computed(monkeypatch: pytest.MonkeyP
     """A backward pass in another thread (as a GPU's is), or after the pause, uses the code of the forward pass."""
     on(AMPERE, monkeypatch)
     eager, other = pair(replace(SHAPE, n_layer=2), fullgraph=True)
-    recompute(other, "blocks")
-    with uncompiled(other):
+    apply_activation_checkpointing(other, "blocks")
+    with eager_mode(other):
         nats = batch_loss_sum(other, batch_of())
     found: list[Tensor] = []
     thread = threading.Thread(target=lambda: found.extend(torch.autograd.grad(nats, list(other.parameters()))))
@@ -351,7 +351,7 @@ def test_another_dtype_means_another_attention(monkeypatch: pytest.MonkeyPatch) 
     assert attention.attention_backend(other).value == "flash_varlen"
     assert_same(other, gradients(eager))
     for model in (eager, other):
-        compute_in(model, torch.float32)
+        set_compute_dtype(model, torch.float32)
     assert is_compiled(other)
     assert not is_compiled(eager)
     assert attention.attention_backend(other).value == "efficient_varlen"
@@ -367,7 +367,7 @@ def test_a_copy_of_a_compiled_model_is_compiled_by_itself() -> None:
     import copy
 
     model = new_model(replace(SHAPE, n_layer=1))
-    compile_in_place(model, backend="aot_eager")
+    apply_compile(model, backend="aot_eager")
     other = copy.deepcopy(model)
     assert is_compiled(other)
     assert compile_module._compiled(other) is not compile_module._compiled(model)
@@ -377,14 +377,14 @@ def test_a_run_whose_compiler_fails_goes_on_and_says_so(tmp_path: Path, monkeypa
     """Said once, in the step where it happened; the run folder keeps it, and the run comes to its end."""
     text = tmp_path / "log.txt"
     text.write_text("".join(f"Night {number}. Wind {number % 7}.\n" for number in range(60)), encoding="utf-8")
-    monkeypatch.setattr("tunesmith.training.setup.compile_in_place", partial(compile_in_place, backend=broken))
+    monkeypatch.setattr("tunesmith.training.setup.apply_compile", partial(apply_compile, backend=broken))
     config = TrainConfig(
         model="tiny", sources=[str(text)], out=str(tmp_path / "out"), max_steps=2, compile="yes", precision="fp32"
     )
     events = list(train_events(config, stop=lambda: False, has_integrations=False))
     (failed,) = [event for event in events if isinstance(event, CompilationFailed)]
     assert (failed.step, "Failed to find C compiler" in failed.reason) == (1, True)
-    assert "continues uncompiled" in notices_of(failed)[0]
+    assert "continues eager_mode" in notices_of(failed)[0]
     assert isinstance(events[-1], RunEnded)
     assert events[-1].result.steps == 2
     kept = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text("utf-8").splitlines()]

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from tunesmith.model.attention import DocumentLayout, EfficientVarlenAttention
+from tunesmith.model.attention import EfficientVarlenAttention, PackedLayout
 from tunesmith.model.efficient_attention import (
-    MOST_PADDING,
+    MAX_PADDING,
     efficient_varlen,
     efficient_varlen_attention,
     efficient_varlen_backward,
@@ -77,7 +77,7 @@ def test_sections_cover_the_stream_and_pad_little(lengths: list[int]) -> None:
     for section in sections:
         inside = packed[section.offsets].diff()
         assert int(inside.max()) == section.longest
-        assert section.documents * section.longest <= MOST_PADDING * (section.end - section.start)
+        assert section.documents * section.longest <= MAX_PADDING * (section.end - section.start)
 
 
 def test_usual_batches_take_few_sections() -> None:
@@ -94,7 +94,7 @@ def test_values_and_gradients_are_those_of_the_definition(name: str, head_dim: i
     lengths, scale = LENGTHS[name], 0.3
     ours = random_qkv(lengths, head_dim, torch.float32)
     exact = [tensor.detach().double().requires_grad_() for tensor in ours]
-    layout = DocumentLayout.of(offsets_of(lengths))
+    layout = PackedLayout.of(offsets_of(lengths))
     y_NHD = EfficientVarlenAttention(layout, torch.device("cpu"))(*ours, scale)
     expected_NHD = document_by_document(exact, layout.offsets, scale)
     torch.testing.assert_close(y_NHD.double(), expected_NHD, rtol=1e-5, atol=1e-5)
@@ -111,7 +111,7 @@ def test_half_precision_stays_close(dtype: torch.dtype) -> None:
     lengths = LENGTHS["longest first, as batches are"]
     ours = random_qkv(lengths, 64, dtype)
     exact = [tensor.detach().double().requires_grad_() for tensor in ours]
-    layout = DocumentLayout.of(offsets_of(lengths))
+    layout = PackedLayout.of(offsets_of(lengths))
     y_NHD = EfficientVarlenAttention(layout, torch.device("cpu"))(*ours, 1 / 8)
     expected_NHD = document_by_document(exact, layout.offsets, 1 / 8)
     leeway = 4 * torch.finfo(dtype).eps
@@ -143,7 +143,7 @@ def test_nothing_crosses_documents_or_goes_back_in_time() -> None:
     """A changed token changes its own and later tokens of its document, and no other."""
     lengths = LENGTHS["in no order"]
     q, k, v = (tensor.detach() for tensor in random_qkv(lengths, 8, torch.float32))
-    attend = EfficientVarlenAttention(DocumentLayout.of(offsets_of(lengths)), torch.device("cpu"))
+    attend = EfficientVarlenAttention(PackedLayout.of(offsets_of(lengths)), torch.device("cpu"))
     before_NHD = attend(q, k, v, 0.3)
     k[20], v[20] = k[20] + 1, v[20] - 1  # in the second document, tokens 3 to 52
     same_N = (attend(q, k, v, 0.3) == before_NHD).flatten(1).all(1)

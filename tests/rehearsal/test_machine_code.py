@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import tunesmith
-from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.optim.state_format import STATE_FORMATS
 
 pytestmark = pytest.mark.skipif(
     find_spec("triton") is None and os.environ.get("CI") != "true", reason="Triton is not installed"
@@ -76,7 +76,7 @@ def loss_kernels() -> Iterator[Kernel]:
 
 def optimizer_kernels() -> Iterator[Kernel]:
     """Every layout of weights and moments, with a verdict and, where gradients are used up at once, without."""
-    for plan in STATE_PLANS.values():
+    for plan in STATE_FORMATS.values():
         if plan.moment_bits == 32:
             continue
         weight = torch.float32 if plan.weights == "fp32" else torch.int16

@@ -25,15 +25,15 @@ from tunesmith.generation.cuda_graphs import CUDAGraphRecorder
 from tunesmith.generation.engine import Engine
 from tunesmith.generation.loading import max_batch_size
 from tunesmith.model.hf_checkpoint import load_gpt2
-from tunesmith.optim.cpu_offload_adamw import HostAdamW
-from tunesmith.optim.low_bit_adamw import Rates
-from tunesmith.optim.state_format import STATE_PLANS
-from tunesmith.planning.hardware import CONTEXT_BYTES, GIB, hardware_here
+from tunesmith.optim.cpu_offload_adamw import CPUOffloadAdamW
+from tunesmith.optim.low_bit_adamw import AdamWHyperparams
+from tunesmith.optim.state_format import STATE_FORMATS
+from tunesmith.planning.hardware import CONTEXT_BYTES, GIB, detect_hardware
 from tunesmith.training.anomalies import SysmemFallbackDetector, memory_limit
 from tunesmith.training.nonfinite import NonFiniteMonitor, Recovery
 from tunesmith.training.state import TrainState
 from tunesmith.utils import device
-from tunesmith.utils.device import choose_device, gpu_uuid, peak_memory_bytes, use_device
+from tunesmith.utils.device import gpu_uuid, peak_memory_bytes, resolve_device, use_device
 from tunesmith.utils.oom import free_memory, is_out_of_memory
 
 PACKAGE = Path(tunesmith.__file__).parent
@@ -123,7 +123,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     monkeypatch.setattr(device._GpuAllocator, "is_set_up", False)
     monkeypatch.setattr(device._GpuAllocator, "segments_grow", False)
     monkeypatch.setattr(device, "_can_allocate", lambda _device: True)
-    for name in (device.CARD_SETTING, device.OLD_CARD_SETTING, device.CUBLAS_SETTING):
+    for name in (device.ALLOC_CONF, device.OLD_ALLOC_CONF, device.CUBLAS_SETTING):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setitem(sys.modules, "pynvml", None)
     return fake
@@ -141,21 +141,21 @@ class OnGpu1(torch.Tensor):
 
 def test_a_device_has_an_index(cuda: FakeCuda) -> None:
     """`cuda` is the current GPU of the thread that asks, for all threads; the others are what they say."""
-    assert choose_device("auto").value == GPU_0
-    assert choose_device("cuda:1").value == GPU_1
+    assert resolve_device("auto").value == GPU_0
+    assert resolve_device("cuda:1").value == GPU_1
     use_device(GPU_1)
-    assert choose_device("cuda").value == GPU_1
+    assert resolve_device("cuda").value == GPU_1
     with pytest.raises(UserError, match="sees 2 CUDA devices"):
-        choose_device("cuda:2")
+        resolve_device("cuda:2")
     assert cuda.current == 1
 
 
 def test_the_chosen_gpu_is_asked_about(cuda: FakeCuda) -> None:
     """Name, precision, memory and UUID are those of the index that was chosen."""
-    hardware = hardware_here("cuda:1", "auto")
+    hardware = detect_hardware("cuda:1", "auto")
     assert (hardware.device, hardware.name, hardware.precision) == ("cuda:1", NAMES[1], "bfloat16")
     assert 10 * GIB < hardware.budget.value < TOTAL_BYTES[1]
-    assert hardware_here("cuda:0", "auto").precision == "float16"
+    assert detect_hardware("cuda:0", "auto").precision == "float16"
     assert gpu_uuid(GPU_1) == "GPU-uuid-1"
     assert gpu_uuid(torch.device("cpu")) == ""
     assert cuda.current == 0, "a question changes nothing"
@@ -204,7 +204,7 @@ def test_threads_use_the_gpu_of_their_model(
     working.stop()
     assert used == [(model.head_VC.device, True)]
     parameter = torch.nn.Parameter(torch.ones(2))
-    optimizer = HostAdamW([{"params": [parameter], "weight_decay": 0.0}], [], betas=(0.9, 0.999), epsilon=1e-8)
+    optimizer = CPUOffloadAdamW([{"params": [parameter], "weight_decay": 0.0}], [], betas=(0.9, 0.999), epsilon=1e-8)
     optimizer._adder.submit(int).result()
     assert used[1:] == [(parameter.device, True)]
 
@@ -230,8 +230,8 @@ def test_kernels_are_launched_where_their_tensors_are(cuda: FakeCuda, monkeypatc
         ("exp_avg_codes", "exp_avg_scales", "exp_avg_sq_codes", "exp_avg_sq_scales"), torch.zeros(128)
     )
     state["step"] = torch.ones(())
-    rates = Rates(1e-3, 0.0, 0.9, 0.999, 1e-8)
-    low_bit_adamw_triton.launch(weight, torch.zeros(1, 128), state, STATE_PLANS["fp32-8bit"], rates, seed=1)
+    rates = AdamWHyperparams(1e-3, 0.0, 0.9, 0.999, 1e-8)
+    low_bit_adamw_triton.launch(weight, torch.zeros(1, 128), state, STATE_FORMATS["fp32-8bit"], rates, seed=1)
     assert launched == [1, 1]
     assert cuda.current == 0
 
@@ -307,11 +307,11 @@ def test_a_gpu_without_code_is_refused_by_its_index(cuda: FakeCuda) -> None:
 
 def test_what_an_earlier_run_left_cached_is_free(cuda: FakeCuda) -> None:
     """The second run of a process plans with the memory that the first one had; what is in use stays taken."""
-    first = hardware_here("cuda:1", "auto").budget.value
+    first = detect_hardware("cuda:1", "auto").budget.value
     cuda.reserved_bytes[1] = 9 * GIB
-    assert hardware_here("cuda:1", "auto").budget.value == first
+    assert detect_hardware("cuda:1", "auto").budget.value == first
     cuda.held_bytes[1] = cuda.reserved_bytes[1] = 3 * GIB
-    assert hardware_here("cuda:1", "auto").budget.value == first - 3 * GIB
+    assert detect_hardware("cuda:1", "auto").budget.value == first - 3 * GIB
 
 
 def test_what_is_cached_has_room_for_texts(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,7 +376,7 @@ def test_the_allocator_fails_before_the_driver_swaps(cuda: FakeCuda, monkeypatch
     with memory_limit(GPU_1):
         assert cuda.fraction == [1.0, 1.0], "other drivers do not swap"
     monkeypatch.setattr("platform.release", lambda: "5.15.0-microsoft-standard-WSL2")
-    budget = hardware_here("cuda:1", "auto").budget.value
+    budget = detect_hardware("cuda:1", "auto").budget.value
     with memory_limit(GPU_1):
         assert cuda.fraction == [1.0, pytest.approx((GIB + budget + CONTEXT_BYTES) / TOTAL_BYTES[1])]
         assert cuda.fraction[1] * TOTAL_BYTES[1] < TOTAL_BYTES[1] - GIB // 2, "the screen keeps its share"
@@ -408,7 +408,7 @@ def test_library_use_gets_segments_that_grow(cuda: FakeCuda, monkeypatch: pytest
     assert cuda.settings == ["expandable_segments:True,pinned_max_round_threshold_mb:1"]
     assert device.segments_grow()
     for setting, grows in (("backend:cudaMallocAsync", False), ("expandable_segments:True,foo:1", True)):
-        monkeypatch.setenv(device.OLD_CARD_SETTING, setting)
+        monkeypatch.setenv(device.OLD_ALLOC_CONF, setting)
         monkeypatch.setattr(device._GpuAllocator, "is_set_up", False)
         use_device(GPU_1)
         assert len(cuda.settings) == 1

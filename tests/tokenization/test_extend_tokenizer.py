@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, GPT2LMHeadModel
 import tunesmith
 from tunesmith.cli import main
 from tunesmith.errors import UserError
-from tunesmith.model.attention import DocumentLayout, hidden_states
+from tunesmith.model.attention import PackedLayout, forward_packed
 from tunesmith.model.hf_checkpoint import load_gpt2
 from tunesmith.model.hub import local_folder
 from tunesmith.tokenization.bpe_extension import NewMerges, learn_merges
@@ -51,9 +51,9 @@ def logits_of(folder: Path, ids: list[int]) -> torch.Tensor:
     """Our model's, of one document."""
     model = load_gpt2(folder).eval()
     tokens, positions = np.array(ids), np.arange(len(ids))
-    layout = DocumentLayout(np.array([0, len(ids)]), len(ids))
+    layout = PackedLayout(np.array([0, len(ids)]), len(ids))
     with torch.no_grad():
-        return model.logits(hidden_states(model, tokens, positions, layout))
+        return model.logits(forward_packed(model, tokens, positions, layout))
 
 
 def test_old_text_computes_as_before(made: tuple[Path, dict[str, Any]]) -> None:

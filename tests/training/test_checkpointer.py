@@ -14,9 +14,9 @@ from torch import Tensor
 
 import tunesmith
 from tunesmith.model.hf_checkpoint import load_gpt2, write_safetensors
-from tunesmith.optim.cpu_offload_adamw import HostAdamW
-from tunesmith.optim.state_format import HOST_STAGING_BYTES, STATE_PLANS
-from tunesmith.planning.memory_model import Correction, Demand, memory_of, snapshot_bytes
+from tunesmith.optim.cpu_offload_adamw import CPUOffloadAdamW
+from tunesmith.optim.state_format import HOST_STAGING_BYTES, STATE_FORMATS
+from tunesmith.planning.memory_model import Calibration, StepSpec, estimate_memory, snapshot_bytes
 from tunesmith.training import checkpointer
 from tunesmith.training.checkpointer import HostBuffers, LazyTensors
 from tunesmith.training.optimizer import WholeWeights, make_optimizer
@@ -180,7 +180,7 @@ def test_whole_weights_are_made_one_by_one(
     monkeypatch.setattr(module, "join", lambda half, rest: joined.append(1) or join(half, rest))
     model = load_gpt2(make_model_folder(n_embd=128))
     exact = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    whole = WholeWeights(model, make_optimizer(model, weight_decay=0.1, plan=STATE_PLANS["split-8bit"]))
+    whole = WholeWeights(model, make_optimizer(model, weight_decay=0.1, plan=STATE_FORMATS["split-8bit"]))
     assert len(whole) == 8
     assert joined == []
     for number, (name, tensor) in enumerate(whole.items(), 1):
@@ -205,7 +205,7 @@ def test_uncopied_tensors_are_those_of_the_moment() -> None:
 def test_gradients_on_their_way_are_bounded() -> None:
     """The GPU waits until earlier ones are added, instead of filling the host with what is pinned."""
     parameter = torch.nn.Parameter(torch.zeros(4))
-    optimizer = HostAdamW([{"params": [parameter], "weight_decay": 0.0}], [], betas=(0.9, 0.999), epsilon=1e-8)
+    optimizer = CPUOffloadAdamW([{"params": [parameter], "weight_decay": 0.0}], [], betas=(0.9, 0.999), epsilon=1e-8)
     going_on, total = threading.Event(), torch.zeros(4)
 
     def add(total: Tensor, arrived: Tensor) -> None:
@@ -230,7 +230,7 @@ def test_the_plan_knows_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     xl = preset_shape("gpt2-xl")
     assert xl is not None
     stream = 10_944 * xl.n_embd * 2
-    host = Demand(xl, STATE_PLANS["host"], "offload", 10_944, 3, 2, "cuda")
+    host = StepSpec(xl, STATE_FORMATS["host"], "offload", 10_944, 3, 2, "cuda")
     parameters = 1_557_611_200 + (xl.padded_vocab_size - xl.vocab_size) * xl.n_embd
     for version, block in (("2.13.0", stream), ("2.12.1", 1 << 26)):
         monkeypatch.setattr("tunesmith.utils.device.version", lambda _name, now=version: now)
@@ -238,12 +238,12 @@ def test_the_plan_knows_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> Non
 
         _torch_pins_exactly.cache_clear()
         assert pinned_bytes(stream) == block
-        assert memory_of(host, Correction()).host == 16 * parameters + HOST_STAGING_BYTES + xl.n_layer * block
+        assert estimate_memory(host, Calibration()).host == 16 * parameters + HOST_STAGING_BYTES + xl.n_layer * block
     _torch_pins_exactly.cache_clear()
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "backend:native")
     assert pinned_bytes(stream) == 1 << 26
     monkeypatch.delenv("PYTORCH_ALLOC_CONF")
-    copied = snapshot_bytes(Demand(xl, STATE_PLANS["bf16-8bit"], "nothing", 4096, 1, 2, "cuda"))
+    copied = snapshot_bytes(StepSpec(xl, STATE_FORMATS["bf16-8bit"], "nothing", 4096, 1, 2, "cuda"))
     plans = []
     for total in (64 << 30, 6 << 30):
         monkeypatch.setattr("psutil.virtual_memory", lambda total=total: SimpleNamespace(total=total, available=total))

@@ -19,7 +19,7 @@ from tunesmith.config import TrainConfig
 from tunesmith.data.dataloader import Batch
 from tunesmith.errors import UserError
 from tunesmith.model.hf_checkpoint import load_gpt2
-from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.optim.state_format import STATE_FORMATS
 from tunesmith.planning.hardware import GIB
 from tunesmith.training.optimizer import make_optimizer
 from tunesmith.training.train_step import train_step
@@ -58,7 +58,7 @@ STATES = ["fp32", "fp32-8bit", "split-8bit", "bf16-8bit", "bf16-4bit-in-backward
 def test_a_step_has_only_operations_with_a_fixed_order(states: Any, make_model_folder: Callable[..., Path]) -> None:
     """None that torch refuses on a GPU when every sum is to have one order, whatever state plan is used."""
     model = load_gpt2(make_model_folder(n_embd=128), dropout=0.1).train()
-    optimizer = make_optimizer(model, weight_decay=0.1, plan=STATE_PLANS[states], seed=1)
+    optimizer = make_optimizer(model, weight_decay=0.1, plan=STATE_FORMATS[states], seed=1)
     tokens = np.arange(40) % 300
     positions = np.concatenate([np.arange(25), np.arange(15)])
     rows = np.arange(0, 40, 2)
@@ -215,7 +215,7 @@ def test_the_broken_run_has_the_plan_of_the_unbroken_one(
         held_bytes = psutil.Process().memory_info().rss  # by other tests of this process; a plan on a CPU counts it
         return replace(hardware, budget=replace(hardware.budget, value=planned[-1] + held_bytes))
 
-    monkeypatch.setattr(setup, "hardware_here", shrinking)
+    monkeypatch.setattr(setup, "detect_hardware", shrinking)
     verified: list[Any] = []
     tunesmith.train(
         text,

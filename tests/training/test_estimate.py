@@ -10,11 +10,11 @@ import tunesmith
 from tunesmith.cli import main
 from tunesmith.config import PlanConfig
 from tunesmith.errors import DoesNotFitError, UserError
-from tunesmith.optim.state_format import STATE_PLANS
-from tunesmith.planning.calibration_cache import Experience
-from tunesmith.planning.fit import best_way, choose_way, fits, ways
-from tunesmith.planning.hardware import GIB, hardware_here, hardware_named
-from tunesmith.planning.memory_model import Correction, memory_of, snapshot_bytes
+from tunesmith.optim.state_format import STATE_FORMATS
+from tunesmith.planning.calibration_cache import CalibrationCache
+from tunesmith.planning.fit import choose_fit, fastest_fit, fit_candidates, fits
+from tunesmith.planning.hardware import GIB, detect_hardware, hardware_for_gpu
+from tunesmith.planning.memory_model import Calibration, estimate_memory, snapshot_bytes
 from tunesmith.training.epoch import request_of
 from tunesmith.training.estimate import estimate
 from tunesmith.training.memory_calibration import MemoryCalibrator
@@ -64,63 +64,63 @@ def test_the_way_taken_is_the_first_that_fits_and_the_fastest() -> None:
     """Against a plain search over everything; less memory never leads to a more faithful way."""
     config = PlanConfig(model="gpt2-xl")
     shape, corpus = _parts(config)
-    faithful = list(STATE_PLANS)
+    faithful = list(STATE_FORMATS)
     before = -1
     for gib in (48, 24, 16, 12, 10, 8):
-        hardware = hardware_named(None, f"{gib}GB")
-        request, _ = request_of(config, shape, corpus, hardware, Experience({}))
-        chosen = choose_way(request, hardware)
+        hardware = hardware_for_gpu(None, f"{gib}GB")
+        request, _ = request_of(config, shape, corpus, hardware, CalibrationCache({}))
+        chosen = choose_fit(request, hardware)
         assert fits(chosen, hardware)
         place = faithful.index(chosen.demand.states.name)
         assert place >= before
         before = place
         for name in faithful[:place]:
-            assert not any(fits(way, hardware) for way in ways(request, hardware, STATE_PLANS[name]))
-        others = [way for way in ways(request, hardware, chosen.demand.states) if fits(way, hardware)]
+            assert not any(fits(way, hardware) for way in fit_candidates(request, hardware, STATE_FORMATS[name]))
+        others = [way for way in fit_candidates(request, hardware, chosen.demand.states) if fits(way, hardware)]
         assert chosen.step_s == min(way.step_s for way in others)
         assert chosen.demand.tokens * chosen.demand.micro_batches >= request.step_tokens  # the batch stays
     assert before > 0
     with pytest.raises(DoesNotFitError, match="training needs"):
-        choose_way(request, hardware_named(None, "3GB"))
+        choose_fit(request, hardware_for_gpu(None, "3GB"))
 
 
 def test_what_was_measured_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A correction that was learned is kept on disk and makes the next plan smaller."""
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
-    config, hardware = PlanConfig(model="gpt2"), hardware_named("RTX 3060", None)
+    config, hardware = PlanConfig(model="gpt2"), hardware_for_gpu("RTX 3060", None)
     shape, corpus = _parts(config)
-    request, _ = request_of(config, shape, corpus, hardware, Experience({}))
-    first = best_way(request, hardware, STATE_PLANS["fp32"])
-    assert not Experience.kept().knows(first.demand, hardware)
-    Experience.kept().learn(first.demand, hardware, Correction(1.3, 3 * GIB))
-    kept = Experience.kept()
+    request, _ = request_of(config, shape, corpus, hardware, CalibrationCache({}))
+    first = fastest_fit(request, hardware, STATE_FORMATS["fp32"])
+    assert not CalibrationCache.kept().knows(first.demand, hardware)
+    CalibrationCache.kept().learn(first.demand, hardware, Calibration(1.3, 3 * GIB))
+    kept = CalibrationCache.kept()
     assert kept.knows(first.demand, hardware)
     request, _ = request_of(config, shape, corpus, hardware, kept)
-    second = best_way(request, hardware, STATE_PLANS["fp32"])
-    same = [way for way in ways(request, hardware, STATE_PLANS["fp32"]) if way.demand == first.demand]
+    second = fastest_fit(request, hardware, STATE_FORMATS["fp32"])
+    same = [way for way in fit_candidates(request, hardware, STATE_FORMATS["fp32"]) if way.demand == first.demand]
     assert same[0].memory.peak_bytes > first.memory.peak_bytes + 2 * GIB
     assert fits(second, hardware)
     (tmp_path / "cache" / "memory.json").write_text("[", encoding="utf-8")
-    assert Experience.kept().corrections == {}
+    assert CalibrationCache.kept().corrections == {}
 
 
 def test_what_a_process_held_before_is_no_lesson(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A run beside a notebook's tables needs no more than one beside nothing; where it is planned, they count."""
     monkeypatch.setenv("TUNESMITH_CACHE", str(tmp_path / "cache"))
-    config, hardware = PlanConfig(model="gpt2"), hardware_here("cpu", "fp32")
+    config, hardware = PlanConfig(model="gpt2"), detect_hardware("cpu", "fp32")
     shape, corpus = _parts(config)
-    request, _ = request_of(config, shape, corpus, hardware, Experience({}))
-    demand = best_way(request, hardware, STATE_PLANS["fp32"]).demand
-    computed = memory_of(demand, Correction()).peak_bytes + snapshot_bytes(demand)
-    beside_tables = Experience({}, held_bytes=4 * GIB)
+    request, _ = request_of(config, shape, corpus, hardware, CalibrationCache({}))
+    demand = fastest_fit(request, hardware, STATE_FORMATS["fp32"]).demand
+    computed = estimate_memory(demand, Calibration()).peak_bytes + snapshot_bytes(demand)
+    beside_tables = CalibrationCache({}, held_bytes=4 * GIB)
     assert beside_tables.correction(demand, hardware).workspace_bytes > 4 * GIB
     MemoryCalibrator(demand, hardware, beside_tables, 4 * GIB).after_run(computed + 4 * GIB + GIB)
-    learned = Experience.kept().corrections
-    assert Experience(learned).correction(demand, hardware).workspace_bytes == GIB
-    assert Experience(learned, 2 * GIB).correction(demand, hardware).workspace_bytes == 3 * GIB
+    learned = CalibrationCache.kept().corrections
+    assert CalibrationCache(learned).correction(demand, hardware).workspace_bytes == GIB
+    assert CalibrationCache(learned, 2 * GIB).correction(demand, hardware).workspace_bytes == 3 * GIB
     # a peak of an earlier run in the same process says nothing of this one
-    MemoryCalibrator(demand, hardware, Experience.kept(), 99 * GIB).after_run(99 * GIB)
-    assert Experience.kept().corrections == learned
+    MemoryCalibrator(demand, hardware, CalibrationCache.kept(), 99 * GIB).after_run(99 * GIB)
+    assert CalibrationCache.kept().corrections == learned
 
 
 def test_too_small_a_card_is_told(text: Path, capsys: pytest.CaptureFixture[str]) -> None:

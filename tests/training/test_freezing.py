@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 import tunesmith
 from tunesmith.errors import UserError
-from tunesmith.model.attention import DocumentLayout, hidden_states
+from tunesmith.model.attention import PackedLayout, forward_packed
 from tunesmith.model.gpt2_config import Frozen
 from tunesmith.model.hf_checkpoint import load_gpt2
 from tunesmith.model.lora import freeze
-from tunesmith.model.loss import sum_of_nats
+from tunesmith.model.loss import fused_linear_cross_entropy
 from tunesmith.training.optimizer import make_optimizer, optimizer_state
 
 CHOICES: dict[Frozen, Callable[[str], bool]] = {
@@ -30,8 +30,8 @@ def gradients(model: Any) -> dict[str, torch.Tensor | None]:
     random = np.random.default_rng(1)
     tokens_N, targets_N = random.integers(0, 300, (2, 30))
     positions_N = np.concatenate([np.arange(12), np.arange(18)])
-    hidden_NC = hidden_states(model, tokens_N, positions_N, DocumentLayout.of((0, 12, 30)))
-    sum_of_nats(hidden_NC, model.head_VC, torch.from_numpy(targets_N), 300).backward()
+    hidden_NC = forward_packed(model, tokens_N, positions_N, PackedLayout.of((0, 12, 30)))
+    fused_linear_cross_entropy(hidden_NC, model.head_VC, torch.from_numpy(targets_N), 300).backward()
     return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import tunesmith
 from tunesmith.evaluation.perplexity import evaluate_split
-from tunesmith.model.attention import hidden_states
+from tunesmith.model.attention import forward_packed
 from tunesmith.training.anomalies import detect_loss_spike
 from tunesmith.training.checkpoint import verify_checksums
 from tunesmith.training.checkpointer import BestModelWriter
@@ -87,14 +87,14 @@ def test_a_poisoned_sample_is_named_and_left_out(
     poisoned_steps = []
 
     def poisoned(model: Any, tokens_N: Any, *others: Any) -> Tensor:
-        hidden_NC = hidden_states(model, tokens_N, *others)
+        hidden_NC = forward_packed(model, tokens_N, *others)
         tokens = tokens_N.tolist()
         if model.training and any(tokens[at : at + len(encoded)] == encoded for at in range(len(tokens))):
             poisoned_steps.append(len(tokens))
             return hidden_NC * float("nan")
         return hidden_NC
 
-    monkeypatch.setattr("tunesmith.training.train_step.hidden_states", poisoned)
+    monkeypatch.setattr("tunesmith.training.train_step.forward_packed", poisoned)
     result, events = train("poisoned")
     assert poisoned_steps
     (trouble,) = troubles(events)

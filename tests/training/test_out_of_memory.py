@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 import tunesmith
 from tunesmith.data.dataloader import TrainBatchSampler
 from tunesmith.errors import UserError
-from tunesmith.model.attention import hidden_states
+from tunesmith.model.attention import forward_packed
 from tunesmith.model.gpt2 import as_it_is
-from tunesmith.model.loss import sum_of_nats
-from tunesmith.optim.low_bit_adamw import CompressedAdamW
+from tunesmith.model.loss import fused_linear_cross_entropy
+from tunesmith.optim.low_bit_adamw import LowBitAdamW
 from tunesmith.utils.oom import in_pieces, is_out_of_memory
 
 NO_MEMORY = "CUDA out of memory. Tried to allocate 1.00 GiB."
@@ -54,9 +54,9 @@ def fail_in_forward(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     def limited(model: Any, tokens_N: Any, *others: Any) -> torch.Tensor:
         if len(tokens_N) > limit and torch.is_grad_enabled():
             raise torch.OutOfMemoryError(NO_MEMORY)
-        return hidden_states(model, tokens_N, *others)
+        return forward_packed(model, tokens_N, *others)
 
-    monkeypatch.setattr("tunesmith.training.train_step.hidden_states", limited)
+    monkeypatch.setattr("tunesmith.training.train_step.forward_packed", limited)
 
 
 def fail_in_loss(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
@@ -65,16 +65,16 @@ def fail_in_loss(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     def limited(hidden_NC: torch.Tensor, *others: Any, **keywords: Any) -> torch.Tensor:
         if len(hidden_NC) > limit:
             raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
-        return sum_of_nats(hidden_NC, *others, **keywords)
+        return fused_linear_cross_entropy(hidden_NC, *others, **keywords)
 
-    monkeypatch.setattr("tunesmith.training.train_step.sum_of_nats", limited)
+    monkeypatch.setattr("tunesmith.training.train_step.fused_linear_cross_entropy", limited)
 
 
 def fail_in_backward(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     """Too many tokens for the gradients: some parameters have theirs already."""
 
     def limited(model: Any, tokens_N: Any, *others: Any) -> torch.Tensor:
-        hidden_NC = hidden_states(model, tokens_N, *others)
+        hidden_NC = forward_packed(model, tokens_N, *others)
 
         def refuse(_gradient: torch.Tensor) -> None:
             if len(tokens_N) > limit:
@@ -83,7 +83,7 @@ def fail_in_backward(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
         hidden_NC.register_hook(refuse)
         return hidden_NC
 
-    monkeypatch.setattr("tunesmith.training.train_step.hidden_states", limited)
+    monkeypatch.setattr("tunesmith.training.train_step.forward_packed", limited)
 
 
 def fail_before_the_update(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
@@ -130,9 +130,9 @@ def test_where_no_pieces_are_small_enough_more_is_recomputed(
     def limited(model: Any, tokens_N: Any, *others: Any) -> torch.Tensor:
         if model.transformer.h[0].run_block is as_it_is and torch.is_grad_enabled():
             raise torch.OutOfMemoryError(NO_MEMORY)
-        return hidden_states(model, tokens_N, *others)
+        return forward_packed(model, tokens_N, *others)
 
-    monkeypatch.setattr("tunesmith.training.train_step.hidden_states", limited)
+    monkeypatch.setattr("tunesmith.training.train_step.forward_packed", limited)
     out = train("disturbed", states=states, precision="bf16")
     for name, tensor in load_file(out / "model.safetensors").items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=5e-3)
@@ -148,15 +148,15 @@ def test_an_update_that_had_begun_is_not_made_twice(
     states: str, train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Weights that have changed cannot give the same gradients again: such a run ends, resumable."""
-    update, calls = CompressedAdamW._update, iter(range(10**6))
+    update, calls = LowBitAdamW._update, iter(range(10**6))
 
-    def limited(optimizer: CompressedAdamW, *arguments: Any) -> None:
+    def limited(optimizer: LowBitAdamW, *arguments: Any) -> None:
         update(optimizer, *arguments)
         if next(calls) == 5:
             raise torch.OutOfMemoryError(NO_MEMORY)
 
     with monkeypatch.context() as broken:
-        broken.setattr(CompressedAdamW, "_update", limited)
+        broken.setattr(LowBitAdamW, "_update", limited)
         with pytest.raises(UserError, match="in the middle of an update") as error:
             train("out", states=states, precision="bf16")
     assert "continue from the last checkpoint with resume" in error.value.hint
@@ -184,9 +184,9 @@ def test_evaluation_and_samples_shrink_too(train: Callable[..., Path], monkeypat
     def limited(model: Any, tokens_N: Any, *others: Any) -> torch.Tensor:
         if len(tokens_N) > 64:
             raise torch.OutOfMemoryError(NO_MEMORY)
-        return hidden_states(model, tokens_N, *others)
+        return forward_packed(model, tokens_N, *others)
 
-    monkeypatch.setattr("tunesmith.evaluation.perplexity.hidden_states", limited)
+    monkeypatch.setattr("tunesmith.evaluation.perplexity.forward_packed", limited)
     from tunesmith.generation import generate
 
     engine = generate.Engine

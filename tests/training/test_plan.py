@@ -14,16 +14,16 @@ from tunesmith.data.spans import TokenSpans
 from tunesmith.errors import UserError
 from tunesmith.model.gpt2_config import GPT2Config
 from tunesmith.model.hub import preset_shape
-from tunesmith.planning.calibration_cache import Experience
-from tunesmith.planning.hardware import hardware_here, hardware_named
-from tunesmith.planning.memory_model import Correction, evaluation_bytes, memory_of
+from tunesmith.planning.calibration_cache import CalibrationCache
+from tunesmith.planning.hardware import detect_hardware, hardware_for_gpu
+from tunesmith.planning.memory_model import Calibration, estimate_memory, evaluation_bytes
 from tunesmith.training.plan import TrainPlan, _compiled, make_plan
 from tunesmith.training.validation import validate_config
-from tunesmith.utils.device import Choice, choose_device, choose_dtype
+from tunesmith.utils.device import Decision, resolve_device, resolve_dtype
 
 GPT2_SMALL = GPT2Config(50257, 1024, 768, 12, 12, 3072)
 TINY = GPT2Config(4096, 512, 128, 6, 4, 512)
-NO_EXPERIENCE = Experience({})
+NO_EXPERIENCE = CalibrationCache({})
 ASKED = TrainConfig(sources=("t.txt",), out="o", device="cpu")
 
 
@@ -39,7 +39,7 @@ def corpus(n_samples: int, tokens_each: int) -> Corpus:
 
 def plan(n_samples: int = 2000, tokens_each: int = 20, model: GPT2Config = GPT2_SMALL, **asked: Any) -> TrainPlan:
     """A plan for a text of this size on this machine's processor."""
-    hardware = hardware_here("cpu", replace(ASKED, **asked).precision)
+    hardware = detect_hardware("cpu", replace(ASKED, **asked).precision)
     return make_plan(replace(ASKED, **asked), model, corpus(n_samples, tokens_each), hardware, NO_EXPERIENCE)[0]
 
 
@@ -95,11 +95,11 @@ def test_compiling_pays_in_long_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "on a CPU" in plan().reasons["compiled"]
     assert plan(compile="yes").compiled
     assert plan(compile="yes").constant_size
-    card = hardware_named("RTX 4070 Ti", None)
+    card = hardware_for_gpu("RTX 4070 Ti", None)
     assert not _compiled(ASKED, card, 60).value
     assert _compiled(ASKED, card, 600).value
     assert not _compiled(replace(ASKED, compile="no"), card, 600).value
-    assert not _compiled(ASKED, replace(card, can_compile=Choice(False, "Triton is not installed")), 600).value
+    assert not _compiled(ASKED, replace(card, can_compile=Decision(False, "Triton is not installed")), 600).value
     monkeypatch.setattr("shutil.which", lambda _name: None)
     with pytest.raises(UserError, match="--compile yes: there is no"):
         plan(compile="yes")
@@ -154,30 +154,30 @@ def test_precision_and_device_have_reasons(monkeypatch: pytest.MonkeyPatch) -> N
     for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        assert choose_dtype("auto", cpu).value is expected
+        assert resolve_dtype("auto", cpu).value is expected
     for capability, expected in (((8, 9), torch.bfloat16), ((9, 0), torch.bfloat16), ((7, 5), torch.float16)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device, it=capability: it)
-        choice = choose_dtype("auto", torch.device("cuda"))
+        choice = resolve_dtype("auto", torch.device("cuda"))
         assert choice.value is expected
         assert f"{capability[0]}.{capability[1]}" in choice.reason
     with pytest.raises(UserError, match="fp16 needs a CUDA device"):
-        choose_dtype("fp16", cpu)
+        resolve_dtype("fp16", cpu)
     with pytest.raises(UserError, match="--device tpu"):
-        choose_device("tpu")
+        resolve_device("tpu")
     with pytest.raises(UserError, match="--device meta is not supported"):
-        choose_device("meta")
+        resolve_device("meta")
 
 
 @pytest.mark.parametrize(("model", "room"), [("gpt2", "4 GB"), ("gpt2-large", "8 GB"), ("gpt2-xl", "12 GB")])
 def test_an_evaluation_fits_where_the_steps_do(model: str, room: str) -> None:
     """Beside weights and states, with as many tokens at once as there is room for."""
-    hardware = hardware_named("RTX 4070 Ti", room)
+    hardware = hardware_for_gpu("RTX 4070 Ti", room)
     asked = replace(ASKED, device="cuda", model=model)
     decided, demand = make_plan(asked, preset_shape(model), corpus(20_000, 1000), hardware, NO_EXPERIENCE)
-    memory = memory_of(demand, Correction())
+    memory = estimate_memory(demand, Calibration())
     assert evaluation_bytes(demand, memory, decided.tokens_per_evaluation_batch) <= hardware.budget.value
     assert decided.tokens_per_evaluation_batch >= decided.context_tokens
-    tight = replace(hardware, budget=Choice(memory.peak_bytes, "exactly"))
+    tight = replace(hardware, budget=Decision(memory.peak_bytes, "exactly"))
     fewer, demand = make_plan(asked, preset_shape(model), corpus(20_000, 1000), tight, NO_EXPERIENCE)
-    memory = memory_of(demand, Correction())
+    memory = estimate_memory(demand, Calibration())
     assert evaluation_bytes(demand, memory, fewer.tokens_per_evaluation_batch) <= tight.budget.value

@@ -18,8 +18,8 @@ from tunesmith.data.dataloader import Batch
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_checkpoint import load_gpt2
 from tunesmith.optim.in_backward_adamw import InBackwardAdamW
-from tunesmith.optim.state_format import STATE_PLANS
-from tunesmith.planning.memory_model import Demand
+from tunesmith.optim.state_format import STATE_FORMATS
+from tunesmith.planning.memory_model import StepSpec
 from tunesmith.training.anomalies import SysmemFallbackDetector
 from tunesmith.training.events import StepLogged, TrainResult
 from tunesmith.training.memory_calibration import calibrate
@@ -27,7 +27,7 @@ from tunesmith.training.optimizer import WholeWeights, make_optimizer
 from tunesmith.training.train import train_events
 from tunesmith.training.train_step import StepResult, train_step
 
-OTHERS = [name for name in STATE_PLANS if name != "fp32"]
+OTHERS = [name for name in STATE_FORMATS if name != "fp32"]
 SHAPE = {"n_embd": 64, "n_head": 4, "n_layer": 2}
 
 
@@ -57,7 +57,7 @@ def learner(folder: Path, states: str, dtype: torch.dtype = torch.bfloat16) -> t
     """A model and its optimizer."""
     model = load_gpt2(folder).train()
     model.compute_dtype = dtype
-    return model, make_optimizer(model, weight_decay=0.1, plan=STATE_PLANS[states], seed=5)
+    return model, make_optimizer(model, weight_decay=0.1, plan=STATE_FORMATS[states], seed=5)
 
 
 def step(
@@ -74,7 +74,7 @@ def masters(model: GPT2, optimizer: torch.optim.Optimizer) -> dict[str, torch.Te
     return {name: whole.get(name, p.detach()).float().clone() for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("states", list(STATE_PLANS))
+@pytest.mark.parametrize("states", list(STATE_FORMATS))
 def test_a_model_that_is_let_go_is_freed(states: str, make_model_folder: Callable[..., Path]) -> None:
     """Weights, gradients and moments are gone when model and optimizer are: a second run needs the memory."""
     model, optimizer = learner(make_model_folder(**SHAPE), states)
@@ -208,12 +208,12 @@ def test_it_is_resumed_exactly(states: str, text: Path, make_model_folder: Calla
         assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
 
 
-@pytest.mark.parametrize("states", list(STATE_PLANS))
+@pytest.mark.parametrize("states", list(STATE_FORMATS))
 def test_calibration_changes_nothing(states: str, make_model_folder: Callable[..., Path]) -> None:
     """Weights, moments and norms are what they were, no gradient is left, and the correction is plausible."""
     model, optimizer = learner(make_model_folder(**SHAPE), states)
     before = masters(model, optimizer)
-    demand = Demand(model.config, STATE_PLANS[states], "nothing", 512, 1, 2, "cpu")
+    demand = StepSpec(model.config, STATE_FORMATS[states], "nothing", 512, 1, 2, "cpu")
     correction = calibrate(model, optimizer, demand)
     assert correction.activations == 1.0
     assert correction.workspace_bytes > 0

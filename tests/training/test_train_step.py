@@ -16,8 +16,8 @@ from tunesmith.data.dataloader import Batch, pack_batches
 from tunesmith.data.packing import windows_of
 from tunesmith.data.spans import TokenSpans
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.hf_checkpoint import load_gpt2, state_for_huggingface
-from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.model.hf_checkpoint import load_gpt2, to_hf_state_dict
+from tunesmith.optim.state_format import STATE_FORMATS
 from tunesmith.training.optimizer import load_optimizer_state, make_optimizer, optimizer_state
 from tunesmith.training.train_step import StepResult, batch_loss_sum, train_step
 
@@ -69,7 +69,7 @@ def test_equals_the_plain_step(make_model_folder: Callable[..., Path], split: Sp
     torch.testing.assert_close(result.nats, nats.detach(), rtol=1e-5, atol=0)
     torch.testing.assert_close(result.grad_norm, grad_norm, rtol=1e-4, atol=0)
     expected = oracle.state_dict()
-    for name, tensor in state_for_huggingface(model).items():
+    for name, tensor in to_hf_state_dict(model).items():
         # Adam's first step moves a weight by the full rate in the sign of its gradient, however small: where the
         # true gradient is 0 (the keys' bias, unseen positions) the sign is rounding, so those may differ by it.
         close = torch.isclose(tensor, expected[name], rtol=0, atol=2e-5)
@@ -190,7 +190,7 @@ def test_a_gradient_that_is_no_number_changes_nothing(
 ) -> None:
     """Weights, moments and step counts stay bitwise what they were, and the next step is made as if nothing was."""
     model = load_gpt2(make_model_folder(n_embd=64)).train()
-    plan = STATE_PLANS["fp32" if kept == "muon" else kept]
+    plan = STATE_FORMATS["fp32" if kept == "muon" else kept]
     optimizer = make_optimizer(model, weight_decay=0.1, plan=plan, muon=kept == "muon")
     scaler = torch.amp.GradScaler("cpu", enabled=False)
 

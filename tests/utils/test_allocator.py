@@ -35,7 +35,7 @@ def test_blocks_that_are_freed_are_used_again() -> None:
 @pytest.mark.parametrize("name", ["PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"])
 def test_what_the_user_set_for_cards_stays(name: str) -> None:
     """The setting is made where there is none, and never over another."""
-    code = "import os; from tunesmith.utils.device import set_up_allocators as s; s(); print(os.environ.get(%r))"
+    code = "import os; from tunesmith.utils.device import configure_allocators as s; s(); print(os.environ.get(%r))"
     clean = {key: value for key, value in os.environ.items() if "ALLOC_CONF" not in key}
     found = []
     for environment in (clean, {**clean, name: "backend:native"}):

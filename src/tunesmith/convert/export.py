@@ -15,7 +15,7 @@ from tunesmith.convert.exported_model import Exported, copy_settings, read_expor
 from tunesmith.convert.verify import ReadBack, Verification, verify
 from tunesmith.errors import UsageError, UserError
 from tunesmith.model.hf_checkpoint import load_gpt2, save_gpt2
-from tunesmith.utils.files import new_folder, refuse_existing
+from tunesmith.utils.files import check_is_new, new_folder
 
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 LARGEST_DIFFERENCE = {"f32": 1e-3, "f16": 0.5, "bf16": 4.0}
@@ -97,7 +97,7 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
             dtypes=", ".join(form.dtypes),
         )
     out = Path(config.out)
-    refuse_existing(out)
+    check_is_new(out)
     exported = read_exported(config)
     with new_folder(out) as folder:
         form.write(exported, folder, dtype)

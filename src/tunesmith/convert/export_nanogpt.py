@@ -14,7 +14,7 @@ from tunesmith.convert.exported_model import Exported, copy_settings
 from tunesmith.convert.import_nanogpt import read_nanogpt
 from tunesmith.convert.verify import ReadBack, Verification, verify
 from tunesmith.errors import UserError
-from tunesmith.model.hf_checkpoint import gpt2_of
+from tunesmith.model.hf_checkpoint import model_from_state_dict
 
 FILE = "ckpt.pt"
 TANH_GELU = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
@@ -67,8 +67,8 @@ def verify_nanogpt(exported: Exported, folder: Path, dtype: str) -> Verification
     """
     del dtype
     read = read_nanogpt(folder / FILE)
-    found = gpt2_of(read.config, read.state)  # with the exact GELU
-    exact = replace(exported, model=gpt2_of(read.config, exported.state))
+    found = model_from_state_dict(read.config, read.state)  # with the exact GELU
+    exact = replace(exported, model=model_from_state_dict(read.config, exported.state))
     computed = ReadBack(found, "nanoGPT's arithmetic")
     verify(exact, computed, largest_difference=LARGEST_DIFFERENCE)
     return verify(exported, computed, largest_difference=float("inf"))

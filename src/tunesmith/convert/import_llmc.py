@@ -12,7 +12,7 @@ import torch
 
 from tunesmith.convert.imported_model import BLOCK_PARTS, ForeignModel, expected_shapes, refuse_incomplete
 from tunesmith.errors import UserError
-from tunesmith.model.hf_config import gpt2_config
+from tunesmith.model.hf_config import parse_hf_config
 
 MAGIC = 20240326
 HEADER_INTEGERS, HEADER_BYTES = 256, 1024
@@ -47,7 +47,7 @@ def read_llmc(path: Path) -> ForeignModel:
             known=", ".join(map(str, DTYPES)),
         )
     sizes = dict(zip(("n_positions", "vocab_size", "n_layer", "n_head", "n_embd"), header[2:7], strict=True))
-    config = gpt2_config(sizes, origin=str(path))
+    config = parse_hf_config(sizes, origin=str(path))
     in_file = replace(config, vocab_size=header[7] if version in PADDED else config.vocab_size)
     dtype = DTYPES[version]
     shapes = expected_shapes(in_file)

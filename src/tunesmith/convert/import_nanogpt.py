@@ -14,7 +14,7 @@ from torch import Tensor
 from tunesmith.convert.imported_model import ForeignModel, expected_shapes, refuse_incomplete
 from tunesmith.errors import UserError
 from tunesmith.model.gpt2_config import GPT2Config
-from tunesmith.model.hf_config import gpt2_config
+from tunesmith.model.hf_config import parse_hf_config
 
 SIZES = {
     "vocab_size": "vocab_size",
@@ -53,7 +53,7 @@ def read_nanogpt(path: Path) -> ForeignModel:
             missing="'model'" if not isinstance(state, dict) else "'model_args'",
         )
     raw = {SIZES[key]: value for key, value in shape.items() if key in SIZES}
-    config = gpt2_config({**raw, "activation_function": "gelu" if exact else "gelu_new"}, origin=str(path))
+    config = parse_hf_config({**raw, "activation_function": "gelu" if exact else "gelu_new"}, origin=str(path))
     weights = _weights(path, state, config)
     refuse_incomplete(path, config, weights)
     kind = "nanoGPT" if exact else "build-nanogpt"

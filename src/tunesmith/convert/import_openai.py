@@ -18,7 +18,7 @@ from torch import Tensor
 from tunesmith.convert.imported_model import ForeignModel, refuse_incomplete
 from tunesmith.data.tokenizer import load_tokenizer_files
 from tunesmith.errors import UserError
-from tunesmith.model.hf_config import gpt2_config
+from tunesmith.model.hf_config import parse_hf_config
 from tunesmith.utils.files import parse_json
 
 MAGIC = 0xDB4775248B80FB57
@@ -211,7 +211,7 @@ def read_openai(path: Path) -> ForeignModel:
     folder = path if path.is_dir() else path.parent
     prefix = _latest(folder) if path.is_dir() else path.with_suffix("") if path.suffix == ".index" else path
     raw = _hparams(folder / HPARAMS)
-    config = gpt2_config({SIZES[key]: value for key, value in raw.items() if key in SIZES}, origin=str(folder))
+    config = parse_hf_config({SIZES[key]: value for key, value in raw.items() if key in SIZES}, origin=str(folder))
     bundle = Bundle(prefix)
     state = {
         _our_name(name): _our_layout(name, bundle.tensor(name))

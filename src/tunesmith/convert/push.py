@@ -12,7 +12,7 @@ from tunesmith.data.tokenizer import FILES, load_tokenizer
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
 from tunesmith.model.hf_checkpoint import weight_files
-from tunesmith.model.hf_config import gpt2_config, read_hf_config
+from tunesmith.model.hf_config import parse_hf_config, read_hf_config
 from tunesmith.model.hub import REACH_HUB_S, local_folder
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def _files(folder: Path) -> list[str]:
         UserError: if something is missing, or weights are pickled.
     """
     hf_config = read_hf_config(folder)
-    gpt2_config(hf_config, origin=str(folder))
+    parse_hf_config(hf_config, origin=str(folder))
     load_tokenizer(folder, hf_config)
     weights = weight_files(folder)
     if not weights or any(path.suffix != ".safetensors" for path in weights):

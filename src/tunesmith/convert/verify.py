@@ -17,8 +17,8 @@ from tunesmith.convert.exported_model import Exported
 from tunesmith.errors import UserError
 from tunesmith.generation.generate import generate_batch
 from tunesmith.generation.sampling import SamplingParams
-from tunesmith.model.attention import DocumentLayout, RunAttention
-from tunesmith.model.compile import inference
+from tunesmith.model.attention import GroupedSDPA, PackedLayout
+from tunesmith.model.compile import inference_mode
 from tunesmith.model.gpt2 import GPT2
 
 PROMPTS = (
@@ -124,8 +124,8 @@ def verify(exported: Exported, runtime: Runtime, *, largest_difference: float) -
 
 def full_logits(model: GPT2, tokens: list[int]) -> Logits:
     """Logits after each token of a text, [N, V] in fp32, without any cache."""
-    attend = RunAttention(DocumentLayout.of((0, len(tokens))))
-    with inference(model):
+    attend = GroupedSDPA(PackedLayout.of((0, len(tokens))))
+    with inference_mode(model):
         hidden_NC = model(torch.tensor(tokens), torch.arange(len(tokens)), lambda _layer: attend)
         logits_NV: Logits = model.logits(hidden_NC).numpy()
         return logits_NV

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from tunesmith.data.spans import Int64s, IntColumns, Integers, TokenSpans
 from tunesmith.messages.catalogue import say
-from tunesmith.utils.device import Choice
+from tunesmith.utils.device import Decision
 
 TOKENS_MULTIPLE = 64
 """Micro-batch sizes are multiples of this, because matrix products are fastest there."""
@@ -210,17 +210,17 @@ def steps_per_epoch(epoch_tokens: int, n_windows: int, tokens_per_step: int) -> 
     return min(max(round(epoch_tokens / tokens_per_step), 1), n_windows)
 
 
-def resolve_tokens_per_step(epoch_tokens: int, epochs: float) -> Choice[int]:
+def resolve_tokens_per_step(epoch_tokens: int, epochs: float) -> Decision[int]:
     """Choose an effective batch size: the largest power of two that leaves enough optimizer steps, within limits."""
     wished = epoch_tokens * epochs / MIN_RUN_STEPS
     tokens = min(max(1 << max(int(wished), 1).bit_length() - 1, MIN_TOKENS_PER_STEP), MAX_TOKENS_PER_STEP)
     if tokens == MIN_TOKENS_PER_STEP:
-        return Choice(
+        return Decision(
             tokens, say("little text: the smallest batch that is still steady, so that it gets enough updates")
         )
     if tokens == MAX_TOKENS_PER_STEP:
-        return Choice(tokens, say("much text: larger batches would only make fewer updates"))
-    return Choice(tokens, say("so that the run has at least {steps} updates", steps=MIN_RUN_STEPS))
+        return Decision(tokens, say("much text: larger batches would only make fewer updates"))
+    return Decision(tokens, say("so that the run has at least {steps} updates", steps=MIN_RUN_STEPS))
 
 
 def balance_windows(lengths: Int64s, n_batches: int, rng: np.random.Generator | None = None) -> Int64s:

@@ -18,8 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 from tunesmith.distributed.engine import Engine
 from tunesmith.distributed.team import ManyProcesses
 from tunesmith.errors import UserError
-from tunesmith.model.attention import DocumentLayout, attention_over
-from tunesmith.model.compile import uncompiled
+from tunesmith.model.attention import PackedLayout, attention_for
+from tunesmith.model.compile import eager_mode
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.utils.oom import is_out_of_memory
 
@@ -103,10 +103,10 @@ class ReplicatedEngine(Engine):
     def _rehearse(self) -> None:
         """Backward passes of one token, until gradients lie in the buckets in which they will stay."""
         device = self.model.head_VC.device
-        attend = attention_over(DocumentLayout.of((0, 1)), self.model)
+        attend = attention_for(PackedLayout.of((0, 1)), self.model)
         was_training = self.model.training
         self.model.eval()
-        with uncompiled(self.model):
+        with eager_mode(self.model):
             for _ in range(REHEARSALS):
                 self._travel.begin()
                 zero_N = torch.zeros(1, dtype=torch.int64, device=device)

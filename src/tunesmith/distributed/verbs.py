@@ -16,7 +16,7 @@ from tunesmith.distributed.team import ALONE, Team
 from tunesmith.distributed.typed_command import typed_arguments
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
-from tunesmith.utils.device import choose_device, environment, use_device
+from tunesmith.utils.device import environment, resolve_device, use_device
 
 DONE, INTERRUPTED = 0, 130
 
@@ -89,7 +89,7 @@ def device_of(team: Team, asked: str) -> torch.device:
     Raises:
         UserError: if it cannot.
     """
-    device = choose_device(asked).value
+    device = resolve_device(asked).value
     if team.size > 1 and device.type == "cuda":
         device = torch.device("cuda", team.local_rank)
     use_device(device)

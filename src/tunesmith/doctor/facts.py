@@ -10,7 +10,7 @@ from itertools import repeat
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from tunesmith.planning.gpu_processes import Neighbour
+from tunesmith.planning.gpu_processes import GPUProcess
 
 SystemKind = Literal["linux", "windows", "wsl", "macos"]
 Installer = Literal["pip", "uv"]
@@ -67,7 +67,7 @@ class GPUFacts:
     total_bytes: int
     free_bytes: int
     has_display: bool
-    processes: tuple[Neighbour, ...] = ()
+    processes: tuple[GPUProcess, ...] = ()
     temperature_c: int | None = None
     power_limit_w: float | None = None
     default_power_limit_w: float | None = None

@@ -7,9 +7,9 @@ from tunesmith.doctor.collect import collect
 from tunesmith.doctor.cuda_releases import has_code_for
 from tunesmith.doctor.facts import Facts
 from tunesmith.errors import UserError
-from tunesmith.model.hf_config import gpt2_config, read_hf_config
+from tunesmith.model.hf_config import parse_hf_config, read_hf_config
 from tunesmith.model.hub import folder_here, preset_shape
-from tunesmith.utils.device import choose_device
+from tunesmith.utils.device import resolve_device
 
 LARGE_PARAMETERS = 50_000_000
 """Smaller models are trained on a CPU in minutes."""
@@ -35,7 +35,7 @@ def check_device(config: TrainConfig) -> None:
 def _check_architecture(device_option: str) -> None:
     import torch
 
-    device = choose_device(device_option).value
+    device = resolve_device(device_option).value
     capability, architectures = torch.cuda.get_device_capability(device), tuple(torch.cuda.get_arch_list())
     if not has_code_for(architectures, capability):
         raise UserError(
@@ -71,7 +71,7 @@ def is_large(model: str) -> bool:
     if shape is None:
         try:
             folder = folder_here(model)
-            shape = gpt2_config(read_hf_config(folder), origin=model) if folder else None
+            shape = parse_hf_config(read_hf_config(folder), origin=model) if folder else None
         except UserError:
             return False  # the run itself reports what is wrong with it
     return shape is None or shape.matrix_parameters >= LARGE_PARAMETERS

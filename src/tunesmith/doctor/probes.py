@@ -55,9 +55,9 @@ def probe_driver() -> None:
 
 
 def _gpu(nvml: Any, index: int) -> GPUFacts | None:  # noqa: ANN401  a module without types
-    from tunesmith.planning.gpu_processes import card_state
+    from tunesmith.planning.gpu_processes import query_gpu
 
-    state = card_state(index)
+    state = query_gpu(index)
     if state is None:
         return None
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
@@ -120,7 +120,7 @@ def probe_model(name: str) -> None:
     """Plan a run of a model, as `tunesmith plan` does."""
     from tunesmith.config import PlanConfig
     from tunesmith.model.hub import folder_here
-    from tunesmith.optim.state_format import STATE_PLANS
+    from tunesmith.optim.state_format import STATE_FORMATS
     from tunesmith.training.estimate import estimate, shape_of
 
     emit(name=name)
@@ -133,7 +133,7 @@ def probe_model(name: str) -> None:
     shape = shape_of(estimated.model)
     parameters = shape.matrix_parameters + shape.n_positions * shape.n_embd
     weights_bytes = parameters * FP32_BYTES
-    moment_bits = STATE_PLANS[estimated.plan.states].moment_bits if estimated.plan else 32
+    moment_bits = STATE_FORMATS[estimated.plan.states].moment_bits if estimated.plan else 32
     emit(
         budget_bytes=estimated.hardware.budget.value,
         where=estimated.hardware.name,
@@ -177,9 +177,9 @@ def probe_torch() -> None:
 
 
 def _triton() -> TritonFacts:
-    from tunesmith.backends import triton_here
+    from tunesmith.backends import probe_triton
 
-    usable = triton_here(0)
+    usable = probe_triton(0)
     return TritonFacts(usable.value, usable.reason)
 
 
@@ -235,10 +235,10 @@ def _losses(device: "torch.device") -> StepFacts:
     from tunesmith.model.hf_checkpoint import load_gpt2
     from tunesmith.model.hf_config import read_hf_config
     from tunesmith.model.hub import TINY, local_folder
-    from tunesmith.optim.state_format import STATE_PLANS
+    from tunesmith.optim.state_format import STATE_FORMATS
     from tunesmith.training.optimizer import make_optimizer
     from tunesmith.training.train_step import batch_loss_sum, train_step
-    from tunesmith.utils.device import choose_dtype
+    from tunesmith.utils.device import resolve_dtype
 
     folder = local_folder(TINY)
     tokenizer = load_tokenizer(folder, read_hf_config(folder))
@@ -251,8 +251,8 @@ def _losses(device: "torch.device") -> StepFacts:
     if not has_gpu:
         torch.set_num_threads(1)  # several would wait for each other on a busy machine, and there is little to compute
     # a CPU's bf16 kernels need seconds for their first call
-    model.compute_dtype = choose_dtype("auto", device).value if has_gpu else torch.float32
-    optimizer = make_optimizer(model, weight_decay=0.0, plan=STATE_PLANS["fp32"], seed=0)
+    model.compute_dtype = resolve_dtype("auto", device).value if has_gpu else torch.float32
+    optimizer = make_optimizer(model, weight_decay=0.0, plan=STATE_FORMATS["fp32"], seed=0)
     scaler = torch.amp.GradScaler(device.type, enabled=model.compute_dtype == torch.float16)
     nats = [
         train_step(model, optimizer, [batch], learning_rate=LEARNING_RATE, max_grad_norm=1.0, scaler=scaler).nats.item()

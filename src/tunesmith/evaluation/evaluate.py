@@ -32,13 +32,13 @@ from tunesmith.evaluation.perplexity import (
 )
 from tunesmith.generation.loading import load_for_generation
 from tunesmith.generation.sampling import SamplingParams
-from tunesmith.model.gpt2_config import chosen_context_tokens, chosen_stride_tokens
+from tunesmith.model.gpt2_config import resolve_context_length, resolve_stride
 from tunesmith.model.hf_checkpoint import load_gpt2
-from tunesmith.model.hf_config import gpt2_config, read_hf_config
+from tunesmith.model.hf_config import parse_hf_config, read_hf_config
 from tunesmith.model.hub import local_folder
 from tunesmith.run_dir import RunDir
-from tunesmith.utils.device import choose_dtype
-from tunesmith.utils.files import refuse_existing, to_json, write_text
+from tunesmith.utils.device import resolve_dtype
+from tunesmith.utils.files import check_is_new, to_json, write_text
 
 TOKENS_PER_BATCH = 4096
 SHOWN_TOKENS = 64
@@ -78,7 +78,7 @@ def _evaluate_in_team(config: EvaluateConfig, team: Team) -> dict[str, Any]:
             hint="save the text as a file, or leave out --devices and torchrun",
         )
     if out and team.leads:
-        refuse_existing(out)
+        check_is_new(out)
     for flag, value in (("--worst", config.worst), ("--novelty", config.novelty)):
         if value < 0:
             raise UserError("{flag} {value} makes no sense", hint="write 0 or more", flag=flag, value=value)
@@ -86,7 +86,7 @@ def _evaluate_in_team(config: EvaluateConfig, team: Team) -> dict[str, Any]:
         device = device_of(team, config.device)
         # Results are compared with those of other programs: on a CPU nothing is gained by rounding them.
         is_exact = config.precision == "auto" and device.type == "cpu"
-        dtype = choose_dtype("fp32" if is_exact else config.precision, device).value
+        dtype = resolve_dtype("fp32" if is_exact else config.precision, device).value
         tuned = _evaluate_one(config.model, config, sources, device, dtype, team)
         base = _evaluate_one(config.base, config, sources, device, dtype, team) if config.base else None
     if not team.leads:
@@ -119,9 +119,9 @@ def _evaluate_one(
     with team.one_after_the_other("model"):
         folder = local_folder(name)
     hf_config = read_hf_config(folder)
-    n_positions = gpt2_config(hf_config, origin=str(folder)).n_positions
-    context_tokens = chosen_context_tokens(config.context_tokens, n_positions).value
-    stride_tokens = chosen_stride_tokens(config.stride_tokens, context_tokens).value
+    n_positions = parse_hf_config(hf_config, origin=str(folder)).n_positions
+    context_tokens = resolve_context_length(config.context_tokens, n_positions).value
+    stride_tokens = resolve_stride(config.stride_tokens, context_tokens).value
     tokenizer = load_tokenizer(folder, hf_config)
     with team.one_after_the_other("text"):
         corpus = prepare_corpus(sources, tokenizer, reading_options(config), val_fraction=1, seed=config.seed)

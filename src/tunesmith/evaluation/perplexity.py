@@ -22,10 +22,10 @@ from tunesmith.data.spans import Int64s
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.evaluation.bootstrap import Interval, interval_of, resampled_sums
 from tunesmith.messages.catalogue import Phrase, say
-from tunesmith.model.attention import DocumentLayout, hidden_states, on_device_of, rows_of
-from tunesmith.model.compile import inference
+from tunesmith.model.attention import PackedLayout, forward_packed, select_rows, to_model_device
+from tunesmith.model.compile import inference_mode
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.loss import nats_of_each_token
+from tunesmith.model.loss import token_cross_entropy
 from tunesmith.utils.oom import in_pieces
 
 METHOD = Phrase(
@@ -140,7 +140,7 @@ def _sample_nats(
 ) -> npt.NDArray[np.float64]:
     """Return the summed cross-entropy of each sample, as far as it is in these groups of windows."""
     sample_nats, longest = np.zeros(split.n_samples), int(windows.lengths.max(initial=0))
-    with inference(model):
+    with inference_mode(model):
         for group in groups:
             in_group = windows[group]
             parts = pack_greedy(in_group.lengths, tokens_per_batch)
@@ -153,10 +153,10 @@ def _sample_nats(
 
 def _batch_nats(model: GPT2, batch: Batch) -> Tensor:
     """Return the cross-entropy of each predicted token of a batch, fp32 [M]."""
-    layout = DocumentLayout(batch.cu_seqlens, batch.max_seqlen)
-    hidden_NC = hidden_states(model, batch.tokens, batch.positions, layout)
-    hidden_MC, targets_M = rows_of(hidden_NC, batch.target_positions), on_device_of(model, batch.targets)
-    return nats_of_each_token(hidden_MC, model.head_VC, targets_M, model.config.vocab_size)
+    layout = PackedLayout(batch.cu_seqlens, batch.max_seqlen)
+    hidden_NC = forward_packed(model, batch.tokens, batch.positions, layout)
+    hidden_MC, targets_M = select_rows(hidden_NC, batch.target_positions), to_model_device(model, batch.targets)
+    return token_cross_entropy(hidden_MC, model.head_VC, targets_M, model.config.vocab_size)
 
 
 def perplexity_interval(evaluation: Evaluation, *, seed: int) -> Interval | None:

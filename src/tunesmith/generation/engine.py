@@ -22,8 +22,8 @@ from tunesmith.generation.cpu_inference import can_unroll, unrolled
 from tunesmith.generation.kv_cache import DecodeAttention, KVCache, PrefillAttention, int64_rows_on
 from tunesmith.generation.sampling import Floats, SamplingParams
 from tunesmith.generation.sequence import GenerationOutput, GenerationRequest, Sequence
-from tunesmith.model.attention import DocumentLayout, attention_over
-from tunesmith.model.compile import inference
+from tunesmith.model.attention import PackedLayout, attention_for
+from tunesmith.model.compile import inference_mode
 from tunesmith.model.gpt2 import GPT2
 
 PREFILL_TOKENS = 4096
@@ -63,7 +63,7 @@ class Decoder:
         return (chunks[0] if len(chunks) == 1 else torch.cat(chunks)).cpu()
 
     def _prefill_chunk(self, prompts: list[list[int]], slots: list[int]) -> Tensor:
-        layout = DocumentLayout.of((0, *accumulate(map(len, prompts))))
+        layout = PackedLayout.of((0, *accumulate(map(len, prompts))))
         scatters = self._device.type == "cuda" and len(prompts) > 1
         tokens_N, positions_N, slots_N, last_N = int64_rows_on(
             self._device,
@@ -74,7 +74,7 @@ class Decoder:
                 [end - 1 for end in layout.offsets[1:]],
             ],
         )
-        within_prompts = attention_over(layout, self._model)
+        within_prompts = attention_for(layout, self._model)
         destinations = (slots_N, positions_N) if scatters else None
         attend = PrefillAttention(self._cache, slots, layout, within_prompts, destinations)
         return self._logits(self._forward(tokens_N, positions_N, attend.of_layer)[last_N])
@@ -162,7 +162,7 @@ class Engine:
 
     def step(self) -> list[tuple[int, GenerationOutput]]:
         """Generate one more token of every sequence, or the first one of new ones; returns those that end with it."""
-        with inference(self._model):
+        with inference_mode(self._model):
             self._slide_full_sequences()
             ended = self._step_on_host() if self._host_is_needed() else self._step_async()
         finished = []

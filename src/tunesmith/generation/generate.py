@@ -26,7 +26,7 @@ from tunesmith.generation.sequence import GenerationRequest
 from tunesmith.messages.catalogue import say
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hub import local_folder
-from tunesmith.utils.files import refuse_existing
+from tunesmith.utils.files import check_is_new
 from tunesmith.utils.oom import in_pieces
 
 MAX_ATTEMPTS = 10
@@ -114,7 +114,7 @@ def _generate_in_team(
     """Return the texts, in order, and whether they are complete; of several processes only the first has them."""
     requests = text_requests(config, team.share(lambda: _prompts_of(config)))
     if config.out and team.leads:
-        refuse_existing(Path(config.out))
+        check_is_new(Path(config.out))
     with team.one_after_the_other("model"):
         folder = local_folder(config.model)
     refuse_different_models(team, folder)

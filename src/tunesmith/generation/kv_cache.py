@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tunesmith.model.attention import DocumentLayout
+from tunesmith.model.attention import PackedLayout
 from tunesmith.model.gpt2 import GPT2, Attend
 
 POSITIONS_MULTIPLE = 64
@@ -98,7 +98,7 @@ class PrefillAttention:
         self,
         cache: KVCache,
         slots: list[int],
-        layout: DocumentLayout,
+        layout: PackedLayout,
         within_prompts: Attend,
         destinations: tuple[Tensor, Tensor] | None = None,
     ) -> None:

@@ -19,7 +19,7 @@ from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_checkpoint import load_gpt2
 from tunesmith.model.hf_config import read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.utils.device import choose_dtype, device_name
+from tunesmith.utils.device import device_name, resolve_dtype
 from tunesmith.utils.oom import free_memory
 
 MAX_BATCH_SIZE = {"cpu": 64, "cuda": 256}
@@ -64,7 +64,7 @@ def load_for_generation(config: GenerateConfig, team: Team = ALONE) -> LoadedMod
     """
     device = device_of(team, config.device)
     may_round = config.precision == "auto" and device.type == "cpu" and has_fp16_kernels()
-    dtype = torch.float32 if may_round else choose_dtype(config.precision, device).value
+    dtype = torch.float32 if may_round else resolve_dtype(config.precision, device).value
     folder = local_folder(config.model)
     tokenizer = load_tokenizer(folder, read_hf_config(folder))
     model = load_gpt2(folder).to(device, dtype)

@@ -5,8 +5,8 @@ as nested tensors do: the stream as one batch entry, [1, N, H, D], and where doc
 and (from Ampere on) bf16, on every GPU and on Windows, where FlashAttention is not available.
 
 The kernel keeps the softmax's normalizers of each document, and sums the gradient of the queries, in memory padded to
-the longest document. So the stream is divided into sections: documents stand longest first, and a section ends before
-padding would more than double it.
+the longest document. So the stream is divided into sections: the longest documents come first, and a section ends
+before padding would more than double it.
 
 Shapes: N tokens in the stream, H heads, D channels of a head; P normalizers of all sections as padded.
 """
@@ -26,7 +26,7 @@ HEAD_DIM_MULTIPLE = 8
 """16 bytes of fp16: what the fast kernels load at once. Other heads are padded with zeros."""
 NORMALIZER_MULTIPLE = 32
 """The kernel pads what it keeps of each document and head to a multiple of this."""
-MOST_PADDING = 2
+MAX_PADDING = 2
 """Padded over real tokens of a section."""
 
 
@@ -36,7 +36,7 @@ class Section:
 
     Attributes:
         start: first token.
-        end: first token behind it.
+        end: first token after it.
         at: where its offsets begin in the tensor of all sections' offsets.
         documents: how many.
         longest: tokens of the longest of them.
@@ -69,7 +69,7 @@ def sections_of(offsets: tuple[int, ...]) -> list[Section]:
     for number, (start, end) in enumerate(pairwise(offsets)):
         longest_then = max(longest, end - start)
         padded = longest_then * (number + 1 - first)
-        if number > first and padded > MOST_PADDING * (end - offsets[first]):
+        if number > first and padded > MAX_PADDING * (end - offsets[first]):
             sections.append(_section(offsets, first, number, longest, len(sections)))
             first, longest_then = number, end - start
         longest = longest_then
@@ -82,7 +82,7 @@ def _section(offsets: tuple[int, ...], first: int, end: int, longest: int, befor
 
 
 def section_offsets(offsets: tuple[int, ...], sections: Sequence[Section]) -> Tensor:
-    """int32 [documents + sections]: the offsets of each section, counted from its first token, one behind the other."""
+    """int32 [documents + sections]: the offsets of each section, counted from its first token, one after the other."""
     numbers: list[int] = []
     first = 0
     for section in sections:

@@ -3,7 +3,7 @@
 Shapes: N tokens in the stream, C channels, H heads, D channels of a head (C = H * D), V vocabulary,
 P positions, L layers.
 
-The stream is flat on purpose: documents lie side by side without padding, and who may look at whom is
+The stream is flat on purpose: documents follow each other without padding, and the attention mask is
 the business of the `attend_of` argument (`tunesmith.model.attention` for training, a key-value cache for
 generation). The model knows nothing about documents, batches, files or losses.
 
@@ -17,7 +17,7 @@ the released model's code, https://github.com/openai/gpt-2/blob/master/src/model
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -29,31 +29,19 @@ INITIAL_STD = 0.02
 
 
 class Attend(Protocol):
-    """Who looks at whom, in one layer."""
+    """Attention of one layer, with its mask."""
 
     def __call__(self, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor, scale: float) -> Tensor:
         """Return the attended values, [N, H, D]; a token may never see a later one of its document."""
         ...
 
 
-class Run(Protocol):
-    """How a part of a block is computed while training: as it is, or so that its insides are computed once more."""
-
-    def __call__(self, part: Callable[..., Tensor], /, *inputs: Any) -> Tensor:  # noqa: ANN401
-        """Return `part(*inputs)`."""
-        ...
-
-
-def as_it_is(part: Callable[..., Tensor], /, *inputs: Any) -> Tensor:  # noqa: ANN401
-    """Compute a part and keep what its backward pass needs."""
-    return part(*inputs)
-
-
 def _gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+Activation = Callable[[Tensor], Tensor]
+ACTIVATIONS: dict[str, Activation] = {
     "gelu_new": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
     "gelu_fast": _gelu_tanh,
@@ -93,14 +81,19 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
 
 
+class InnerAttention(nn.Module):
+    """Attention between queries, keys and values; a module of its own, so that compilation can leave it out."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, attend: Attend, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor) -> Tensor:
+        return attend(q_NHD, k_NHD, v_NHD, self.scale)
+
+
 class Attention(nn.Module):
-    """Multi-head self-attention; which token sees which is decided by `attend`.
-
-    Attributes:
-        run_attend: how `attend` is called: as it is, or left out of the compiled code around it.
-    """
-
-    run_attend: Run
+    """Multi-head self-attention; `attend` decides which token sees which."""
 
     def __init__(self, config: GPT2Config, layer: int) -> None:
         super().__init__()
@@ -109,25 +102,21 @@ class Attention(nn.Module):
         self.upcast = config.reorder_and_upcast_attn
         self.c_attn = Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = Linear(config.n_embd, config.n_embd)
-        self.run_attend = as_it_is
+        self.inner_attention = InnerAttention(self.scale)
 
-    def forward(self, qkv_NE: Tensor, attend: Attend) -> Tensor:
-        """From queries, keys and values side by side (E = 3 C, what `c_attn` gives) to the residual stream, [N, C]."""
-        n_tokens, n_embd = len(qkv_NE), qkv_NE.shape[1] // 3
+    def forward(self, x_NC: Tensor, attend: Attend) -> Tensor:
+        n_tokens, n_embd = x_NC.shape
+        qkv_NE = self.c_attn(x_NC)  # E = 3 C
         q_NHD, k_NHD, v_NHD = qkv_NE.view(n_tokens, 3, self.n_head, n_embd // self.n_head).unbind(dim=1)
         if self.upcast:
             q_NHD, k_NHD, v_NHD = q_NHD.float(), k_NHD.float(), v_NHD.float()
-        y_NHD = self.run_attend(self._attend, attend, q_NHD, k_NHD, v_NHD)
-        y_NC = y_NHD.reshape(n_tokens, n_embd).to(qkv_NE.dtype)
-        projected_NC: Tensor = self.c_proj(y_NC)
+        y_NHD = self.inner_attention(attend, q_NHD, k_NHD, v_NHD)
+        projected_NC: Tensor = self.c_proj(y_NHD.reshape(n_tokens, n_embd).to(qkv_NE.dtype))
         return projected_NC
-
-    def _attend(self, attend: Attend, q_NHD: Tensor, k_NHD: Tensor, v_NHD: Tensor) -> Tensor:
-        return attend(q_NHD, k_NHD, v_NHD, self.scale)  # read here: where attention is left out, layers share code
 
 
 class MLP(nn.Module):
-    """Widen, bend, narrow."""
+    """Position-wise feed-forward network with I channels inside."""
 
     def __init__(self, config: GPT2Config) -> None:
         super().__init__()
@@ -135,24 +124,13 @@ class MLP(nn.Module):
         self.c_proj = Linear(config.n_inner, config.n_embd)
         self.act = ACTIVATIONS[config.activation_function]
 
-    def forward(self, wide_NI: Tensor) -> Tensor:
-        """From what `c_fc` gives (I channels inside) to the residual stream, [N, C]."""
-        projected_NC: Tensor = self.c_proj(self.act(wide_NI))
+    def forward(self, x_NC: Tensor) -> Tensor:
+        projected_NC: Tensor = self.c_proj(self.act(self.c_fc(x_NC)))
         return projected_NC
 
 
 class Block(nn.Module):
-    """Attention and MLP, each behind a layer norm and added to the residual stream.
-
-    Attributes:
-        run_block: how the whole block is computed.
-        run_part: how a norm or an activation is computed together with the projection behind it.
-        forward_of: gives the code that computes a block now, compiled or its own; None where nothing is compiled.
-    """
-
-    run_block: Run
-    run_part: Run
-    forward_of: "Callable[[Block], Callable[..., Tensor]] | None"
+    """Transformer block with a layer norm before attention and before the MLP."""
 
     def __init__(self, config: GPT2Config, layer: int, dropout: float) -> None:
         super().__init__()
@@ -161,26 +139,11 @@ class Block(nn.Module):
         self.ln_2 = LayerNorm(config.n_embd, eps=config.layer_norm_epsilon)
         self.mlp = MLP(config)
         self.resid_dropout = nn.Dropout(dropout)
-        self.run_block = self.run_part = as_it_is
-        self.forward_of = None
 
     def forward(self, x_NC: Tensor, attend: Attend) -> Tensor:
-        # asked here: what is computed again in the backward pass, in whatever thread, has to be the same code
-        compute = self._forward if self.forward_of is None else self.forward_of(self)
-        return self.run_block(compute, x_NC, attend)
-
-    def _forward(self, x_NC: Tensor, attend: Attend) -> Tensor:
-        x_NC = x_NC + self.resid_dropout(self.attn(self.run_part(self._qkv, x_NC), attend))
-        out_NC: Tensor = x_NC + self.resid_dropout(self.run_part(self.mlp, self.run_part(self._wide, x_NC)))
+        x_NC = x_NC + self.resid_dropout(self.attn(self.ln_1(x_NC), attend))
+        out_NC: Tensor = x_NC + self.resid_dropout(self.mlp(self.ln_2(x_NC)))
         return out_NC
-
-    def _qkv(self, x_NC: Tensor) -> Tensor:
-        qkv_NE: Tensor = self.attn.c_attn(self.ln_1(x_NC))
-        return qkv_NE
-
-    def _wide(self, x_NC: Tensor) -> Tensor:
-        wide_NI: Tensor = self.mlp.c_fc(self.ln_2(x_NC))
-        return wide_NI
 
 
 class Transformer(nn.Module):
@@ -227,10 +190,15 @@ class GPT2(nn.Module):
         Args:
             tokens_N: int64 token ids.
             positions_N: int64 position of each token in its own document, below `n_positions`.
-            attend_of: who looks at whom, for each layer; one object for all of them where they do not differ.
+            attend_of: attention for each layer; one object for all of them where they do not differ.
         """
         hidden_NC: Tensor = self.transformer(tokens_N, positions_N, attend_of, self.compute_dtype)
         return hidden_NC
+
+    @property
+    def blocks(self) -> list[Block]:
+        """The transformer blocks, in order."""
+        return cast("list[Block]", list(self.transformer.h))
 
     @property
     def attention_dtype(self) -> torch.dtype:

@@ -7,7 +7,7 @@ from typing import Literal
 from tunesmith.config import Auto
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
-from tunesmith.utils.device import Choice
+from tunesmith.utils.device import Decision
 
 VOCABULARY_MULTIPLE = 128
 """The embedding table is padded to a multiple of this many rows: matrix units dislike 50,257 columns."""
@@ -17,17 +17,17 @@ SHORT_DOCUMENT_TOKENS = 256
 LOSS_CHUNK_ROWS = {"cpu": 512, "cuda": 4096}
 """Rows that the loss projects at a time: large enough for the matrix product, small enough for the memory."""
 EVALUATION_CHUNK_ROWS = {"cpu": 512, "cuda": 2048}
-"""The same where no gradient is wanted: 200 MB of bf16 logits, beside which little else is held."""
+"""The same where no gradient is wanted: 200 MB of bf16 logits, and hardly anything else."""
 LOSS_HEAD_SLICES = 8
 """In which a CPU computes the gradient of the head: its sum is fp32, and a product is as large again."""
-MIN_DOCUMENT_SLOTS = 64
+MIN_DOCUMENT_COUNT = 64
 ACTIVATION_NAMES = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu", "relu", "silu", "swish", "tanh")
 """What checkpoints call the functions that `tunesmith.model.gpt2` implements."""
 
 
-def document_slots(n_documents: int) -> int:
+def padded_document_count(n_documents: int) -> int:
     """How many documents a kernel is prepared for: the next of few numbers, an eighth apart."""
-    step = max(1 << n_documents.bit_length() >> 4, MIN_DOCUMENT_SLOTS)
+    step = max(1 << n_documents.bit_length() >> 4, MIN_DOCUMENT_COUNT)
     return -(-n_documents // step) * step
 
 
@@ -100,14 +100,14 @@ class LoRA:
 
 
 Frozen = Literal["nothing", "embeddings"] | int
-"""Nothing, all that is no block (embeddings, final norm, head), or so many of the first blocks."""
+"""Nothing, everything outside of the blocks (embeddings, final norm, head), or the first N blocks."""
 
 
-def refuse_impossible_freezing(frozen: Frozen, config: GPT2Config) -> None:
+def check_freeze(frozen: Frozen, config: GPT2Config) -> None:
     """Check against the model's shape.
 
     Raises:
-        UserError: if there are not so many blocks.
+        UserError: if the model has fewer blocks.
     """
     if isinstance(frozen, int) and not 0 <= frozen <= config.n_layer:
         raise UserError(
@@ -118,14 +118,14 @@ def refuse_impossible_freezing(frozen: Frozen, config: GPT2Config) -> None:
         )
 
 
-def chosen_context_tokens(asked: int | Auto, n_positions: int) -> Choice[int]:
+def resolve_context_length(asked: int | Auto, n_positions: int) -> Decision[int]:
     """Resolve `--context-tokens` against the positions a model has.
 
     Raises:
         UserError: if the model has fewer.
     """
     if asked == "auto":
-        return Choice(n_positions, say("all positions the model has"))
+        return Decision(n_positions, say("all positions the model has"))
     if not 1 <= asked <= n_positions:
         raise UserError(
             "--context-tokens {asked} does not fit the model, which has {n_positions} positions",
@@ -133,17 +133,17 @@ def chosen_context_tokens(asked: int | Auto, n_positions: int) -> Choice[int]:
             asked=asked,
             n_positions=n_positions,
         )
-    return Choice(asked, say("asked for"))
+    return Decision(asked, say("asked for"))
 
 
-def chosen_stride_tokens(asked: int | Auto, context_tokens: int) -> Choice[int]:
+def resolve_stride(asked: int | Auto, context_tokens: int) -> Decision[int]:
     """Resolve `--stride-tokens` against the context.
 
     Raises:
         UserError: if tokens would be left out between windows.
     """
     if asked == "auto":
-        return Choice(max(context_tokens // 2, 1), say("half the context"))
+        return Decision(max(context_tokens // 2, 1), say("half the context"))
     if not 1 <= asked <= context_tokens:
         raise UserError(
             "--stride-tokens {asked} does not fit a context of {context_tokens} tokens",
@@ -151,4 +151,4 @@ def chosen_stride_tokens(asked: int | Auto, context_tokens: int) -> Choice[int]:
             asked=asked,
             context_tokens=context_tokens,
         )
-    return Choice(asked, say("asked for"))
+    return Decision(asked, say("asked for"))

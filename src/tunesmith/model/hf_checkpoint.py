@@ -24,7 +24,7 @@ from torch import Tensor
 from tunesmith.errors import UserError
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import GPT2Config
-from tunesmith.model.hf_config import gpt2_config, read_hf_config
+from tunesmith.model.hf_config import parse_hf_config, read_hf_config
 from tunesmith.model.lora import adapted_layers
 from tunesmith.utils.files import parse_json, write_atomically, write_json
 
@@ -48,7 +48,7 @@ SAFETENSORS_DTYPES = {
     torch.int16: "I16",
     torch.uint8: "U8",
 }
-"""What checkpoints hold, by its name in a file's header."""
+"""Names of dtypes in a file's header."""
 NOTHING_ELSE: Mapping[str, Tensor] = MappingProxyType({})
 
 
@@ -56,9 +56,9 @@ def load_gpt2(folder: Path, *, dropout: float = 0.0) -> GPT2:
     """Read a checkpoint folder into an fp32 model on the CPU.
 
     Raises:
-        UserError: if the folder is no GPT-2, asks for what is not implemented, or its weights do not fit.
+        UserError: if the folder is not a GPT-2, asks for what is not implemented, or its weights do not fit.
     """
-    config = gpt2_config(read_hf_config(folder), origin=str(folder))
+    config = parse_hf_config(read_hf_config(folder), origin=str(folder))
     with torch.device("meta"):
         model = GPT2(config, dropout=dropout)
     _refuse_more_than_stored(model, folder)
@@ -84,7 +84,7 @@ def read_into(model: GPT2, folder: Path) -> None:
             continue  # the tied head stored once more
         if name not in parameters:
             raise UserError(
-                "{folder} holds the tensor {stored_name!r}, which a GPT-2 language model does not have",
+                "{folder} contains the tensor {stored_name!r}, which a GPT-2 language model does not have",
                 hint="merge adapters or remove task heads with the tool that made the checkpoint, then try again",
                 folder=folder,
                 stored_name=stored_name,
@@ -103,8 +103,8 @@ def read_into(model: GPT2, folder: Path) -> None:
     model.zero_padded_rows()
 
 
-def gpt2_of(config: GPT2Config, state: Mapping[str, Tensor]) -> GPT2:
-    """A model in fp32 on the CPU from weights under our names, as `merged_state` gives them.
+def model_from_state_dict(config: GPT2Config, state: Mapping[str, Tensor]) -> GPT2:
+    """A model in fp32 on the CPU from weights under our names, as `merged_state_dict` gives them.
 
     Args:
         config: its shape.
@@ -120,9 +120,9 @@ def gpt2_of(config: GPT2Config, state: Mapping[str, Tensor]) -> GPT2:
     return model.eval()
 
 
-def new_gpt2(folder: Path, *, dropout: float, seed: int) -> GPT2:
+def init_gpt2(folder: Path, *, dropout: float, seed: int) -> GPT2:
     """A model of the folder's shape with fresh weights (`--from-scratch`); its weights are not read."""
-    config = gpt2_config(read_hf_config(folder), origin=str(folder))
+    config = parse_hf_config(read_hf_config(folder), origin=str(folder))
     with torch.device("meta"):
         model = GPT2(config, dropout=dropout)
     needed = sum(parameter.nbytes for parameter in model.parameters())
@@ -153,9 +153,9 @@ def save_gpt2(
         folder: an existing folder.
         hf_config: the `config.json` that the model came from; what describes its origin is left out.
         dtype: of the stored weights.
-        whole: weights of which the model itself holds only half, by name.
+        whole: complete weights by name, where the model has only half of them.
     """
-    write_weights(state_for_huggingface(model, whole), folder, hf_config=hf_config, dtype=dtype)
+    write_weights(to_hf_state_dict(model, whole), folder, hf_config=hf_config, dtype=dtype)
 
 
 def write_weights(
@@ -164,7 +164,7 @@ def write_weights(
     """`save_gpt2` of weights that were taken from a model before, or are made one by one while they are written.
 
     Args:
-        state: what `state_for_huggingface` gave.
+        state: what `to_hf_state_dict` gave.
         folder: as above, like the others.
         hf_config: the same.
         dtype: the same.
@@ -211,34 +211,34 @@ def _write_one_by_one(tensors: Mapping[str, Tensor], path: Path, metadata: dict[
     encoded += b" " * (-len(encoded) % 8)
     with path.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
-        for width in widths:  # numbers of each width stand at multiples of it
+        for width in widths:  # numbers of each width start at multiples of it
             for tensor in tensors.values():
                 if tensor.itemsize == width:
                     file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
-def from_huggingface(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What `state_for_huggingface` gave, with matrices as [out, in] again."""
+def from_hf_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What `to_hf_state_dict` gave, with matrices as [out, in] again."""
     return {name: tensor.t() if name.endswith(CONV1D) else tensor for name, tensor in state.items()}
 
 
-def state_for_huggingface(model: GPT2, whole: Mapping[str, Tensor] = NOTHING_ELSE) -> dict[str, Tensor]:
+def to_hf_state_dict(model: GPT2, whole: Mapping[str, Tensor] = NOTHING_ELSE) -> dict[str, Tensor]:
     """The model's parameters under Hugging Face's names and shapes, on the CPU; adapters are merged into them.
 
     Args:
         model: whose parameters to take.
-        whole: what to take instead of its own, by name.
+        whole: weights to take instead of the model's own.
     """
-    return {name: tensor.cpu() for name, tensor in huggingface_tensors(model, whole)}
+    return {name: tensor.cpu() for name, tensor in iter_hf_tensors(model, whole)}
 
 
-def huggingface_tensors(model: GPT2, whole: Mapping[str, Tensor] = NOTHING_ELSE) -> Iterator[tuple[str, Tensor]]:
+def iter_hf_tensors(model: GPT2, whole: Mapping[str, Tensor] = NOTHING_ELSE) -> Iterator[tuple[str, Tensor]]:
     """The same, one after the other and where they are."""
     for name, tensor in _merged_tensors(model, whole):
         yield name, tensor.t() if name.endswith(CONV1D) else tensor
 
 
-def merged_state(model: GPT2, whole: Mapping[str, Tensor] = NOTHING_ELSE) -> dict[str, Tensor]:
+def merged_state_dict(model: GPT2, whole: Mapping[str, Tensor] = NOTHING_ELSE) -> dict[str, Tensor]:
     """The model's parameters under Hugging Face's names, matrices as [out, in]; the arguments are as above."""
     return {name: tensor.cpu() for name, tensor in _merged_tensors(model, whole)}
 
@@ -292,10 +292,10 @@ def _refuse_more_than_stored(model: GPT2, folder: Path) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a checkpoint's weights; empty if there are none.
+    """Find the files with a checkpoint's weights; empty if there are none.
 
     Raises:
-        UserError: if an index names files that are not beside it.
+        UserError: if an index names files that are not in its folder.
     """
     path = next((folder / name for name in WEIGHT_FILES if (folder / name).is_file()), None)
     if path is None:
@@ -332,12 +332,12 @@ def _shards(index_path: Path) -> list[Path]:
         names = sorted(set(parse_json(index_path.read_text("utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, TypeError):
         raise UserError(
-            "{index_path} is no weight index", hint="get the model's files again", index_path=index_path
+            "{index_path} is not a valid weight index", hint="get the model's files again", index_path=index_path
         ) from None
     for name in names:
         if not isinstance(name, str) or Path(name).name != name or not name.endswith((".safetensors", ".bin")):
             raise UserError(
-                "{index_path} names the file {name!r}, which is not beside it",
+                "{index_path} names the file {name!r}, which is not in its folder",
                 hint="do not use this checkpoint: its index points outside its folder",
                 index_path=index_path,
                 name=name,
@@ -347,35 +347,35 @@ def _shards(index_path: Path) -> list[Path]:
 
 def _safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118  safe_open is no mapping
+        for name in file.keys():  # noqa: SIM118  safe_open is not a mapping
             yield name, file.get_tensor(name)
 
 
 def _pickled_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     content = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(content, dict):
-        raise UserError("{path} holds no state dict", hint="get the model's files again", path=path)
+        raise UserError("{path} does not contain a state dict", hint="get the model's files again", path=path)
     for name, tensor in content.items():
         if isinstance(tensor, Tensor):
             yield str(name), tensor
 
 
-def with_more_tokens(model: GPT2, pieces: Mapping[int, Sequence[int]]) -> GPT2:
-    """The same model with a row for each new token: the mean of the rows of what stood for it before.
+def resize_token_embeddings(model: GPT2, pieces: Mapping[int, Sequence[int]]) -> GPT2:
+    """The same model with a row for each new token: the mean of the rows of the tokens that spelled it before.
 
     Rows of old tokens stay as they are, to the last bit; a tied head stays tied.
     Reference: Hewitt 2021, "Initializing New Word Embeddings for Pretrained Language Models".
 
     Args:
         model: the old one.
-        pieces: for each new id the old ids that stood for its text.
+        pieces: for each new id the old ids of its text.
     """
     vocab_size = max(model.config.vocab_size, *(token_id + 1 for token_id in pieces))
     state = {
         name: _grown(tensor, pieces, vocab_size) if name in PADDED else tensor
-        for name, tensor in merged_state(model).items()
+        for name, tensor in merged_state_dict(model).items()
     }
-    return gpt2_of(replace(model.config, vocab_size=vocab_size), state)
+    return model_from_state_dict(replace(model.config, vocab_size=vocab_size), state)
 
 
 def _grown(table_VC: Tensor, pieces: Mapping[int, Sequence[int]], vocab_size: int) -> Tensor:

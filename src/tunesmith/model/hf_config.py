@@ -13,7 +13,7 @@ from tunesmith.run_dir import RunDir
 from tunesmith.utils.files import parse_json, shown_json
 
 LANGUAGE_MODELS = ("GPT2LMHeadModel", "GPT2Model", "GPT2DoubleHeadsModel")
-"""Architectures that hold a language model; any other carries a head for another task."""
+"""Architectures with a language model; any other has a head for another task."""
 
 NEUTRAL_SWITCHES: dict[str, tuple[object, ...]] = {
     "add_cross_attention": (False,),
@@ -27,7 +27,7 @@ NEUTRAL_SWITCHES: dict[str, tuple[object, ...]] = {
 }
 """Switches that change the arithmetic or run a checkpoint's own code, with the values that do neither."""
 
-LARGEST_SIZES = {
+MAX_SIZES = {
     "vocab_size": 2_000_000,
     "n_positions": 1 << 20,
     "n_embd": 1 << 16,
@@ -38,7 +38,7 @@ LARGEST_SIZES = {
 """Beyond these a config is damaged or hostile; far above any GPT-2."""
 
 
-def gpt2_config(raw: dict[str, Any], *, origin: str) -> GPT2Config:
+def parse_hf_config(raw: dict[str, Any], *, origin: str) -> GPT2Config:
     """Translate, checking every switch that matters.
 
     Args:
@@ -77,7 +77,7 @@ def gpt2_config(raw: dict[str, Any], *, origin: str) -> GPT2Config:
     return config
 
 
-def as_hf_config(config: GPT2Config, end_of_text_id: int) -> dict[str, Any]:
+def to_hf_config(config: GPT2Config, end_of_text_id: int) -> dict[str, Any]:
     """`config.json` of a model that never had one.
 
     Args:
@@ -108,7 +108,7 @@ def _refuse_other_architectures(raw: dict[str, Any], origin: str) -> None:
     architectures = raw.get("architectures") or ["GPT2LMHeadModel"]
     if not isinstance(architectures, list) or not any(name in LANGUAGE_MODELS for name in architectures):
         raise UserError(
-            "{origin} holds {architectures}, not a language model",
+            "{origin} contains {architectures}, not a language model",
             hint="take the checkpoint it was made from (GPT2LMHeadModel)",
             origin=origin,
             architectures=shown_json(architectures)[:80],
@@ -138,14 +138,14 @@ def _refuse_unimplemented_switches(raw: dict[str, Any], origin: str) -> None:
 
 def _size(raw: dict[str, Any], name: str, default: int, origin: str) -> int:
     value = raw.get(name, default)
-    if type(value) is not int or not 0 < value <= LARGEST_SIZES[name]:
+    if type(value) is not int or not 0 < value <= MAX_SIZES[name]:
         raise UserError(
             "{origin} sets {name}={value}, not a whole number from 1 to {largest}",
             hint="the checkpoint's config.json is damaged; get it again",
             origin=origin,
             name=name,
             value=shown_json(value)[:80],
-            largest=LARGEST_SIZES[name],
+            largest=MAX_SIZES[name],
         )
     return value
 
@@ -181,20 +181,20 @@ FOREIGN = ("hparams.json", "ckpt.pt")
 
 
 def read_config_of_tokenizer(folder: Path) -> dict[str, Any]:
-    """The folder's `config.json`; empty where the folder holds nothing but a tokenizer.
+    """The folder's `config.json`; empty where the folder contains a tokenizer only.
 
     Raises:
-        UserError: if the folder holds neither, or the file is no JSON object.
+        UserError: if the folder contains neither, or the file is not a JSON object.
     """
     is_tokenizer_only = (folder / "tokenizer.json").is_file() and not (folder / "config.json").exists()
     return {} if is_tokenizer_only else read_hf_config(folder)
 
 
 def read_hf_config(folder: Path) -> dict[str, Any]:
-    """The folder's `config.json` as it stands.
+    """Read the folder's `config.json` without checking it.
 
     Raises:
-        UserError: if the folder is no model folder or the file is no JSON object.
+        UserError: if the folder is not a model folder or the file is not a JSON object.
     """
     path = folder / "config.json"
     if not path.is_file() and RunDir(folder).exists():
@@ -205,7 +205,7 @@ def read_hf_config(folder: Path) -> dict[str, Any]:
         )
     if not path.is_file() and any((folder / name).is_file() for name in FOREIGN):
         raise UserError(
-            "{folder} holds another program's checkpoint",
+            "{folder} contains another program's checkpoint",
             hint="make a model folder of it: tunesmith import {folder} --out DIR",
             folder=folder,
         )
@@ -223,6 +223,9 @@ def read_hf_config(folder: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(raw, dict):
         raise UserError(
-            "{path} holds {kind}, not an object", hint="get the model's files again", path=path, kind=type(raw).__name__
+            "{path} contains {kind}, not an object",
+            hint="get the model's files again",
+            path=path,
+            kind=type(raw).__name__,
         )
     return raw

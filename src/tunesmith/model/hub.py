@@ -1,4 +1,4 @@
-"""From what the user calls a model to a local folder that holds one.
+"""Find or download the folder of a MODEL argument.
 
 A MODEL is `tiny` (ships inside the package), a preset, a folder, a run folder (which is a model folder too), or
 a hub id such as `rinna/japanese-gpt2-small`. The hub library does the download: progress, resuming and
@@ -38,10 +38,8 @@ SUBFOLDERS = "*/*"
 REACH_HUB_S = 5.0
 """How long the hub may take to answer the first question before it counts as unreachable."""
 
-LOCAL_MODEL = Phrase(
-    "name a local folder that holds the model (config.json, model.safetensors, tokenizer.json), or tiny"
-)
-"""What to do where there is no hub."""
+LOCAL_MODEL = Phrase("name a local folder with the model (config.json, model.safetensors, tokenizer.json), or tiny")
+"""Hint where the hub cannot be reached."""
 
 
 def local_folder(model: str) -> Path:
@@ -65,7 +63,7 @@ def local_folder(model: str) -> Path:
         return _from_hub(PRESETS[model])
     if _looks_like_a_path(model):
         raise UserError(
-            "there is no model folder {model}",
+            "model folder not found: {model}",
             hint="check the path; or {otherwise}",
             model=model,
             otherwise=LOCAL_MODEL,
@@ -74,7 +72,7 @@ def local_folder(model: str) -> Path:
 
 
 def folder_here(model: str) -> Path | None:
-    """The folder of a MODEL if it is on this machine already; asks nobody and fetches nothing."""
+    """The folder of a MODEL if it is on this machine already; without any network access."""
     if model == TINY or Path(model).is_dir():
         return local_folder(model)
     if Path(model).is_file() or (model not in PRESETS and _looks_like_a_path(model)):
@@ -86,7 +84,7 @@ def folder_here(model: str) -> Path | None:
 
 
 def _looks_like_a_path(model: str) -> bool:
-    """Whether a name that is no existing folder can only have been meant as one (a hub id is OWNER/NAME)."""
+    """Whether a name that does not exist can only have been meant as one (a hub id is OWNER/NAME)."""
     return model.startswith((".", "~", "/", "\\")) or model.endswith("/") or model.count("/") != 1
 
 
@@ -141,7 +139,7 @@ def _ask_hub(repo_id: str) -> "ModelInfo | None":
         ) from None
     except (RepositoryNotFoundError, HFValidationError):
         raise UserError(
-            "there is no model {repo_id!r}: neither a folder here nor a repository on the hub",
+            "model not found: {repo_id!r} is neither a folder here nor a repository on the hub",
             hint="presets are {presets}; {otherwise}",
             repo_id=repo_id,
             presets=", ".join(PRESETS),

@@ -1,4 +1,4 @@
-"""LoRA: a projection stays as it is and learns a difference of low rank beside it.
+"""LoRA: a frozen projection plus a trained difference of low rank.
 
 Shapes: N tokens, I channels in, O channels out, R the rank.
 
@@ -57,8 +57,8 @@ class LoRALinear(nn.Module):
         return self.weight + self.scale * (self.lora_B @ self.lora_A)
 
 
-def attach(model: GPT2, lora: LoRA, *, seed: int) -> None:
-    """Put adapters beside the projections of every block; everything else is frozen."""
+def apply_lora(model: GPT2, lora: LoRA, *, seed: int) -> None:
+    """Replace projections of every block by `LoRALinear` and freeze everything else."""
     model.requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for block in model.transformer.h:
@@ -83,7 +83,7 @@ def freeze(model: GPT2, frozen: Frozen) -> None:
 
 
 def adapted_layers(model: GPT2) -> Iterator[tuple[str, LoRALinear]]:
-    """The layers with adapters, by name."""
+    """Iterate over the layers with adapters and their names."""
     return ((name, module) for name, module in model.named_modules() if isinstance(module, LoRALinear))
 
 

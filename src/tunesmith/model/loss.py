@@ -5,8 +5,8 @@ Shapes: N tokens, M of them predicted, C channels, V vocabulary as padded in mem
 
 The logits of 1,024 tokens over 50,257 entries take 200 MB in fp32, several times over in a plain
 implementation. Here a chunk of rows at a time is projected into one buffer, turned there into losses and into
-gradients (`model/softmax.py`), and multiplied back at once, so that the forward pass leaves the two finished gradients
-behind and the backward pass only scales them. All losses are natural logarithms ("nats") and sums, never means:
+gradients (`cross_entropy_backward_`), and multiplied back at once, so that the forward pass keeps the two finished
+gradients and the backward pass only scales them. All losses are natural logarithms ("nats") and sums, never means:
 dividing by the tokens of a whole step is the caller's business.
 """
 
@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from tunesmith.backends import choose_kernels, device_here, triton_here
+from tunesmith.backends import detect_device, probe_triton, resolve_kernels
 from tunesmith.model.gpt2_config import EVALUATION_CHUNK_ROWS, LOSS_CHUNK_ROWS, LOSS_HEAD_SLICES
 
 ROWS_MULTIPLE = 64
 
 
-def sum_of_nats(
+def fused_linear_cross_entropy(
     hidden_NC: Tensor, head_VC: Tensor, targets_M: Tensor, vocab_size: int, *, rows_M: Tensor | None = None
 ) -> Tensor:
     """Summed cross-entropy in nats, a differentiable fp32 scalar.
@@ -34,7 +34,7 @@ def sum_of_nats(
         head_VC: output projection, in the dtype it is kept in; its gradient comes back in that dtype.
         targets_M: int64 ids of the tokens to predict, each below `vocab_size`.
         vocab_size: rows of `head_VC` that are real; the others pad it and get no probability.
-        rows_M: int64, the hidden state behind which each target is predicted, none twice; by default all of them.
+        rows_M: int64, the hidden state that predicts each target, none twice; by default all of them.
             The others are not projected at all.
     """
     nats = _SumOfNats.apply(hidden_NC, head_VC, targets_M, vocab_size, rows_M)  # type: ignore[no-untyped-call]
@@ -42,14 +42,14 @@ def sum_of_nats(
 
 
 @torch.no_grad()
-def nats_of_each_token(hidden_NC: Tensor, head_VC: Tensor, targets_N: Tensor, vocab_size: int) -> Tensor:
+def token_cross_entropy(hidden_NC: Tensor, head_VC: Tensor, targets_N: Tensor, vocab_size: int) -> Tensor:
     """Cross-entropy of each token in nats, [N] in fp32, without gradients."""
     weight_VC = _weight_for_logits(head_VC, hidden_NC, vocab_size)
     nats_N = torch.empty(len(targets_N), dtype=torch.float32, device=hidden_NC.device)
     n_rows = EVALUATION_CHUNK_ROWS[hidden_NC.device.type]
     for start in range(0, len(targets_N), n_rows):
         rows = slice(start, start + n_rows)
-        nats_of(F.linear(hidden_NC[rows], weight_VC), targets_N[rows], vocab_size, out_K=nats_N[rows])
+        cross_entropy_of_rows(F.linear(hidden_NC[rows], weight_VC), targets_N[rows], vocab_size, out_K=nats_N[rows])
     return nats_N
 
 
@@ -115,7 +115,7 @@ class _SumOfNats(torch.autograd.Function):
                 hidden_KC = states_KC[: len(targets_K)]
             logits_KV = buffer_KV[: len(targets_K)]
             torch.mm(hidden_KC, weight_VC.t(), out=logits_KV)
-            nats_and_gradient(logits_KV, targets_K, vocab_size, out_K=nats_M[chunk])  # logits become gradients
+            cross_entropy_backward_(logits_KV, targets_K, vocab_size, out_K=nats_M[chunk])  # logits become gradients
             grad_hidden_NC[chosen] = torch.mm(logits_KV, weight_VC)[:n_real]
             if grad_head_VC is not None:
                 _add_product(grad_head_VC, logits_KV, hidden_KC, product_SC)
@@ -161,12 +161,12 @@ def _add_product(sum_VC: Tensor, grad_KV: Tensor, hidden_KC: Tensor, product_SC:
 
 
 BLOCK_ROWS = {"cpu": 16, "cuda": 512}
-"""Of 50,304 entries in fp32 they take 3 MB of a processor's cache, 100 MB on a card."""
+"""Of 50,304 entries in fp32 they take 3 MB of a CPU's cache, 100 MB on a GPU."""
 NATS_ROWS = {"cpu": 512, "cuda": 256}
 """Rows whose losses alone are computed at a time in plain torch, which needs two fp32 copies of them."""
 
 
-def nats_and_gradient(logits_KV: Tensor, targets_K: Tensor, vocab_size: int, *, out_K: Tensor) -> None:
+def cross_entropy_backward_(logits_KV: Tensor, targets_K: Tensor, vocab_size: int, *, out_K: Tensor) -> None:
     """Write each row's cross-entropy in nats to `out_K` and its gradient over the logits themselves.
 
     Args:
@@ -186,7 +186,7 @@ def nats_and_gradient(logits_KV: Tensor, targets_K: Tensor, vocab_size: int, *, 
         _plain(logits_KV[rows], targets_K[rows], vocab_size, out_K[rows])
 
 
-def nats_of(logits_KV: Tensor, targets_K: Tensor, vocab_size: int, *, out_K: Tensor) -> None:
+def cross_entropy_of_rows(logits_KV: Tensor, targets_K: Tensor, vocab_size: int, *, out_K: Tensor) -> None:
     """Write each row's cross-entropy in nats to `out_K`, without a gradient.
 
     Args:
@@ -214,7 +214,7 @@ def has_triton() -> bool:
 
 @cache
 def _uses_triton(index: int) -> bool:
-    return choose_kernels(device_here(torch.device("cuda", index)), triton_here(index)).value == "triton"
+    return resolve_kernels(detect_device(torch.device("cuda", index)), probe_triton(index)).value == "triton"
 
 
 def _plain(logits_KV: Tensor, targets_K: Tensor, vocab_size: int, out_K: Tensor) -> None:

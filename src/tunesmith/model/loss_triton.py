@@ -21,7 +21,7 @@ FP_FUSION = True
 def launch(
     logits_KV: Tensor, targets_K: Tensor, vocab_size: int, *, out_K: Tensor, writes_gradient: bool = True
 ) -> None:
-    """As `tunesmith.model.loss.nats_and_gradient`, whose arguments these are.
+    """As `tunesmith.model.loss.cross_entropy_backward_`, whose arguments these are.
 
     Args:
         logits_KV: overwritten with the gradient, or left as it is.

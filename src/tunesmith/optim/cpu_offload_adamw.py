@@ -1,6 +1,6 @@
-"""AdamW on the host: the card holds bf16 weights, the host their fp32 masters, both moments and the summed gradient.
+"""AdamW on the host: the GPU has bf16 weights, the host their fp32 masters, both moments and the summed gradient.
 
-A gradient leaves the card as soon as the backward pass has made it, on a stream of its own, and a thread adds it up in
+A gradient leaves the GPU as soon as the backward pass has made it, on a stream of its own, and a thread adds it up in
 fp32 meanwhile. After the last one the host updates its masters, matrix by matrix, and while it works on the next one
 the last travels back. Nothing is rounded that the reference does not round: it computes with bf16 copies of fp32
 weights too.
@@ -23,7 +23,7 @@ from tunesmith.optim.state_format import HOST_STAGING_BYTES
 from tunesmith.utils.device import pinned_empty, use_device
 
 
-class HostAdamW(torch.optim.Optimizer):
+class CPUOffloadAdamW(torch.optim.Optimizer):
     """See the module.
 
     Args:
@@ -120,7 +120,7 @@ class HostAdamW(torch.optim.Optimizer):
         self._adding.append((self._adder.submit(add, total, arrived, *others), arrived.nbytes))
 
     def _wait(self, *, most_bytes: int = 0) -> None:
-        """Until no more than so many bytes of gradients wait on the host to be added."""
+        """Wait until at most this many bytes of gradients remain to be added on the host."""
         while self._adding and (self._staged_bytes > most_bytes or not most_bytes):
             future, n_bytes = self._adding.popleft()
             self._staged_bytes -= n_bytes

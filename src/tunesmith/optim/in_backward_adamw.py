@@ -17,14 +17,14 @@ from weakref import WeakMethod
 import torch
 from torch import Tensor, nn
 
-from tunesmith.optim.low_bit_adamw import CompressedAdamW, update_uncompressed
+from tunesmith.optim.low_bit_adamw import LowBitAdamW, update_uncompressed
 
 TINY = 1e-6
 """Added to a norm before dividing by it, as in torch's clipping."""
 
 
-class InBackwardAdamW(CompressedAdamW):
-    """See the module; the arguments are those of `CompressedAdamW`.
+class InBackwardAdamW(LowBitAdamW):
+    """See the module; the arguments are those of `LowBitAdamW`.
 
     Attributes:
         norm_before: fp32 scalar, of the whole gradient of the step before; None in the first step.
@@ -36,7 +36,7 @@ class InBackwardAdamW(CompressedAdamW):
         self._does: Literal["hold", "measure", "update"] = "hold"
         self._max_grad_norm = torch.inf
         self._squares: Tensor | None = None
-        # A parameter holds its hooks where the garbage collector does not look: one that held the optimizer, or a group
+        # A parameter keeps its hooks where the garbage collector does not look: one that held the optimizer, or a group
         # and so the parameters, would keep the whole model in memory for ever.
         use = WeakMethod(self._use)
         for number, group in enumerate(self.param_groups):

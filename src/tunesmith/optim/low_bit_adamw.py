@@ -1,7 +1,7 @@
 """AdamW whose moments are written in few bits and whose weights may be halves of fp32 numbers.
 
-A stretch of a matrix at a time is read into fp32, updated as AdamW does, and written back, so that hardly any memory
-is needed beside the compressed state. On a card one kernel does it (`low_bit_adamw_triton.py`).
+A chunk of a matrix at a time is dequantized to fp32, updated as AdamW does, and quantized again, so that hardly any
+memory is needed in addition to the compressed state. On a GPU one kernel does it (`low_bit_adamw_triton.py`).
 
 References: Loshchilov & Hutter 2019, "Decoupled Weight Decay Regularization"; Dettmers et al. 2021, "8-bit Optimizers
     via Block-wise Quantization".
@@ -18,27 +18,27 @@ from torch.optim.adamw import adamw
 from tunesmith.errors import UserError
 from tunesmith.model.loss import has_triton
 from tunesmith.optim.quantization import (
+    dequantize,
     generator_for,
-    join,
-    random_31_bits,
-    read,
+    merge_fp32,
+    quantize_,
+    quantized_zeros,
+    random_int31,
+    round_stochastic_bf16,
     seed_for,
-    split,
-    stochastic_bf16,
-    write,
-    zeros,
+    split_fp32,
 )
-from tunesmith.optim.state_format import BLOCK, StatePlan
+from tunesmith.optim.state_format import BLOCK, StateFormat
 
-STRETCH_BLOCKS = {"cpu": 1 << 8, "cuda": 1 << 13}
-"""Blocks updated at a time: what fits a processor's cache, or 4 MB for each fp32 number of them on a card."""
+CHUNK_BLOCKS = {"cpu": 1 << 8, "cuda": 1 << 13}
+"""Blocks updated at a time: what fits a CPU's cache, or 4 MB for each fp32 number of them on a GPU."""
 TEMPORARIES = 16
 """fp32 numbers that plain torch needs for each one updated."""
 WEIGHT_ROUNDING, GRADIENT_ROUNDING = 0, 1
 
 
 @dataclass(frozen=True)
-class Rates:
+class AdamWHyperparams:
     """Numbers of one update.
 
     Attributes:
@@ -56,7 +56,7 @@ class Rates:
     epsilon: float
 
 
-class CompressedAdamW(torch.optim.Optimizer):
+class LowBitAdamW(torch.optim.Optimizer):
     """AdamW with a compressed state for some parameters and the usual one for the others.
 
     An attribute `found_inf`, as torch's fused optimizers know it, is an fp32 scalar: unless it is 0, `step` changes
@@ -66,7 +66,7 @@ class CompressedAdamW(torch.optim.Optimizer):
         groups: parameters with their `weight_decay`.
         plan: how weights and moments are kept.
         compressed: which of the parameters; their data become bf16 here unless the plan keeps them in fp32.
-        seed: of all rounding by chance.
+        seed: of all stochastic rounding.
     """
 
     _step_supports_amp_scaling = True  # torch.amp.GradScaler sets `found_inf` instead of reading it on the host
@@ -74,7 +74,7 @@ class CompressedAdamW(torch.optim.Optimizer):
     def __init__(
         self,
         groups: Iterable[dict[str, Any]],
-        plan: StatePlan,
+        plan: StateFormat,
         compressed: Iterable[nn.Parameter],
         *,
         betas: tuple[float, float],
@@ -125,7 +125,7 @@ class CompressedAdamW(torch.optim.Optimizer):
         self._has_begun = True
         state, number = self.state[parameter], self._number[parameter]
         beta1, beta2 = group["betas"]
-        rates = Rates(group["lr"], group["weight_decay"], beta1, beta2, group["eps"])
+        rates = AdamWHyperparams(group["lr"], group["weight_decay"], beta1, beta2, group["eps"])
         if has_kernel(parameter):
             from tunesmith.optim.low_bit_adamw_triton import launch
 
@@ -134,10 +134,10 @@ class CompressedAdamW(torch.optim.Optimizer):
             return
         step = int(state["step"])
         generator = generator_for(parameter.device, self._seed, step, number, WEIGHT_ROUNDING)
-        update_in_stretches(parameter.data, parameter.grad, state, self.plan, rates, step, generator)
+        update_chunked(parameter.data, parameter.grad, state, self.plan, rates, step, generator)
 
     def accumulate(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
-        """The sum of a bf16 parameter's gradient so far and a new one, rounded by chance: small ones are not lost."""
+        """Add to a bf16 parameter's gradient so far, rounded stochastically: small numbers are not lost."""
         held, parameter.grad = parameter.grad, None
         if held is None:
             return gradient
@@ -152,9 +152,9 @@ class CompressedAdamW(torch.optim.Optimizer):
         step = int(self.state[parameter]["step"])
         numbers = (self._seed, step, self._number[parameter], GRADIENT_ROUNDING, self._accumulations)
         generator = generator_for(parameter.device, *numbers)
-        size = STRETCH_BLOCKS[parameter.device.type] * BLOCK
+        size = CHUNK_BLOCKS[parameter.device.type] * BLOCK
         for sum_S, new_S in zip(held.view(-1).split(size), gradient.reshape(-1).split(size), strict=True):
-            sum_S.copy_(stochastic_bf16(sum_S.float() + new_S, random_31_bits(len(sum_S), generator)))
+            sum_S.copy_(round_stochastic_bf16(sum_S.float() + new_S, random_int31(len(sum_S), generator)))
         return held
 
     def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT001, FBT002  torch's signature
@@ -176,7 +176,7 @@ class CompressedAdamW(torch.optim.Optimizer):
         """Let memory run out before the update if it does: torch keeps for it what is asked for and dropped here."""
         for device in {parameter.device for parameter in self._number}:
             if device.type == "cuda" and not has_triton():
-                torch.empty(STRETCH_BLOCKS["cuda"] * BLOCK * TEMPORARIES, dtype=torch.float32, device=device)
+                torch.empty(CHUNK_BLOCKS["cuda"] * BLOCK * TEMPORARIES, dtype=torch.float32, device=device)
 
     def _fresh_state(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         if parameter not in self._number:
@@ -184,9 +184,11 @@ class CompressedAdamW(torch.optim.Optimizer):
         # where it is read: by the kernel, or on the host
         state = {"step": torch.zeros((), device=parameter.device if has_kernel(parameter) else "cpu")}
         for moment, code in zip(("exp_avg", "exp_avg_sq"), self.plan.moments, strict=True):
-            state[f"{moment}_codes"], state[f"{moment}_scales"] = zeros(code, parameter.numel(), parameter.device)
+            state[f"{moment}_codes"], state[f"{moment}_scales"] = quantized_zeros(
+                code, parameter.numel(), parameter.device
+            )
         if self.plan.weights == "split":
-            parameter.data, state["remainder"] = split(parameter.data)
+            parameter.data, state["remainder"] = split_fp32(parameter.data)
         elif self.plan.weights == "bf16":
             parameter.data = parameter.data.to(torch.bfloat16)
         if self.plan.is_half:
@@ -237,12 +239,12 @@ def update_uncompressed(
         )
 
 
-def update_in_stretches(
+def update_chunked(
     weight: Tensor,
     gradient: Tensor,
     state: dict[str, Tensor],
-    plan: StatePlan,
-    rates: Rates,
+    plan: StateFormat,
+    rates: AdamWHyperparams,
     step: int,
     generator: torch.Generator,
 ) -> None:
@@ -255,11 +257,11 @@ def update_in_stretches(
         plan: how they are kept.
         rates: numbers of this step.
         step: counts from 1.
-        generator: of all rounding by chance.
+        generator: of all stochastic rounding.
     """
     first, second = plan.moments
     n_blocks = weight.numel() // BLOCK
-    stretch = STRETCH_BLOCKS[weight.device.type]
+    stretch = CHUNK_BLOCKS[weight.device.type]
     weights, gradients = weight.view(-1), gradient.reshape(-1)
     remainders = state["remainder"].view(-1) if "remainder" in state else None
     codes_bytes = BLOCK * plan.moment_bits // 8
@@ -270,20 +272,20 @@ def update_in_stretches(
         gradient_BS = gradients[numbers].float().view(-1, BLOCK)
         codes_1, scales_1 = state["exp_avg_codes"][codes], state["exp_avg_scales"][blocks]
         codes_2, scales_2 = state["exp_avg_sq_codes"][codes], state["exp_avg_sq_scales"][blocks]
-        moment_1 = read(first, codes_1, scales_1).lerp_(gradient_BS, 1 - rates.beta1)
-        moment_2 = read(second, codes_2, scales_2)
+        moment_1 = dequantize(first, codes_1, scales_1).lerp_(gradient_BS, 1 - rates.beta1)
+        moment_2 = dequantize(second, codes_2, scales_2)
         moment_2.mul_(rates.beta2).addcmul_(gradient_BS, gradient_BS, value=1 - rates.beta2)
         value_S = weights[numbers]
         if remainders is not None:
-            value_S = join(value_S, remainders[numbers])
+            value_S = merge_fp32(value_S, remainders[numbers])
         value_BS = value_S.float().view(-1, BLOCK).mul_(1 - rates.learning_rate * rates.weight_decay)
         root_BS = (moment_2 / (1 - rates.beta2**step)).sqrt_().add_(rates.epsilon)
         value_BS.addcdiv_(moment_1, root_BS, value=-rates.learning_rate / (1 - rates.beta1**step))
-        bits_BS = random_31_bits(value_BS.numel(), generator).view(-1, BLOCK)
-        write(second, moment_2, codes_2, scales_2, (bits_BS >> 16) * 2.0**-15)
+        bits_BS = random_int31(value_BS.numel(), generator).view(-1, BLOCK)
+        quantize_(second, moment_2, codes_2, scales_2, (bits_BS >> 16) * 2.0**-15)
         chance_BS = torch.rand(value_BS.shape, generator=generator, device=weight.device) if first.bits == 4 else None
-        write(first, moment_1, codes_1, scales_1, chance_BS)
+        quantize_(first, moment_1, codes_1, scales_1, chance_BS)
         if remainders is not None:
-            weights[numbers], remainders[numbers] = split(value_BS.view(-1))
+            weights[numbers], remainders[numbers] = split_fp32(value_BS.view(-1))
         elif plan.weights == "bf16":
-            weights[numbers] = stochastic_bf16(value_BS, bits_BS).view(-1)
+            weights[numbers] = round_stochastic_bf16(value_BS, bits_BS).view(-1)

@@ -16,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from tunesmith.optim.low_bit_adamw import Rates
-from tunesmith.optim.state_format import BLOCK, StatePlan
+from tunesmith.optim.low_bit_adamw import AdamWHyperparams
+from tunesmith.optim.state_format import BLOCK, StateFormat
 
 BLOCKS_PER_PROGRAM = 8
 LANES = 1024
@@ -30,8 +30,8 @@ def launch(
     weight: Tensor,
     gradient: Tensor,
     state: dict[str, Tensor],
-    plan: StatePlan,
-    rates: Rates,
+    plan: StateFormat,
+    rates: AdamWHyperparams,
     *,
     seed: int,
     found_inf: Tensor | None = None,
@@ -44,7 +44,7 @@ def launch(
         state: compressed moments, and the `step` where the weight is, which has been counted already.
         plan: how they are kept.
         rates: numbers of this step.
-        seed: of all rounding by chance, the same in every step.
+        seed: of all stochastic rounding, the same in every step.
         found_inf: fp32 scalar, where the weight is; unless it is 0 nothing is changed.
     """
     n_blocks = weight.numel() // BLOCK
@@ -81,7 +81,7 @@ def launch(
 
 
 def launch_accumulate(total: Tensor, new: Tensor, step: Tensor, *, seed: int, accumulation: int) -> None:
-    """Add a gradient to the sum so far, rounded by chance; the sum is overwritten.
+    """Add a gradient to the sum so far, rounded stochastically; the sum is overwritten.
 
     Args:
         total: bf16, contiguous.

@@ -1,13 +1,13 @@
 """Adam's moments in 8 or 4 bits: a code for each number and a scale for each block of them.
 
-Shapes: B blocks of S = 128 numbers that stand next to each other in memory.
+Shapes: B blocks of S = 128 numbers next to each other in memory.
 
     number = sign * (level / levels)^4 * the block's largest magnitude
 
 Levels that lie as fourth powers are fine where most numbers are and still reach down to 10^-9 (8 bits) or 10^-5 (4
 bits) of the largest. The second moment changes by a thousandth in a step, less than the distance between levels, and so
-would never change if it were rounded to the nearest: it is rounded by chance, and so are the first moment's 4 bits. It
-never becomes 0 by rounding, since the update divides by its root.
+would never change if it were rounded to the nearest: it is rounded stochastically, and so are the first moment's
+4 bits. It never becomes 0 by rounding, since the update divides by its root.
 
 References: Dettmers et al. 2021, "8-bit Optimizers via Block-wise Quantization"; Li et al. 2023, "Memory Efficient
 Optimizers with 4-bit States" (zero must not be a level of the second moment).
@@ -18,20 +18,20 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 
-from tunesmith.optim.state_format import BLOCK, Code
+from tunesmith.optim.state_format import BLOCK, QuantFormat
 
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 
 
-def zeros(code: Code, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Codes and scales of so many zeros."""
+def quantized_zeros(code: QuantFormat, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Codes and scales of that many zeros."""
     zero = code.levels if code.signed else 0
     byte = zero | zero << 4 if code.bits == 4 else zero
     codes = torch.full((count * code.bits // 8,), byte, dtype=torch.uint8, device=device)
     return codes, torch.zeros(count // BLOCK, dtype=torch.float32, device=device)
 
 
-def read(code: Code, codes: Tensor, scales_B: Tensor) -> Tensor:
+def dequantize(code: QuantFormat, codes: Tensor, scales_B: Tensor) -> Tensor:
     """The numbers, fp32 [B, S]."""
     if code.bits == 4:
         codes_BH = codes.view(len(scales_B), BLOCK // 2)
@@ -46,12 +46,12 @@ def read(code: Code, codes: Tensor, scales_B: Tensor) -> Tensor:
     return magnitude_BS.copysign_(root_BS) if code.signed else magnitude_BS
 
 
-def write(code: Code, numbers_BS: Tensor, codes: Tensor, scales_B: Tensor, chance_BS: Tensor | None) -> None:
+def quantize_(code: QuantFormat, numbers_BS: Tensor, codes: Tensor, scales_B: Tensor, chance_BS: Tensor | None) -> None:
     """Put fp32 numbers into codes and scales, which are overwritten.
 
     Args:
         code: how.
-        numbers_BS: what to write.
+        numbers_BS: what to quantize.
         codes: uint8, as `zeros` makes them.
         scales_B: fp32.
         chance_BS: fp32, random in [0, 1), to round so that the mean is the number; None rounds to the nearest
@@ -85,7 +85,7 @@ QUIET_NAN = 0x7FC00000
 """A NaN that stays one when its lower half is rounded; a GPU's own, 0x7FFFFFFF, would become -0."""
 
 
-def split(value: Tensor) -> tuple[Tensor, Tensor]:
+def split_fp32(value: Tensor) -> tuple[Tensor, Tensor]:
     """An fp32 tensor as its nearest bf16 (ties upwards in magnitude) and an int16 remainder; nothing is lost."""
     bits = value.view(torch.int32)
     upper = (bits + HALF) >> 16
@@ -93,12 +93,12 @@ def split(value: Tensor) -> tuple[Tensor, Tensor]:
     return upper.to(torch.int16).view(torch.bfloat16), remainder.to(torch.int16)
 
 
-def join(upper: Tensor, remainder: Tensor) -> Tensor:
+def merge_fp32(upper: Tensor, remainder: Tensor) -> Tensor:
     """The fp32 tensor that `split` took apart."""
     return ((upper.view(torch.int16).to(torch.int32) << 16) + remainder.to(torch.int32)).view(torch.float32)
 
 
-def stochastic_bf16(value: Tensor, bits: Tensor) -> Tensor:
+def round_stochastic_bf16(value: Tensor, bits: Tensor) -> Tensor:
     """An fp32 tensor rounded to bf16 so that the mean of many roundings is the value.
 
     Args:
@@ -121,6 +121,6 @@ def generator_for(device: torch.device, *numbers: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(seed_for(*numbers))
 
 
-def random_31_bits(count: int, generator: torch.Generator) -> Tensor:
+def random_int31(count: int, generator: torch.Generator) -> Tensor:
     """int32 [count], each from 0 to 2^31 - 1."""
     return torch.empty(count, dtype=torch.int32, device=generator.device).random_(generator=generator)

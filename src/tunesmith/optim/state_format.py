@@ -18,7 +18,7 @@ BLOCK = 128
 
 
 @dataclass(frozen=True)
-class Code:
+class QuantFormat:
     """How numbers are written in few bits (`tunesmith.optim.quantization`).
 
     Attributes:
@@ -35,18 +35,18 @@ class Code:
         return (1 << self.bits - self.signed) - 1
 
     def bytes_for(self, count: int) -> int:
-        """Codes and scales of so many numbers, a multiple of the block."""
+        """Size of codes and scales of `count` numbers, a multiple of the block."""
         return count * self.bits // 8 + count // BLOCK * 4
 
 
 @dataclass(frozen=True)
-class StatePlan:
+class StateFormat:
     """One way.
 
     Attributes:
         name: what it is asked for by.
-        weights: fp32; split into bf16 and the 16 bits that are missing to fp32; bf16, rounded by chance; or bf16 on the
-            card with fp32 on the host.
+        weights: fp32; split into bf16 and the 16 bits that are missing to fp32; bf16, rounded stochastically; or
+            bf16 on the GPU with fp32 on the host.
         moment_bits: of each of Adam's two moments.
         gradients: held until all are there; used up one by one while the backward pass makes them; or sent to the host
             as they are made.
@@ -65,24 +65,24 @@ class StatePlan:
         return self.weights != "fp32"
 
     @property
-    def moments(self) -> tuple[Code, Code]:
+    def moments(self) -> tuple[QuantFormat, QuantFormat]:
         """How the first and the second moment are written, where they are compressed."""
-        return Code(self.moment_bits, signed=True), Code(self.moment_bits, signed=False)
+        return QuantFormat(self.moment_bits, signed=True), QuantFormat(self.moment_bits, signed=False)
 
 
-STATE_PLANS: dict[str, StatePlan] = {
+STATE_FORMATS: dict[str, StateFormat] = {
     plan.name: plan
     for plan in (
-        StatePlan("fp32", "fp32", 32, "held", Phrase("everything in fp32")),
-        StatePlan("fp32-8bit", "fp32", 8, "held", Phrase("fp32 weights, moments in 8 bits")),
-        StatePlan(
+        StateFormat("fp32", "fp32", 32, "held", Phrase("everything in fp32")),
+        StateFormat("fp32-8bit", "fp32", 8, "held", Phrase("fp32 weights, moments in 8 bits")),
+        StateFormat(
             "split-8bit",
             "split",
             8,
             "held",
             Phrase("fp32 weights as bf16 and a remainder, moments in 8 bits"),
         ),
-        StatePlan(
+        StateFormat(
             "split-8bit-in-backward",
             "split",
             8,
@@ -92,27 +92,29 @@ STATE_PLANS: dict[str, StatePlan] = {
                 "each weight updated as soon as its gradient is made"
             ),
         ),
-        StatePlan("bf16-8bit", "bf16", 8, "held", Phrase("bf16 weights rounded by chance, moments in 8 bits")),
-        StatePlan(
+        StateFormat("bf16-8bit", "bf16", 8, "held", Phrase("bf16 weights rounded stochastically, moments in 8 bits")),
+        StateFormat(
             "bf16-8bit-in-backward",
             "bf16",
             8,
             "in-backward",
             Phrase(
-                "bf16 weights rounded by chance, moments in 8 bits, each weight updated as soon as its gradient is made"
+                "bf16 weights rounded stochastically, moments in 8 bits, "
+                "each weight updated as soon as its gradient is made"
             ),
         ),
-        StatePlan("bf16-4bit", "bf16", 4, "held", Phrase("bf16 weights rounded by chance, moments in 4 bits")),
-        StatePlan(
+        StateFormat("bf16-4bit", "bf16", 4, "held", Phrase("bf16 weights rounded stochastically, moments in 4 bits")),
+        StateFormat(
             "bf16-4bit-in-backward",
             "bf16",
             4,
             "in-backward",
             Phrase(
-                "bf16 weights rounded by chance, moments in 4 bits, each weight updated as soon as its gradient is made"
+                "bf16 weights rounded stochastically, moments in 4 bits, "
+                "each weight updated as soon as its gradient is made"
             ),
         ),
-        StatePlan(
+        StateFormat(
             "host",
             "host",
             32,

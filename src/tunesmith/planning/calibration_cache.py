@@ -1,7 +1,7 @@
 """What runs on this machine taught about memory: kept in the cache, one line for each kind of run.
 
 A kind of run is a model's shape, its state plan and recomputation, the arithmetic, the device, and the versions of
-torch and tunesmith: where any of them is new, the closed form stands alone.
+torch and tunesmith: where any of them is new, the closed form is used alone.
 """
 
 import json
@@ -15,11 +15,11 @@ import psutil
 from tunesmith import __version__
 from tunesmith.data.cache import cache_folder
 from tunesmith.planning.hardware import GIB, Hardware
-from tunesmith.planning.memory_model import Correction, Demand
+from tunesmith.planning.memory_model import Calibration, StepSpec
 from tunesmith.utils.files import write_json
 
 FILE = "memory.json"
-CARD_WORKSPACE_BYTES = GIB // 6
+GPU_WORKSPACE_BYTES = GIB // 6
 """Of matrix libraries and fragments, where nothing is known yet."""
 PROCESS_BYTES = 450 << 20
 """Of Python and torch on a CPU, where nothing is known yet."""
@@ -28,8 +28,8 @@ LOADED_LATER_BYTES = 150 << 20
 
 
 @dataclass(frozen=True)
-class Experience:
-    """What is known, and what it has to be seen beside.
+class CalibrationCache:
+    """Calibrations of earlier runs on this machine.
 
     Attributes:
         corrections: of the closed form, by the name of a kind of run.
@@ -37,55 +37,55 @@ class Experience:
             counts where a run takes the same memory, on a CPU; a later run in another process does not need it.
     """
 
-    corrections: dict[str, Correction]
+    corrections: dict[str, Calibration]
     held_bytes: int = 0
 
     @classmethod
-    def kept(cls) -> "Experience":
+    def kept(cls) -> "CalibrationCache":
         """From the cache, in this process as it is now; nothing known where there is none, or it cannot be read."""
         held_bytes = max(psutil.Process().memory_info().rss - PROCESS_BYTES, 0)
         try:
             content = json.loads(_path().read_text("utf-8"))
-            corrections = {name: Correction(**correction) for name, correction in content.items()}
+            corrections = {name: Calibration(**correction) for name, correction in content.items()}
         except (OSError, ValueError, TypeError, AttributeError):
             corrections = {}
         return cls(corrections, held_bytes)
 
-    def knows(self, demand: Demand, hardware: Hardware) -> bool:
+    def knows(self, demand: StepSpec, hardware: Hardware) -> bool:
         """Whether such a run was made here before."""
-        return kind_of(demand, hardware) in self.corrections
+        return calibration_key(demand, hardware) in self.corrections
 
-    def correction(self, demand: Demand, hardware: Hardware) -> Correction:
-        """What is known, or what is usual, with what this process holds already."""
-        usual_bytes = CARD_WORKSPACE_BYTES if hardware.kind == "cuda" else PROCESS_BYTES + LOADED_LATER_BYTES
-        known = self.corrections.get(kind_of(demand, hardware), Correction(workspace_bytes=usual_bytes))
+    def correction(self, demand: StepSpec, hardware: Hardware) -> Calibration:
+        """What is known, or what is usual, with the memory that this process has already."""
+        usual_bytes = GPU_WORKSPACE_BYTES if hardware.kind == "cuda" else PROCESS_BYTES + LOADED_LATER_BYTES
+        known = self.corrections.get(calibration_key(demand, hardware), Calibration(workspace_bytes=usual_bytes))
         return replace(known, workspace_bytes=known.workspace_bytes + self._held_bytes(hardware))
 
-    def learn(self, demand: Demand, hardware: Hardware, correction: Correction) -> "Experience":
+    def learn(self, demand: StepSpec, hardware: Hardware, correction: Calibration) -> "CalibrationCache":
         """With one more kind of run, in the cache too where that can be written.
 
         Args:
             demand: what was run.
             hardware: where.
-            correction: as it was measured in this process, with all that it holds.
+            correction: as it was measured in this process, with all of its memory.
         """
         workspace_bytes = max(correction.workspace_bytes - self._held_bytes(hardware), 0)
         corrections = {
             **self.corrections,
-            kind_of(demand, hardware): replace(correction, workspace_bytes=workspace_bytes),
+            calibration_key(demand, hardware): replace(correction, workspace_bytes=workspace_bytes),
         }
         try:
             _path().parent.mkdir(parents=True, exist_ok=True)
             write_json(_path(), {name: asdict(known) for name, known in corrections.items()})
         except OSError:
-            pass  # a cache: the next run learns again
+            pass  # a cache: the next run measures again
         return replace(self, corrections=corrections)
 
     def _held_bytes(self, hardware: Hardware) -> int:
         return self.held_bytes if hardware.kind == "cpu" else 0
 
 
-def kind_of(demand: Demand, hardware: Hardware) -> str:
+def calibration_key(demand: StepSpec, hardware: Hardware) -> str:
     """The name of a kind of run."""
     shape = demand.shape
     parts = (

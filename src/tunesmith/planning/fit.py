@@ -3,22 +3,22 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from tunesmith.backends import why_not_together
+from tunesmith.backends import why_incompatible
 from tunesmith.config import RECOMPUTATIONS, Auto, Recompute, StatePlanName
 from tunesmith.data.packing import round_up_tokens
 from tunesmith.errors import DoesNotFitError
 from tunesmith.messages.catalogue import say
 from tunesmith.model.gpt2_config import GPT2Config
-from tunesmith.optim.state_format import STATE_PLANS, StatePlan
+from tunesmith.optim.state_format import STATE_FORMATS, StateFormat
 from tunesmith.planning.hardware import GIB, LINK_BYTES_PER_S, Hardware
-from tunesmith.planning.memory_model import Correction, Demand, Learned, Memory, memory_of
+from tunesmith.planning.memory_model import Calibration, MemoryEstimate, ParameterCounts, StepSpec, estimate_memory
 
-MOST_TOKENS = {"cpu": 2048, "cuda": 32_768}
+MAX_TOKENS = {"cpu": 2048, "cuda": 32_768}
 """Larger micro-batches are not faster."""
 
 
 @dataclass(frozen=True)
-class Way:
+class FitCandidate:
     """One way to make a step.
 
     Attributes:
@@ -27,13 +27,13 @@ class Way:
         step_s: and how long, roughly.
     """
 
-    demand: Demand
-    memory: Memory
+    demand: StepSpec
+    memory: MemoryEstimate
     step_s: float
 
 
 @dataclass(frozen=True)
-class Request:
+class FitRequest:
     """What is to be fitted.
 
     Attributes:
@@ -46,61 +46,61 @@ class Request:
         correction_of: what is known of a state plan on this machine.
     """
 
-    demand: Demand
+    demand: StepSpec
     states: StatePlanName | Auto
     recompute: Recompute | Auto
     step_tokens: int
     longest_tokens: int
     mean_context_tokens: float
-    correction_of: Callable[[Demand], Correction]
+    correction_of: Callable[[StepSpec], Calibration]
 
 
-def ways(request: Request, hardware: Hardware, states: StatePlan) -> Iterator[Way]:
+def fit_candidates(request: FitRequest, hardware: Hardware, states: StateFormat) -> Iterator[FitCandidate]:
     """Every recomputation and size of micro-batch with this state plan, whether it fits or not."""
     kinds = RECOMPUTATIONS if request.recompute == "auto" else (request.recompute,)
     if request.recompute == "auto" and hardware.kind == "cpu":
-        kinds = kinds[:-1]  # a processor has no other memory to send anything to
+        kinds = kinds[:-1]  # a CPU has no other memory to send anything to
     for recompute in kinds:
         for micro_batches, tokens in _micro_batches(request, hardware):
             demand = replace(
                 request.demand, states=states, recompute=recompute, tokens=tokens, micro_batches=micro_batches
             )
-            yield way_of(demand, request, hardware)
+            yield evaluate_fit(demand, request, hardware)
 
 
-def way_of(demand: Demand, request: Request, hardware: Hardware) -> Way:
+def evaluate_fit(demand: StepSpec, request: FitRequest, hardware: Hardware) -> FitCandidate:
     """Memory and time of one demand."""
     step_s = seconds_per_step(
         demand, hardware, step_tokens=request.step_tokens, context_tokens=request.mean_context_tokens
     )
-    return Way(demand, memory_of(demand, request.correction_of(demand)), step_s)
+    return FitCandidate(demand, estimate_memory(demand, request.correction_of(demand)), step_s)
 
 
-def fits(way: Way, hardware: Hardware) -> bool:
-    """Whether there is room for it, here and on the host."""
+def fits(way: FitCandidate, hardware: Hardware) -> bool:
+    """Whether it fits the memory of the device and of the host."""
     if hardware.kind == "cpu":
         return way.memory.peak_bytes + way.memory.host <= hardware.budget.value
     return way.memory.peak_bytes <= hardware.budget.value and way.memory.host <= hardware.host_bytes
 
 
-def best_way(request: Request, hardware: Hardware, states: StatePlan) -> Way:
+def fastest_fit(request: FitRequest, hardware: Hardware, states: StateFormat) -> FitCandidate:
     """The fastest that fits with this state plan; the smallest where none does."""
-    every = list(ways(request, hardware, states))
+    every = list(fit_candidates(request, hardware, states))
     fitting = [way for way in every if fits(way, hardware)]
     if fitting:
         return min(fitting, key=lambda way: way.step_s)
     return min(every, key=lambda way: (way.memory.host > hardware.host_bytes, way.memory.peak_bytes))
 
 
-def choose_way(request: Request, hardware: Hardware) -> Way:
+def choose_fit(request: FitRequest, hardware: Hardware) -> FitCandidate:
     """The most faithful state plan that fits, in its fastest form.
 
     Raises:
         DoesNotFitError: if nothing fits, with the numbers.
     """
-    best: list[Way] = []
-    for states in candidates(request, hardware):
-        way = best_way(request, hardware, states)
+    best: list[FitCandidate] = []
+    for states in state_candidates(request, hardware):
+        way = fastest_fit(request, hardware, states)
         if fits(way, hardware):
             return way
         best.append(way)
@@ -116,15 +116,15 @@ def choose_way(request: Request, hardware: Hardware) -> Way:
     )
 
 
-def candidates(request: Request, hardware: Hardware) -> list[StatePlan]:
+def state_candidates(request: FitRequest, hardware: Hardware) -> list[StateFormat]:
     """State plans that can be meant, the most faithful first."""
     if request.states != "auto":
-        return [STATE_PLANS[request.states]]
-    plans = [plan for plan in STATE_PLANS.values() if refusal(plan, request.demand, hardware.precision) is None]
+        return [STATE_FORMATS[request.states]]
+    plans = [plan for plan in STATE_FORMATS.values() if why_unusable(plan, request.demand, hardware.precision) is None]
     return [plan for plan in plans if plan.gradients != "host" or hardware.kind == "cuda"]
 
 
-def refusal(plan: StatePlan, demand: Demand, precision: str) -> str | None:
+def why_unusable(plan: StateFormat, demand: StepSpec, precision: str) -> str | None:
     """Why a state plan cannot be used with the rest; None where it can."""
     if plan.name == "fp32":
         return None
@@ -135,17 +135,17 @@ def refusal(plan: StatePlan, demand: Demand, precision: str) -> str | None:
     return _refusal_alone(plan, demand, precision)
 
 
-def _refusal_alone(plan: StatePlan, demand: Demand, precision: str) -> str | None:
+def _refusal_alone(plan: StateFormat, demand: StepSpec, precision: str) -> str | None:
     """The same, of what has nothing to do with other processes."""
     if demand.lora is not None:
         return say("adapters are small: their state is kept in fp32")
-    reason = why_not_together(precision, has_bf16_weights=plan.is_half, holds_gradients=plan.gradients == "held")
+    reason = why_incompatible(precision, has_bf16_weights=plan.is_half, holds_gradients=plan.gradients == "held")
     return reason or None
 
 
-def _micro_batches(request: Request, hardware: Hardware) -> Iterator[tuple[int, int]]:
+def _micro_batches(request: FitRequest, hardware: Hardware) -> Iterator[tuple[int, int]]:
     """How many micro-batches a step may have, and how many tokens then each."""
-    most = max(MOST_TOKENS[hardware.kind], request.longest_tokens)
+    most = max(MAX_TOKENS[hardware.kind], request.longest_tokens)
     number, before = max(-(-request.step_tokens // most), 1), 0
     while True:
         tokens = round_up_tokens(max(-(-request.step_tokens // number), request.longest_tokens))
@@ -157,7 +157,7 @@ def _micro_batches(request: Request, hardware: Hardware) -> Iterator[tuple[int, 
 
 
 REACHED = {"cpu": 0.7, "cuda": 0.55}
-"""Of the machine's speed in products: measured on a CPU, not yet on a card."""
+"""Of the machine's speed in products: measured on a CPU, not yet on a GPU."""
 HALF_SPEED_TOKENS = {"cpu": 64, "cuda": 600}
 """Micro-batches of so few tokens reach half of it."""
 RECOMPUTED = {"nothing": 1.0, "light": 1.02, "blocks": 4 / 3, "offload": 1.4}
@@ -170,18 +170,18 @@ def flops_per_token(shape: GPT2Config, context_tokens: float) -> float:
     return 6 * shape.matrix_parameters + 12 * shape.n_layer * shape.n_embd * context_tokens / 2
 
 
-def seconds_per_step(demand: Demand, hardware: Hardware, *, step_tokens: int, context_tokens: float) -> float:
+def seconds_per_step(demand: StepSpec, hardware: Hardware, *, step_tokens: int, context_tokens: float) -> float:
     """Of one optimizer step."""
     full = demand.tokens / (demand.tokens + HALF_SPEED_TOKENS[demand.device])
     rate = hardware.flops_per_s * REACHED[demand.device] * full
     flops = flops_per_token(demand.shape, context_tokens) * RECOMPUTED[demand.recompute]
     if demand.lora is not None:  # gradients of the activations only
         flops *= 2 / 3
-    learned = Learned.of(demand.shape, demand.lora, demand.frozen)
+    learned = ParameterCounts.of(demand.shape, demand.lora, demand.frozen)
     return step_tokens * flops / rate + _update_s(demand.states, learned, hardware, demand.micro_batches)
 
 
-def _update_s(states: StatePlan, learned: Learned, hardware: Hardware, micro_batches: int) -> float:
+def _update_s(states: StateFormat, learned: ParameterCounts, hardware: Hardware, micro_batches: int) -> float:
     parameters = learned.matrices + learned.others
     if states.gradients == "host":
         gradients_s = 2 * learned.matrices * micro_batches / LINK_BYTES_PER_S

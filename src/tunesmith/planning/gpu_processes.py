@@ -1,6 +1,6 @@
-"""Who else uses the card: asked of the driver, without torch.
+"""Other processes on a GPU, as its driver reports them; without torch.
 
-Everything here is optional: where there is no driver, or it does not tell, there are no neighbours to name.
+Everything here is optional: without a driver, or where it does not tell, the list is empty.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,13 +15,13 @@ from tunesmith.monitoring.nvml import handle_of_uuid, handles_in_cuda_order
 
 
 @dataclass(frozen=True)
-class Neighbour:
-    """A process that holds memory of the card.
+class GPUProcess:
+    """A process that uses memory of the GPU.
 
     Attributes:
         pid: its number.
         name: its program.
-        bytes: what it holds; None where the driver does not say (Windows).
+        bytes: what it uses; None where the driver does not say (Windows).
     """
 
     pid: int
@@ -30,8 +30,8 @@ class Neighbour:
 
 
 @dataclass(frozen=True)
-class CardState:
-    """What the driver says of a card.
+class GPUState:
+    """State of a GPU as its driver reports it.
 
     Attributes:
         name: as sold.
@@ -45,22 +45,22 @@ class CardState:
     total_bytes: int
     free_bytes: int
     has_display: bool
-    neighbours: tuple[Neighbour, ...]
+    neighbours: tuple[GPUProcess, ...]
 
 
-def card_state(identity: int | str) -> CardState | None:
+def query_gpu(identity: int | str) -> GPUState | None:
     """Ask the driver of a GPU by its number there or its UUID ("GPU-..."); None where there is none."""
     if isinstance(identity, str):
         return _state(lambda nvml: handle_of_uuid(nvml, identity))
     return _state(lambda nvml: nvml.nvmlDeviceGetHandleByIndex(identity))
 
 
-def card_state_of_cuda(index: int) -> CardState | None:
+def query_cuda_gpu(index: int) -> GPUState | None:
     """The same of the GPU that CUDA, and so torch, calls cuda:index; None where it would see none."""
     return _state(lambda nvml: dict(enumerate(handles_in_cuda_order(nvml))).get(index))
 
 
-def _state(handle_of: Callable[[Any], Any]) -> CardState | None:
+def _state(handle_of: Callable[[Any], Any]) -> GPUState | None:
     with _driver() as nvml:
         if nvml is None:
             return None
@@ -72,7 +72,7 @@ def _state(handle_of: Callable[[Any], Any]) -> CardState | None:
             name = nvml.nvmlDeviceGetName(handle)
         except nvml.NVMLError:
             return None
-        return CardState(
+        return GPUState(
             name=name if isinstance(name, str) else name.decode(),
             total_bytes=int(memory.total),
             free_bytes=int(memory.free),
@@ -106,7 +106,7 @@ def _has_display(nvml, handle) -> bool:  # type: ignore[no-untyped-def]  # noqa:
         return False
 
 
-def _neighbours(nvml, handle) -> Iterator[Neighbour]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def _neighbours(nvml, handle) -> Iterator[GPUProcess]:  # type: ignore[no-untyped-def]  # noqa: ANN001
     held: dict[int, int | None] = {}
     for ask in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
         try:
@@ -119,4 +119,4 @@ def _neighbours(nvml, handle) -> Iterator[Neighbour]:  # type: ignore[no-untyped
             name = psutil.Process(pid).name()
         except psutil.Error:
             name = say("a process of another user")
-        yield Neighbour(pid, name, used)
+        yield GPUProcess(pid, name, used)

@@ -1,4 +1,4 @@
-"""GPUs by name: what their makers say of memory and speed, for plans on machines where they are not.
+"""GPU spec table: memory and speed as their makers state them, for plans on machines where they are not.
 
 Sources: NVIDIA's architecture white papers and data sheets (Pascal to Blackwell): dense matrix products of 16-bit
     numbers summed in 32 bits, and memory bandwidth; its table of compute capabilities. For laptops, products at the
@@ -15,7 +15,7 @@ MIB_PER_GIB = 1024
 
 
 @dataclass(frozen=True)
-class Speed:
+class GPUSpeed:
     """What a GPU can do at most.
 
     Attributes:
@@ -28,7 +28,7 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Card:
+class GPUSpec:
     """A model of GPU, with one of the amounts of memory it is sold with.
 
     Attributes:
@@ -40,20 +40,20 @@ class Card:
 
     name: str
     memory_gib: int
-    speed: Speed | None
+    speed: GPUSpeed | None
     capability: tuple[int, int]
 
 
-def _card(name: str, memory_gib: int, tflops: float, gigabytes_per_s: float, capability: tuple[int, int]) -> Card:
-    return Card(name, memory_gib, Speed(tflops, gigabytes_per_s), capability)
+def _card(name: str, memory_gib: int, tflops: float, gigabytes_per_s: float, capability: tuple[int, int]) -> GPUSpec:
+    return GPUSpec(name, memory_gib, GPUSpeed(tflops, gigabytes_per_s), capability)
 
 
-def _slow(name: str, memory_gib: int, capability: tuple[int, int]) -> Card:
-    """A GPU without tensor cores, whose 16-bit products nobody can compare with the others'."""
-    return Card(name, memory_gib, None, capability)
+def _slow(name: str, memory_gib: int, capability: tuple[int, int]) -> GPUSpec:
+    """A GPU without tensor cores, whose 16-bit products cannot be compared with the others'."""
+    return GPUSpec(name, memory_gib, None, capability)
 
 
-CARDS = (
+GPUS = (
     _slow("GTX 1050 Ti", 4, (6, 1)),
     _slow("GTX 1060", 6, (6, 1)),
     _slow("GTX 1060 3GB", 3, (6, 1)),
@@ -183,7 +183,7 @@ class _Name:
     memory_gib: float | None
 
 
-def card_named(name: str, memory_gib: float | None = None) -> Card:
+def find_gpu(name: str, memory_gib: float | None = None) -> GPUSpec:
     """Find a GPU, however it is written: "4070ti", "NVIDIA GeForce RTX 4070 Ti", "A100-80G".
 
     Args:
@@ -196,12 +196,12 @@ def card_named(name: str, memory_gib: float | None = None) -> Card:
     Raises:
         UserError: naming the nearest ones.
     """
-    found = known_card(name, memory_gib)
+    found = lookup_gpu(name, memory_gib)
     if found is not None:
         return found
     names = list(dict.fromkeys(_near(_read(name))))
     raise UserError(
-        "--gpu {name} is no card I know",
+        "unknown GPU: --gpu {name}",
         hint="did you mean {names}? or name its memory: --vram 12GB"
         if names
         else "name it like RTX 4070 Ti, RTX 3060 8GB or A100 80GB; or only its memory: --vram 12GB",
@@ -210,7 +210,7 @@ def card_named(name: str, memory_gib: float | None = None) -> Card:
     )
 
 
-def known_card(name: str, memory_gib: float | None = None) -> Card | None:
+def lookup_gpu(name: str, memory_gib: float | None = None) -> GPUSpec | None:
     """The GPU that a person or a driver calls so; None where it is not in the list.
 
     Args:
@@ -218,10 +218,10 @@ def known_card(name: str, memory_gib: float | None = None) -> Card | None:
         memory_gib: measured, where the name does not tell it: of several the nearest counts.
     """
     wanted = _read(name)
-    same = [card for card in CARDS if _is_model(card, wanted)]
+    same = [card for card in GPUS if _is_model(card, wanted)]
     asked = memory_gib if wanted.memory_gib is None else wanted.memory_gib
 
-    def distance(card: Card) -> tuple[float, bool]:
+    def distance(card: GPUSpec) -> tuple[float, bool]:
         apart = 0.0 if asked is None else abs(card.memory_gib - asked)
         return apart, _read(card.name).form != wanted.form
 
@@ -230,9 +230,9 @@ def known_card(name: str, memory_gib: float | None = None) -> Card | None:
     return min(same, key=distance, default=None)
 
 
-def memories_of(card: Card) -> list[int]:
+def memory_sizes(card: GPUSpec) -> list[int]:
     """With how many GiB a model of GPU is sold, as far as the list knows."""
-    return sorted({other.memory_gib for other in CARDS if _is_model(other, _read(card.name))})
+    return sorted({other.memory_gib for other in GPUS if _is_model(other, _read(card.name))})
 
 
 def memory_in_name(name: str) -> float | None:
@@ -240,7 +240,7 @@ def memory_in_name(name: str) -> float | None:
     return _read(name).memory_gib
 
 
-def _is_model(card: Card, wanted: _Name) -> bool:
+def _is_model(card: GPUSpec, wanted: _Name) -> bool:
     own = _read(card.name)
     return (own.model, own.is_laptop) == (wanted.model, wanted.is_laptop)
 
@@ -249,9 +249,9 @@ def _near(wanted: _Name) -> Iterator[str]:
     """Names that may have been meant, for a mistake."""
     from difflib import get_close_matches
 
-    models = [_read(card.name).model for card in CARDS]
+    models = [_read(card.name).model for card in GPUS]
     near = get_close_matches(wanted.model, models, n=3, cutoff=0.6)
-    yield from (card.name for one in near for card, model in zip(CARDS, models, strict=True) if model == one)
+    yield from (card.name for one in near for card, model in zip(GPUS, models, strict=True) if model == one)
 
 
 def _read(name: str) -> _Name:

@@ -1,4 +1,4 @@
-"""What a run may use: a card or processor, here or only named, with the room that is left for others.
+"""Hardware that a run may use, here or named only, and how much of its memory.
 
 Torch is asked only where a run is to happen here.
 """
@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 import psutil
 
 from tunesmith.backends import Device as DeviceFacts
-from tunesmith.backends import Kernels, choose_compilation, choose_kernels, device_here, triton_assumed, triton_here
+from tunesmith.backends import Kernels, assume_triton, detect_device, probe_triton, resolve_compilation, resolve_kernels
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import Phrase, say
-from tunesmith.planning.gpu_processes import CardState, Neighbour, card_state, card_state_of_cuda
-from tunesmith.planning.gpus import REFERENCE, Card, Speed, card_named, known_card, memories_of, memory_in_name
+from tunesmith.planning.gpu_processes import GPUProcess, GPUState, query_cuda_gpu, query_gpu
+from tunesmith.planning.gpus import REFERENCE, GPUSpec, GPUSpeed, find_gpu, lookup_gpu, memory_in_name, memory_sizes
 from tunesmith.planning.memory_model import Device
 from tunesmith.utils.device import (
     NATIVE_FP16_CAPABILITY,
-    Choice,
-    choose_device,
-    choose_dtype,
+    Decision,
     device_name,
     gpu_uuid,
     native_dtype,
+    resolve_device,
+    resolve_dtype,
 )
 from tunesmith.utils.oom import free_memory
 
@@ -34,20 +34,20 @@ if TYPE_CHECKING:
 
 GIB = 1 << 30
 CONTEXT_BYTES = int(0.45 * GIB)
-"""What the driver and its libraries take of a card before the first tensor."""
+"""What the driver and its libraries take of a GPU before the first tensor."""
 RESERVE_BYTES, RESERVE_SHARE = GIB // 4, 0.02
-"""Left free of a card: fragments, and what grows while nobody looks."""
+"""Left free on a GPU: fragments, and what grows during a run."""
 DISPLAY_BYTES = GIB // 2
-"""Left free beside it where a screen is attached, or on Windows and WSL, whose driver swaps before it fails."""
+"""Left free in addition where a screen is attached, or on Windows and WSL, whose driver swaps before it fails."""
 HOST_SHARE = 0.9
 """Of the memory that is free on the host."""
 CPU_FLOPS_PER_CORE = {"bfloat16": 1.5e11, "float32": 7e10}
 """Roughly, of a current core."""
 CPU_BYTES_PER_S = 2e10
 FP32_RATE = 0.5
-"""Of a card's speed in 16-bit products: what makers state for consumer cards since Ampere."""
+"""Relative to a GPU's speed in 16-bit products: what makers state for consumer GPUs since Ampere."""
 LINK_BYTES_PER_S = 1.2e10
-"""Between host and card, of PCIe 4 with room for others."""
+"""Between host and GPU, of PCIe 4 that others use too."""
 NO_SPEED = Phrase("its speed is not known, so no time is estimated")
 SHOWN_NEIGHBOURS = 3
 
@@ -77,15 +77,15 @@ class Hardware:
     kind: Device
     name: str
     precision: str
-    budget: Choice[int]
+    budget: Decision[int]
     host_bytes: int
     flops_per_s: float
     bytes_per_s: float
     reasons: dict[str, str]
-    can_compile: Choice[bool]
+    can_compile: Decision[bool]
     speed_of: str
     facts: DeviceFacts
-    kernels: Choice[Kernels]
+    kernels: Decision[Kernels]
 
     @property
     def number_bytes(self) -> int:
@@ -93,7 +93,7 @@ class Hardware:
         return 4 if self.precision == "float32" else 2
 
 
-def hardware_here(device: str, precision: str) -> Hardware:
+def detect_hardware(device: str, precision: str) -> Hardware:
     """The machine at hand, as `--device` and `--precision` ask.
 
     Raises:
@@ -101,19 +101,19 @@ def hardware_here(device: str, precision: str) -> Hardware:
     """
     from tunesmith.model.compile import can_compile
 
-    chosen = choose_device(device)
-    dtype = choose_dtype(precision, chosen.value)
+    chosen = resolve_device(device)
+    dtype = resolve_dtype(precision, chosen.value)
     named = str(dtype.value).removeprefix("torch.")
     reasons = {"device": chosen.reason, "precision": dtype.reason}
     host = psutil.virtual_memory().available
-    compiles, facts = can_compile(chosen.value), device_here(chosen.value)
+    compiles, facts = can_compile(chosen.value), detect_device(chosen.value)
     if chosen.value.type == "cpu":
         rate = CPU_FLOPS_PER_CORE[named] * (psutil.cpu_count(logical=False) or 1)
-        budget = Choice(
+        budget = Decision(
             int(host * HOST_SHARE) + psutil.Process().memory_info().rss,
             say("{share:.0%} of the {free_gib:.1f} GiB that are free", share=HOST_SHARE, free_gib=host / GIB),
         )
-        kernels = choose_kernels(facts, compiles)
+        kernels = resolve_kernels(facts, compiles)
         return Hardware(
             device="cpu",
             kind="cpu",
@@ -130,7 +130,7 @@ def hardware_here(device: str, precision: str) -> Hardware:
             kernels=kernels,
         )
     state = _state_of(chosen.value)
-    speed, speed_of = _speed(known_card(state.name, state.total_bytes / GIB))
+    speed, speed_of = _speed(lookup_gpu(state.name, state.total_bytes / GIB))
     if not speed_of:
         reasons["device"] = say("{reason}; {unknown}", reason=reasons["device"], unknown=str(NO_SPEED))
     return Hardware(
@@ -138,7 +138,7 @@ def hardware_here(device: str, precision: str) -> Hardware:
         kind="cuda",
         name=state.name,
         precision=named,
-        budget=budget_of(state),
+        budget=memory_budget(state),
         host_bytes=host,
         flops_per_s=_flops_per_s(speed, facts, named),
         bytes_per_s=speed.gigabytes_per_s * 1e9,
@@ -146,25 +146,25 @@ def hardware_here(device: str, precision: str) -> Hardware:
         can_compile=compiles,
         speed_of=speed_of,
         facts=facts,
-        kernels=choose_kernels(facts, triton_here(chosen.value.index or 0)),
+        kernels=resolve_kernels(facts, probe_triton(chosen.value.index or 0)),
     )
 
 
-def hardware_named(gpu: str | None, vram: str | None) -> Hardware:
-    """A card that need not be here.
+def hardware_for_gpu(gpu: str | None, vram: str | None) -> Hardware:
+    """A GPU that need not be here.
 
     Raises:
-        UserError: if there is no such card, or the amount is none.
+        UserError: if the GPU is not known, or the amount is not one.
     """
-    asked = bytes_of(vram) if vram else int((memory_in_name(gpu or "") or 0) * GIB)
-    card = card_named(gpu or REFERENCE, asked / GIB if asked else None)
+    asked = parse_memory_size(vram) if vram else int((memory_in_name(gpu or "") or 0) * GIB)
+    card = find_gpu(gpu or REFERENCE, asked / GIB if asked else None)
     total = asked or card.memory_gib * GIB
     left = CONTEXT_BYTES + RESERVE_BYTES + int(RESERVE_SHARE * total)
-    budget = Choice(
+    budget = Decision(
         max(total - left, 0),
         say(
             "{total_gib:.1f} GiB less {driver_gib:.2f} for the driver and {spare_gib:.2f} to spare; "
-            "a screen on the card takes about {screen_gib:.1f} more",
+            "a connected display takes about {screen_gib:.1f} more",
             total_gib=total / GIB,
             driver_gib=CONTEXT_BYTES / GIB,
             spare_gib=(left - CONTEXT_BYTES) / GIB,
@@ -173,54 +173,54 @@ def hardware_named(gpu: str | None, vram: str | None) -> Hardware:
     )
     speed, speed_of = _speed(card)
     if not gpu:
-        reason = say("speed as of {card}: name yours with --gpu", card=card.name)
+        reason = say("speed as of {gpu}: specify yours with --gpu", gpu=card.name)
     elif total != card.memory_gib * GIB:
         reason = say(
-            "as {card}, but with {total_gib:g} GiB as asked: it is known with {known} GiB",
-            card=card.name,
+            "as {gpu}, but with {total_gib:g} GiB as asked: it is known with {known} GiB",
+            gpu=card.name,
             total_gib=total / GIB,
-            known=", ".join(map(str, memories_of(card))),
+            known=", ".join(map(str, memory_sizes(card))),
         )
     else:
-        reason = say("computed for {card}", card=card.name)
+        reason = say("computed for {gpu}", gpu=card.name)
     if not speed_of:
         reason = say("{reason}; {unknown}", reason=reason, unknown=str(NO_SPEED))
     facts = DeviceFacts("cuda", sys.platform, card.capability, has_flash_attention=sys.platform != "win32")
-    triton, precision = triton_assumed(sys.platform), native_dtype(card.capability)
+    triton, precision = assume_triton(sys.platform), native_dtype(card.capability)
     return Hardware(
         device="cuda",
         kind="cuda",
-        name=card.name if gpu else say("a card with {total_gib:.0f} GiB", total_gib=total / GIB),
+        name=card.name if gpu else say("a GPU with {total_gib:.0f} GiB", total_gib=total / GIB),
         precision=precision.value,
         budget=budget,
         host_bytes=int(psutil.virtual_memory().total * HOST_SHARE),
         flops_per_s=_flops_per_s(speed, facts, precision.value),
         bytes_per_s=speed.gigabytes_per_s * 1e9,
         reasons={"device": reason, "precision": precision.reason},
-        can_compile=choose_compilation(facts, triton, ""),
+        can_compile=resolve_compilation(facts, triton, ""),
         speed_of=speed_of,
         facts=facts,
-        kernels=choose_kernels(facts, triton),
+        kernels=resolve_kernels(facts, triton),
     )
 
 
-def _speed(card: Card | None) -> tuple[Speed, str]:
+def _speed(card: GPUSpec | None) -> tuple[GPUSpeed, str]:
     """Of a GPU, and its name; the reference's speed and no name where it is not known."""
     if card is not None and card.speed is not None:
         return card.speed, card.name
-    reference = card_named(REFERENCE).speed
+    reference = find_gpu(REFERENCE).speed
     assert reference is not None
     return reference, ""
 
 
-def _flops_per_s(speed: Speed, facts: DeviceFacts, precision: str) -> float:
+def _flops_per_s(speed: GPUSpeed, facts: DeviceFacts, precision: str) -> float:
     """Of matrix products in that precision."""
     has_tensor_cores = facts.capability is not None and facts.capability >= NATIVE_FP16_CAPABILITY
     return speed.tflops * 1e12 * (FP32_RATE if precision == "float32" and has_tensor_cores else 1.0)
 
 
-def in_precision(hardware: Hardware, asked: str) -> Hardware:
-    """A card that need not be here, with the arithmetic that `--precision` asks for."""
+def with_precision(hardware: Hardware, asked: str) -> Hardware:
+    """A GPU that need not be here, with the arithmetic that `--precision` asks for."""
     if asked == "auto":
         return hardware
     named = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[asked]
@@ -230,7 +230,7 @@ def in_precision(hardware: Hardware, asked: str) -> Hardware:
     return replace(hardware, precision=named, flops_per_s=rate, reasons=reasons)
 
 
-def hardware_of_driver(device: str) -> Hardware | None:
+def hardware_from_driver(device: str) -> Hardware | None:
     """A GPU of this machine as its driver sees it, without torch; None where there is none, or it is not asked for.
 
     Args:
@@ -240,17 +240,17 @@ def hardware_of_driver(device: str) -> Hardware | None:
     if named is None:
         return None
     index = int(named[1] or 0)
-    state = card_state_of_cuda(index)
+    state = query_cuda_gpu(index)
     if state is None:
         return None
-    card = known_card(state.name, state.total_bytes / GIB)
-    hardware = hardware_named((card or card_named(REFERENCE)).name, None)
+    card = lookup_gpu(state.name, state.total_bytes / GIB)
+    hardware = hardware_for_gpu((card or find_gpu(REFERENCE)).name, None)
     return replace(
         hardware,
         speed_of=_speed(card)[1],
         device=f"cuda:{index}",
         name=state.name,
-        budget=budget_of(replace(state, free_bytes=max(state.free_bytes - CONTEXT_BYTES, 0))),
+        budget=memory_budget(replace(state, free_bytes=max(state.free_bytes - CONTEXT_BYTES, 0))),
         host_bytes=int(psutil.virtual_memory().available * HOST_SHARE),
         reasons={
             "device": say("the driver sees it")
@@ -261,20 +261,22 @@ def hardware_of_driver(device: str) -> Hardware | None:
     )
 
 
-def bytes_of(amount: str) -> int:
-    """For example "12GB" (as cards are sold: GiB), "11.2 GiB", "8192MiB".
+def parse_memory_size(amount: str) -> int:
+    """For example "12GB" (as GPUs are sold: GiB), "11.2 GiB", "8192MiB".
 
     Raises:
-        UserError: if it is no amount of memory.
+        UserError: if it is not an amount of memory.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([gm])(?:i?b)?\s*", amount.lower())
     if not found or not float(found[1]):
-        raise UserError("--vram {amount} is no amount of memory", hint="write it like 12GB or 8192MB", amount=amount)
+        raise UserError(
+            "--vram {amount} is not an amount of memory", hint="write it like 12GB or 8192MB", amount=amount
+        )
     return int(float(found[1]) * (GIB if found[2] == "g" else GIB >> 10))
 
 
-def budget_of(state: CardState) -> Choice[int]:
-    """What a run may take of a card of which others have a part."""
+def memory_budget(state: GPUState) -> Decision[int]:
+    """Memory that a run may take of a GPU that others use too."""
     screens = state.has_display or sys.platform == "win32" or is_wsl()
     spare = RESERVE_BYTES + int(RESERVE_SHARE * state.total_bytes) + (DISPLAY_BYTES if screens else 0)
     reason = say(
@@ -288,7 +290,7 @@ def budget_of(state: CardState) -> Choice[int]:
     if state.neighbours:
         shown = ", ".join(map(_said, state.neighbours[:SHOWN_NEIGHBOURS]))
         reason = say("{reason}; in use by {names}", reason=reason, names=shown)
-    return Choice(max(state.free_bytes - spare, 0), reason)
+    return Decision(max(state.free_bytes - spare, 0), reason)
 
 
 def is_wsl() -> bool:
@@ -296,8 +298,8 @@ def is_wsl() -> bool:
     return "microsoft" in platform.release().lower()
 
 
-def allocator_share(device: "torch.device") -> float:
-    """The share of a GPU's memory that torch's allocator may take: of the budget, and what the process holds already.
+def allocator_fraction(device: "torch.device") -> float:
+    """The share of a GPU's memory that torch's allocator may take: of the budget, and what the process has already.
 
     It may take a little more than the budget, because what the driver's libraries load later lies outside of it.
     """
@@ -305,16 +307,16 @@ def allocator_share(device: "torch.device") -> float:
 
     state = _state_of(device)
     held = torch.cuda.memory_reserved(device)
-    return min((held + budget_of(state).value + CONTEXT_BYTES) / state.total_bytes, 1.0)
+    return min((held + memory_budget(state).value + CONTEXT_BYTES) / state.total_bytes, 1.0)
 
 
-def _said(neighbour: Neighbour) -> str:
+def _said(neighbour: GPUProcess) -> str:
     held = "" if neighbour.bytes is None else f" {neighbour.bytes / GIB:.1f} GiB"
     return f"{neighbour.name} (PID {neighbour.pid}){held}"
 
 
-def _state_of(device: "torch.device") -> CardState:
-    """What torch says is free on the device it calls so, and what the driver says of others on the same card.
+def _state_of(device: "torch.device") -> GPUState:
+    """What torch says is free on the device it calls so, and what the driver says of others on the same GPU.
 
     What this process has cached and does not use is given back first: an earlier run in the same process leaves it.
     """
@@ -322,8 +324,8 @@ def _state_of(device: "torch.device") -> CardState:
 
     free_memory()
     free, total = torch.cuda.mem_get_info(device)
-    said = card_state(gpu_uuid(device))
+    said = query_gpu(gpu_uuid(device))
     name = torch.cuda.get_device_name(device)
     if said is None:
-        return CardState(name, total, free, has_display=False, neighbours=())
-    return CardState(name, total, free, said.has_display, said.neighbours)
+        return GPUState(name, total, free, has_display=False, neighbours=())
+    return GPUState(name, total, free, said.has_display, said.neighbours)

@@ -21,21 +21,21 @@ from tunesmith.model.gpt2_config import (
     LOSS_HEAD_SLICES,
     GPT2Config,
     LoRA,
-    document_slots,
+    padded_document_count,
 )
-from tunesmith.optim.state_format import HOST_STAGING_BYTES, StatePlan
+from tunesmith.optim.state_format import HOST_STAGING_BYTES, StateFormat
 from tunesmith.utils.device import pinned_bytes
 
 FP32_BYTES, HALF_BYTES = 4, 2
 FLASH_ROWS, FLASH_COLUMNS = 128, 32
-"""FlashAttention-2's backward pass pads each document by so many rows, and the channels of a head to a multiple."""
+"""FlashAttention-2's backward pass pads each document by this many rows, and the channels of a head to a multiple."""
 GATHERED_BLOCKS = 2
 """Of a model in parts: the one that computes, and the one that is fetched meanwhile."""
 Device = Literal["cpu", "cuda"]
 
 
 @dataclass(frozen=True)
-class Learned:
+class ParameterCounts:
     """How many parameters there are of each kind.
 
     Attributes:
@@ -55,7 +55,7 @@ class Learned:
     learns_head: bool
 
     @classmethod
-    def of(cls, shape: GPT2Config, lora: LoRA | None, frozen: str | int) -> "Learned":
+    def of(cls, shape: GPT2Config, lora: LoRA | None, frozen: str | int) -> "ParameterCounts":
         """Count them."""
         in_block = shape.block_matrix_parameters
         small_in_block = 9 * shape.n_embd + shape.n_inner
@@ -86,7 +86,7 @@ def sides_of(shape: GPT2Config) -> dict[str, tuple[int, int]]:
 
 
 @dataclass(frozen=True)
-class Demand:
+class StepSpec:
     """What a step is to do.
 
     Attributes:
@@ -102,13 +102,13 @@ class Demand:
         frozen: parts that are not.
         dropout: whether there is any.
         processes: that learn together, each with a memory of its own.
-        is_sharded: whether each of them holds only its part of weights, gradients and moments.
+        is_sharded: whether each of them has only its part of weights, gradients and moments.
         document_tokens: of a document, on average: attention on a GPU takes memory for each document.
         attention: what computes it on a GPU.
     """
 
     shape: GPT2Config
-    states: StatePlan
+    states: StateFormat
     recompute: Recompute
     tokens: int
     micro_batches: int
@@ -125,7 +125,7 @@ class Demand:
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryEstimate:
     """The moment of a step that takes most, in bytes.
 
     Attributes:
@@ -135,7 +135,7 @@ class Memory:
         activations: kept for the backward pass, and what it is working on.
         loss: logits of a chunk, the head's product and gradient.
         casts: of fp32 weights to what is computed with.
-        workspace: everything else that the process or the card's libraries take.
+        workspace: everything else that the process or the GPU's libraries take.
         host: what lies in the host's memory meanwhile; no part of the sum.
     """
 
@@ -155,12 +155,12 @@ class Memory:
 
     @property
     def parts(self) -> dict[str, int]:
-        """The parts by name."""
+        """The parts and their names."""
         return {name: value for name, value in vars(self).items() if name != "host"}
 
 
 @dataclass(frozen=True)
-class Correction:
+class Calibration:
     """What two real steps taught about a machine.
 
     Attributes:
@@ -172,14 +172,14 @@ class Correction:
     workspace_bytes: int = 0
 
 
-def memory_of(demand: Demand, correction: Correction) -> Memory:
+def estimate_memory(demand: StepSpec, correction: Calibration) -> MemoryEstimate:
     """The largest of a step's moments."""
-    moments = moments_of(demand, correction.activations)
+    moments = peak_candidates(demand, correction.activations)
     largest = max(moments, key=lambda memory: memory.peak_bytes)
     return replace(largest, workspace=correction.workspace_bytes)
 
 
-def evaluation_bytes(demand: Demand, memory: Memory, tokens: int) -> int:
+def evaluation_bytes(demand: StepSpec, memory: MemoryEstimate, tokens: int) -> int:
     """What an evaluation between two steps takes: everything that is kept through it, and its largest moment.
 
     Args:
@@ -191,21 +191,21 @@ def evaluation_bytes(demand: Demand, memory: Memory, tokens: int) -> int:
     head = shape.padded_vocab_size * shape.n_embd
     stream = tokens * shape.n_embd * number
     cast = 0 if demand.states.is_half or number == FP32_BYTES else shape.n_embd * shape.n_inner * number
-    block = 3 * stream + 2 * tokens * shape.n_inner * number + cast  # before the block, behind attention, given back
+    block = 3 * stream + 2 * tokens * shape.n_inner * number + cast  # before the block, after attention, returned
     rows = min(EVALUATION_CHUNK_ROWS[demand.device], tokens)
     head_copy = head * number if number != FP32_BYTES else 0
     loss = 2 * stream + head_copy + rows * shape.padded_vocab_size * number
     return memory.weights + memory.moments + memory.workspace + max(block, loss)
 
 
-def snapshot_bytes(demand: Demand) -> int:
-    """What a checkpoint that is being written keeps beside the run on the host: fp32 weights and all states."""
-    learned = Learned.of(demand.shape, demand.lora, demand.frozen)
+def snapshot_bytes(demand: StepSpec) -> int:
+    """What a checkpoint that is being written keeps on the host in addition to the run: fp32 weights and all states."""
+    learned = ParameterCounts.of(demand.shape, demand.lora, demand.frozen)
     adam, host = _adam_bytes(demand.states, learned)
     return FP32_BYTES * (learned.matrices + learned.others + learned.frozen) + adam + host
 
 
-def kept_bytes_per_token(demand: Demand, *, is_frozen: bool) -> float:
+def kept_bytes_per_token(demand: StepSpec, *, is_frozen: bool) -> float:
     """What a block keeps for its backward pass, of every token; without the inputs of matrices that are frozen."""
     shape, number = demand.shape, demand.number_bytes
     wide, inner = shape.n_embd, shape.n_inner
@@ -223,7 +223,7 @@ def kept_bytes_per_token(demand: Demand, *, is_frozen: bool) -> float:
     return attention + norms_in + norms_out + activation_in + activation_out + masks
 
 
-def _attention_bytes_per_token(demand: Demand) -> float:
+def _attention_bytes_per_token(demand: StepSpec) -> float:
     """Of that, what attention itself keeps."""
     shape, number = demand.shape, demand.number_bytes
     wide = shape.n_embd
@@ -233,13 +233,13 @@ def _attention_bytes_per_token(demand: Demand) -> float:
         attention += demand.share_of_short * (4 * wide * (FP32_BYTES - HALF_BYTES) + wide * HALF_BYTES)
     elif attention_number != number:
         attention += wide * number
-    return attention + FP32_BYTES * shape.n_head  # the softmax's normalisers
+    return attention + FP32_BYTES * shape.n_head  # the softmax's normalizers
 
 
-def moments_of(demand: Demand, activation_factor: float) -> list[Memory]:
+def peak_candidates(demand: StepSpec, activation_factor: float) -> list[MemoryEstimate]:
     """The moments of a step that can be its peak."""
     shape, states, number = demand.shape, demand.states, demand.number_bytes
-    learned = Learned.of(shape, demand.lora, demand.frozen)
+    learned = ParameterCounts.of(shape, demand.lora, demand.frozen)
     half = states.is_half
     matrix_bytes = HALF_BYTES if half else FP32_BYTES
     whole_bytes = FP32_BYTES if states.weights == "split" else matrix_bytes
@@ -283,8 +283,8 @@ def moments_of(demand: Demand, activation_factor: float) -> list[Memory]:
     working = _working(demand, kept, again, kept_per_layer, learned_layer, activation_factor)
     weight_gradient = _weight_gradient(demand, learned, half=half)
 
-    def moment(*, gradients: float, activations: float, loss: float, casts: float) -> Memory:
-        return Memory(weights, adam, int(gradients), int(activations), int(loss), int(casts), 0, host)
+    def moment(*, gradients: float, activations: float, loss: float, casts: float) -> MemoryEstimate:
+        return MemoryEstimate(weights, adam, int(gradients), int(activations), int(loss), int(casts), 0, host)
 
     outside_gradient = 0 if demand.is_sharded else head_gradient
     block_gradients = (gradients - outside_gradient) / shape.n_layer
@@ -312,14 +312,14 @@ def moments_of(demand: Demand, activation_factor: float) -> list[Memory]:
             loss=head_gradient,
             casts=casts_of_block,
         ),
-        moment(  # the embeddings' gradient is made beside the head's
+        moment(  # the embeddings' gradient is made next to the head's
             gradients=max(held, before_the_end) + head_gradient,
             activations=working.at_embeddings,
             loss=head_gradient,
             casts=0,
         ),
     ]
-    if demand.device == "cuda":  # attention's backward pass, behind that of the MLP
+    if demand.device == "cuda":  # attention's backward pass, after that of the MLP
         mlp_gradients = 0 if one_by_one else 2 * shape.n_embd * shape.n_inner * matrix_bytes * bool(learned.matrices)
         moments += [
             moment(
@@ -360,7 +360,7 @@ class _Working:
 
 
 def _working(
-    demand: Demand, kept: float, again: float, kept_per_layer: float, learned_layer: float, factor: float
+    demand: StepSpec, kept: float, again: float, kept_per_layer: float, learned_layer: float, factor: float
 ) -> _Working:
     """Which activations there are in each moment.
 
@@ -370,11 +370,11 @@ def _working(
     stream = demand.tokens * shape.n_embd * number
     inner = demand.tokens * shape.n_inner * number
     if demand.device == "cpu":
-        # behind the embeddings, before and behind the last norm; gradients of what a block widened to
+        # after the embeddings, before and after the last norm; gradients of what a block widened to
         streams, widened = 3 * stream, 2 * inner + 2 * stream
         return _Working(0, streams, kept + streams + again + widened, kept_per_layer + again + widened, stream)
-    # The gradient of the block's output and that of what its MLP widened to, beside the block's own activations;
-    # with its activation's output where that is computed again, and a gradient behind dropout.
+    # The gradient of the block's output and that of what its MLP widened to, next to the block's own activations;
+    # with its activation's output where that is computed again, and a gradient after dropout.
     mlp = stream + inner * (2 if demand.recompute == "light" else 1) + (stream if demand.dropout else 0)
     # Of attention: gradients of the block's output, of its own, of queries, keys and values.
     saved = (_attention_bytes_per_token(demand) + shape.n_embd * number) * factor * demand.tokens
@@ -387,7 +387,7 @@ def _working(
     rows = min(LOSS_CHUNK_ROWS[demand.device], demand.tokens)
     return _Working(
         of_loss=2 * rows * shape.n_embd * number,
-        streams_at_loss=2 * stream,  # before and behind the last norm; the first block keeps the embeddings' sum
+        streams_at_loss=2 * stream,  # before and after the last norm; the first block keeps the embeddings' sum
         in_last_block=others + own + mlp,
         in_first_block=own + mlp,
         at_embeddings=stream + demand.tokens * shape.n_embd * FP32_BYTES,
@@ -396,7 +396,7 @@ def _working(
     )
 
 
-def _weight_gradient(demand: Demand, learned: Learned, *, half: bool) -> int:
+def _weight_gradient(demand: StepSpec, learned: ParameterCounts, *, half: bool) -> int:
     """Of the largest matrix of a block, before it is stored."""
     if not learned.matrices:
         return 0
@@ -406,7 +406,7 @@ def _weight_gradient(demand: Demand, learned: Learned, *, half: bool) -> int:
     return shape.n_embd * shape.n_inner * (number + (0 if half else FP32_BYTES))
 
 
-def _flash_scratch_bytes(demand: Demand) -> int:
+def _flash_scratch_bytes(demand: StepSpec) -> int:
     """What FlashAttention 2's backward pass takes for itself: fp32 sums of dQ and of dO times O.
 
     It pads each of the documents that the kernel is prepared for by `FLASH_ROWS` rows, so that short documents take
@@ -417,12 +417,12 @@ def _flash_scratch_bytes(demand: Demand) -> int:
         return 0
     head_dim = shape.n_embd // shape.n_head
     columns = -(-head_dim // FLASH_COLUMNS) * FLASH_COLUMNS
-    slots = document_slots(max(round(demand.tokens / demand.document_tokens), 1))
+    slots = padded_document_count(max(round(demand.tokens / demand.document_tokens), 1))
     return (demand.tokens + FLASH_ROWS * slots) * shape.n_head * (columns + 1) * FP32_BYTES
 
 
-def _loss_bytes(demand: Demand, learned: Learned, head_gradient: int) -> int:
-    """Head in the dtype of the arithmetic, a chunk of logits, the head's product and its sum, the gradient behind."""
+def _loss_bytes(demand: StepSpec, learned: ParameterCounts, head_gradient: int) -> int:
+    """Head in the dtype of the arithmetic, a chunk of logits, the head's product and its sum, the gradient after it."""
     shape, number = demand.shape, demand.number_bytes
     head_cast = learned.head * number if number != FP32_BYTES else 0
     product = 0  # on a GPU the product adds to the fp32 sum itself
@@ -440,7 +440,7 @@ def _share_of_c_proj(shape: GPT2Config) -> float:
     return shape.n_embd**2 / shape.block_matrix_parameters
 
 
-def _adam_bytes(states: StatePlan, learned: Learned) -> tuple[int, int]:
+def _adam_bytes(states: StateFormat, learned: ParameterCounts) -> tuple[int, int]:
     """Of Adam's moments on the device, and of all that lies on the host."""
     if states.gradients == "host":  # master, gradient and two moments
         return 0, 4 * FP32_BYTES * (learned.matrices + learned.others)

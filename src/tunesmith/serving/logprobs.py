@@ -13,8 +13,8 @@ from tunesmith.data.tokenizer import BYTE_LEVEL_ALPHABET, TextTokenizer
 from tunesmith.generation.loading import LoadedModel
 from tunesmith.generation.sampling import token_logprob, top_logprobs
 from tunesmith.generation.sequence import TokenLogprob
-from tunesmith.model.attention import DocumentLayout, hidden_states
-from tunesmith.model.compile import inference
+from tunesmith.model.attention import PackedLayout, forward_packed
+from tunesmith.model.compile import inference_mode
 
 BYTE_OF_CHARACTER = {character: byte for byte, character in BYTE_LEVEL_ALPHABET.items()}
 BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
@@ -75,9 +75,9 @@ def score_prompt(loaded: LoadedModel, prompt_ids: list[int], n_top_logprobs: int
         return []
     tokens_N = np.array(prompt_ids[:-1])
     scores = []
-    with inference(loaded.model):
-        layout = DocumentLayout.of((0, len(tokens_N)))
-        hidden_NC = hidden_states(loaded.model, tokens_N, np.arange(len(tokens_N)), layout)
+    with inference_mode(loaded.model):
+        layout = PackedLayout.of((0, len(tokens_N)))
+        hidden_NC = forward_packed(loaded.model, tokens_N, np.arange(len(tokens_N)), layout)
         for start in range(0, len(tokens_N), CHUNK_ROWS):
             logits_KV = loaded.logits(hidden_NC[start : start + CHUNK_ROWS]).cpu().numpy()
             for logits_V, token in zip(logits_KV, prompt_ids[start + 1 :], strict=False):

@@ -18,7 +18,7 @@ from tunesmith.data.line_files import read_words
 from tunesmith.data.source_files import resolve_sources
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.errors import UsageError, UserError
-from tunesmith.model.hf_checkpoint import load_gpt2, save_gpt2, with_more_tokens
+from tunesmith.model.hf_checkpoint import load_gpt2, resize_token_embeddings, save_gpt2
 from tunesmith.model.hf_config import read_hf_config
 from tunesmith.model.hub import local_folder
 from tunesmith.tokenization.bpe_extension import (
@@ -69,7 +69,7 @@ def extend_tokenizer(config: TokenizerExtendConfig) -> dict[str, Any]:
         )
     tokenizer = extend_bpe(old, new, special)
     pieces = {**new.pieces, **{token_id: tuple(old.encode([token])[0]) for token, token_id in special.items()}}
-    model = with_more_tokens(load_gpt2(origin), pieces)
+    model = resize_token_embeddings(load_gpt2(origin), pieces)
     sizes = {"vocab_size": model.config.vocab_size}
     with new_folder(out) as folder:
         dtype = STORED_DTYPES.get(str(hf_config.get("dtype") or hf_config.get("torch_dtype")), torch.float32)

@@ -15,7 +15,7 @@ from tunesmith.data.tokenizer import END_OF_TEXT, TextTokenizer
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
 from tunesmith.tokenization.bpe_extension import count_words, extend_bpe, learn_merges, new_merges
-from tunesmith.utils.device import Choice
+from tunesmith.utils.device import Decision
 from tunesmith.utils.files import new_folder
 
 MIN_VOCAB_SIZE = 257
@@ -164,7 +164,7 @@ def train_bpe_of_characters(read: Callable[[], TextReader], alphabet: set[str], 
     return Tokenizer.from_str(extend_bpe(plain_bytes, new, {}).json)
 
 
-def resolve_vocab_size(n_characters: int, n_distinct: int) -> Choice[int]:
+def resolve_vocab_size(n_characters: int, n_distinct: int) -> Decision[int]:
     """Choose a vocabulary size.
 
     Args:
@@ -175,5 +175,5 @@ def resolve_vocab_size(n_characters: int, n_distinct: int) -> Choice[int]:
     by_script = 256 + ENTRIES_PER_CHARACTER * n_distinct
     if by_script > by_length:
         size = -(-by_script // VOCAB_MULTIPLE) * VOCAB_MULTIPLE
-        return Choice(size, say("for {n_distinct:,} different characters", n_distinct=n_distinct))
-    return Choice(by_length, say("for {n_characters:,} characters", n_characters=n_characters))
+        return Decision(size, say("for {n_distinct:,} different characters", n_distinct=n_distinct))
+    return Decision(by_length, say("for {n_characters:,} characters", n_characters=n_characters))

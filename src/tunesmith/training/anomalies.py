@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from tunesmith.planning.hardware import allocator_share, is_wsl
+from tunesmith.planning.hardware import allocator_fraction, is_wsl
 
 REMEMBERED_LOSSES = 50
 MIN_LOSSES = 10
@@ -56,7 +56,7 @@ def memory_limit(device: torch.device) -> Iterator[None]:
         yield
         return
     previous = torch.cuda.get_per_process_memory_fraction(device)
-    torch.cuda.set_per_process_memory_fraction(allocator_share(device), device)
+    torch.cuda.set_per_process_memory_fraction(allocator_fraction(device), device)
     try:
         yield
     finally:

@@ -34,7 +34,7 @@ from tunesmith.evaluation.perplexity import METHOD
 from tunesmith.messages.catalogue import Phrase, say
 from tunesmith.messages.system_errors import said_by_system
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.hf_checkpoint import huggingface_tensors, write_weights
+from tunesmith.model.hf_checkpoint import iter_hf_tensors, write_weights
 from tunesmith.model.lora import adapter_state, write_adapter
 from tunesmith.run_dir import RunDir
 from tunesmith.training.checkpoint import (
@@ -202,9 +202,9 @@ def snapshot_model(
     live, fp32_weights = _live_storages(model, optimizer), WholeWeights(model, optimizer)
     adapter = buffers.copies(adapter_state(model).items(), live)
     if is_live:
-        lazy = LazyTensors(lambda: huggingface_tensors(model, fp32_weights), dtype=torch.float32)
+        lazy = LazyTensors(lambda: iter_hf_tensors(model, fp32_weights), dtype=torch.float32)
         return ModelSnapshot(weights_id, lazy, adapter, is_live=True)
-    return ModelSnapshot(weights_id, buffers.copies(huggingface_tensors(model, fp32_weights), live), adapter)
+    return ModelSnapshot(weights_id, buffers.copies(iter_hf_tensors(model, fp32_weights), live), adapter)
 
 
 def state_bytes(model: GPT2, optimizer: torch.optim.Optimizer) -> tuple[int, int]:

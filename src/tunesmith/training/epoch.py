@@ -2,20 +2,20 @@
 
 from dataclasses import dataclass
 
-from tunesmith.backends import choose_attention
+from tunesmith.backends import resolve_attention
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.packing import Mixture, resolve_tokens_per_step, steps_per_epoch, windows_of
 from tunesmith.data.spans import Int64s
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
-from tunesmith.model.gpt2_config import PROJECTIONS, SHORT_DOCUMENT_TOKENS, GPT2Config, LoRA, chosen_context_tokens
-from tunesmith.optim.state_format import STATE_PLANS
-from tunesmith.planning.calibration_cache import Experience
-from tunesmith.planning.fit import Request, refusal
+from tunesmith.model.gpt2_config import PROJECTIONS, SHORT_DOCUMENT_TOKENS, GPT2Config, LoRA, resolve_context_length
+from tunesmith.optim.state_format import STATE_FORMATS
+from tunesmith.planning.calibration_cache import CalibrationCache
+from tunesmith.planning.fit import FitRequest, why_unusable
 from tunesmith.planning.hardware import Hardware
-from tunesmith.planning.memory_model import Demand
-from tunesmith.utils.device import Choice
+from tunesmith.planning.memory_model import StepSpec
+from tunesmith.utils.device import Decision
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Epoch:
         tokens_per_step: effective batch size.
     """
 
-    context_tokens: Choice[int]
+    context_tokens: Decision[int]
     lengths: Int64s
     tokens: int
-    tokens_per_step: Choice[int]
+    tokens_per_step: Decision[int]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -45,11 +45,11 @@ def request_of(
     model: GPT2Config,
     corpus: Corpus,
     hardware: Hardware,
-    experience: Experience,
+    experience: CalibrationCache,
     *,
     processes: int = 1,
     is_sharded: bool = False,
-) -> tuple[Request, Epoch]:
+) -> tuple[FitRequest, Epoch]:
     """Return what must fit into memory, and the epoch that it comes from.
 
     Args:
@@ -64,18 +64,18 @@ def request_of(
     Raises:
         UserError: if the requested settings contradict each other.
     """
-    context = chosen_context_tokens(config.context_tokens, model.n_positions)
+    context = resolve_context_length(config.context_tokens, model.n_positions)
     windows = windows_of(corpus.train.spans, context.value)
     mixture = Mixture(windows, corpus.train.weights, seed=config.seed)
     lengths = windows.lengths[mixture.order(0)]
     step = (
         resolve_tokens_per_step(mixture.n_tokens, config.epochs)
         if config.tokens_per_step == "auto"
-        else Choice(config.tokens_per_step, say("asked for"))
+        else Decision(config.tokens_per_step, say("asked for"))
     )
-    demand = Demand(
+    demand = StepSpec(
         shape=model,
-        states=STATE_PLANS["fp32"],
+        states=STATE_FORMATS["fp32"],
         recompute="nothing",
         tokens=0,
         micro_batches=0,
@@ -88,12 +88,12 @@ def request_of(
         processes=processes,
         is_sharded=is_sharded,
         document_tokens=float(lengths.mean()),
-        attention=choose_attention(
+        attention=resolve_attention(
             hardware.facts, "float32" if model.reorder_and_upcast_attn else hardware.precision, model.head_dim
         ).value,
     )
     if config.states != "auto":
-        refused = refusal(STATE_PLANS[config.states], demand, hardware.precision)
+        refused = why_unusable(STATE_FORMATS[config.states], demand, hardware.precision)
         if refused:
             raise UserError(
                 "--states {states}: {refused}",
@@ -101,7 +101,7 @@ def request_of(
                 states=config.states,
                 refused=refused,
             )
-    request = Request(
+    request = FitRequest(
         demand=demand,
         states=config.states,
         recompute=config.recompute,

@@ -20,12 +20,18 @@ from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.errors import DoesNotFitError, UserError
 from tunesmith.messages.catalogue import say
 from tunesmith.model.gpt2_config import GPT2Config
-from tunesmith.model.hf_config import gpt2_config, read_hf_config
+from tunesmith.model.hf_config import parse_hf_config, read_hf_config
 from tunesmith.model.hub import SIZES, TINY, folder_here, local_folder, preset_shape
-from tunesmith.optim.state_format import STATE_PLANS
-from tunesmith.planning.calibration_cache import Experience
-from tunesmith.planning.fit import Way, best_way, candidates, fits
-from tunesmith.planning.hardware import Hardware, hardware_here, hardware_named, hardware_of_driver, in_precision
+from tunesmith.optim.state_format import STATE_FORMATS
+from tunesmith.planning.calibration_cache import CalibrationCache
+from tunesmith.planning.fit import FitCandidate, fastest_fit, fits, state_candidates
+from tunesmith.planning.hardware import (
+    Hardware,
+    detect_hardware,
+    hardware_for_gpu,
+    hardware_from_driver,
+    with_precision,
+)
 from tunesmith.planning.scaling_law import time_limit_warning
 from tunesmith.training.epoch import lora_of, request_of
 from tunesmith.training.from_scratch import display_name, is_custom_shape, materialize_scratch_model, scratch_shape
@@ -128,7 +134,7 @@ def estimate(config: PlanConfig) -> TrainEstimate:
     name = display_name(config)
     notes: list[str] = []
     corpus = _corpus(config, shape, folder, notes)
-    experience = Experience.kept()
+    experience = CalibrationCache.kept()
     refusal = ""
     plan = None
     try:
@@ -163,9 +169,9 @@ def _folder_here(model: str) -> Path:
 
 def _hardware(config: PlanConfig) -> Hardware:
     if config.gpu is not None or config.vram is not None:
-        return in_precision(hardware_named(config.gpu, config.vram), config.precision)
-    driver = hardware_of_driver(config.device)
-    return in_precision(driver, config.precision) if driver else hardware_here(config.device, config.precision)
+        return with_precision(hardware_for_gpu(config.gpu, config.vram), config.precision)
+    driver = hardware_from_driver(config.device)
+    return with_precision(driver, config.precision) if driver else detect_hardware(config.device, config.precision)
 
 
 def shape_of(model: str) -> GPT2Config:
@@ -181,7 +187,7 @@ def _shape(model: str) -> tuple[GPT2Config, Path | None]:
     """Return the model's shape, and its folder if it is on this machine."""
     folder = folder_here(model)
     if folder is not None:
-        return gpt2_config(read_hf_config(folder), origin=str(folder)), folder
+        return parse_hf_config(read_hf_config(folder), origin=str(folder)), folder
     shape = preset_shape(model)
     if shape is None:
         raise UserError(
@@ -233,7 +239,7 @@ def _synthetic_corpus(lengths: np.ndarray[Any, np.dtype[np.int64]]) -> Corpus:
 
 
 def _methods(
-    config: PlanConfig, shape: GPT2Config, corpus: Corpus, hardware: Hardware, experience: Experience
+    config: PlanConfig, shape: GPT2Config, corpus: Corpus, hardware: Hardware, experience: CalibrationCache
 ) -> Iterator[Method]:
     """Yield every way to train a model size, the chosen one marked."""
     if config.context_tokens != "auto":
@@ -244,7 +250,7 @@ def _methods(
     request, epoch = request_of(every, shape, corpus, hardware, experience, processes=processes.size)
     epochs_steps = max(round(epoch.steps_per_epoch * config.epochs), 1)
 
-    def method(name: str, way: Way, steps: int, *, is_chosen: bool) -> Method:
+    def method(name: str, way: FitCandidate, steps: int, *, is_chosen: bool) -> Method:
         step_s = way.step_s / processes.speedup(hardware.kind)
         return Method(
             model=config.model,
@@ -262,15 +268,15 @@ def _methods(
     chosen: str = config.states
     if processes.size > 1:
         in_parts = replace(request, demand=replace(request.demand, is_sharded=True))
-        way = best_way(in_parts, hardware, STATE_PLANS["fp32"])
+        way = fastest_fit(in_parts, hardware, STATE_FORMATS["fp32"])
         is_sharded = choose_sharding(every, shape, corpus, hardware, experience, processes).value
         yield method(
             say("fp32 in {n} parts", n=processes.size), way, steps, is_chosen=is_sharded and not config.lora_rank
         )
         chosen = IN_PARTS if is_sharded else chosen
     was_shown: dict[str, bool] = {}
-    for states in candidates(request, hardware):
-        way = best_way(request, hardware, states)
+    for states in state_candidates(request, hardware):
+        way = fastest_fit(request, hardware, states)
         fitting = fits(way, hardware)
         if states.gradients == "in-backward" and was_shown.get(states.name.removesuffix("-in-backward")):
             continue  # only useful where the other one does not fit
@@ -282,5 +288,5 @@ def _methods(
         return  # adapters need something to adapt
     rank = config.lora_rank or LORA_RANK_SHOWN
     adapted = replace(request, demand=replace(request.demand, lora=lora_of(replace(every, lora_rank=rank))))
-    way = best_way(adapted, hardware, candidates(adapted, hardware)[0])
+    way = fastest_fit(adapted, hardware, state_candidates(adapted, hardware)[0])
     yield method(say("LoRA, rank {rank}", rank=rank), way, epochs_steps, is_chosen=config.lora_rank > 0)

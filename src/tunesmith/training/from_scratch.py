@@ -18,7 +18,7 @@ from tunesmith.data.source_files import STDIN_NAMES, resolve_sources
 from tunesmith.data.tokenizer import END_OF_TEXT, TextTokenizer, load_tokenizer
 from tunesmith.errors import UserError
 from tunesmith.model.gpt2_config import GPT2Config
-from tunesmith.model.hf_config import as_hf_config, gpt2_config, read_hf_config
+from tunesmith.model.hf_config import parse_hf_config, read_hf_config, to_hf_config
 from tunesmith.model.hub import POSITIONS, preset_shape
 from tunesmith.tokenization.train_tokenizer import TextReader, resolve_vocab_size, train_bpe_of_characters
 from tunesmith.utils.files import new_folder, write_json
@@ -45,7 +45,7 @@ def materialize_scratch_model(config: Config, find: Callable[[str], Path]) -> Co
         return config
     tokenizer = load_tokenizer(find(config.tokenizer), {}) if config.tokenizer else _train_own_tokenizer(config)
     shape = replace(scratch_shape(config, find), vocab_size=tokenizer.vocab_size)
-    hf_config = as_hf_config(shape, tokenizer.end_of_text_id)
+    hf_config = to_hf_config(shape, tokenizer.end_of_text_id)
     digest = hashlib.sha256(f"{json.dumps(hf_config, allow_nan=False)}{tokenizer.json}".encode()).hexdigest()[:8]
     name = config.shape or f"gpt2-{shape.n_layer}x{shape.n_embd}"
     folder = cache_folder() / "scratch_models" / f"{name}-{digest}"
@@ -88,7 +88,7 @@ def scratch_shape(config: TrainConfig, find: Callable[[str], Path]) -> GPT2Confi
     named = preset_shape("gpt2" if config.shape == "gpt2-small" else config.shape or config.model)
     if named is None:
         folder = find(config.model)
-        named = gpt2_config(read_hf_config(folder), origin=str(folder))
+        named = parse_hf_config(read_hf_config(folder), origin=str(folder))
     positions = POSITIONS if config.context_tokens == "auto" else config.context_tokens
     width = config.width or named.n_embd
     heads = config.heads or (max(width // HEAD_CHANNELS, 1) if config.width else named.n_head)

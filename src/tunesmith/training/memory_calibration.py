@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from tunesmith.data.dataloader import Batch
-from tunesmith.model.compile import uncompiled
+from tunesmith.model.compile import eager_mode
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.optim.in_backward_adamw import InBackwardAdamW
-from tunesmith.planning.calibration_cache import Experience
+from tunesmith.planning.calibration_cache import CalibrationCache
 from tunesmith.planning.hardware import Hardware
-from tunesmith.planning.memory_model import Correction, Demand, memory_of, snapshot_bytes
+from tunesmith.planning.memory_model import Calibration, StepSpec, estimate_memory, snapshot_bytes
 from tunesmith.training.train_step import backward_pass
 from tunesmith.utils.device import peak_memory_bytes, reset_peak_memory
 
@@ -36,12 +36,12 @@ class MemoryCalibrator:
         peak_before_bytes: the peak of this process, or of its GPU, before the run.
     """
 
-    demand: Demand
+    demand: StepSpec
     hardware: Hardware
-    experience: Experience
+    experience: CalibrationCache
     peak_before_bytes: int
 
-    def before_run(self, model: GPT2, optimizer: torch.optim.Optimizer, predicted_bytes: int) -> Experience:
+    def before_run(self, model: GPT2, optimizer: torch.optim.Optimizer, predicted_bytes: int) -> CalibrationCache:
         """Measure short steps if the prediction is near the limit and no measurement backs it."""
         is_roomy = predicted_bytes < CALIBRATE_ABOVE * self.hardware.budget.value
         if is_roomy or self.experience.knows(self.demand, self.hardware):
@@ -53,15 +53,15 @@ class MemoryCalibrator:
         if measured_bytes <= self.peak_before_bytes:
             return
         known = self.experience.correction(self.demand, self.hardware)
-        memory = memory_of(self.demand, Correction(activations=known.activations))
+        memory = estimate_memory(self.demand, Calibration(activations=known.activations))
         computed = memory.peak_bytes
         if self.hardware.kind == "cpu":
             computed += memory.host + snapshot_bytes(self.demand)
-        correction = Correction(known.activations, measured_bytes - computed)
+        correction = Calibration(known.activations, measured_bytes - computed)
         self.experience.learn(self.demand, self.hardware, correction)
 
 
-def calibrate(model: GPT2, optimizer: torch.optim.Optimizer, demand: Demand) -> Correction:
+def calibrate(model: GPT2, optimizer: torch.optim.Optimizer, demand: StepSpec) -> Calibration:
     """Measure the memory peaks of short steps and compare them with the memory model.
 
     Args:
@@ -76,7 +76,7 @@ def calibrate(model: GPT2, optimizer: torch.optim.Optimizer, demand: Demand) -> 
     in_tensors: list[int] = []
     for tokens in STEP_TOKENS:
         reset_peak_memory(device)
-        with uncompiled(model):  # each new size would compile for half a minute
+        with eager_mode(model):  # each new size would compile for half a minute
             for _ in range(min(demand.micro_batches, 2)):  # from the second on, gradients exist
                 _backward_pass(model, optimizer, demand, tokens)
         measured.append(peak_memory_bytes(device))
@@ -85,7 +85,7 @@ def calibrate(model: GPT2, optimizer: torch.optim.Optimizer, demand: Demand) -> 
     # The memory of a process grows in large jumps, as its heap does, and so does what a GPU reserves:
     # two peaks of either give no slope. Allocated tensors on a GPU do.
     factor = _slope(demand, in_tensors) if on_gpu else 1.0
-    return Correction(
+    return Calibration(
         activations=factor, workspace_bytes=measured[-1] - _predicted_peak(demand, STEP_TOKENS[-1], factor)
     )
 
@@ -97,7 +97,7 @@ def _warm_up_optimizer() -> None:
     torch.optim.AdamW([nothing], fused=True).step()
 
 
-def _slope(demand: Demand, measured: list[int]) -> float:
+def _slope(demand: StepSpec, measured: list[int]) -> float:
     """Return activations measured over computed, from two peaks."""
     fewer, more = (
         (_predicted_peak(demand, tokens, 1.0), _predicted_peak(demand, tokens, 2.0)) for tokens in STEP_TOKENS[:2]
@@ -108,13 +108,13 @@ def _slope(demand: Demand, measured: list[int]) -> float:
     return min(max(factor, MIN_FACTOR), MAX_FACTOR)
 
 
-def _predicted_peak(demand: Demand, tokens: int, activations: float) -> int:
+def _predicted_peak(demand: StepSpec, tokens: int, activations: float) -> int:
     """Return the peak that the memory model computes for micro-batches of that size."""
-    memory = memory_of(replace(demand, tokens=tokens), Correction(activations=activations))
+    memory = estimate_memory(replace(demand, tokens=tokens), Calibration(activations=activations))
     return memory.peak_bytes + (memory.host if demand.device == "cpu" else 0)
 
 
-def _backward_pass(model: GPT2, optimizer: torch.optim.Optimizer, demand: Demand, tokens: int) -> None:
+def _backward_pass(model: GPT2, optimizer: torch.optim.Optimizer, demand: StepSpec, tokens: int) -> None:
     """Run forward and backward over documents of the run's usual length."""
     length = min(SHORT_DOCUMENT_TOKENS if demand.share_of_short > 0.5 else tokens, demand.shape.n_positions)
     ids = np.random.default_rng(tokens).integers(0, demand.shape.vocab_size, tokens)

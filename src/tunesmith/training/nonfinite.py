@@ -22,7 +22,7 @@ from tunesmith.distributed.parts import own_part
 from tunesmith.distributed.team import ALONE, Team
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import Phrase
-from tunesmith.model.compile import compute_in, uncompiled
+from tunesmith.model.compile import eager_mode, set_compute_dtype
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.training.events import NONFINITE_MESSAGES, NonFiniteDetected
 from tunesmith.training.rng import preserve_rng_state
@@ -104,7 +104,7 @@ def find_nonfinite_windows(model: GPT2, windows: Int64s, batch_of: Callable[[Int
 
 
 def _is_nonfinite(model: GPT2, batch: Batch) -> bool:
-    with preserve_rng_state(model.head_VC.device), uncompiled(model):  # every new size would be compiled
+    with preserve_rng_state(model.head_VC.device), eager_mode(model):  # every new size would be compiled
         nats = batch_loss_sum(model, batch)
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         gradients = torch.autograd.grad(nats, trained, allow_unused=True)  # this does not call optimizers' hooks
@@ -190,7 +190,7 @@ class Recovery:
         device = self._model.head_VC.device
         has_bf16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= NATIVE_BF16_CAPABILITY
         wider = torch.bfloat16 if has_bf16 else torch.float32
-        compute_in(self._model, wider)
+        set_compute_dtype(self._model, wider)
         state.precision = str(wider).removeprefix("torch.")
         action = Phrase("too large for float16: from now on in {dtype}", {"dtype": state.precision})
         return _before(step, state), NonFiniteDetected(step, "loss", [], action)

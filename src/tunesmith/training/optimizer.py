@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.distributed.parts import dealt_like, is_part, whole
-from tunesmith.optim.cpu_offload_adamw import HostAdamW
+from tunesmith.optim.cpu_offload_adamw import CPUOffloadAdamW
 from tunesmith.optim.in_backward_adamw import InBackwardAdamW
-from tunesmith.optim.low_bit_adamw import CompressedAdamW, uncompressed_state
+from tunesmith.optim.low_bit_adamw import LowBitAdamW, uncompressed_state
 from tunesmith.optim.muon import MuonAdamW
-from tunesmith.optim.quantization import join
-from tunesmith.optim.state_format import STATE_PLANS, StatePlan, is_compressible
+from tunesmith.optim.quantization import merge_fp32
+from tunesmith.optim.state_format import STATE_FORMATS, StateFormat, is_compressible
 
 BETA1, BETA2 = 0.9, 0.999
 EPSILON = 1e-8
@@ -23,7 +23,7 @@ def make_optimizer(
     model: nn.Module,
     *,
     weight_decay: float,
-    plan: StatePlan = STATE_PLANS["fp32"],
+    plan: StateFormat = STATE_FORMATS["fp32"],
     seed: int = 0,
     beta2: float = BETA2,
     muon: bool = False,
@@ -56,11 +56,11 @@ def make_optimizer(
             both.state[parameter] = uncompressed_state(parameter)
         return both
     if plan.gradients == "host":
-        return HostAdamW(groups, compressible(model), betas=betas, epsilon=EPSILON)
+        return CPUOffloadAdamW(groups, compressible(model), betas=betas, epsilon=EPSILON)
     if plan.gradients == "in-backward":
         return InBackwardAdamW(groups, plan, compressible(model), betas=betas, epsilon=EPSILON, seed=seed)
     if plan.moment_bits < 32:
-        return CompressedAdamW(groups, plan, compressible(model), betas=betas, epsilon=EPSILON, seed=seed)
+        return LowBitAdamW(groups, plan, compressible(model), betas=betas, epsilon=EPSILON, seed=seed)
     optimizer = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=EPSILON, fused=True)
     for parameter in parameters:
         optimizer.state[parameter] = uncompressed_state(parameter)
@@ -107,7 +107,7 @@ class WholeWeights(Mapping[str, Tensor]):
         if "master" in state:
             return state["master"]
         if "remainder" in state:
-            return join(parameter.detach(), state["remainder"])
+            return merge_fp32(parameter.detach(), state["remainder"])
         return whole(parameter.detach())
 
     def __iter__(self) -> Iterator[str]:
@@ -141,7 +141,7 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sta
         restored: dict[str, Any] = {
             key: dealt_like(fresh, state[f"{key}.{name}"]) for key, fresh in optimizer.state[parameter].items()
         }
-        if isinstance(optimizer, HostAdamW):
+        if isinstance(optimizer, CPUOffloadAdamW):
             optimizer.restore(parameter, restored)
         else:
             optimizer.state[parameter] = restored

@@ -8,32 +8,32 @@ the corpus and the hardware.
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.backends import choose_attention
+from tunesmith.backends import resolve_attention
 from tunesmith.config import Recompute, StatePlanName, TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.packing import plan_micro_batches, round_up_tokens
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import Phrase, say
-from tunesmith.model.gpt2_config import Frozen, GPT2Config, LoRA, refuse_impossible_freezing
-from tunesmith.optim.state_format import STATE_PLANS
-from tunesmith.planning.calibration_cache import Experience
+from tunesmith.model.gpt2_config import Frozen, GPT2Config, LoRA, check_freeze
+from tunesmith.optim.state_format import STATE_FORMATS
+from tunesmith.planning.calibration_cache import CalibrationCache
 from tunesmith.planning.fit import (
-    MOST_TOKENS,
-    Request,
-    Way,
-    best_way,
-    candidates,
-    choose_way,
+    MAX_TOKENS,
+    FitCandidate,
+    FitRequest,
+    choose_fit,
+    evaluate_fit,
+    fastest_fit,
     fits,
     flops_per_token,
-    way_of,
+    state_candidates,
 )
 from tunesmith.planning.hardware import GIB, Hardware
-from tunesmith.planning.memory_model import Demand, evaluation_bytes, snapshot_bytes
+from tunesmith.planning.memory_model import StepSpec, evaluation_bytes, snapshot_bytes
 from tunesmith.planning.scaling_law import ScalingEstimate
 from tunesmith.training.epoch import request_of
 from tunesmith.training.sharding_choice import ONE_PROCESS, Processes, choose_sharding, share_of_hardware
-from tunesmith.utils.device import Choice
+from tunesmith.utils.device import Decision
 
 if TYPE_CHECKING:
     import torch
@@ -154,9 +154,9 @@ def make_plan(
     model: GPT2Config,
     corpus: Corpus,
     hardware: Hardware,
-    experience: Experience,
+    experience: CalibrationCache,
     processes: Processes = ONE_PROCESS,
-) -> tuple[TrainPlan, Demand]:
+) -> tuple[TrainPlan, StepSpec]:
     """Decide every setting; return the plan and its memory demand.
 
     Args:
@@ -170,7 +170,7 @@ def make_plan(
     Raises:
         UserError: if the machine or the model cannot do what was requested.
     """
-    refuse_impossible_freezing(config.freeze, model)
+    check_freeze(config.freeze, model)
     hardware = share_of_hardware(hardware, processes)
     is_sharded = choose_sharding(config, model, corpus, hardware, experience, processes)
     request, epoch = request_of(
@@ -181,7 +181,7 @@ def make_plan(
     fitted = request
     if optimizer.value == "muon":
         fitted = replace(request, states="fp32")
-    way = choose_way(fitted, hardware)
+    way = choose_fit(fitted, hardware)
     shape = plan_micro_batches(
         lengths,
         epoch_tokens=epoch.tokens,
@@ -191,32 +191,32 @@ def make_plan(
     )
     shape = replace(shape, tokens=max(shape.tokens, round_up_tokens(request.longest_tokens)))
     dealt = replace(way.demand, tokens=shape.tokens, micro_batches=shape.per_step)
-    way = way_of(dealt, fitted, hardware)
+    way = evaluate_fit(dealt, fitted, hardware)
     per_epoch = shape.steps_per_epoch
     full = epoch.tokens / (per_epoch * shape.per_step * shape.tokens)
-    steps = Choice(
+    steps = Decision(
         max(round(per_epoch * config.epochs), 1),
         say("{epochs:g} epochs of {per_epoch} steps", epochs=config.epochs, per_epoch=per_epoch),
     )
     if config.max_steps is not None and config.max_steps < steps.value:
-        steps = Choice(config.max_steps, "--max-steps")
+        steps = Decision(config.max_steps, "--max-steps")
     rate = _learning_rate(config, model)
     evaluation = _interval(config.eval_every_steps, min(per_epoch, steps.value), say("once an epoch"))
     saving = _interval(config.save_every_steps, evaluation.value, say("at every evaluation"))
     step_s = way.step_s / processes.speedup(hardware.kind)
     compiled = _compiled(config, hardware, step_s * steps.value)
     if is_sharded.value and compiled.value:
-        compiled = Choice(False, say("blocks that gather their weights are not compiled"))
-    attention = choose_attention(hardware.facts, _attention_dtype(hardware, model), model.head_dim)
-    choices: dict[str, Choice[Any]] = {
+        compiled = Decision(False, say("blocks that gather their weights are not compiled"))
+    attention = resolve_attention(hardware.facts, _attention_dtype(hardware, model), model.head_dim)
+    choices: dict[str, Decision[Any]] = {
         "context_tokens": context,
         "tokens_per_step": step,
-        "tokens_per_micro_batch": Choice(
+        "tokens_per_micro_batch": Decision(
             shape.tokens, say("{full:.1%} full; {why}", full=full, why=_why_micro_batch(way, hardware))
         ),
         "states": _why_states(way, request, hardware),
         "recompute": _why_recompute(way, request),
-        "peak_memory_bytes": Choice(way.memory.peak_bytes, hardware.budget.reason),
+        "peak_memory_bytes": Decision(way.memory.peak_bytes, hardware.budget.reason),
         "attention": attention,
         "kernels": hardware.kernels,
         "compiled": compiled,
@@ -304,9 +304,9 @@ def _weight_decay(config: TrainConfig) -> float:
     return SCRATCH_WEIGHT_DECAY if config.from_scratch else WEIGHT_DECAY
 
 
-def _evaluation_tokens(way: Way, hardware: Hardware, *, fewest: int) -> int:
+def _evaluation_tokens(way: FitCandidate, hardware: Hardware, *, fewest: int) -> int:
     """Return the tokens of an evaluation batch: more than of a micro-batch, as far as they fit."""
-    tokens = min(MOST_TOKENS[hardware.kind], EVALUATION_TOKENS_FACTOR * way.demand.tokens)
+    tokens = min(MAX_TOKENS[hardware.kind], EVALUATION_TOKENS_FACTOR * way.demand.tokens)
     if hardware.kind == "cpu":
         return tokens
     while tokens > fewest and evaluation_bytes(way.demand, way.memory, tokens) > hardware.budget.value:
@@ -314,38 +314,38 @@ def _evaluation_tokens(way: Way, hardware: Hardware, *, fewest: int) -> int:
     return tokens
 
 
-def _optimizer(config: TrainConfig, request: Request, hardware: Hardware, *, is_sharded: bool) -> Choice[str]:
+def _optimizer(config: TrainConfig, request: FitRequest, hardware: Hardware, *, is_sharded: bool) -> Decision[str]:
     if config.optimizer != "auto":
-        return Choice(config.optimizer, say("asked for"))
+        return Decision(config.optimizer, say("asked for"))
     if not config.from_scratch or request.demand.lora is not None:
-        return Choice("adamw", say("the usual one for fine-tuning"))
+        return Decision("adamw", say("the usual one for fine-tuning"))
     if is_sharded:
-        return Choice("adamw", say("muon needs whole matrices, and each process holds a part"))
+        return Decision("adamw", say("muon needs whole matrices, and each process holds a part"))
     if request.states not in {"auto", "fp32"}:
-        return Choice("adamw", say("the one that can keep its state so"))
-    if not fits(best_way(request, hardware, STATE_PLANS["fp32"]), hardware):
-        return Choice("adamw", say("muon needs everything in fp32, which does not fit"))
-    return Choice("muon", say("from scratch it reaches a lower loss in the same time"))
+        return Decision("adamw", say("the one that can keep its state so"))
+    if not fits(fastest_fit(request, hardware, STATE_FORMATS["fp32"]), hardware):
+        return Decision("adamw", say("muon needs everything in fp32, which does not fit"))
+    return Decision("muon", say("from scratch it reaches a lower loss in the same time"))
 
 
-def _why_micro_batch(way: Way, hardware: Hardware) -> str:
+def _why_micro_batch(way: FitCandidate, hardware: Hardware) -> str:
     if way.demand.micro_batches == 1:
         return say("the whole step at once")
-    if way.demand.tokens >= MOST_TOKENS[hardware.kind] * 0.9:
+    if way.demand.tokens >= MAX_TOKENS[hardware.kind] * 0.9:
         return say("larger ones would not be faster")
     return say("what fits {budget_gib:.1f} GiB", budget_gib=hardware.budget.value / GIB)
 
 
-def _why_states(way: Way, request: Request, hardware: Hardware) -> Choice[str]:
+def _why_states(way: FitCandidate, request: FitRequest, hardware: Hardware) -> Decision[str]:
     states = way.demand.states
     if request.states != "auto":
-        return Choice(states.name, say("asked for: {says}", says=states.says))
-    passed = candidates(request, hardware)
+        return Decision(states.name, say("asked for: {says}", says=states.says))
+    passed = state_candidates(request, hardware)
     passed = passed[: passed.index(states)]
     if not passed:
-        return Choice(states.name, say("{says}: the reference, and it fits", says=states.says))
-    least = best_way(request, hardware, passed[-1]).memory.peak_bytes
-    return Choice(
+        return Decision(states.name, say("{says}: the reference, and it fits", says=states.says))
+    least = fastest_fit(request, hardware, passed[-1]).memory.peak_bytes
+    return Decision(
         states.name,
         say(
             "{says}; {name}, more faithful, takes {least_gib:.1f} GiB at least",
@@ -356,22 +356,22 @@ def _why_states(way: Way, request: Request, hardware: Hardware) -> Choice[str]:
     )
 
 
-def _why_recompute(way: Way, request: Request) -> Choice[str]:
+def _why_recompute(way: FitCandidate, request: FitRequest) -> Decision[str]:
     what = way.demand.recompute
     if request.recompute != "auto":
-        return Choice(what, say("asked for"))
-    return Choice(what, str(WHY_RECOMPUTED[what]))
+        return Decision(what, say("asked for"))
+    return Decision(what, str(WHY_RECOMPUTED[what]))
 
 
-def _compiled(config: TrainConfig, hardware: Hardware, run_s: float) -> Choice[bool]:
+def _compiled(config: TrainConfig, hardware: Hardware, run_s: float) -> Decision[bool]:
     """Decide whether compiling saves more time than it takes."""
     possible = hardware.can_compile
     if config.compile == "no":
-        return Choice(False, say("asked for"))
+        return Decision(False, say("asked for"))
     if config.compile == "yes":
         if not possible.value:
             raise UserError("--compile yes: {reason}", hint="install it, or leave the flag out", reason=possible.reason)
-        return Choice(True, say("asked for"))
+        return Decision(True, say("asked for"))
     if not possible.value:
         return possible
     if hardware.kind == "cpu":
@@ -380,10 +380,10 @@ def _compiled(config: TrainConfig, hardware: Hardware, run_s: float) -> Choice[b
         why_not = say("--deterministic: what a compiler chooses may differ the next time")
     else:
         return _compiled_by_duration(run_s, hardware)
-    return Choice(False, why_not)
+    return Decision(False, why_not)
 
 
-def _compiled_by_duration(run_s: float, hardware: Hardware) -> Choice[bool]:
+def _compiled_by_duration(run_s: float, hardware: Hardware) -> Decision[bool]:
     minutes = run_s / 60
     pays = minutes >= COMPILING_PAYS_AFTER_MINUTES
     if not hardware.speed_of:
@@ -396,47 +396,47 @@ def _compiled_by_duration(run_s: float, hardware: Hardware) -> Choice[bool]:
             minutes=minutes,
             least=COMPILING_PAYS_AFTER_MINUTES,
         )
-    return Choice(pays, reason)
+    return Decision(pays, reason)
 
 
-def _checkpoint_bytes(way: Way, hardware: Hardware) -> Choice[int]:
+def _checkpoint_bytes(way: FitCandidate, hardware: Hardware) -> Decision[int]:
     """Return the host memory for the copy that a checkpoint is written from."""
     if hardware.kind == "cpu":
-        return Choice(0, say("part of the memory of the run"))
+        return Decision(0, say("part of the memory of the run"))
     copied = snapshot_bytes(way.demand)
     if way.memory.host + copied <= HOST_COPY_SHARE * hardware.host_bytes:
-        return Choice(copied, say("checkpoints are copied to the host, and written while training continues"))
-    return Choice(0, say("no memory on the host for a copy: training waits while a checkpoint is written"))
+        return Decision(copied, say("checkpoints are copied to the host, and written while training continues"))
+    return Decision(0, say("no memory on the host for a copy: training waits while a checkpoint is written"))
 
 
-def _deterministic(config: TrainConfig, hardware: Hardware) -> Choice[bool]:
+def _deterministic(config: TrainConfig, hardware: Hardware) -> Decision[bool]:
     """Decide whether sums are always added in the same order."""
     if hardware.kind == "cpu":
-        return Choice(config.deterministic, say("a CPU adds in the same order each time"))
+        return Decision(config.deterministic, say("a CPU adds in the same order each time"))
     if config.deterministic:
-        return Choice(True, say("every sum is added in the same order each time"))
-    return Choice(False, say("a GPU may add in another order each time; --deterministic fixes it"))
+        return Decision(True, say("every sum is added in the same order each time"))
+    return Decision(False, say("a GPU may add in another order each time; --deterministic fixes it"))
 
 
-def _learning_rate(config: TrainConfig, model: GPT2Config) -> Choice[float]:
+def _learning_rate(config: TrainConfig, model: GPT2Config) -> Decision[float]:
     if config.learning_rate != "auto":
-        return Choice(config.learning_rate, say("asked for"))
+        return Decision(config.learning_rate, say("asked for"))
     if config.lora_rank:
         whole = _learning_rate(replace(config, lora_rank=0), model)
-        return Choice(
+        return Decision(
             float(f"{whole.value * LORA_RATE_FACTOR:.2g}"),
             say("adapters train best at about ten times {rate:g}", rate=whole.value),
         )
     if config.from_scratch:
         rate = min(SCRATCH_LR * REFERENCE_WIDTH / model.n_embd, MAX_LR)
-        return Choice(
+        return Decision(
             float(f"{rate:.2g}"),
             say("from scratch: {rate:g} at 768 channels, and inversely to the width", rate=SCRATCH_LR),
         )
     if model.n_embd >= REFERENCE_WIDTH:
-        return Choice(REFERENCE_LR, say("the usual rate for fine-tuning GPT-2"))
+        return Decision(REFERENCE_LR, say("the usual rate for fine-tuning GPT-2"))
     factor = (REFERENCE_WIDTH / model.n_embd) ** WIDTH_EXPONENT
-    return Choice(
+    return Decision(
         float(f"{REFERENCE_LR * factor:.2g}"),
         say(
             "5e-5 is for models 768 wide; at {n_embd} {factor:.1f} times as much works better",
@@ -446,5 +446,5 @@ def _learning_rate(config: TrainConfig, model: GPT2Config) -> Choice[float]:
     )
 
 
-def _interval(requested: int | str, automatic: int, reason: str) -> Choice[int]:
-    return Choice(automatic, reason) if isinstance(requested, str) else Choice(requested, say("asked for"))
+def _interval(requested: int | str, automatic: int, reason: str) -> Decision[int]:
+    return Decision(automatic, reason) if isinstance(requested, str) else Decision(requested, say("asked for"))

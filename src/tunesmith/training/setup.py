@@ -22,19 +22,19 @@ from tunesmith.distributed.team import ALONE, Team
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
 from tunesmith.messages.system_errors import said_by_system
-from tunesmith.model.activation_checkpointing import recompute
-from tunesmith.model.compile import can_compile, compile_in_place, compute_in
+from tunesmith.model.activation_checkpointing import apply_activation_checkpointing
+from tunesmith.model.compile import apply_compile, can_compile, set_compute_dtype
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import GPT2Config
-from tunesmith.model.hf_checkpoint import load_gpt2, new_gpt2
-from tunesmith.model.hf_config import gpt2_config, read_hf_config
+from tunesmith.model.hf_checkpoint import init_gpt2, load_gpt2
+from tunesmith.model.hf_config import parse_hf_config, read_hf_config
 from tunesmith.model.hub import local_folder
-from tunesmith.model.lora import attach, freeze, load_adapter
+from tunesmith.model.lora import apply_lora, freeze, load_adapter
 from tunesmith.optim.in_backward_adamw import InBackwardAdamW
-from tunesmith.optim.quantization import split
-from tunesmith.optim.state_format import HOST_STAGING_BYTES, STATE_PLANS
-from tunesmith.planning.calibration_cache import Experience
-from tunesmith.planning.hardware import GIB, hardware_here, is_wsl
+from tunesmith.optim.quantization import split_fp32
+from tunesmith.optim.state_format import HOST_STAGING_BYTES, STATE_FORMATS
+from tunesmith.planning.calibration_cache import CalibrationCache
+from tunesmith.planning.hardware import GIB, detect_hardware, is_wsl
 from tunesmith.planning.scaling_law import time_limit_warning
 from tunesmith.run_dir import RunDir, as_json, checkpoint_step
 from tunesmith.training.checkpoint import (
@@ -72,14 +72,14 @@ from tunesmith.training.together import (
 from tunesmith.training.trainer import Trainer
 from tunesmith.training.validation import validate_config
 from tunesmith.utils.device import (
-    Choice,
-    choose_device,
-    choose_dtype,
+    Decision,
     environment,
     peak_memory_bytes,
     pinned_bytes,
     pinned_empty,
     reset_peak_memory,
+    resolve_device,
+    resolve_dtype,
     use_device,
 )
 from tunesmith.utils.oom import free_memory
@@ -121,8 +121,8 @@ def check_config(config: TrainConfig, team: Team) -> torch.device:
     if team.size > 1:
         refuse_alone(config)
     reading_options(config)
-    device = choose_device(config.device).value
-    choose_dtype(config.precision, device)
+    device = resolve_device(config.device).value
+    resolve_dtype(config.precision, device)
     read_sample_prompts(config)
     return device
 
@@ -164,7 +164,7 @@ def _build(
     is_here = checkpoint and (Path(checkpoint) / CONFIG).is_file()  # other hosts may not have the folder
     source = InitSource(Path(checkpoint), True) if is_here else InitSource(local_folder(config.model), False)
     hf_config = read_hf_config(source.folder)
-    shape = gpt2_config(hf_config, origin=str(source.folder))
+    shape = parse_hf_config(hf_config, origin=str(source.folder))
     tokenizer = load_tokenizer(source.folder, hf_config)
     with team.one_after_the_other("text"):  # the first process of a host prepares it, the others find it in the cache
         corpus = _load_corpus(config, run, found, tokenizer)
@@ -191,9 +191,9 @@ def _build(
         del stored
     elif team.size > 1 and not plan.shard:
         send_weights(team, model)
-    recompute(model, state.recompute)
+    apply_activation_checkpointing(model, state.recompute)
     if state.precision:
-        compute_in(model, getattr(torch, state.precision))
+        set_compute_dtype(model, getattr(torch, state.precision))
         scaler = torch.amp.GradScaler(device.type, enabled=False)
     _check_steps_left(run, plan, state)
     version = str(environment()["tunesmith"])
@@ -303,7 +303,7 @@ def plan_and_build(
     config: TrainConfig, shape: GPT2Config, corpus: Corpus, source: InitSource
 ) -> tuple[TrainPlan, GPT2, torch.optim.Optimizer, MemoryCalibrator]:
     """Make a plan, model and optimizer for one process; where memory is tight, plan again after measured steps."""
-    hardware, experience = hardware_here(config.device, config.precision), Experience.kept()
+    hardware, experience = detect_hardware(config.device, config.precision), CalibrationCache.kept()
     plan, demand = make_plan(config, shape, corpus, hardware, experience)
     device = torch.device(plan.device)
     reset_peak_memory(device)
@@ -323,15 +323,15 @@ def plan_and_build(
 
 def plan_for_world(config: TrainConfig, shape: GPT2Config, corpus: Corpus, team: Team) -> TrainPlan | None:
     """Make a plan for the process with the least memory; only the main process makes it."""
-    hardware = hardware_here(config.device, config.precision)
+    hardware = detect_hardware(config.device, config.precision)
     budgets = [budget for _, budget in team.gather([hardware.kind, hardware.budget.value])]
     if not team.leads:
         return None
     smallest = min(budgets)
     if smallest < MEMORY_TOLERANCE * hardware.budget.value:
         reason = say("rank {rank} may take no more", rank=budgets.index(smallest))
-        hardware = replace(hardware, budget=Choice(smallest, reason))
-    plan, _ = make_plan(config, shape, corpus, hardware, Experience.kept(), Processes(team.size, team.local_size))
+        hardware = replace(hardware, budget=Decision(smallest, reason))
+    plan, _ = make_plan(config, shape, corpus, hardware, CalibrationCache.kept(), Processes(team.size, team.local_size))
     return plan
 
 
@@ -374,12 +374,12 @@ def build_model_and_optimizer(
     model = model.to(device).train()
     model.compute_dtype = plan.dtype  # a checkpoint's state may overrule it
     if plan.compiled and can_compile(device).value:  # a run may be resumed on a machine that cannot
-        compile_in_place(model)
-    recompute(model, plan.recompute)
+        apply_compile(model)
+    apply_activation_checkpointing(model, plan.recompute)
     return model, make_optimizer(
         model,
         weight_decay=plan.weight_decay,
-        plan=STATE_PLANS[plan.states],
+        plan=STATE_FORMATS[plan.states],
         seed=plan.seed,
         beta2=plan.beta2,
         muon=plan.optimizer == "muon",
@@ -390,12 +390,12 @@ def load_model(config: TrainConfig, plan: TrainPlan, checkpoint: Path | None) ->
     """Load the weights to start or to continue with, and freeze what is not trained."""
     if plan.lora is not None:
         model = load_gpt2(local_folder(config.model), dropout=plan.dropout)
-        attach(model, plan.lora, seed=plan.seed)
+        apply_lora(model, plan.lora, seed=plan.seed)
         if checkpoint is not None:
             load_adapter(model, checkpoint / ADAPTER)
         return model
     if checkpoint is None and config.from_scratch:
-        model = new_gpt2(local_folder(config.model), dropout=plan.dropout, seed=plan.seed)
+        model = init_gpt2(local_folder(config.model), dropout=plan.dropout, seed=plan.seed)
     else:
         model = load_gpt2(local_folder(config.model) if checkpoint is None else checkpoint, dropout=plan.dropout)
     freeze(model, plan.frozen)
@@ -407,7 +407,7 @@ def restore_weights_(model: GPT2, optimizer: torch.optim.Optimizer, stored: GPT2
     """Overwrite weights in place, in the form in which the optimizer keeps them."""
     for parameter, weights in zip(model.parameters(), stored.parameters(), strict=True):
         is_split = "remainder" in optimizer.state.get(parameter, {})
-        parameter.copy_(split(weights)[0] if is_split else weights)
+        parameter.copy_(split_fp32(weights)[0] if is_split else weights)
     if isinstance(optimizer, InBackwardAdamW):
         optimizer.norm_before = None  # unless the checkpoint has it
 
@@ -473,7 +473,7 @@ def _scratch_warnings(config: TrainConfig, plan: TrainPlan, shape: GPT2Config) -
 
 def _pinning_notices(plan: TrainPlan, shape: GPT2Config) -> list[str]:
     """Return a notice where the system does not pin the host memory that a run transfers through."""
-    n_bytes = HOST_STAGING_BYTES if STATE_PLANS[plan.states].gradients == "host" else 0
+    n_bytes = HOST_STAGING_BYTES if STATE_FORMATS[plan.states].gradients == "host" else 0
     if plan.recompute == "offload":
         n_bytes += shape.n_layer * pinned_bytes(plan.tokens_per_micro_batch * shape.n_embd * plan.dtype.itemsize)
     if not n_bytes or torch.device(plan.device).type != "cuda" or not is_wsl():

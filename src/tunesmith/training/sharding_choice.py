@@ -7,12 +7,12 @@ from tunesmith.data.corpus import Corpus
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
 from tunesmith.model.gpt2_config import GPT2Config
-from tunesmith.optim.state_format import STATE_PLANS
-from tunesmith.planning.calibration_cache import Experience
-from tunesmith.planning.fit import best_way, fits
+from tunesmith.optim.state_format import STATE_FORMATS
+from tunesmith.planning.calibration_cache import CalibrationCache
+from tunesmith.planning.fit import fastest_fit, fits
 from tunesmith.planning.hardware import GIB, Hardware
 from tunesmith.training.epoch import request_of
-from tunesmith.utils.device import Choice
+from tunesmith.utils.device import Decision
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def share_of_hardware(hardware: Hardware, processes: Processes) -> Hardware:
     if hardware.kind == "cuda":
         return replace(hardware, host_bytes=host_bytes)
     reason = say("{reason}, for each of {n} processes", reason=hardware.budget.reason, n=processes.on_host)
-    budget = Choice(hardware.budget.value // processes.on_host, reason)
+    budget = Decision(hardware.budget.value // processes.on_host, reason)
     return replace(hardware, host_bytes=host_bytes, budget=budget)
 
 
@@ -52,9 +52,9 @@ def choose_sharding(
     model: GPT2Config,
     corpus: Corpus,
     hardware: Hardware,
-    experience: Experience,
+    experience: CalibrationCache,
     processes: Processes,
-) -> Choice[bool]:
+) -> Decision[bool]:
     """Decide `--shard`; the arguments are those of `make_plan`.
 
     Raises:
@@ -68,11 +68,11 @@ def choose_sharding(
                 hint="leave it out, or what it does not go with; --devices 2 or torchrun starts several processes",
                 refused=refused or say("there is only one process"),
             )
-        return Choice(True, say("asked for"))
+        return Decision(True, say("asked for"))
     if processes.size == 1:
-        return Choice(False, say("there is only one process"))
+        return Decision(False, say("there is only one process"))
     if config.shard == "no" or refused:
-        return Choice(False, refused or say("asked for"))
+        return Decision(False, refused or say("asked for"))
     return _by_room(config, model, corpus, hardware, experience, processes)
 
 
@@ -81,18 +81,18 @@ def _by_room(
     model: GPT2Config,
     corpus: Corpus,
     hardware: Hardware,
-    experience: Experience,
+    experience: CalibrationCache,
     processes: Processes,
-) -> Choice[bool]:
+) -> Decision[bool]:
     """Parts where a whole model in fp32 does not fit, and its parts do."""
     whole, _ = request_of(config, model, corpus, hardware, experience, processes=processes.size)
-    replicated = best_way(whole, hardware, STATE_PLANS["fp32"])
+    replicated = fastest_fit(whole, hardware, STATE_FORMATS["fp32"])
     if fits(replicated, hardware):
-        return Choice(False, say("each process holds the whole model in fp32: it fits, and reduces once a step"))
+        return Decision(False, say("each process holds the whole model in fp32: it fits, and reduces once a step"))
     parts, _ = request_of(config, model, corpus, hardware, experience, processes=processes.size, is_sharded=True)
-    if not fits(best_way(parts, hardware, STATE_PLANS["fp32"]), hardware):
-        return Choice(False, say("in fp32 it does not fit {n} processes even in parts", n=processes.size))
-    return Choice(
+    if not fits(fastest_fit(parts, hardware, STATE_FORMATS["fp32"]), hardware):
+        return Decision(False, say("in fp32 it does not fit {n} processes even in parts", n=processes.size))
+    return Decision(
         True,
         say(
             "a whole model in fp32 takes {needed_gib:.1f} GiB at least, and {budget_gib:.1f} may be taken",

@@ -16,7 +16,7 @@ from tunesmith.distributed.team import ManyProcesses, Team
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.optim.state_format import STATE_PLANS
+from tunesmith.optim.state_format import STATE_FORMATS
 from tunesmith.run_dir import as_json, read_settings
 from tunesmith.training.checkpoint import load_checkpoint
 from tunesmith.training.optimizer import trainable
@@ -35,7 +35,7 @@ def refuse_alone(config: TrainConfig) -> None:
     only_alone = {
         "--verify-resume": config.verify_resume,
         f"--device {config.device}": config.device.startswith("cuda:"),
-        f"--states {config.states}": config.states != "auto" and STATE_PLANS[config.states].gradients != "held",
+        f"--states {config.states}": config.states != "auto" and STATE_FORMATS[config.states].gradients != "held",
         say("standard input (-)"): bool(set(STDIN_NAMES) & set(config.sources)),
     }
     for what, is_asked in only_alone.items():
@@ -101,7 +101,7 @@ def for_processes(plan: TrainPlan, config: TrainConfig, size: int) -> TrainPlan:
             hint="leave --shard out",
             states=plan.states,
         )
-    if size > 1 and STATE_PLANS[plan.states].gradients != "held":
+    if size > 1 and STATE_FORMATS[plan.states].gradients != "held":
         raise UserError(
             "this run uses its gradients up one by one ({states}), which goes with a single process only",
             hint="continue it without --devices and torchrun",

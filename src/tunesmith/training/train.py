@@ -45,7 +45,7 @@ from tunesmith.training.setup import TrainSetup, build_trainer, check_config, de
 from tunesmith.training.stop import StopController, StopRequest, first_deadline, stop_on_signals
 from tunesmith.training.together import told_config
 from tunesmith.training.trainer import Trainer
-from tunesmith.utils.device import choose_device, deterministic, gpu_uuid
+from tunesmith.utils.device import deterministic, gpu_uuid, resolve_device
 
 Events = Generator[Event, None, None]
 
@@ -224,7 +224,7 @@ def _set_up_other_rank(
     was_resumed = config.resume
     config = told_config(team, config)
     # of a resumed run only what is typed now was known before
-    device = check_config(config, team) if was_resumed else choose_device(config.device).value
+    device = check_config(config, team) if was_resumed else resolve_device(config.device).value
     stack.enter_context(deterministic(device, is_on=config.deterministic))
     return build_trainer(config, run, stop, None, team)
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from tunesmith.data.dataloader import Batch
 from tunesmith.distributed.engine import Engine
-from tunesmith.model.attention import DocumentLayout, hidden_states, on_device_of
+from tunesmith.model.attention import PackedLayout, forward_packed, to_model_device
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.loss import sum_of_nats
-from tunesmith.optim.cpu_offload_adamw import HostAdamW
+from tunesmith.model.loss import fused_linear_cross_entropy
+from tunesmith.optim.cpu_offload_adamw import CPUOffloadAdamW
 from tunesmith.optim.in_backward_adamw import InBackwardAdamW
 
 
@@ -94,7 +94,7 @@ def train_step(
             step_nats += backward_pass(model, batch, step_tokens, scaler, engine)
     step_nats = engine.summed(step_nats)
     scaler.unscale_(optimizer)
-    if isinstance(optimizer, HostAdamW):
+    if isinstance(optimizer, CPUOffloadAdamW):
         grad_norm = optimizer.clip(model.parameters(), max_grad_norm)
     else:
         grad_norm = engine.clip(max_grad_norm)
@@ -105,7 +105,7 @@ def train_step(
         scaler.update()
     else:
         is_bad = is_bad.to(grad_norm.device) | ~grad_norm.isfinite()
-        if engine.is_sharded or isinstance(optimizer, HostAdamW):
+        if engine.is_sharded or isinstance(optimizer, CPUOffloadAdamW):
             if not bool(is_bad):  # host sync
                 optimizer.step()
         else:  # decided on the device, in the way that `GradScaler` tells fused optimizers
@@ -151,9 +151,11 @@ def batch_loss_sum(model: GPT2, batch: Batch, *, call: Callable[..., Tensor] | N
         batch: to compute.
         call: what computes, where it is wrapped around the model.
     """
-    layout = DocumentLayout(batch.cu_seqlens, batch.max_seqlen)
-    compute = hidden_states if call is None else partial(hidden_states, call=call)
+    layout = PackedLayout(batch.cu_seqlens, batch.max_seqlen)
+    compute = forward_packed if call is None else partial(forward_packed, call=call)
     hidden_NC = compute(model, batch.tokens, batch.positions, layout)
-    targets_M, rows_M = on_device_of(model, batch.targets), on_device_of(model, batch.target_positions)
+    targets_M, rows_M = to_model_device(model, batch.targets), to_model_device(model, batch.target_positions)
     needed_rows_M = None if len(rows_M) == batch.n_tokens else rows_M
-    return sum_of_nats(hidden_NC, model.head_VC, targets_M, model.config.vocab_size, rows_M=needed_rows_M)
+    return fused_linear_cross_entropy(
+        hidden_NC, model.head_VC, targets_M, model.config.vocab_size, rows_M=needed_rows_M
+    )

@@ -29,10 +29,10 @@ from tunesmith.evaluation.perplexity import Evaluation, evaluate_split
 from tunesmith.generation.generate import GeneratedText, generate_batch
 from tunesmith.generation.sampling import SamplingParams
 from tunesmith.messages.catalogue import say
-from tunesmith.model.activation_checkpointing import next_recomputation, recompute
+from tunesmith.model.activation_checkpointing import apply_activation_checkpointing, next_level
 from tunesmith.model.compile import compilation_failure
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.model.hf_checkpoint import from_huggingface, gpt2_of, load_gpt2, read_into
+from tunesmith.model.hf_checkpoint import from_hf_state_dict, load_gpt2, model_from_state_dict, read_into
 from tunesmith.model.lora import load_adapter
 from tunesmith.run_dir import RunDir
 from tunesmith.training.anomalies import SysmemFallbackDetector, detect_loss_spike, has_sysmem_fallback
@@ -61,7 +61,7 @@ from tunesmith.training.rng import RNGState
 from tunesmith.training.state import TrainState
 from tunesmith.training.stop import StopController, StopReason
 from tunesmith.training.train_step import StepResult, empty_step, fresh_scaler, learning_rate_at, train_step
-from tunesmith.utils.device import any_order, peak_memory_bytes
+from tunesmith.utils.device import allow_nondeterminism, peak_memory_bytes
 from tunesmith.utils.oom import free_memory, is_out_of_memory
 
 MIN_LOSS_SCALE = 1.0
@@ -277,7 +277,7 @@ class Trainer:
         return result, started_s
 
     def _use_less_memory(self, micro_batches: list[Batch], splits: int) -> None:
-        """Halve micro-batches; where windows alone do not fit, recompute more.
+        """Halve micro-batches; where windows alone do not fit, apply_activation_checkpointing more.
 
         Raises:
             DoesNotFitError: if there is nothing left to do.
@@ -288,9 +288,9 @@ class Trainer:
             if state.micro_batch_splits < max_splits:
                 state.micro_batch_splits = min(state.micro_batch_splits * 2, max_splits)
                 return
-            if level := next_recomputation(state.recompute):
+            if level := next_level(state.recompute):
                 state.recompute = level
-                recompute(self.model, level)
+                apply_activation_checkpointing(self.model, level)
                 return
         raise DoesNotFitError(
             "memory ran out with {what} at once",
@@ -309,7 +309,7 @@ class Trainer:
         if self.engine.is_sharded:
             return say(
                 "close what else uses the memory and continue with --resume; or start again with "
-                "--recompute blocks or a shorter --context-tokens"
+                "--apply_activation_checkpointing blocks or a shorter --context-tokens"
             )
         return say(
             "everything up to step {step:,} is saved: free memory and continue with tunesmith train "
@@ -454,7 +454,11 @@ class Trainer:
     def _whole_model(self, copied: ModelSnapshot | None) -> GPT2:
         """Return a sharded model in one piece on this process's device: a copy, or the published one."""
         model = self.model
-        whole = gpt2_of(model.config, from_huggingface(copied.weights)) if copied else load_gpt2(self.run.path)
+        whole = (
+            model_from_state_dict(model.config, from_hf_state_dict(copied.weights))
+            if copied
+            else load_gpt2(self.run.path)
+        )
         whole = whole.to(self._device)
         whole.compute_dtype = model.compute_dtype
         return whole
@@ -496,7 +500,7 @@ class Trainer:
 def generate_samples(model: GPT2, tokenizer: TextTokenizer, prompts: list[str], seed: int) -> list[GeneratedText]:
     """Continue prompts with a whole model; the seeds of the texts count up from `seed`."""
     seeds = [seed + number for number in range(len(prompts))]
-    with any_order():  # nothing of the run depends on its samples
+    with allow_nondeterminism():  # nothing of the run depends on its samples
         return generate_batch(model, tokenizer, prompts, seeds=seeds, params=SAMPLE_RULES, max_new_tokens=SAMPLE_TOKENS)
 
 

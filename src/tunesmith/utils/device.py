@@ -32,14 +32,14 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Choice(Generic[T]):
+class Decision(Generic[T]):
     """A decision and, in a few words, why."""
 
     value: T
     reason: str
 
 
-def choose_device(asked: str) -> "Choice[torch.device]":
+def resolve_device(asked: str) -> "Decision[torch.device]":
     """Resolve `--device`; a GPU always with its index, so that every thread means the same one.
 
     Raises:
@@ -49,12 +49,14 @@ def choose_device(asked: str) -> "Choice[torch.device]":
 
     if asked == "auto":
         if torch.cuda.is_available():
-            return Choice(torch.device("cuda", 0), say("found {name}", name=torch.cuda.get_device_name(0)))
-        return Choice(torch.device("cpu"), say("torch sees no CUDA device"))
+            return Decision(torch.device("cuda", 0), say("found {name}", name=torch.cuda.get_device_name(0)))
+        return Decision(torch.device("cpu"), say("torch sees no CUDA device"))
     try:
         device = torch.device(asked)
     except RuntimeError:
-        raise UserError("--device {asked} is no device", hint="write auto, cpu, cuda or cuda:N", asked=asked) from None
+        raise UserError(
+            "--device {asked} is not a device", hint="write auto, cpu, cuda or cuda:N", asked=asked
+        ) from None
     if device.type not in {"cpu", "cuda"}:
         raise UserError("--device {asked} is not supported", hint="write auto, cpu, cuda or cuda:N", asked=asked)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
@@ -67,7 +69,7 @@ def choose_device(asked: str) -> "Choice[torch.device]":
         )
     if device == torch.device("cuda"):
         device = torch.device("cuda", torch.cuda.current_device())
-    return Choice(device, say("asked for"))
+    return Decision(device, say("asked for"))
 
 
 def use_device(device: "torch.device") -> None:
@@ -81,10 +83,10 @@ def use_device(device: "torch.device") -> None:
     import torch
 
     torch.cuda.set_device(device)
-    set_up_gpu_allocator(device)
+    configure_gpu_allocator(device)
 
 
-def choose_dtype(asked: str, device: "torch.device") -> "Choice[torch.dtype]":
+def resolve_dtype(asked: str, device: "torch.device") -> "Decision[torch.dtype]":
     """Resolve `--precision` to the dtype of the arithmetic; master weights are fp32 in any case.
 
     Raises:
@@ -96,13 +98,13 @@ def choose_dtype(asked: str, device: "torch.device") -> "Choice[torch.dtype]":
         raise UserError("--precision fp16 needs a CUDA device", hint="use --precision bf16 or fp32 on a CPU")
     if asked != "auto":
         named = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-        return Choice(named[asked], say("asked for"))
+        return Decision(named[asked], say("asked for"))
     if device.type == "cuda":
         native = native_dtype(torch.cuda.get_device_capability(device))
-        return Choice(getattr(torch, native.value), native.reason)
+        return Decision(getattr(torch, native.value), native.reason)
     if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported():  # noqa: SLF001  no public name
-        return Choice(torch.bfloat16, say("this CPU multiplies bf16 natively (AVX512-BF16 or AMX)"))
-    return Choice(torch.float32, say("this CPU has no native bf16 arithmetic"))
+        return Decision(torch.bfloat16, say("this CPU multiplies bf16 natively (AVX512-BF16 or AMX)"))
+    return Decision(torch.float32, say("this CPU has no native bf16 arithmetic"))
 
 
 def gpu_uuid(device: "torch.device") -> str:
@@ -112,22 +114,22 @@ def gpu_uuid(device: "torch.device") -> str:
     return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if device.type == "cuda" else ""
 
 
-def native_dtype(capability: tuple[int, int]) -> Choice[str]:
+def native_dtype(capability: tuple[int, int]) -> Decision[str]:
     """The dtype that a GPU of this compute capability multiplies fastest with the least risk, under torch's name."""
     shown = f"{capability[0]}.{capability[1]}"
     if capability >= NATIVE_BF16_CAPABILITY:
-        return Choice("bfloat16", say("compute capability {shown} multiplies bf16 natively", shown=shown))
+        return Decision("bfloat16", say("compute capability {shown} multiplies bf16 natively", shown=shown))
     if capability >= NATIVE_FP16_CAPABILITY:
-        return Choice(
+        return Decision(
             "float16", say("compute capability {shown} has no native bf16: fp16 with a loss scaler", shown=shown)
         )
-    return Choice(
+    return Decision(
         "float32", say("compute capability {shown} has no tensor cores: fp16 would not be faster", shown=shown)
     )
 
 
 def device_name(device: "torch.device") -> str:
-    """The card's name, or the processor's with the number of its threads."""
+    """Name of the GPU, or of the CPU with the number of threads."""
     import torch
 
     if device.type == "cuda":
@@ -169,7 +171,7 @@ def peak_memory_bytes(device: "torch.device") -> int:
 
 
 def reset_peak_memory(device: "torch.device") -> None:
-    """Let the peak begin anew, of a card or of this process; elsewhere than on Linux that of a process only grows."""
+    """Reset the peak of a GPU or of this process; elsewhere than on Linux that of a process only grows."""
     import torch
 
     if device.type == "cuda":
@@ -233,7 +235,7 @@ def deterministic(device: "torch.device", *, is_on: bool) -> Iterator[None]:
 
 
 @contextmanager
-def any_order() -> Iterator[None]:
+def allow_nondeterminism() -> Iterator[None]:
     """While this lasts operations may add in any order: for what changes nothing of a run, and has no other form.
 
     `cumsum` is such an operation, which sampling with top-p needs.
@@ -276,8 +278,8 @@ def _fix_cublas_workspaces() -> None:
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 """Of mallopt(3), the GNU C library."""
-CARD_SETTING = "PYTORCH_ALLOC_CONF"
-OLD_CARD_SETTING = "PYTORCH_CUDA_ALLOC_CONF"
+ALLOC_CONF = "PYTORCH_ALLOC_CONF"
+OLD_ALLOC_CONF = "PYTORCH_CUDA_ALLOC_CONF"
 GROWING_SEGMENTS = "expandable_segments:True"
 FIXED_SEGMENTS = "expandable_segments:False"
 EXACT_PINNED_BLOCKS = "pinned_max_round_threshold_mb:1"
@@ -297,14 +299,14 @@ class _GpuAllocator:
     segments_grow = False
 
 
-def set_up_allocators() -> None:
+def configure_allocators() -> None:
     """Make the settings, before torch is imported; what the user has set stays."""
     keep_freed_memory()
-    if sys.platform == "linux" and OLD_CARD_SETTING not in os.environ:  # Windows has no segments that grow
-        os.environ.setdefault(CARD_SETTING, GROWING_SEGMENTS)
+    if sys.platform == "linux" and OLD_ALLOC_CONF not in os.environ:  # Windows has no segments that grow
+        os.environ.setdefault(ALLOC_CONF, GROWING_SEGMENTS)
 
 
-def set_up_gpu_allocator(device: "torch.device") -> None:
+def configure_gpu_allocator(device: "torch.device") -> None:
     """Let segments grow where they can, and pinned blocks be of exact size; once per process, what the user set stays.
 
     Some drivers under WSL refuse to map segments that grow (pytorch #192330), so one allocation tries it.
@@ -316,7 +318,7 @@ def set_up_gpu_allocator(device: "torch.device") -> None:
         if _GpuAllocator.is_set_up:
             return
         _GpuAllocator.is_set_up = True
-        asked = [os.environ[name] for name in (CARD_SETTING, OLD_CARD_SETTING) if name in os.environ]
+        asked = [os.environ[name] for name in (ALLOC_CONF, OLD_ALLOC_CONF) if name in os.environ]
         if asked and asked != [GROWING_SEGMENTS]:
             _GpuAllocator.segments_grow = any("expandable_segments:true" in setting.lower() for setting in asked)
             return
@@ -344,7 +346,7 @@ def pinned_empty(shape: "torch.Size | tuple[int, ...]", dtype: "torch.dtype") ->
 
 def pinned_bytes(n_bytes: int) -> int:
     """What a pinned block takes; torch before 2.13, and an allocator that the user set up, round to powers of two."""
-    asked = [os.environ[name] for name in (CARD_SETTING, OLD_CARD_SETTING) if name in os.environ]
+    asked = [os.environ[name] for name in (ALLOC_CONF, OLD_ALLOC_CONF) if name in os.environ]
     is_ours = not asked or asked == [GROWING_SEGMENTS] or "pinned_max_round_threshold_mb" in asked[0]
     return n_bytes if is_ours and _torch_pins_exactly() else 1 << max(n_bytes - 1, 0).bit_length()
 

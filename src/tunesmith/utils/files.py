@@ -1,7 +1,7 @@
-"""Files and folders that are either whole or not there: written beside their place, synced, then moved onto it.
+"""Files and folders that are either whole or not there: written next to their place, synced, then moved onto it.
 
-What is being written is called `.NAME.TOKEN.PROCESS.tmp`; a process that is killed leaves it behind, and whoever writes
-the same thing next, or owns the folder, sweeps it away.
+What is being written is called `.NAME.TOKEN.PROCESS.tmp`; a killed process leaves it in place, and the next
+process that writes the same thing, or owns the folder, removes it.
 """
 
 import errno
@@ -25,9 +25,9 @@ CLOCK_LEEWAY_S = 60.0
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, sync it and move it onto `path`.
+    """Let `write` fill a temporary file next to `path`, sync it and move it onto `path`.
 
-    A crash at any instant leaves the old file or the new one. If `write` raises, nothing is left behind.
+    A crash at any instant leaves the old file or the new one. If `write` raises, nothing is left.
     """
     temporary = _beside(path)
     try:
@@ -54,7 +54,7 @@ def new_folder(folder: Path, *, replace: bool = False) -> Iterator[Path]:
         replace: whether one of that name that is not empty is replaced too; it is whole until the new one is.
 
     Raises:
-        FileExistsError: if meanwhile something else took the name; what stands there is not touched.
+        FileExistsError: if meanwhile something else took the name; that is not touched.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     sweep_leftovers(folder.parent, folder.name)
@@ -135,8 +135,8 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def refuse_existing(path: Path) -> None:
-    """Make sure that a file which a verb is to write takes nobody's place, before any work is done for it.
+def check_is_new(path: Path) -> None:
+    """Check that an output file does not exist yet, before any work is done for it.
 
     Raises:
         UserError: if the name is taken or its folder is not there.
@@ -147,7 +147,7 @@ def refuse_existing(path: Path) -> None:
         )
     if not path.parent.is_dir():
         raise UserError(
-            "--out {path}: there is no folder {parent}", hint="make the folder first", path=path, parent=path.parent
+            "--out {path}: folder not found: {parent}", hint="make the folder first", path=path, parent=path.parent
         )
 
 
@@ -189,7 +189,7 @@ def to_json(
 
 
 def shown_json(value: object) -> str:
-    """What stands in somebody's file, for a message: also what JSON does not have."""
+    """Show a value of a user's file in a message: also what JSON does not have."""
     try:
         return json.dumps(value, allow_nan=False, default=str)
     except ValueError:

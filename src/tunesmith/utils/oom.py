@@ -1,6 +1,6 @@
 """When memory runs out, the same work is done in smaller pieces.
 
-Memory is freed outside of `except`: while an exception is handled, its frames still hold the tensors of what failed.
+Memory is freed outside of `except`: while an exception is handled, its frames still reference what failed.
 """
 
 import gc
@@ -29,16 +29,16 @@ SIGNS_ON_A_FULL_GPU = (
     "CUDNN_STATUS_INTERNAL_ERROR",
     "CUSOLVER_STATUS_NOT_INITIALIZED",
 )
-"""What libraries say that found no room for their first workspace; on a GPU with room they mean something else."""
+"""Errors of libraries without memory for their first workspace; on a GPU with free memory they mean something else."""
 FULL_BYTES = 1 << 28
-"""A GPU with less than this left has no room for a library."""
+"""A GPU with less than this left cannot start a library."""
 
 
 def in_pieces(work: Callable[[int], T], *, pieces: int, most: int, what: str, hint: str) -> tuple[T, int]:
     """Do something, in twice as many pieces each time memory runs out.
 
     Args:
-        work: does all of it in so many pieces, from the beginning.
+        work: does all of it in that many pieces, from the beginning.
         pieces: to start with.
         most: it cannot be cut further.
         what: the smallest piece, in the person's language, for the error.
@@ -71,7 +71,7 @@ def _attempt(work: Callable[[int], T], pieces: int) -> tuple[T] | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on the card or on the host."""
+    """Whether an error says that memory ran out, on the GPU or on the host."""
     import torch
 
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
@@ -85,7 +85,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_memory() -> None:
-    """Let go of what nobody holds any more, the cache of every GPU that this process uses included.
+    """Free what is no longer referenced, the cache of every GPU that this process uses included.
 
     A replayed CUDA graph may still run in memory that is cached: every GPU finishes first what it was given.
     """
@@ -102,7 +102,7 @@ def free_memory() -> None:
 
 
 def _gpu_is_full() -> bool:
-    """Whether the current GPU has no room left for a library."""
+    """Whether the current GPU has too little memory left for a library."""
     import torch
 
     if not torch.cuda.is_initialized():

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tunesmith.backends import Device, choose_attention
+from tunesmith.backends import Device, resolve_attention
 from tunesmith.diagnostics.matcher import best_match
 from tunesmith.doctor.facts import DeviceFacts, Facts
 from tunesmith.doctor.fixes import Check, Fix, Status, install_compiler, install_packages, set_variable, unset_variable
@@ -87,7 +87,7 @@ def _attention(facts: Facts, device: DeviceFacts) -> Check:
     """The attention kernel, in the dtype that is used there, for the head size that all GPT-2 models have."""
     system = "win32" if facts.system.kind == "windows" else "linux"
     kernels = Device("cuda", system, device.capability, has_flash_attention=device.has_flash_attention)
-    choice = choose_attention(kernels, native_dtype(device.capability).value, HEAD_DIM)
+    choice = resolve_attention(kernels, native_dtype(device.capability).value, HEAD_DIM)
     return Check("attention", "ok", f"{choice.value}: {choice.reason}")
 
 

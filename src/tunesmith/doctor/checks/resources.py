@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from tunesmith.doctor.facts import DiskFacts, Facts, GPUFacts, ModelFacts
 from tunesmith.doctor.fixes import Check, Fix, end_process, set_variable
 from tunesmith.messages.catalogue import say
-from tunesmith.planning.gpu_processes import CardState, Neighbour
-from tunesmith.planning.hardware import CONTEXT_BYTES, GIB, budget_of
+from tunesmith.planning.gpu_processes import GPUProcess, GPUState
+from tunesmith.planning.hardware import CONTEXT_BYTES, GIB, memory_budget
 
 OTHERS_BYTES = GIB
 """Memory of a GPU that other programs may use before it is worth a warning."""
@@ -32,8 +32,8 @@ def _gpu_memory(facts: Facts, gpu: GPUFacts) -> Check:
     used = sum(process.bytes or 0 for process in gpu.processes)
     finding = say("{free:.1f} of {total:.1f} GiB are free", free=gpu.free_bytes / GIB, total=gpu.total_bytes / GIB)
     finding += _users(gpu)
-    state = CardState(gpu.name, gpu.total_bytes, gpu.free_bytes, gpu.has_display, gpu.processes)
-    usable = budget_of(state).value - CONTEXT_BYTES
+    state = GPUState(gpu.name, gpu.total_bytes, gpu.free_bytes, gpu.has_display, gpu.processes)
+    usable = memory_budget(state).value - CONTEXT_BYTES
     largest = gpu.processes[0] if gpu.processes else None
     fix = end_process(facts, largest.pid) if largest else Fix(say("close other programs that use the GPU"))
     if usable < MIN_GPU_BYTES:
@@ -52,7 +52,7 @@ def _users(gpu: GPUFacts) -> str:
     return users + (say(" (a screen is attached)") if gpu.has_display else "")
 
 
-def _user(process: Neighbour) -> str:
+def _user(process: GPUProcess) -> str:
     used = "" if process.bytes is None else f" {process.bytes / GIB:.1f} GiB"
     return f"{process.name} (PID {process.pid}){used}"
 
