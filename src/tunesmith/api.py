@@ -240,7 +240,7 @@ def training_events(*sources: Sources, out: Source, **options: Any) -> "Events":
 
 
 def _saved_when_left(config: TrainConfig) -> "Events":
-    from tunesmith.distributed.team import ALONE
+    from tunesmith.distributed.world import SINGLE_PROCESS
     from tunesmith.training.interrupt import StopRequest, stop_on_signals
 
     if config.devices > 1:
@@ -250,7 +250,7 @@ def _saved_when_left(config: TrainConfig) -> "Events":
             devices=config.devices,
         )
     stop = StopRequest()
-    events = all_events(config, stop, ALONE)
+    events = all_events(config, stop, SINGLE_PROCESS)
     try:
         with _in_python_names():
             event: Event | None = next(events)

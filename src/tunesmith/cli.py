@@ -53,7 +53,7 @@ from tunesmith.messages.catalogue import say
 from tunesmith.messages.system_errors import said_by_system
 
 if TYPE_CHECKING:
-    from tunesmith.distributed.place import Place
+    from tunesmith.distributed.env import TorchrunEnv
     from tunesmith.generation.write_texts import GeneratedText
     from tunesmith.interfaces.progress import Progress
     from tunesmith.interfaces.texts import TextProgress
@@ -188,23 +188,23 @@ def plan(config: PlanConfig = NOTHING_PLANNED) -> int:
 @app.command
 def train(config: TrainConfig) -> int:
     """Fine-tune a GPT-2 model on your text."""
-    place = _place_here()
-    if place is None and config.devices > 1:
-        from tunesmith.training.in_processes import train_in_processes
+    env = _torchrun_env()
+    if env is None and config.devices > 1:
+        from tunesmith.training.run_sync import launch_training
 
-        return train_in_processes(config)
+        return launch_training(config)
     set_up_allocators()
-    from tunesmith.distributed.lost import ToldError
+    from tunesmith.distributed.world import AlreadyReportedError
     from tunesmith.interfaces.progress import Progress
     from tunesmith.run_training import run_training
     from tunesmith.training.interrupt import StopRequest
 
-    speaks = place is None or place.rank == 0
+    speaks = env is None or env.rank == 0
     try:
         stop = StopRequest()
         with Progress(quiet=config.quiet or not speaks, is_stopping=stop) as progress:
             result = run_training(config, on_event=progress.show, stop=stop)
-    except ToldError:
+    except AlreadyReportedError:
         return USER_ERROR
     except KeyboardInterrupt:
         if not (Path(config.out) / "run.json").is_file():
@@ -214,14 +214,14 @@ def train(config: TrainConfig) -> int:
             say("stopped at once; what was saved before stays: tunesmith train --resume --out {out}", out=config.out),
         )
         return INTERRUPTED
-    return _told_result(config, result, progress, place)
+    return _told_result(config, result, progress, env)
 
 
-def _told_result(config: TrainConfig, result: "TrainResult", progress: "Progress", place: "Place | None") -> int:
+def _told_result(config: TrainConfig, result: "TrainResult", progress: "Progress", env: "TorchrunEnv | None") -> int:
     """Say how a run ended, where this process speaks for it; its exit code."""
     # Whoever starts processes again after a failure is not to do so when they were asked to end.
-    interrupted = DONE if place is not None and place.will_restart else INTERRUPTED
-    if place is not None and place.rank:
+    interrupted = DONE if env is not None and env.restarts_enabled else INTERRUPTED
+    if env is not None and env.rank:
         return interrupted if result.interrupted else DONE
     if config.json:
         print_json(asdict(result))
@@ -241,21 +241,21 @@ def _told_result(config: TrainConfig, result: "TrainResult", progress: "Progress
     return interrupted
 
 
-def _place_here() -> "Place | None":
+def _torchrun_env() -> "TorchrunEnv | None":
     """This process among those that share a verb's work; None where it is the only one."""
-    from tunesmith.distributed.place import place_here
+    from tunesmith.distributed.env import torchrun_env
 
-    place = place_here()
-    if place is not None:
+    env = torchrun_env()
+    if env is not None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # torch's network says in many lines what we say in one
-    return place
+    return env
 
 
 def _in_processes(config: EvaluateConfig | GenerateConfig) -> int:
     """Start others, who do what was asked."""
-    from tunesmith.distributed.verbs import do_in_processes
+    from tunesmith.distributed.launcher import launch
 
-    return do_in_processes(config)
+    return launch(config)
 
 
 @app.command
@@ -263,18 +263,18 @@ def evaluate(config: EvaluateConfig) -> int:
     """Measure perplexity on text, over every token once."""
     if not config.sources:
         raise UsageError("no source was named", hint="name the text to measure on: tunesmith evaluate MODEL FILE")
-    place = _place_here()
-    if place is None and config.devices > 1:
+    env = _torchrun_env()
+    if env is None and config.devices > 1:
         return _in_processes(config)
     set_up_allocators()
-    from tunesmith.distributed.lost import ToldError
+    from tunesmith.distributed.world import AlreadyReportedError
     from tunesmith.evaluation.evaluate import evaluate_model
 
     try:
         result = evaluate_model(config)
-    except ToldError:
+    except AlreadyReportedError:
         return USER_ERROR
-    if place is not None and place.rank:
+    if env is not None and env.rank:
         return DONE
     if config.json:
         print_json(result)
@@ -288,13 +288,13 @@ def evaluate(config: EvaluateConfig) -> int:
 @app.command
 def generate(config: GenerateConfig) -> int:
     """Write text with a model."""
-    place = _place_here()
-    if place is None and config.devices > 1:
+    env = _torchrun_env()
+    if env is None and config.devices > 1:
         return _in_processes(config)
     set_up_allocators()
     from tunesmith.interfaces.texts import TextProgress, keep_texts, texts_block
 
-    speaks = place is None or place.rank == 0
+    speaks = env is None or env.rank == 0
     with TextProgress(quiet=config.quiet or not speaks, streams=speaks and not (config.json or config.out)) as progress:
         texts, code = _texts(config, progress)
     if not speaks or code == USER_ERROR:
@@ -317,7 +317,7 @@ def generate(config: GenerateConfig) -> int:
 
 def _texts(config: GenerateConfig, progress: "TextProgress") -> "tuple[list[GeneratedText], int]":
     """What was written, and the exit code."""
-    from tunesmith.distributed.lost import ToldError
+    from tunesmith.distributed.world import AlreadyReportedError
     from tunesmith.generation.generate import generate_texts
     from tunesmith.generation.write_texts import Interrupted
 
@@ -325,7 +325,7 @@ def _texts(config: GenerateConfig, progress: "TextProgress") -> "tuple[list[Gene
         return generate_texts(config, on_text=progress.count, show=progress.show, on_model=progress.note), DONE
     except Interrupted as interruption:
         return interruption.texts, INTERRUPTED
-    except ToldError:
+    except AlreadyReportedError:
         return [], USER_ERROR
 
 

@@ -14,7 +14,7 @@ from tunesmith.config import ReportConfig, TrackerName, TrainConfig
 from tunesmith.errors import UserError
 
 if TYPE_CHECKING:
-    from tunesmith.distributed.team import Team
+    from tunesmith.distributed.world import World
     from tunesmith.training.events import Event, TrainResult
     from tunesmith.training.interrupt import StopRequest
 
@@ -39,31 +39,32 @@ def run_training(
     Raises:
         UserError: if it cannot be done.
     """
-    from tunesmith.distributed.place import place_here
-    from tunesmith.distributed.team import ALONE
+    from tunesmith.distributed.env import torchrun_env
+    from tunesmith.distributed.world import SINGLE_PROCESS
 
-    place = place_here()
-    if place is None and config.devices > 1:
+    env = torchrun_env()
+    if env is None and config.devices > 1:
         return _trained_by_others(config)
-    if place is None:
-        return _run_here(config, on_event=on_event, team=ALONE, stop=stop)
-    from tunesmith.distributed.joining import joined
+    if env is None:
+        return _run_here(config, on_event=on_event, world=SINGLE_PROCESS, stop=stop)
+    from tunesmith.distributed.init import init_world
 
-    place.refuse_other_devices(config.devices)
-    with joined(place, device=config.device) as team:
-        if place.attempt and team.leads and (Path(config.out) / RUN_FILE).is_file():
+    env.check_devices(config.devices)
+    with init_world(env, device=config.device) as world:
+        if env.restart_count and world.is_main_process and (Path(config.out) / RUN_FILE).is_file():
             config = replace(config, resume=True)  # whoever started us does so again after a failure
-        return _run_here(config, on_event=on_event if team.leads else (lambda _event: None), team=team, stop=stop)
+        heard = on_event if world.is_main_process else (lambda _event: None)
+        return _run_here(config, on_event=heard, world=world, stop=stop)
 
 
 def _trained_by_others(config: TrainConfig) -> "TrainResult":
     """Start the processes that train; what happens there is heard by nobody here."""
     from tunesmith.reporting.run_record import describe_run
     from tunesmith.training.events import TrainResult
-    from tunesmith.training.in_processes import train_in_processes
     from tunesmith.training.run_files import number_or
+    from tunesmith.training.run_sync import launch_training
 
-    code = train_in_processes(config)
+    code = launch_training(config)
     outcome = describe_run(Path(config.out))["outcome"] if code in {0, 130} else {}
     known = {field.name for field in fields(TrainResult)}
     if not known <= set(outcome):
@@ -78,13 +79,13 @@ def _trained_by_others(config: TrainConfig) -> "TrainResult":
 
 
 def _run_here(
-    config: TrainConfig, *, on_event: "Callable[[Event], None]", team: "Team", stop: "StopRequest | None"
+    config: TrainConfig, *, on_event: "Callable[[Event], None]", world: "World", stop: "StopRequest | None"
 ) -> "TrainResult":
     from tunesmith.training.events import Ended
     from tunesmith.training.interrupt import StopRequest, stop_on_signals
 
     stop = stop or StopRequest()
-    events = all_events(config, stop, team)
+    events = all_events(config, stop, world)
     on_event(next(events))  # until here there is nothing to save, and Ctrl-C ends at once
     result = None
     with stop_on_signals(stop), closing(events):
@@ -96,7 +97,7 @@ def _run_here(
     return result
 
 
-def all_events(config: TrainConfig, stop: Callable[[], bool], team: "Team") -> "Events":
+def all_events(config: TrainConfig, stop: Callable[[], bool], world: "World") -> "Events":
     """Those of the run, of the trackers beside it, and of the report behind it."""
     from tunesmith.doctor.guard import refuse_processor_by_surprise
     from tunesmith.tracking.registry import make_trackers
@@ -108,23 +109,23 @@ def all_events(config: TrainConfig, stop: Callable[[], bool], team: "Team") -> "
         for failure in tracking.failures():
             yield WatchFailed(f"--track {failure.tracker}", failure.reason)
 
-    if config.dashboard and team.leads:
+    if config.dashboard and world.is_main_process:
         from tunesmith.serving.hosting import refuse_without_extra
 
         refuse_without_extra("tunesmith train --dashboard")
     refuse_processor_by_surprise(config)
-    trackers = make_trackers(config.track or _tracked_before(config)) if team.leads else {}
-    events = train_model(config, stop=stop, team=team)
+    trackers = make_trackers(config.track or _tracked_before(config)) if world.is_main_process else {}
+    events = train_model(config, stop=stop, world=world)
     yield next(events)
     tracking = Tracking(trackers, Path(config.out), is_resumed=config.resume)
     ended: Ended | None = None
     with closing(events), tracking, ExitStack() as beside:
-        if config.dashboard and team.leads:
+        if config.dashboard and world.is_main_process:
             yield _page(config.out, beside)
         for event in events:
             if isinstance(event, Ended):
                 ended = event
-                if team.leads:
+                if world.is_main_process:
                     yield _report(config.out)
                 continue
             yield event

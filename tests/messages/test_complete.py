@@ -33,9 +33,13 @@ NO_SENTENCES = {
     "api.py": {". Did you mean {}?"},
     "backends.py": {"pip install triton-windows"},
     "run_training.py": {"--track {}"},
-    "distributed/joining.py": {"already in use"},
-    "distributed/launching.py": {"rank {}: exit code {}"},
-    "distributed/lost.py": {"Connection closed by peer", "Connection reset by peer", "Broken pipe"},
+    "distributed/init.py": {
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "Broken pipe",
+        "already in use",
+        "timed out",
+    },
     "doctor/checks/arithmetic.py": {"unset LD_LIBRARY_PATH", "matmul {}"},
     "doctor/checks/card_health.py": {"nvidia-smi -i {} -pl {}", "sudo {}"},
     "doctor/checks/driver.py": {"version mismatch", "{}, {} GiB"},
@@ -105,7 +109,7 @@ NO_SENTENCES = {
     "planning/hardware.py": {" {} GiB", "{} (PID {}){}"},
     "training/deadline.py": {"--max-hours {}", "--stop-at {}"},
     "training/loop.py": {"the user"},
-    "training/together.py": {"--device {}", "--states {}"},
+    "training/run_sync.py": {"--device {}", "--states {}"},
     "training/plan.py": {"host states"},
 }
 """What reads like words of a person and is none: names, units, and what other programs write."""

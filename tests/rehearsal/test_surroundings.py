@@ -17,8 +17,8 @@ import torch
 import tunesmith
 from tunesmith import allocator, machine
 from tunesmith.config import TrainConfig
-from tunesmith.distributed.team import ALONE
-from tunesmith.distributed.verbs import device_of
+from tunesmith.distributed.launcher import device_for
+from tunesmith.distributed.world import SINGLE_PROCESS
 from tunesmith.doctor.guard import refuse_processor_by_surprise
 from tunesmith.errors import UserError
 from tunesmith.generation.ahead import Ahead
@@ -164,7 +164,7 @@ def test_the_chosen_gpu_is_asked_about(cuda: FakeCuda) -> None:
 
 def test_verbs_that_write_and_measure_use_the_chosen_gpu(cuda: FakeCuda) -> None:
     """What follows in the same thread and names no device goes there."""
-    assert device_of(ALONE, "cuda:1") == GPU_1
+    assert device_for(SINGLE_PROCESS, "cuda:1") == GPU_1
     assert cuda.current == 1
 
 

@@ -15,8 +15,9 @@ from tunesmith.data.standard_input import STANDARD_INPUT
 from tunesmith.data.text_size import TextSizes, text_sizes
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.data.trained_text import trained_text
-from tunesmith.distributed.team import Team
-from tunesmith.distributed.verbs import device_of, refuse_different_models, team_of
+from tunesmith.distributed.consistency import check_same_inputs
+from tunesmith.distributed.launcher import command_world, device_for
+from tunesmith.distributed.world import World
 from tunesmith.errors import UserError
 from tunesmith.evaluation.comparison import compare
 from tunesmith.evaluation.novelty import novelty
@@ -57,30 +58,30 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
         UserError: if model, text or device cannot be used.
     """
-    with team_of(config) as team:
-        return _evaluated(config, team)
+    with command_world(config) as world:
+        return _evaluated(config, world)
 
 
-def _evaluated(config: EvaluateConfig, team: Team) -> dict[str, Any]:
+def _evaluated(config: EvaluateConfig, world: World) -> dict[str, Any]:
     out = Path(config.out) if config.out else None
-    if team.size > 1 and set(STANDARD_INPUT) & set(config.sources):
+    if world.size > 1 and set(STANDARD_INPUT) & set(config.sources):
         raise UserError(
             "standard input goes to one process only",
             hint="save the text as a file, or leave out --devices and torchrun",
         )
-    if out and team.leads:
+    if out and world.is_main_process:
         refuse_existing(out)
     for flag, value in (("--worst", config.worst), ("--novelty", config.novelty)):
         if value < 0:
             raise UserError("{flag} {value} makes no sense", hint="write 0 or more", flag=flag, value=value)
     with found_sources(config.sources) as found:  # before a model is fetched
-        device = device_of(team, config.device)
+        device = device_for(world, config.device)
         # Figures are compared with other programs' figures: on a CPU nothing is gained by rounding them.
         exactly = config.precision == "auto" and device.type == "cpu"
         dtype = choose_dtype("fp32" if exactly else config.precision, device).value
-        tuned = _measure(config.model, config, found, device, dtype, team)
-        base = _measure(config.base, config, found, device, dtype, team) if config.base else None
-    if not team.leads:
+        tuned = _measure(config.model, config, found, device, dtype, world)
+        base = _measure(config.base, config, found, device, dtype, world) if config.base else None
+    if not world.is_main_process:
         return {}
     split = tuned.corpus.validation
     sizes = text_sizes(split, tuned.tokenizer)
@@ -110,27 +111,27 @@ def _evaluated(config: EvaluateConfig, team: Team) -> dict[str, Any]:
 
 
 def _measure(
-    name: str, config: EvaluateConfig, found: FoundSources, device: torch.device, dtype: torch.dtype, team: Team
+    name: str, config: EvaluateConfig, found: FoundSources, device: torch.device, dtype: torch.dtype, world: World
 ) -> _Measured:
-    with team.one_after_the_other("model"):
+    with world.main_process_first():
         folder = local_folder(name)
     hf_config = read_hf_config(folder)
     n_positions = gpt2_config(hf_config, origin=str(folder)).n_positions
     context_tokens = chosen_context_tokens(config.context_tokens, n_positions).value
     stride_tokens = chosen_stride_tokens(config.stride_tokens, context_tokens).value
     tokenizer = load_tokenizer(folder, hf_config)
-    with team.one_after_the_other("text"):
+    with world.main_process_first():
         corpus = prepare_corpus(found, tokenizer, reading_options(config), val_fraction=1, seed=config.seed)
-    refuse_different_models(team, folder, corpus.fingerprint)
+    check_same_inputs(world, corpus.fingerprint, folder)
     model = load_gpt2(folder).to(device)
     model.compute_dtype = dtype
     evaluation = evaluate_split(
         model,
         corpus.validation,
         context_tokens=context_tokens,
-        tokens_per_batch=max(TOKENS_PER_BATCH, context_tokens) * team.size,  # each batch is that of one process
+        tokens_per_batch=max(TOKENS_PER_BATCH, context_tokens) * world.size,  # each batch is that of one process
         stride_tokens=stride_tokens,
-        team=team,
+        world=world,
     )
     return _Measured(folder, tokenizer, corpus, evaluation, context_tokens, stride_tokens)
 

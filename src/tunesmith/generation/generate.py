@@ -11,8 +11,9 @@ from tunesmith.config import GenerateConfig
 from tunesmith.data.copies import CopyIndex
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.data.trained_text import trained_text
-from tunesmith.distributed.team import Team
-from tunesmith.distributed.verbs import refuse_different_models, team_of
+from tunesmith.distributed.consistency import check_same_inputs
+from tunesmith.distributed.launcher import command_world
+from tunesmith.distributed.world import World
 from tunesmith.files import refuse_existing
 from tunesmith.generation.text_model import load_for_writing
 from tunesmith.generation.text_requests import prompts_of, text_requests
@@ -40,8 +41,8 @@ def generate_texts(
         UserError: if the model cannot be used or a setting is impossible.
         Interrupted: at Ctrl-C, with the texts that were done.
     """
-    with team_of(config) as team:
-        texts, is_whole = _written(config, team, on_text, show, on_model)
+    with command_world(config) as world:
+        texts, is_whole = _written(config, world, on_text, show, on_model)
     if not is_whole:
         raise Interrupted(texts)
     return texts
@@ -49,7 +50,7 @@ def generate_texts(
 
 def _written(
     config: GenerateConfig,
-    team: Team,
+    world: World,
     on_text: Callable[[int, int], object],
     show: Callable[[str], object] | None,
     on_model: Callable[[str], object],
@@ -59,16 +60,16 @@ def _written(
     Raises:
         UserError: as above.
     """
-    requests = text_requests(config, team.share(lambda: prompts_of(config)))
-    if config.out and team.leads:
+    requests = text_requests(config, world.broadcast_object(lambda: prompts_of(config)))
+    if config.out and world.is_main_process:
         refuse_existing(Path(config.out))
-    with team.one_after_the_other("model"):
+    with world.main_process_first():
         folder = local_folder(config.model)
-    refuse_different_models(team, folder)
-    model = load_for_writing(config, team)
-    if model.says and team.leads:
+    check_same_inputs(world, "", folder)
+    model = load_for_writing(config, world)
+    if model.says and world.is_main_process:
         on_model(model.says)
-    show_it = show if len(requests) == 1 and not config.reject_copied and team.size == 1 else None
+    show_it = show if len(requests) == 1 and not config.reject_copied and world.size == 1 else None
     if show_it and config.include_prompt:
         show_it(requests[0].prompt)
 
@@ -86,39 +87,39 @@ def _written(
         if index is None:
             return write(some)
         shortest = config.reject_copied
-        return write_uncopied(write, some, index, shortest, n_texts=len(requests), is_all=team.size == 1)
+        return write_uncopied(write, some, index, shortest, n_texts=len(requests), is_all=world.size == 1)
 
-    index = _index_of_copies(config, model.tokenizer, team)
-    own, is_whole = requests[team.rank :: team.size], True
+    index = _index_of_copies(config, model.tokenizer, world)
+    own, is_whole = requests[world.rank :: world.size], True
     try:
-        with _ended_as_interrupted(team):
+        with _ended_as_interrupted(world):
             texts = accepted(own) if own else []
     except Interrupted as interruption:
         texts, is_whole = interruption.texts, False
-    if team.size == 1:
+    if world.size == 1:
         return texts, is_whole
-    told = team.collect({"texts": [asdict(text) for text in texts], "is_whole": is_whole})
+    told = world.gather_object({"texts": [asdict(text) for text in texts], "is_whole": is_whole})
     texts = [GeneratedText(**text) for one in told for text in one["texts"]]
     texts.sort(key=lambda text: ((text.seed - config.seed) % len(requests), config.temperature.index(text.temperature)))
     is_whole = all(one["is_whole"] for one in told)
     on_text(len(texts), len(requests))
-    if team.leads and is_whole and not texts:
+    if world.is_main_process and is_whole and not texts:
         raise all_copy(config.reject_copied)
     return texts, is_whole
 
 
-def _index_of_copies(config: GenerateConfig, tokenizer: TextTokenizer, team: Team) -> CopyIndex | None:
+def _index_of_copies(config: GenerateConfig, tokenizer: TextTokenizer, world: World) -> CopyIndex | None:
     """Of the text that nothing is to be copied from; None where everything is taken."""
     if not config.reject_copied:
         return None
-    with team.one_after_the_other("text"):
+    with world.main_process_first():
         return CopyIndex(trained_text(local_folder(config.model), tokenizer, config.trained_on).train)
 
 
 @contextmanager
-def _ended_as_interrupted(team: Team) -> Iterator[None]:
+def _ended_as_interrupted(world: World) -> Iterator[None]:
     """With several processes SIGTERM is what Ctrl-C becomes on its way; the second time neither does anything."""
-    if team.size == 1 or threading.current_thread() is not threading.main_thread():
+    if world.size == 1 or threading.current_thread() is not threading.main_thread():
         yield
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)

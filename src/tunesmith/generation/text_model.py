@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tunesmith.config import GenerateConfig
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
-from tunesmith.distributed.team import ALONE, Team
-from tunesmith.distributed.verbs import device_of
+from tunesmith.distributed.launcher import device_for
+from tunesmith.distributed.world import SINGLE_PROCESS, World
 from tunesmith.generation.cache import cache_bytes
 from tunesmith.generation.inference_weights import ready_for_writing
 from tunesmith.generation.packed_linears import can_hold_half
@@ -57,7 +57,7 @@ class TextModel:
         )
 
 
-def load_for_writing(config: GenerateConfig, team: Team = ALONE) -> TextModel:
+def load_for_writing(config: GenerateConfig, world: World = SINGLE_PROCESS) -> TextModel:
     """The model that was asked for, with its weights arranged for writing.
 
     On a CPU that is fp16 weights and fp32 arithmetic, unless another precision is asked for.
@@ -65,7 +65,7 @@ def load_for_writing(config: GenerateConfig, team: Team = ALONE) -> TextModel:
     Raises:
         UserError: if it cannot be used.
     """
-    device = device_of(team, config.device)
+    device = device_for(world, config.device)
     may_round = config.precision == "auto" and device.type == "cpu" and can_hold_half()
     dtype = torch.float32 if may_round else choose_dtype(config.precision, device).value
     folder = local_folder(config.model)

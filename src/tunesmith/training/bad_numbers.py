@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tunesmith.data.batches import Batch
 from tunesmith.data.stretches import Int64s
-from tunesmith.distributed.parts import own_part
+from tunesmith.distributed.dtensor import local_tensor
 from tunesmith.model.compiled import uncompiled
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.training.chance import drawing_nothing
@@ -62,7 +62,7 @@ class BadStepWatch:
 
 def weights_are_finite(model: GPT2) -> bool:
     """Whether every parameter is a number, as far as this process holds them."""
-    return all(bool(own_part(parameter).isfinite().all()) for parameter in model.parameters())
+    return all(bool(local_tensor(parameter).isfinite().all()) for parameter in model.parameters())
 
 
 def offenders(model: GPT2, windows: Int64s, batch_of: Callable[[Int64s], Batch]) -> Iterator[int]:

@@ -21,9 +21,8 @@ from tunesmith.data.source_files import FoundSources, found_sources
 from tunesmith.data.sources import reading_options
 from tunesmith.data.standard_input import STANDARD_INPUT
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
-from tunesmith.distributed.agreement import weights_sha256
-from tunesmith.distributed.start import send_weights
-from tunesmith.distributed.team import ALONE, Team
+from tunesmith.distributed.consistency import check_same_inputs, weights_sha256
+from tunesmith.distributed.world import SINGLE_PROCESS, World
 from tunesmith.errors import UsageError, UserError
 from tunesmith.gauges.watch import MachineWatch
 from tunesmith.machine import (
@@ -63,7 +62,7 @@ from tunesmith.training.events import (
     Stepped,
     metrics_of,
 )
-from tunesmith.training.learner import Start, load_model, make_learner, plan_of_team, planned_learner, put_back
+from tunesmith.training.learner import Start, load_model, make_learner, plan_for_world, planned_learner, put_back
 from tunesmith.training.loop import ASKED_TO, TrainingLoop
 from tunesmith.training.plan import TrainPlan, prospect_of
 from tunesmith.training.progress import Progress
@@ -80,19 +79,19 @@ from tunesmith.training.resuming import (
 )
 from tunesmith.training.run import BEFORE_THE_BEGINNING, RunFolder, as_json, checkpoint_step
 from tunesmith.training.run_files import CHECKPOINTS, METRICS, SAMPLES
+from tunesmith.training.run_sync import (
+    adapt_plan_to_world_size,
+    broadcast_config,
+    broadcast_parameters,
+    broadcast_plan,
+    check_single_process_options,
+    load_checkpoint_all_ranks,
+    make_strategy,
+)
 from tunesmith.training.samples import Samples
 from tunesmith.training.saving import Saving
 from tunesmith.training.snapshot import state_bytes
 from tunesmith.training.spill import memory_limit
-from tunesmith.training.together import (
-    for_processes,
-    make_engine,
-    refuse_alone,
-    refuse_different_starts,
-    restored,
-    told_config,
-    told_plan,
-)
 from tunesmith.training.verify_resume import verify_resume
 from tunesmith.training.wishes import SAVE, STOP, Wishes
 
@@ -120,13 +119,15 @@ class Agreed:
         return self.wish is Wish.SAVE
 
 
-def train_model(config: TrainConfig, *, stop: Callable[[], bool], team: Team = ALONE) -> Generator[Event, None, None]:
+def train_model(
+    config: TrainConfig, *, stop: Callable[[], bool], world: World = SINGLE_PROCESS
+) -> Generator[Event, None, None]:
     """Train, yielding what happens; the last event is `Ended`.
 
     Args:
         config: what was asked.
         stop: asked after every step; the run saves and ends when it says so, in any of its processes.
-        team: processes that train together; the first one alone reads and writes the run folder.
+        world: processes that train together; the first one alone reads and writes the run folder.
 
     Raises:
         UserError: before anything is written, if it cannot be done; later, if the loss is no number any more.
@@ -137,23 +138,23 @@ def train_model(config: TrainConfig, *, stop: Callable[[], bool], team: Team = A
     wishes, agreed = Wishes(run.path / CHECKPOINTS), Agreed()
 
     def why_stop() -> str:
-        wish = Wish.SAVE if team.leads and wishes.take(SAVE) else Wish.NONE
+        wish = Wish.SAVE if world.is_main_process and wishes.take(SAVE) else Wish.NONE
         wish = Wish.DEADLINE if deadline and deadline.has_passed() else wish
-        wish = Wish.ASKED if stop() or (team.leads and wishes.take(STOP)) else wish
-        agreed.wish = Wish(team.largest(wish))  # all end, or save, behind the same step
+        wish = Wish.ASKED if stop() or (world.is_main_process and wishes.take(STOP)) else wish
+        agreed.wish = Wish(world.all_reduce_max(wish))  # all end, or save, behind the same step
         if agreed.wish is Wish.DEADLINE and deadline:
             return deadline.reason
         return ASKED_TO if agreed.wish > Wish.SAVE else ""
 
-    if not team.leads:
-        yield from _followed(config, team, why_stop, agreed)
+    if not world.is_main_process:
+        yield from _followed(config, world, why_stop, agreed)
         return
     before = asked_before(run) if config.resume else None
     if before:
         config = asked_now(config, before, run)
     elif not config.sources:
         raise UsageError("no source was named", hint="name the text to learn: tunesmith train FILE --out DIR")
-    device = _refuse_early(config, team)
+    device = _refuse_early(config, world)
     if not before:
         run.refuse_if_taken()
     if config.verify_resume and device.type == "cuda":
@@ -161,14 +162,14 @@ def train_model(config: TrainConfig, *, stop: Callable[[], bool], team: Team = A
     with ExitStack() as during:
         during.enter_context(deterministic(device, is_on=config.deterministic))
         during.enter_context(memory_limit(device))
-        with team.one_after_the_other("model"):
+        with world.main_process_first():
             config = config if before else with_blueprint(config, local_folder)
         verified = verify_resume(config, _train) if config.verify_resume else None
-        team.share(lambda: as_json(config))
+        world.broadcast_object(lambda: as_json(config))
         if before:
             during.enter_context(run.locked())
         with _sources(config) as found:
-            loop, planned = _set_up(config, run, found, why_stop, agreed, before, team)
+            loop, planned = _set_up(config, run, found, why_stop, agreed, before, world)
         if before:
             wishes.forget()
             run.begin({**run.describe(), **_asked_and_planned(config, loop.plan)})
@@ -181,19 +182,19 @@ def train_model(config: TrainConfig, *, stop: Callable[[], bool], team: Team = A
         yield from _executed(loop, planned, verified)
 
 
-def _followed(config: TrainConfig, team: Team, why_stop: Callable[[], str], agreed: Agreed) -> Iterator[Event]:
+def _followed(config: TrainConfig, world: World, why_stop: Callable[[], str], agreed: Agreed) -> Iterator[Event]:
     """The same run in a process that writes nothing and is told what the first one reads."""
     if not config.resume:
-        _refuse_early(config, team)
-    with team.one_after_the_other("model"):
+        _refuse_early(config, world)
+    with world.main_process_first():
         config = config if config.resume else with_blueprint(config, local_folder)
     was_resumed = config.resume
-    config = told_config(team, config)
+    config = broadcast_config(world, config)
     # of a resumed run only what is typed anew was known before
-    device = _refuse_early(config, team) if was_resumed else choose_device(config.device).value
+    device = _refuse_early(config, world) if was_resumed else choose_device(config.device).value
     with deterministic(device, is_on=config.deterministic):
         with _sources(config) as found:
-            loop, _ = _set_up(config, RunFolder(Path(config.out)), found, why_stop, agreed, None, team)
+            loop, _ = _set_up(config, RunFolder(Path(config.out)), found, why_stop, agreed, None, world)
         yield from loop.events()
 
 
@@ -227,11 +228,11 @@ def _together(before_joules: float | None, now_joules: float | None) -> float | 
     return before_joules + now_joules
 
 
-def _refuse_early(config: TrainConfig, team: Team) -> torch.device:
+def _refuse_early(config: TrainConfig, world: World) -> torch.device:
     """Find what is wrong before a model is fetched or a long text is read; the device that is to be used."""
     refuse_impossible(config)
-    if team.size > 1:
-        refuse_alone(config)
+    if world.size > 1:
+        check_single_process_options(config)
     reading_options(config)
     device = choose_device(config.device).value
     choose_dtype(config.precision, device)
@@ -266,49 +267,49 @@ def _set_up(
     why_stop: Callable[[], str],
     agreed: Agreed,
     before: TrainConfig | None,
-    team: Team,
+    world: World,
 ) -> tuple[TrainingLoop, Planned]:
-    is_resumed = config.resume and team.leads
+    is_resumed = config.resume and world.is_main_process
     checkpoint = find_checkpoint(run.checkpoints()) if is_resumed else FoundCheckpoint(None, {})
-    begins_at = team.share(lambda: str(checkpoint.folder or ""))
+    begins_at = world.broadcast_object(lambda: str(checkpoint.folder or ""))
     is_here = begins_at and (Path(begins_at) / CONFIG).is_file()  # other hosts may have no such folder
     start = Start(Path(begins_at), True) if is_here else Start(local_folder(config.model), False)
     hf_config = read_hf_config(start.weights)
     shape = gpt2_config(hf_config, origin=str(start.weights))
     tokenizer = load_tokenizer(start.weights, hf_config)
     prompts = _sample_prompts(config)
-    with team.one_after_the_other("text"):  # the first process of a host prepares it, the others find it prepared
+    with world.main_process_first():  # the first process of a host prepares it, the others find it prepared
         corpus = _read_before(run) if found is None else _read(config, found, tokenizer)
-    refuse_different_starts(team, corpus, None if begins_at else start.weights)
+    check_same_inputs(world, corpus.fingerprint, None if begins_at else start.weights)
     lesson = None
-    if team.size == 1 and not before:
+    if world.size == 1 and not before:
         plan, model, optimizer, lesson = planned_learner(config, shape, corpus, start)
     else:
         decided: TrainPlan | None = None
         if before:
-            decided = for_processes(_plan_again(config, before, run, corpus, start), config, team.size)
+            decided = adapt_plan_to_world_size(_plan_again(config, before, run, corpus, start), config, world.size)
         elif not config.resume:
-            decided = plan_of_team(config, shape, corpus, team)
-        plan = told_plan(team, decided)
+            decided = plan_for_world(config, shape, corpus, world)
+        plan = broadcast_plan(world, decided)
         reset_peak_memory(torch.device(plan.device))
-        model, optimizer = make_learner(config, plan, start, team)
+        model, optimizer = make_learner(config, plan, start, world)
     device = torch.device(plan.device)
     scaler = torch.amp.GradScaler(device.type, enabled=plan.dtype == torch.float16)
     chance = Chance(plan.seed, device, draws=plan.dropout > 0 or plan.lora_dropout > 0)
     progress = Progress(recompute=plan.recompute)
     if begins_at:
-        stored = load_model(config, plan, start.weights) if plan.shard and team.leads else None
-        progress = restored(team, model, optimizer, scaler, chance, checkpoint.folder, stored)
+        stored = load_model(config, plan, start.weights) if plan.shard and world.is_main_process else None
+        progress = load_checkpoint_all_ranks(world, model, optimizer, scaler, chance, checkpoint.folder, stored)
         del stored
-    elif team.size > 1 and not plan.shard:
-        send_weights(team, model)
+    elif world.size > 1 and not plan.shard:
+        broadcast_parameters(world, model)
     recompute(model, progress.recompute)
     if progress.precision:
         compute_in(model, getattr(torch, progress.precision))
         scaler = torch.amp.GradScaler(device.type, enabled=False)
     _refuse_too_few_steps(run, plan, progress)
     version = str(environment()["tunesmith"])
-    engine = make_engine(team, model)
+    strategy = make_strategy(world, model)
     saving = Saving(
         run=run,
         publisher=Publisher(run, config, plan, corpus, tokenizer, hf_config, version),
@@ -317,8 +318,8 @@ def _set_up(
         model=model,
         optimizer=optimizer,
         chance=chance,
-        team=team,
-        engine=engine,
+        world=world,
+        strategy=strategy,
     )
     loop = TrainingLoop(
         model=model,
@@ -332,14 +333,14 @@ def _set_up(
         progress=progress,
         samples=Samples(prompts, tokenizer, plan.seed),
         origins=Origins(corpus, tokenizer, found),
-        reload=partial(_reloaded, config, plan, run, team, chance),
+        reload=partial(_reloaded, config, plan, run, world, chance),
         stop=why_stop,
         save_asked=agreed.saves,
         lesson=lesson,
-        team=team,
-        engine=engine,
+        world=world,
+        strategy=strategy,
     )
-    if not config.resume and team.leads:
+    if not config.resume and world.is_main_process:
         weights_bytes, optimizer_bytes = state_bytes(model, optimizer)
         refuse_too_little(run.path, weights_bytes=weights_bytes, optimizer_bytes=optimizer_bytes)
     for folder in checkpoint.damaged:
@@ -402,15 +403,15 @@ def _reloaded(
     config: TrainConfig,
     plan: TrainPlan,
     run: RunFolder,
-    team: Team,
+    world: World,
     chance: Chance,
     model: GPT2,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
 ) -> tuple[Progress, list[CheckpointDamaged]]:
     """Everything back at the last good checkpoint, in all processes; newer ones are damaged and set aside."""
-    if not team.leads:
-        return restored(team, model, optimizer, scaler, chance, None, None), []
+    if not world.is_main_process:
+        return load_checkpoint_all_ranks(world, model, optimizer, scaler, chance, None, None), []
     found = find_checkpoint(run.checkpoints())
     good = found.folder
     if good is None:
@@ -422,7 +423,7 @@ def _reloaded(
     stored = load_model(config, plan, good)
     if not plan.shard:
         put_back(model, optimizer, stored)
-    progress = restored(team, model, optimizer, scaler, chance, good, stored)
+    progress = load_checkpoint_all_ranks(world, model, optimizer, scaler, chance, good, stored)
     for folder in found.damaged:
         set_aside(folder)
     return progress, [

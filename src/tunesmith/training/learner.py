@@ -7,7 +7,7 @@ import torch
 
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus
-from tunesmith.distributed.team import ALONE, Team
+from tunesmith.distributed.world import SINGLE_PROCESS, World
 from tunesmith.machine import Choice, peak_memory_bytes, reset_peak_memory, use_device
 from tunesmith.messages.catalogue import say
 from tunesmith.model.adapters import attach, load_adapter
@@ -64,32 +64,32 @@ def planned_learner(
     return plan, model, optimizer, replace(lesson, demand=demand, experience=learned)
 
 
-def plan_of_team(config: TrainConfig, shape: GPT2Config, corpus: Corpus, team: Team) -> TrainPlan | None:
+def plan_for_world(config: TrainConfig, shape: GPT2Config, corpus: Corpus, world: World) -> TrainPlan | None:
     """A plan for the process with the least room; only the first one makes it."""
     hardware = hardware_here(config.device, config.precision)
-    rooms = team.gather([hardware.kind, hardware.budget.value])
-    if not team.leads:
+    rooms = world.all_gather_object([hardware.kind, hardware.budget.value])
+    if not world.is_main_process:
         return None
     least_bytes = min(budget for _, budget in rooms)
     if least_bytes < EQUAL_ROOM * hardware.budget.value:
         rank = [budget for _, budget in rooms].index(least_bytes)
         reason = say("rank {rank} may take no more", rank=rank)
         hardware = replace(hardware, budget=Choice(least_bytes, reason))
-    plan, _ = make_plan(config, shape, corpus, hardware, Experience.kept(), Processes(team.size, team.local_size))
+    plan, _ = make_plan(config, shape, corpus, hardware, Experience.kept(), Processes(world.size, world.local_size))
     return plan
 
 
 def make_learner(
-    config: TrainConfig, plan: TrainPlan, start: Start, team: Team = ALONE
+    config: TrainConfig, plan: TrainPlan, start: Start, world: World = SINGLE_PROCESS
 ) -> tuple[GPT2, torch.optim.Optimizer]:
     """The model on its device, or this process's part of it, and its optimizer."""
     device = torch.device(plan.device)
     use_device(device)
     model = load_model(config, plan, start.weights if start.checkpoint else None)
     if plan.shard:
-        from tunesmith.distributed.sharding import shard
+        from tunesmith.distributed.fsdp import apply_fsdp
 
-        shard(model, team, device)
+        apply_fsdp(model, world, device)
     model = model.to(device).train()
     model.compute_dtype = plan.dtype  # a checkpoint may know better
     if plan.compiled and can_compile(device).value:  # a run may be resumed on a machine that cannot

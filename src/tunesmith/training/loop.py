@@ -19,8 +19,8 @@ from tunesmith.data.dealing import MicroBatchShape
 from tunesmith.data.origins import Origins
 from tunesmith.data.read_ahead import read_ahead
 from tunesmith.data.sharing import Share
-from tunesmith.distributed.engine import Engine
-from tunesmith.distributed.team import Team
+from tunesmith.distributed.strategy import Strategy
+from tunesmith.distributed.world import World
 from tunesmith.errors import DoesNotFitError, UserError
 from tunesmith.evaluation.perplexity import Evaluation, evaluate_split
 from tunesmith.machine import peak_memory_bytes
@@ -53,6 +53,8 @@ from tunesmith.training.plan import TrainPlan
 from tunesmith.training.progress import Progress
 from tunesmith.training.recovery import Recovery
 from tunesmith.training.run import RunFolder
+from tunesmith.training.run_files import CHECKPOINTS
+from tunesmith.training.run_sync import remember_micro_batch_splits
 from tunesmith.training.samples import Samples, whole
 from tunesmith.training.saving import Saving
 from tunesmith.training.schedule import learning_rate_at
@@ -87,8 +89,8 @@ class TrainingLoop:
         stop: asked after every step; ends the run by saying why.
         save_asked: asked after every step; whether somebody wants a checkpoint now.
         lesson: what this run can teach about memory; None where it goes on with another's plan.
-        team: the processes that learn together; only the first of them writes.
-        engine: how their gradients become one.
+        world: the processes that learn together; only the first of them writes.
+        strategy: how their gradients become one.
     """
 
     model: GPT2
@@ -106,12 +108,12 @@ class TrainingLoop:
     stop: Callable[[], str]
     save_asked: Callable[[], bool]
     lesson: MemoryLesson | None
-    team: Team
-    engine: Engine
+    world: World
+    strategy: Strategy
 
     def __post_init__(self) -> None:
         self._watch = BadStepWatch()
-        self._spill = SpillWatch(self.team.size == 1 and swaps_silently(self.model.head_VC.device))
+        self._spill = SpillWatch(self.world.size == 1 and swaps_silently(self.model.head_VC.device))
         self._stopped_by = ""
         self._damaged: list[CheckpointDamaged] = []
         self._compiler_failed = False
@@ -125,7 +127,7 @@ class TrainingLoop:
             shape=MicroBatchShape(plan.steps_per_epoch, plan.micro_batches_per_step, plan.tokens_per_micro_batch),
             constant_size=plan.constant_size,
             seed=plan.seed,
-            share=share_of(self.team, plan),
+            share=share_of(self.world, plan),
         )
         started_s = time.perf_counter() - progress.elapsed_s
         if math.isnan(progress.base_perplexity):
@@ -137,7 +139,7 @@ class TrainingLoop:
                     hint="its weights are damaged: get the model again; or try --precision fp32",
                 )
             progress.base_perplexity = evaluation.perplexity
-            self.engine.settle()
+            self.strategy.reshard()
             yield Evaluated(0, 0.0, evaluation.nats_per_token, evaluation.perplexity, is_best=False)
             yield from self._sampled(0)
         recovery = Recovery(
@@ -151,13 +153,13 @@ class TrainingLoop:
                 rate=plan.learning_rate,
                 path=self.run.path,
             ),
-            self.team,
-            searches=not self.engine.is_sharded,
+            self.world,
+            searches=not self.strategy.is_sharded,
         )
         with self.saving:
             if progress.step == 0:
                 self.saving.save(self.progress, self.scaler)  # something to come back to from the first step on
-            self.team.wait_for_first()
+            self.world.barrier()
             going_on = True
             while going_on:
                 # the next step's batches are made while this one is computed
@@ -229,7 +231,7 @@ class TrainingLoop:
         """Where the first process wrote something: that may take longer than others would wait within a step."""
         intervals = (self.plan.eval_every_steps, self.plan.save_every_steps)
         if finished or any(self.progress.step % every == 0 for every in intervals):
-            self.team.wait_for_first()
+            self.world.barrier()
 
     def _recovered(self, recovery: Recovery, step: int) -> Iterator[Event]:
         """Do something about a step that went wrong; `progress` says afterwards where to go on."""
@@ -242,12 +244,12 @@ class TrainingLoop:
         self._watch.forget()
         if self.progress.precision:
             self.scaler = torch.amp.GradScaler(self.model.head_VC.device.type, enabled=False)
-        if self.team.leads and self.progress.step < before - 1:
+        if self.world.is_main_process and self.progress.step < before - 1:
             self.run.forget_after(self.progress.step, but=("bad_numbers",))
 
     def _back_to_last_good(self) -> Progress:
         self.saving.wait()
-        self.team.wait_for_first()
+        self.world.barrier()
         progress, self._damaged = self.reload(self.model, self.optimizer, self.scaler)
         return progress
 
@@ -273,7 +275,7 @@ class TrainingLoop:
         """
         if not micro_batches:
             return no_step(self.model)
-        progress, first_in, in_parts = self.progress, self.progress.pieces, self.engine.is_sharded
+        progress, first_in, in_parts = self.progress, self.progress.pieces, self.strategy.is_sharded
         first_recompute, most = progress.recompute, self._most_pieces(micro_batches, made_in)
 
         def attempt(pieces: int) -> StepResult:
@@ -282,7 +284,7 @@ class TrainingLoop:
                 self.scaler = fresh_scaler(self.scaler, self.model.head_VC.device)
             asked = pieces == made_in
             batches = micro_batches if asked else order.batches(progress.step, pieces, progress.left_out)
-            return self.engine.attempt(lambda: self._update(order, batches))
+            return self.strategy.run_step(lambda: self._update(order, batches))
 
         while True:
             try:
@@ -299,7 +301,9 @@ class TrainingLoop:
                 if more is None and not in_parts:
                     self.saving.save(self.progress, self.scaler)
                     yield from self.saving.finish(self.progress.step)
-                    self.team.wait_for_first()
+                    self.world.barrier()
+                if more is None and in_parts:
+                    remember_micro_batch_splits(self.run.path / CHECKPOINTS, min(2 * progress.pieces, max(most, 1)))
                 if more is None:
                     raise
             progress.pieces, progress.recompute = max(most, progress.pieces), more
@@ -311,9 +315,9 @@ class TrainingLoop:
     def _update(self, order: TrainingOrder, micro_batches: list[Batch]) -> StepResult:
         """From these micro-batches, or from all processes' ones."""
         step, tokens = self.progress.step, None
-        if self.team.size > 1:
+        if self.world.size > 1:
             tokens = order.targets(step, self.progress.left_out)
-            self.chance.begin(_dropout_seed(self.plan.seed, step, self.team.rank))  # the same after a resume
+            self.chance.begin(_dropout_seed(self.plan.seed, step, self.world.rank))  # the same after a resume
         with self.chance.drawing():
             return train_step(
                 self.model,
@@ -322,19 +326,19 @@ class TrainingLoop:
                 learning_rate=self._learning_rate(),
                 max_grad_norm=self.plan.max_grad_norm,
                 scaler=self.scaler,
-                engine=self.engine,
+                strategy=self.strategy,
                 step_tokens=tokens,
             )
 
     def _most_pieces(self, micro_batches: list[Batch], made_in: int) -> int:
         """Into which micro-batches can be dealt so that each gets smaller; the same in all processes."""
-        if self.team.size > 1:
+        if self.world.size > 1:
             return -(-self.plan.tokens_per_micro_batch // micro_batches[0].longest)
         return made_in * max(len(batch.offsets) - 1 for batch in micro_batches)
 
     def _if_nothing_fits(self) -> str:
         """What a person can do then."""
-        if self.engine.is_sharded:
+        if self.strategy.is_sharded:
             return say(
                 "close what else uses the memory and continue with --resume; or start anew with "
                 "--recompute blocks or a shorter --context-tokens"
@@ -420,14 +424,14 @@ class TrainingLoop:
             self.corpus.validation,
             context_tokens=self.plan.context_tokens,
             tokens_per_batch=self.plan.tokens_per_evaluation_batch,
-            team=self.team,
-            in_step=self.engine.is_sharded,
+            world=self.world,
+            in_step=self.strategy.is_sharded,
         )
 
     def _evaluate_and_publish(self) -> Evaluated:
         progress = self.progress
         evaluation = self._evaluate()
-        self.engine.settle()
+        self.strategy.reshard()
         is_best = evaluation.perplexity < progress.best_perplexity
         if is_best:
             progress.best_perplexity, progress.best_step = evaluation.perplexity, progress.step
@@ -438,15 +442,15 @@ class TrainingLoop:
 
     def _sampled(self, step: int, *, is_final: bool = False) -> Iterator[Event]:
         """Texts by the model; final ones by the best, which is in the model or in the run folder by then."""
-        copied = self.saving.copy_of_model(self.progress) if self.engine.is_sharded and not is_final else None
-        if not self.team.leads:
+        copied = self.saving.copy_of_model(self.progress) if self.strategy.is_sharded and not is_final else None
+        if not self.world.is_main_process:
             return
         yield Began("writing")
-        model = whole(self.model, copied, self.run.path) if self.engine.is_sharded else self.model
+        model = whole(self.model, copied, self.run.path) if self.strategy.is_sharded else self.model
         yield Sampled(step, self.samples.by(model), is_final=is_final)
 
     def _take_published(self) -> None:
-        if not self.team.leads or self.engine.is_sharded:
+        if not self.world.is_main_process or self.strategy.is_sharded:
             return  # a copy writes for a model that is in parts
         if self.plan.lora is None:
             read_into(self.model, self.run.path)
@@ -454,12 +458,12 @@ class TrainingLoop:
             load_adapter(self.model, self.run.path / ADAPTER)
 
 
-def share_of(team: Team, plan: TrainPlan) -> Share | None:
+def share_of(world: World, plan: TrainPlan) -> Share | None:
     """One process's part of every step; those of a host without cards share its memory and cores."""
-    if team.size == 1:
+    if world.size == 1:
         return None
-    divided = team.local_size if torch.device(plan.device).type == "cpu" else 1
-    return Share(team.rank, team.size, max(plan.tokens_per_micro_batch // divided, 1))
+    divided = world.local_size if torch.device(plan.device).type == "cpu" else 1
+    return Share(world.rank, world.size, max(plan.tokens_per_micro_batch // divided, 1))
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:

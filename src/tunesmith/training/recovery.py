@@ -15,7 +15,7 @@ import torch
 from tunesmith.data.batches import TrainingOrder
 from tunesmith.data.origins import Origins
 from tunesmith.data.stretches import Int64s
-from tunesmith.distributed.team import ALONE, Team
+from tunesmith.distributed.world import SINGLE_PROCESS, World
 from tunesmith.errors import UserError
 from tunesmith.machine import NATIVE_BF16_CAPABILITY
 from tunesmith.messages.catalogue import Phrase
@@ -45,7 +45,7 @@ class Recovery:
         origins: to name samples.
         reload: brings model and optimizer back to the last good state.
         hint: of the error in the end.
-        team: processes that learn together; the first one decides for all.
+        world: processes that learn together; the first one decides for all.
         searches: whether the samples to blame can be looked for: not where each process holds only a part of the model.
     """
 
@@ -56,7 +56,7 @@ class Recovery:
         origins: Origins,
         reload: Callable[[], Progress],
         hint: str,
-        team: Team = ALONE,
+        world: World = SINGLE_PROCESS,
         *,
         searches: bool = True,
     ) -> None:
@@ -65,7 +65,7 @@ class Recovery:
         self._origins = origins
         self._reload = reload
         self._hint = hint
-        self._team = team
+        self._world = world
         self._searches = searches
         self._tries: Counter[int] = Counter()
         self._returns: Counter[int] = Counter()
@@ -80,12 +80,12 @@ class Recovery:
         Raises:
             UserError: when nothing helps.
         """
-        if self._team.largest(int(not weights_are_finite(self._model))):
+        if self._world.all_reduce_max(int(not weights_are_finite(self._model))):
             return (yield from self._back_from(step, progress, "weights", []))
         if self._model.compute_dtype == torch.float16:
             return (yield from self._with_more_range(step, progress))
         windows = self._order.windows(step - 1, progress.left_out)
-        found = self._team.share(lambda: self._offenders(windows)) if self._searches else []
+        found = self._world.broadcast_object(lambda: self._offenders(windows)) if self._searches else []
         if not found:
             self._tries[step] += 1
             if self._tries[step] > TRIES:

@@ -9,7 +9,7 @@ from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.hub_datasets import HUB_PREFIX
 from tunesmith.data.standard_input import STANDARD_INPUT
-from tunesmith.distributed.agreement import weights_sha256
+from tunesmith.distributed.consistency import weights_sha256
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
 from tunesmith.training.changed_plan import LENGTH, MAY_CHANGE, ONE_SITTING

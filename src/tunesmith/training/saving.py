@@ -12,8 +12,8 @@ from typing import Self
 
 import torch
 
-from tunesmith.distributed.engine import Engine
-from tunesmith.distributed.team import Team
+from tunesmith.distributed.strategy import Strategy
+from tunesmith.distributed.world import World
 from tunesmith.errors import UserError
 from tunesmith.machine import use_device
 from tunesmith.messages.catalogue import say
@@ -52,8 +52,8 @@ class Saving:
         model: on its device.
         optimizer: of its parameters.
         chance: what dropout draws from.
-        team: the processes that learn together.
-        engine: how their gradients become one.
+        world: the processes that learn together.
+        strategy: how their gradients become one.
     """
 
     run: RunFolder
@@ -63,8 +63,8 @@ class Saving:
     model: GPT2
     optimizer: torch.optim.Optimizer
     chance: Chance
-    team: Team
-    engine: Engine
+    world: World
+    strategy: Strategy
 
     def __post_init__(self) -> None:
         self._saver = Saver()
@@ -83,7 +83,7 @@ class Saving:
     def publish(self, progress: Progress) -> None:
         """Have the model as it is now put into the run folder, as the best one."""
         copied, then = self.copy_of_model(progress), replace(progress)
-        if self.team.leads:
+        if self.world.is_main_process:
             self._saver.publish(progress.step, self._written(copied, lambda: self.publisher.publish(copied, then)))
             if copied.is_live:
                 self._saver.wait()
@@ -92,8 +92,8 @@ class Saving:
         """Have a checkpoint written; training waits for the copy only, unless memory is too short for one."""
         folder = self.run.checkpoint(progress.step)
         copied = self.copy_of_model(progress)
-        if not self.team.leads:
-            if self.engine.is_sharded:
+        if not self.world.is_main_process:
+            if self.strategy.is_sharded:
                 help_taking_snapshot(self.model, self.optimizer)
             return
         snapshot = take_snapshot(
@@ -110,7 +110,7 @@ class Saving:
             self.run.drop_old_checkpoints(self.keep_bytes)
 
         self._saver.save(progress.step, folder, self._written(copied, write))
-        if copied.is_live or (self.engine.is_sharded and not fits_memory(n_bytes)):
+        if copied.is_live or (self.strategy.is_sharded and not fits_memory(n_bytes)):
             self._saver.wait()
 
     def _written(self, copied: ModelCopy, write: Write) -> Write:
@@ -131,11 +131,11 @@ class Saving:
         if self._copied is None or self._copied.weights_id != weights_id:
             self._copied = None
             self._saver.wait()
-            if self.team.leads:
+            if self.world.is_main_process:
                 self._copied = copy_model(
                     self.model, self.optimizer, weights_id, self._buffers, is_live=self._has_no_room()
                 )
-            elif self.engine.is_sharded:
+            elif self.strategy.is_sharded:
                 self._copied = help_copying(self.model, weights_id)
             else:
                 self._copied = ModelCopy(weights_id, {}, {})
@@ -144,7 +144,7 @@ class Saving:
     def _has_no_room(self) -> bool:
         """Whether the host cannot hold a copy beside what it holds for others; asked before one is made."""
         n_bytes = sum(state_bytes(self.model, self.optimizer)) - self._buffers.nbytes
-        return not self.engine.is_sharded and not fits_memory(n_bytes)
+        return not self.strategy.is_sharded and not fits_memory(n_bytes)
 
     def outcomes(self) -> Iterator[Saved | SaveFailed]:
         """What was written and what failed since the last time."""

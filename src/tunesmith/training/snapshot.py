@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.allocator import pinned_empty
-from tunesmith.distributed.parts import own_part, whole
+from tunesmith.distributed.dtensor import full_tensor, local_tensor
 from tunesmith.model.adapters import adapter_state
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.weights import huggingface_tensors
@@ -182,7 +182,7 @@ def take_snapshot(
 def help_copying(model: GPT2, weights_id: tuple[int, int]) -> ModelCopy:
     """What the other processes do while the first one copies a model of which all hold a part; they keep nothing."""
     for _, parameter in trainable(model):
-        whole(parameter.detach())
+        full_tensor(parameter.detach())
     return ModelCopy(weights_id, {}, {})
 
 
@@ -190,7 +190,7 @@ def help_taking_snapshot(model: GPT2, optimizer: torch.optim.Optimizer) -> None:
     """Likewise while it takes a snapshot."""
     for _, parameter in trainable(model):
         for value in optimizer.state[parameter].values():
-            whole(value.detach())
+            full_tensor(value.detach())
 
 
 def state_bytes(model: GPT2, optimizer: torch.optim.Optimizer) -> tuple[int, int]:
@@ -215,4 +215,4 @@ def _live(model: GPT2, optimizer: torch.optim.Optimizer) -> set[int]:
 
 
 def _storages(tensors: Any) -> set[int]:  # noqa: ANN401  parameters or plain tensors
-    return {own_part(tensor).untyped_storage().data_ptr() for tensor in tensors}
+    return {local_tensor(tensor).untyped_storage().data_ptr() for tensor in tensors}
