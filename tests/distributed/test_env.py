@@ -9,7 +9,6 @@ TORCHRUN = {
     "WORLD_SIZE": "8",
     "LOCAL_RANK": "1",
     "LOCAL_WORLD_SIZE": "4",
-    "GROUP_RANK": "1",
     "MASTER_ADDR": "10.0.0.1",
     "MASTER_PORT": "29500",
     "TORCHELASTIC_RESTART_COUNT": "2",
@@ -21,7 +20,7 @@ def test_torchrun_says_who_is_who() -> None:
     """Rank, host, meeting point and restarts are taken from what torchrun sets."""
     env = torchrun_env(TORCHRUN)
     assert env is not None
-    assert (env.rank, env.world_size, env.local_rank, env.local_world_size, env.node_rank) == (5, 8, 1, 4, 1)
+    assert (env.rank, env.world_size, env.local_rank, env.local_world_size) == (5, 8, 1, 4)
     assert (env.address, env.restart_count) == ("10.0.0.1:29500", 2)
     assert env.restarts_enabled
     assert not env.launched_by_cli

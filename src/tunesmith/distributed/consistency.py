@@ -7,13 +7,18 @@ from tunesmith.data.content_hash import content_hash
 from tunesmith.distributed.world import World
 from tunesmith.errors import UserError
 from tunesmith.machine import environment
-from tunesmith.messages.catalogue import Phrase, say
+from tunesmith.messages.catalogue import Phrase
 from tunesmith.model.weights import weight_files
 
 NAMES = {
     "versions": Phrase("the versions of tunesmith and torch"),
     "text": Phrase("the text"),
     "model": Phrase("the weights of the model"),
+}
+ADVICE = {
+    "versions": Phrase("pip install the same versions there"),
+    "text": Phrase("copy the text there, or read it from a folder that all hosts see"),
+    "model": Phrase("copy the model's folder there, or name the same revision"),
 }
 SHOWN_CHARACTERS = 40
 """Enough of a checksum."""
@@ -33,12 +38,11 @@ def check_same_inputs(world: World, text: str, model: Path | None) -> None:
     if world.size == 1:
         return
     versions = environment()
-    hashes = model is not None and world.local_rank == 0  # the others of a host read the same file
     by_rank = world.all_gather_object(
         {
             "versions": f"tunesmith {versions['tunesmith']}, torch {versions['torch']}",
             "text": text,
-            "model": weights_sha256(model) if model is not None and hashes else "",
+            "model": weights_sha256(model) if model and world.local_rank == 0 else "",  # others read the same file
         }
     )
     for rank, facts in enumerate(by_rank):
@@ -51,7 +55,7 @@ def check_same_inputs(world: World, text: str, model: Path | None) -> None:
                     name=NAMES[name],
                     there=facts[name][:SHOWN_CHARACTERS],
                     here=value[:SHOWN_CHARACTERS],
-                    advice=_advice(name),
+                    advice=ADVICE[name],
                 )
 
 
@@ -61,11 +65,3 @@ def weights_sha256(folder: Path) -> str:
     for path in weight_files(folder):
         digest.update(content_hash(path).encode())
     return digest.hexdigest()
-
-
-def _advice(name: str) -> str:
-    if name == "versions":
-        return say("pip install the same versions there")
-    if name == "model":
-        return say("copy the model's folder there, or name the same revision")
-    return say("copy the text there, or read it from a folder that all hosts see")

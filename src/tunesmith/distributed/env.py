@@ -17,7 +17,6 @@ class TorchrunEnv:
     """One process among several.
 
     Attributes:
-        node_rank: the number of its host.
         address: of the rendezvous, host and port.
         launched_by_cli: whether `--devices` started it.
         restarts_enabled: whether the launcher starts all processes again when one fails.
@@ -27,7 +26,6 @@ class TorchrunEnv:
     world_size: int
     local_rank: int
     local_world_size: int
-    node_rank: int
     address: str
     restart_count: int
     launched_by_cli: bool
@@ -59,7 +57,6 @@ def torchrun_env(environment: Mapping[str, str] = os.environ) -> TorchrunEnv | N
         world_size=world_size,
         local_rank=_number(environment, "LOCAL_RANK", rank),
         local_world_size=_number(environment, "LOCAL_WORLD_SIZE", world_size),
-        node_rank=_number(environment, "GROUP_RANK", 0),
         address=f"{environment.get('MASTER_ADDR', '')}:{environment.get('MASTER_PORT', '')}",
         restart_count=_number(environment, "TORCHELASTIC_RESTART_COUNT", 0),
         launched_by_cli=LAUNCHED_BY_CLI in environment,

@@ -1,6 +1,6 @@
 """Brings the processes of a run to one plan and one state; only the main process reads and writes the run directory."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -151,11 +151,8 @@ def load_checkpoint_all_ranks(
         stored: its model; needed in the main process if the model is sharded.
     """
     is_sharded = _is_sharded(model)
-    if is_sharded and stored is not None:
-        broadcast_parameters(world, model, dict(stored.named_parameters()))
-    elif world.size > 1:
-        shapes = {name: torch.empty(parameter.shape) for name, parameter in model.named_parameters()}
-        broadcast_parameters(world, model, shapes if is_sharded else None)
+    if world.size > 1:
+        broadcast_parameters(world, model, stored)
     progress = Progress()
     if folder is not None:
         progress = load_checkpoint(folder, model=model, optimizer=optimizer, scaler=scaler, chance=chance)
@@ -177,19 +174,13 @@ def load_checkpoint_all_ranks(
 
 
 @torch.no_grad()
-def broadcast_parameters(world: World, model: GPT2, weights: Mapping[str, Tensor] | None = None) -> None:
-    """Give every process the main process's weights.
-
-    Args:
-        world: all processes.
-        model: to be overwritten.
-        weights: unsharded ones of the main process by name, for a sharded model; of the other processes only the shapes
-            count. None where each process holds the whole model, and the main process's is right.
-    """
+def broadcast_parameters(world: World, model: GPT2, stored: GPT2 | None = None) -> None:
+    """Give every process the main process's weights; those of a sharded model are in its unsharded `stored`."""
+    weights = dict(stored.named_parameters()) if stored is not None else {}
     for name, parameter in model.named_parameters():
         if is_dtensor(parameter):
-            assert weights is not None
-            local_tensor(parameter).copy_(local_tensor(distribute_like(parameter, weights[name].detach())))
+            full = weights[name].detach() if weights else torch.empty(parameter.shape)
+            local_tensor(parameter).copy_(local_tensor(distribute_like(parameter, full)))
         else:
             world.broadcast_(parameter)
 
