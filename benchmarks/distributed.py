@@ -22,14 +22,14 @@ import torch
 from record import keep
 
 from tunesmith.data.dataloader import Batch
-from tunesmith.distributed.joining import joined
-from tunesmith.distributed.place import place_here
-from tunesmith.distributed.sharding import shard
-from tunesmith.distributed.team import ALONE, Team
+from tunesmith.distributed.env import torchrun_env
+from tunesmith.distributed.fsdp import apply_fsdp
+from tunesmith.distributed.init import init_world
+from tunesmith.distributed.world import SINGLE_PROCESS, World
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hub import preset_shape
 from tunesmith.training.optimizer import make_optimizer
-from tunesmith.training.together import make_engine
+from tunesmith.training.run_sync import make_strategy
 from tunesmith.training.train_step import train_step
 
 WAYS = ("replicated", "parts")
@@ -46,7 +46,7 @@ def loopback_bytes() -> int:
 def work(model_name: str, tokens: int, steps: int, way: str) -> None:
     """One process: make the steps; the first one prints what they took."""
 
-    def measured(team: Team) -> None:
+    def measured(world: World) -> None:
         torch.set_num_threads(1)
         shape = preset_shape(model_name)
         assert shape is not None, "name a preset"
@@ -54,18 +54,18 @@ def work(model_name: str, tokens: int, steps: int, way: str) -> None:
         model.initialise(torch.Generator().manual_seed(0))
         parameters = sum(parameter.numel() for parameter in model.parameters())
         in_blocks = sum(parameter.numel() for parameter in model.transformer.h.parameters())
-        if way == "parts" and team.size > 1:
-            shard(model, team, torch.device("cpu"))
+        if way == "parts" and world.size > 1:
+            apply_fsdp(model, world, torch.device("cpu"))
         optimizer = make_optimizer(model.train(), weight_decay=0.0)
-        engine = make_engine(team, model)
-        ids = np.random.default_rng(team.rank).integers(0, shape.vocab_size, tokens)
+        engine = make_strategy(world, model)
+        ids = np.random.default_rng(world.rank).integers(0, shape.vocab_size, tokens)
         length = min(tokens, shape.n_positions)
         offsets = (*range(0, tokens, length), tokens)
         batch = Batch(ids, np.arange(tokens) % length, offsets, np.arange(tokens), ids, length)
         scaler = torch.amp.GradScaler("cpu", enabled=False)
         seconds, before = [], 0
         for step in range(WARM_UP_STEPS + steps):
-            team.largest(0)  # all begin together
+            world.all_reduce_max(0)  # all begin together
             if step == WARM_UP_STEPS:
                 before = loopback_bytes()
             started_s = time.perf_counter()
@@ -77,14 +77,14 @@ def work(model_name: str, tokens: int, steps: int, way: str) -> None:
                 max_grad_norm=1.0,
                 scaler=scaler,
                 engine=engine,
-                step_tokens=tokens * team.size,
+                step_tokens=tokens * world.size,
             )
             result.nats.item()
             if step >= WARM_UP_STEPS:
                 seconds.append(time.perf_counter() - started_s)
-        team.largest(0)
+        world.all_reduce_max(0)
         sent_bytes = (loopback_bytes() - before) / steps
-        if team.leads:
+        if world.is_main_process:
             found = {
                 "seconds_per_step": sorted(seconds)[len(seconds) // 2],
                 "bytes_per_step": sent_bytes,
@@ -93,12 +93,12 @@ def work(model_name: str, tokens: int, steps: int, way: str) -> None:
             }
             print("FOUND", json.dumps(found), flush=True)
 
-    place = place_here()
+    place = torchrun_env()
     if place is None:
-        measured(ALONE)
+        measured(SINGLE_PROCESS)
         return
-    with joined(place, device="cpu") as team:
-        measured(team)
+    with init_world(place, device="cpu") as world:
+        measured(world)
 
 
 def start(processes: int, arguments: list[str]) -> dict[str, float]:

@@ -14,9 +14,9 @@ import torch
 import tunesmith
 from tunesmith.cli import app
 from tunesmith.config import CONFIGS, EvaluateConfig, GenerateConfig, PrepareConfig, ServeConfig, TrainConfig
-from tunesmith.distributed.typed_command import typed_arguments
+from tunesmith.distributed.launcher import command_for
 from tunesmith.errors import UserError
-from tunesmith.ui.argv import settings_of, with_plain_dashes
+from tunesmith.ui.argv import settings_of
 
 
 class Choice(StrEnum):
@@ -259,18 +259,15 @@ TYPED = [
 @pytest.mark.parametrize("config", TYPED, ids=lambda config: type(config).__name__)
 def test_other_processes_get_the_same_config(config: Any) -> None:
     """What the processes of `devices=2` are started with, read by the command line, is what Python passed."""
-    tokens = with_plain_dashes(typed_arguments(config))
-    settings = settings_of(tokens)
-    before, app.config = app.config, settings
-    try:
-        _, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
-    finally:
-        app.config = before
+    before = app.config
+    with command_for(config) as (_, _, *tokens):
+        try:
+            app.config = settings_of(tokens)
+            _, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+        finally:
+            app.config = before
     [read] = bound.args
-    expected = config
-    if "-" in getattr(config, "sources", ()):
-        expected = dataclasses.replace(config, sources=["stdin:" if one == "-" else one for one in config.sources])
-    assert read == expected
+    assert read == config
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ from tunesmith.ui.output import (
 from tunesmith.utils.device import configure_allocators
 
 if TYPE_CHECKING:
-    from tunesmith.distributed.place import Place
+    from tunesmith.distributed.env import TorchrunEnv
     from tunesmith.generation.generate import GeneratedText
     from tunesmith.training.events import TrainResult
     from tunesmith.ui.generated_texts import TextProgress
@@ -98,23 +98,23 @@ def doctor(config: DoctorConfig) -> int:
 
 def train(config: TrainConfig) -> int:
     """Fine-tune a GPT-2 model on your text."""
-    place = _place_here()
-    if place is None and config.devices > 1:
-        from tunesmith.training.in_processes import train_in_processes
+    env = _torchrun_env()
+    if env is None and config.devices > 1:
+        from tunesmith.training.run_sync import launch_training
 
-        return train_in_processes(config)
+        return launch_training(config)
     configure_allocators()
-    from tunesmith.distributed.lost import ToldError
+    from tunesmith.distributed.world import AlreadyReportedError
     from tunesmith.training import train as training
     from tunesmith.training.stop import StopRequest
     from tunesmith.ui.progress import Progress
 
-    speaks = place is None or place.rank == 0
+    speaks = env is None or env.rank == 0
     try:
         stop = StopRequest()
         with Progress(quiet=config.quiet or not speaks, is_stopping=stop) as progress:
             result = training.train(config, on_event=progress.show, stop=stop)
-    except ToldError:
+    except AlreadyReportedError:
         return USER_ERROR
     except KeyboardInterrupt:
         if not RunDir(Path(config.out)).exists():
@@ -124,14 +124,14 @@ def train(config: TrainConfig) -> int:
             say("stopped at once; what was saved before stays: tunesmith train --resume --out {out}", out=config.out),
         )
         return INTERRUPTED
-    return _told_result(config, result, progress, place)
+    return _told_result(config, result, progress, env)
 
 
-def _told_result(config: TrainConfig, result: "TrainResult", progress: "Progress", place: "Place | None") -> int:
+def _told_result(config: TrainConfig, result: "TrainResult", progress: "Progress", env: "TorchrunEnv | None") -> int:
     """Say how a run ended, where this process speaks for it; its exit code."""
     # Whoever starts processes again after a failure is not to do so when they were asked to end.
-    interrupted = DONE if place is not None and place.will_restart else INTERRUPTED
-    if place is not None and place.rank:
+    interrupted = DONE if env is not None and env.restarts_enabled else INTERRUPTED
+    if env is not None and env.rank:
         return interrupted if result.interrupted else DONE
     if config.json:
         print_json(asdict(result))
@@ -151,49 +151,49 @@ def _told_result(config: TrainConfig, result: "TrainResult", progress: "Progress
     return interrupted
 
 
-def _place_here() -> "Place | None":
-    """This process among those that share a verb's work; None where it is the only one."""
-    from tunesmith.distributed.place import place_here
+def _torchrun_env() -> "TorchrunEnv | None":
+    """Read torchrun's variables; None for a single process."""
+    from tunesmith.distributed.env import torchrun_env
 
-    place = place_here()
-    if place is not None:
+    env = torchrun_env()
+    if env is not None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # torch's network says in many lines what we say in one
-    return place
+    return env
 
 
 def _in_processes(config: EvaluateConfig | GenerateConfig) -> int:
     """Start others, who do what was asked."""
-    from tunesmith.distributed.verbs import do_in_processes
+    from tunesmith.distributed.launcher import launch
 
-    return do_in_processes(config)
+    return launch(config)
 
 
 def evaluate(config: EvaluateConfig) -> int:
     """Run `evaluate`, in several processes if `--devices` says so."""
-    place = _place_here()
-    if place is None and config.devices > 1:
+    env = _torchrun_env()
+    if env is None and config.devices > 1:
         return _in_processes(config)
     configure_allocators()
-    from tunesmith.distributed.lost import ToldError
+    from tunesmith.distributed.world import AlreadyReportedError
 
     try:
-        if place is None or not place.rank:
+        if env is None or not env.rank:
             return execute(COMMAND_OF["evaluate"], config)
         COMMAND_OF["evaluate"].run(config)
-    except ToldError:
+    except AlreadyReportedError:
         return USER_ERROR
     return DONE
 
 
 def generate(config: GenerateConfig) -> int:
     """Write text with a model."""
-    place = _place_here()
-    if place is None and config.devices > 1:
+    env = _torchrun_env()
+    if env is None and config.devices > 1:
         return _in_processes(config)
     configure_allocators()
     from tunesmith.ui.generated_texts import TextProgress, keep_texts, texts_block
 
-    speaks = place is None or place.rank == 0
+    speaks = env is None or env.rank == 0
     with TextProgress(quiet=config.quiet or not speaks, streams=speaks and not (config.json or config.out)) as progress:
         texts, code = _texts(config, progress)
     if not speaks or code == USER_ERROR:
@@ -216,14 +216,14 @@ def generate(config: GenerateConfig) -> int:
 
 def _texts(config: GenerateConfig, progress: "TextProgress") -> "tuple[list[GeneratedText], int]":
     """What was written, and the exit code."""
-    from tunesmith.distributed.lost import ToldError
+    from tunesmith.distributed.world import AlreadyReportedError
     from tunesmith.generation.generate import Interrupted, generate_texts
 
     try:
         return generate_texts(config, on_text=progress.count, show=progress.show, on_model=progress.note), DONE
     except Interrupted as interruption:
         return interruption.texts, INTERRUPTED
-    except ToldError:
+    except AlreadyReportedError:
         return [], USER_ERROR
 
 
@@ -311,7 +311,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough
         sys.stdout = io.StringIO()
         return DONE
-    except Exception as error:  # noqa: BLE001  whatever it is, its cause or its place and how to report it are shown
+    except Exception as error:  # noqa: BLE001  whatever it is, its cause or its env and how to report it are shown
         return fail_with(error)
     except KeyboardInterrupt:
         show_traceback()

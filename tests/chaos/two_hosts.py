@@ -4,9 +4,10 @@
 
 Each namespace has one end of a virtual cable and its own loopback, and torchrun starts one process in each, which meet
 by the address of the first. Then the cable is cut, a process is killed, a host is killed (all that runs in it), and
-once nothing happens. What is promised: a loss is noticed within seconds, a cable that says nothing within a minute;
-every process that trains ends with one line, nothing half-written stays, and `--resume` leads to the result of the
-unbroken run by a single process. Prints what happened, and counts. Needs root and `ip`; Linux only.
+once nothing happens. What is promised: a loss is noticed within seconds, a cut cable after the time limit of a
+collective (here `TIMEOUT_S`); every process that trains ends with one line, nothing half-written stays, and `--resume`
+leads to the result of the unbroken run by a single process. Prints what happened, and counts. Needs root and `ip`;
+Linux only.
 
 With `--rendezvous c10d` torchrun asks its meeting point all the time, and behind a cut cable waits for the answer until
 the system gives the connection up: 16 minutes as Linux comes, here `RETRIES` (net.ipv4.tcp_retries2 of the namespaces).
@@ -33,8 +34,10 @@ CABLE = ("tsm-a", "tsm-b")
 STEPS = 60
 RELATIVE = 1e-4
 START_S, END_S = 120, 300
-SILENCE_S = 65
-"""Behind a cut cable everybody who trains has ended by then: a minute, and some start and end."""
+TIMEOUT_S = 45
+"""Of a collective."""
+SILENCE_S = TIMEOUT_S + 20
+"""After a cut cable all processes that train have ended by then."""
 RETRIES = 6
 """Of a packet that nobody confirms, about half a minute."""
 LOSE_AFTER_STEP = 5
@@ -97,6 +100,7 @@ def start(folder: Path, host: int, name: str, rendezvous: str, *, resume: bool =
         **os.environ,
         "TUNESMITH_CACHE": str(folder / f"cache-{HOSTS[host]}"),
         "OMP_NUM_THREADS": "1",
+        "TUNESMITH_COLLECTIVE_TIMEOUT_S": str(TIMEOUT_S),
         "GLOO_SOCKET_IFNAME": CABLE[host],
     }
     with (folder / f"{name}-{HOSTS[host]}{'-resumed' * resume}.log").open("wb") as log:

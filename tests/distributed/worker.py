@@ -1,4 +1,4 @@
-"""One process of a team: does what a list of scenarios says, one after the other, and writes what came of it.
+"""One process of several: does what a list of scenarios says, one after the other, and writes what came of it.
 
 Started by torch's launcher in `test_processes.py`; several runs share a start, which takes longer than they do.
 """
@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from tunesmith.config import TrainConfig
-from tunesmith.distributed import replication
-from tunesmith.distributed.agreement import refuse_different
-from tunesmith.distributed.joining import joined
-from tunesmith.distributed.place import place_here
-from tunesmith.distributed.team import Team
+from tunesmith.distributed.consistency import check_same_inputs
+from tunesmith.distributed.env import torchrun_env
+from tunesmith.distributed.init import init_world
+from tunesmith.distributed.world import World
 from tunesmith.errors import UserError
 from tunesmith.training import trainer
 from tunesmith.training.events import MicroBatchReduced, NonFiniteDetected, StepLogged
@@ -25,23 +24,23 @@ from tunesmith.training.train import train_events
 NO_MEMORY = "CUDA out of memory. Tried to allocate 1.00 GiB."
 
 
-def run(team: Team, config: dict[str, Any], **disturbed: Any) -> dict[str, Any]:
+def run(world: World, config: dict[str, Any], **disturbed: Any) -> dict[str, Any]:
     """One training, stopped by one process only, with a gradient that goes bad in the last, or short of memory."""
     seen = [0]
     bad: list[str] = []
     shrunk: list[int] = []
     error = ""
     honest = trainer.train_step
-    if disturbed.get("bad_step") and team.rank == team.size - 1:
+    if disturbed.get("bad_step") and world.rank == world.size - 1:
         spoil(disturbed["bad_step"])
-    if disturbed.get("full_rank") == team.rank:
+    if disturbed.get("full_rank") == world.rank:
         run_out_of_memory(disturbed["full_in"], disturbed.get("times", 1))
 
     def stop() -> bool:
-        return team.rank == disturbed.get("stop_rank") and seen[-1] >= disturbed["stop_after"]
+        return world.rank == disturbed.get("stop_rank") and seen[-1] >= disturbed["stop_after"]
 
     try:
-        for event in train_events(TrainConfig(**config), stop=stop, team=team, has_integrations=False):
+        for event in train_events(TrainConfig(**config), stop=stop, world=world):
             if isinstance(event, StepLogged):
                 seen.append(event.step)
             if isinstance(event, NonFiniteDetected):
@@ -51,7 +50,7 @@ def run(team: Team, config: dict[str, Any], **disturbed: Any) -> dict[str, Any]:
     except UserError as refused:
         error = refused.message
     trainer.train_step = honest
-    team.wait_for_first()
+    world.barrier()
     return {"steps": seen[-1], "bad": bad, "shrunk": shrunk, "error": error}
 
 
@@ -90,9 +89,9 @@ def run_out_of_memory(where: str, times: int) -> None:
         elif where == "backward":  # the gradients of the layers behind it are on their way
             undo.append(model.transformer.h[1].ln_1.weight.register_hook(refuse).remove)
         else:
-            clip = options["engine"].clip
-            options["engine"].clip = refuse
-            undo.append(lambda: setattr(options["engine"], "clip", clip))
+            clip = options["strategy"].clip_grad_norm
+            options["strategy"].clip_grad_norm = refuse
+            undo.append(lambda: setattr(options["strategy"], "clip_grad_norm", clip))
         try:
             return honest(model, optimizer, batches, **options)
         finally:
@@ -101,10 +100,10 @@ def run_out_of_memory(where: str, times: int) -> None:
     trainer.train_step = train_step
 
 
-def differing(team: Team) -> dict[str, Any]:
+def differing(world: World) -> dict[str, Any]:
     """What every process says when one of them read another text."""
     try:
-        refuse_different(team, {"versions": "1", "text": "other" if team.rank == 2 else "same", "model": ""})
+        check_same_inputs(world, "other" if world.rank == 2 else "same", None)
     except UserError as error:
         return {"error": error.message}
     return {}
@@ -112,18 +111,17 @@ def differing(team: Team) -> dict[str, Any]:
 
 def main() -> None:
     scenarios = json.loads(Path(sys.argv[1]).read_text("utf-8"))
-    place = place_here()
-    assert place is not None
+    env = torchrun_env()
+    assert env is not None
     results = []
-    replication.BUCKET_BYTES = 20_000  # so that even this small model's gradients travel in several
-    with joined(place, device="cpu") as team:
+    with init_world(env, device="cpu") as world:
         for scenario in scenarios:
             config = {
                 name: tuple(value) if isinstance(value, list) else value for name, value in scenario["config"].items()
             }
-            results.append(run(team, config, **scenario.get("options", {})))
-        results.append(differing(team))
-    Path(sys.argv[2], f"rank{place.rank}.json").write_text(json.dumps(results), "utf-8")
+            results.append(run(world, config, **scenario.get("options", {})))
+        results.append(differing(world))
+    Path(sys.argv[2], f"rank{env.rank}.json").write_text(json.dumps(results), "utf-8")
 
 
 if __name__ == "__main__":

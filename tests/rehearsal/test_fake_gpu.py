@@ -202,7 +202,9 @@ def test_a_prefill_waits_for_its_logits_only(results: dict[str, Any], name: str)
     """Prompts, positions and slots are copied without a wait, and so is everything before the first decoding step."""
     result = results[name]
     assert "error" not in result, result.get("traceback")
-    assert without_lines(result["prefill"]["syncs"]) == {"_to_copy.default from cuda to cpu at generation/engine.py": 1}
+    assert without_lines(result["prefill"]["syncs"]) == {
+        "_to_copy.default from cuda to cpu at generation/strategy.py": 1
+    }
     assert result["prefill"]["scatters"] == (8 if name == "64 texts" else 0)
     assert result["first_launch_syncs"] == {}
 

@@ -16,13 +16,13 @@ import torch
 
 import tunesmith
 from tunesmith.config import TrainConfig
-from tunesmith.distributed.team import ALONE
-from tunesmith.distributed.verbs import device_of
+from tunesmith.distributed.launcher import device_for
+from tunesmith.distributed.strategy import Strategy
+from tunesmith.distributed.world import SINGLE_PROCESS
 from tunesmith.doctor.preflight import check_device
 from tunesmith.errors import UserError
 from tunesmith.generation.async_decode import AsyncDecoder
 from tunesmith.generation.cuda_graphs import CUDAGraphRecorder
-from tunesmith.generation.engine import Engine
 from tunesmith.generation.loading import max_batch_size
 from tunesmith.model.hf_checkpoint import load_gpt2
 from tunesmith.optim.cpu_offload_adamw import CPUOffloadAdamW
@@ -163,7 +163,7 @@ def test_the_chosen_gpu_is_asked_about(cuda: FakeCuda) -> None:
 
 def test_verbs_that_write_and_measure_use_the_chosen_gpu(cuda: FakeCuda) -> None:
     """What follows in the same thread and names no device goes there."""
-    assert device_of(ALONE, "cuda:1") == GPU_1
+    assert device_for(SINGLE_PROCESS, "cuda:1") == GPU_1
     assert cuda.current == 1
 
 
@@ -521,14 +521,14 @@ def test_two_models_are_not_captured_at_once(monkeypatch: pytest.MonkeyPatch) ->
 def test_an_engine_waits_before_it_is_dropped(make_model_folder: Callable[..., Path]) -> None:
     """For the newest step that it launched; one that launched none waits for nothing."""
     model = load_gpt2(make_model_folder())
-    engine = Engine(model, end_of_text_id=300, batch_size=1, positions=64, async_decode=True)
-    engine.close()
+    strategy = Strategy(model, end_of_text_id=300, batch_size=1, positions=64, async_decode=True)
+    strategy.close()
     waited: list[str] = []
-    ahead = engine._async
+    ahead = strategy._async
     assert isinstance(ahead, AsyncDecoder)
     ahead._newest = SimpleNamespace(synchronize=lambda: waited.append("for it"))  # type: ignore[assignment]
-    engine.close()
-    engine.close()
+    strategy.close()
+    strategy.close()
     assert waited == ["for it"]
 
 
@@ -541,19 +541,19 @@ def test_engines_are_closed_by_who_drops_them(
     from tunesmith.serving.worker import Worker
 
     model = load_gpt2(make_model_folder())
-    closed: list[Engine] = []
+    closed: list[Strategy] = []
 
-    def close(engine: Engine) -> None:
-        closed.append(engine)
+    def close(strategy: Strategy) -> None:
+        closed.append(strategy)
 
-    monkeypatch.setattr(Engine, "close", close)
+    monkeypatch.setattr(Strategy, "close", close)
     settings: dict[str, Any] = {"seeds": [1], "params": SamplingParams(0.0, 0, 1.0), "end_of_text_id": 300}
     generate_tokens(model, [[0]], max_new_tokens=2, **settings)
     assert len(closed) == 1
     with pytest.raises(UserError, match="prompt has 99 tokens"):
         generate_tokens(model, [[0] * 99], max_new_tokens=2, **settings)
     with monkeypatch.context() as broken:
-        broken.setattr(Engine, "step", lambda _engine: (_ for _ in ()).throw(RuntimeError("a graph failed")))
+        broken.setattr(Strategy, "step", lambda _engine: (_ for _ in ()).throw(RuntimeError("a graph failed")))
         with pytest.raises(RuntimeError, match="a graph"):
             generate_tokens(model, [[0]], max_new_tokens=2, **settings)
     assert len(closed) == 2

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 import tunesmith
 from tunesmith.data.dataloader import TrainBatchSampler
 from tunesmith.errors import UserError
+from tunesmith.model.activation_checkpointing import CheckpointedForward
 from tunesmith.model.attention import forward_packed
-from tunesmith.model.gpt2 import as_it_is
 from tunesmith.model.loss import fused_linear_cross_entropy
 from tunesmith.optim.low_bit_adamw import LowBitAdamW
 from tunesmith.utils.oom import in_pieces, is_out_of_memory
@@ -128,7 +128,7 @@ def test_where_no_pieces_are_small_enough_more_is_recomputed(
     expected = load_file(train("undisturbed", states=states, precision="bf16") / "model.safetensors")
 
     def limited(model: Any, tokens_N: Any, *others: Any) -> torch.Tensor:
-        if model.transformer.h[0].run_block is as_it_is and torch.is_grad_enabled():
+        if not isinstance(model.blocks[0].forward, CheckpointedForward) and torch.is_grad_enabled():
             raise torch.OutOfMemoryError(NO_MEMORY)
         return forward_packed(model, tokens_N, *others)
 
@@ -189,14 +189,14 @@ def test_evaluation_and_samples_shrink_too(train: Callable[..., Path], monkeypat
     monkeypatch.setattr("tunesmith.evaluation.perplexity.forward_packed", limited)
     from tunesmith.generation import generate
 
-    engine = generate.Engine
+    strategy = generate.Strategy
 
     def one_at_a_time(*arguments: Any, batch_size: int, **settings: Any) -> Any:
         if batch_size > 1:
             raise torch.OutOfMemoryError(NO_MEMORY)
-        return engine(*arguments, batch_size=batch_size, **settings)
+        return strategy(*arguments, batch_size=batch_size, **settings)
 
-    monkeypatch.setattr(generate, "Engine", one_at_a_time)
+    monkeypatch.setattr(generate, "Strategy", one_at_a_time)
     disturbed = train("disturbed")
     first, second = (json.loads((out / "run.json").read_text("utf-8"))["result"] for out in (undisturbed, disturbed))
     assert second["perplexity"] == pytest.approx(first["perplexity"], rel=1e-5)

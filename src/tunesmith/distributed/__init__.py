@@ -1,1 +1,1 @@
-"""Training on several processes: who is who, how gradients become one, and what happens when one of them is lost."""
+"""Distributed training on torchrun, NCCL or Gloo, and FSDP2: process environment, collectives, strategies, launcher."""

@@ -18,8 +18,9 @@ from tunesmith.data.provenance import load_training_corpus
 from tunesmith.data.readers import reading_options
 from tunesmith.data.source_files import STDIN_NAMES, ResolvedSources, resolve_sources
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
-from tunesmith.distributed.team import Team
-from tunesmith.distributed.verbs import device_of, refuse_different_models, team_of
+from tunesmith.distributed.consistency import check_same_inputs
+from tunesmith.distributed.launcher import command_world, device_for
+from tunesmith.distributed.world import World
 from tunesmith.errors import UserError
 from tunesmith.evaluation.bootstrap import Floats, interval_of, resampled_sums
 from tunesmith.evaluation.memorization import measure_memorization
@@ -66,30 +67,30 @@ def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
     Raises:
         UserError: if model, text or device cannot be used.
     """
-    with team_of(config) as team:
-        return _evaluate_in_team(config, team)
+    with command_world(config) as world:
+        return _evaluate_in_team(config, world)
 
 
-def _evaluate_in_team(config: EvaluateConfig, team: Team) -> dict[str, Any]:
+def _evaluate_in_team(config: EvaluateConfig, world: World) -> dict[str, Any]:
     out = Path(config.out) if config.out else None
-    if team.size > 1 and set(STDIN_NAMES) & set(config.sources):
+    if world.size > 1 and set(STDIN_NAMES) & set(config.sources):
         raise UserError(
             "standard input goes to one process only",
             hint="save the text as a file, or leave out --devices and torchrun",
         )
-    if out and team.leads:
+    if out and world.is_main_process:
         check_is_new(out)
     for flag, value in (("--worst", config.worst), ("--novelty", config.novelty)):
         if value < 0:
             raise UserError("{flag} {value} makes no sense", hint="write 0 or more", flag=flag, value=value)
     with resolve_sources(config.sources) as sources:  # before a model is fetched
-        device = device_of(team, config.device)
+        device = device_for(world, config.device)
         # Results are compared with those of other programs: on a CPU nothing is gained by rounding them.
         is_exact = config.precision == "auto" and device.type == "cpu"
         dtype = resolve_dtype("fp32" if is_exact else config.precision, device).value
-        tuned = _evaluate_one(config.model, config, sources, device, dtype, team)
-        base = _evaluate_one(config.base, config, sources, device, dtype, team) if config.base else None
-    if not team.leads:
+        tuned = _evaluate_one(config.model, config, sources, device, dtype, world)
+        base = _evaluate_one(config.base, config, sources, device, dtype, world) if config.base else None
+    if not world.is_main_process:
         return {}
     sizes = text_sizes(tuned.corpus.validation, tuned.tokenizer)
     if base:
@@ -114,27 +115,27 @@ def _evaluate_in_team(config: EvaluateConfig, team: Team) -> dict[str, Any]:
 
 
 def _evaluate_one(
-    name: str, config: EvaluateConfig, sources: ResolvedSources, device: torch.device, dtype: torch.dtype, team: Team
+    name: str, config: EvaluateConfig, sources: ResolvedSources, device: torch.device, dtype: torch.dtype, world: World
 ) -> _ModelEvaluation:
-    with team.one_after_the_other("model"):
+    with world.main_process_first():
         folder = local_folder(name)
     hf_config = read_hf_config(folder)
     n_positions = parse_hf_config(hf_config, origin=str(folder)).n_positions
     context_tokens = resolve_context_length(config.context_tokens, n_positions).value
     stride_tokens = resolve_stride(config.stride_tokens, context_tokens).value
     tokenizer = load_tokenizer(folder, hf_config)
-    with team.one_after_the_other("text"):
+    with world.main_process_first():
         corpus = prepare_corpus(sources, tokenizer, reading_options(config), val_fraction=1, seed=config.seed)
-    refuse_different_models(team, folder, corpus.fingerprint)
+    check_same_inputs(world, corpus.fingerprint, folder)
     model = load_gpt2(folder).to(device)
     model.compute_dtype = dtype
     evaluation = evaluate_split(
         model,
         corpus.validation,
         context_tokens=context_tokens,
-        tokens_per_batch=max(TOKENS_PER_BATCH, context_tokens) * team.size,  # each batch is that of one process
+        tokens_per_batch=max(TOKENS_PER_BATCH, context_tokens) * world.size,  # each batch is that of one process
         stride_tokens=stride_tokens,
-        team=team,
+        world=world,
     )
     return _ModelEvaluation(name, folder, tokenizer, corpus, evaluation, context_tokens, stride_tokens)
 

@@ -19,7 +19,7 @@ from tunesmith.data.corpus import Split
 from tunesmith.data.dataloader import Batch, pack_batches
 from tunesmith.data.packing import Windows, pack_greedy, sliding_windows, windows_of
 from tunesmith.data.spans import Int64s
-from tunesmith.distributed.team import ALONE, Team
+from tunesmith.distributed.world import SINGLE_PROCESS, World
 from tunesmith.evaluation.bootstrap import Interval, interval_of, resampled_sums
 from tunesmith.messages.catalogue import Phrase, say
 from tunesmith.model.attention import PackedLayout, forward_packed, select_rows, to_model_device
@@ -97,7 +97,7 @@ def evaluate_split(
     context_tokens: int,
     tokens_per_batch: int,
     stride_tokens: int | None = None,
-    team: Team = ALONE,
+    world: World = SINGLE_PROCESS,
     in_step: bool = False,
 ) -> Evaluation:
     """Measure a model on a split of a corpus; in smaller batches where memory runs out.
@@ -109,16 +109,16 @@ def evaluate_split(
         tokens_per_batch: changes the time and nothing else.
         stride_tokens: distance between the starts of windows over a longer sample; None cuts it into windows of nearly
             equal length without overlap.
-        team: processes that share the work; each gets the result of all.
+        world: processes that share the work; each gets the result of all.
         in_step: whether all of them must compute the same number of batches, because the model is sharded.
     """
-    tokens_per_batch = max(tokens_per_batch // team.size, 1)  # so that a short text has something for all of them
+    tokens_per_batch = max(tokens_per_batch // world.size, 1)  # so that a short text has something for all of them
     if stride_tokens is None:
         windows = windows_of(split.spans, context_tokens)
     else:
         windows = sliding_windows(split.spans, context_tokens, stride_tokens)
     groups = list(pack_greedy(windows.lengths, tokens_per_batch))
-    own = groups[team.rank :: team.size]
+    own = groups[world.rank :: world.size]
     sample_nats, _ = in_pieces(
         lambda pieces: _sample_nats(model, split, windows, own, max(tokens_per_batch // pieces, 1)),
         pieces=1,
@@ -126,10 +126,10 @@ def evaluate_split(
         what=say("a single window to measure"),
         hint=say("free memory, or take a shorter --context-tokens or a smaller model"),
     )
-    if in_step and len(own) < len(groups[:: team.size]):  # the others gather weights once more than this process
+    if in_step and len(own) < len(groups[:: world.size]):  # the others gather weights once more than this process
         _sample_nats(model, split, windows, groups[-1:], tokens_per_batch)
     return Evaluation(
-        team.sum_on_host(sample_nats),
+        world.all_reduce_array(sample_nats),
         split.spans.lengths.astype(np.int64) - split.spans.prompt_tokens,
         split.text_bytes,
     )

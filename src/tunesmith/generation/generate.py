@@ -15,8 +15,9 @@ from tunesmith.data.ngram_index import MIN_MATCH_TOKENS, NgramIndex
 from tunesmith.data.provenance import load_training_corpus
 from tunesmith.data.readers import escapes
 from tunesmith.data.tokenizer import TextTokenizer
-from tunesmith.distributed.team import Team
-from tunesmith.distributed.verbs import refuse_different_models, team_of
+from tunesmith.distributed.consistency import check_same_inputs
+from tunesmith.distributed.launcher import command_world
+from tunesmith.distributed.world import World
 from tunesmith.errors import UserError
 from tunesmith.generation.detokenizer import IncrementalDetokenizer, StopStringMatcher
 from tunesmith.generation.engine import Engine
@@ -97,8 +98,8 @@ def generate_texts(
         UserError: if the model cannot be used or a setting is impossible.
         Interrupted: at Ctrl-C, with the finished texts.
     """
-    with team_of(config) as team:
-        texts, is_complete = _generate_in_team(config, team, on_text, show, on_model)
+    with command_world(config) as world:
+        texts, is_complete = _generate_in_team(config, world, on_text, show, on_model)
     if not is_complete:
         raise Interrupted(texts)
     return texts
@@ -106,22 +107,22 @@ def generate_texts(
 
 def _generate_in_team(
     config: GenerateConfig,
-    team: Team,
+    world: World,
     on_text: Callable[[int, int], object],
     show: Callable[[str], object] | None,
     on_model: Callable[[str], object],
 ) -> tuple[list[GeneratedText], bool]:
     """Return the texts, in order, and whether they are complete; of several processes only the first has them."""
-    requests = text_requests(config, team.share(lambda: _prompts_of(config)))
-    if config.out and team.leads:
+    requests = text_requests(config, world.broadcast_object(lambda: _prompts_of(config)))
+    if config.out and world.is_main_process:
         check_is_new(Path(config.out))
-    with team.one_after_the_other("model"):
+    with world.main_process_first():
         folder = local_folder(config.model)
-    refuse_different_models(team, folder)
-    loaded = load_for_generation(config, team)
-    if loaded.attention_notice and team.leads:
+    check_same_inputs(world, "", folder)
+    loaded = load_for_generation(config, world)
+    if loaded.attention_notice and world.is_main_process:
         on_model(loaded.attention_notice)
-    on_piece = show if len(requests) == 1 and not config.reject_copied and team.size == 1 else None
+    on_piece = show if len(requests) == 1 and not config.reject_copied and world.size == 1 else None
     if on_piece and config.include_prompt:
         on_piece(requests[0].prompt)
 
@@ -135,35 +136,35 @@ def _generate_in_team(
             show=on_piece,
         )
 
-    index = _memorization_index(config, loaded.tokenizer, team)
-    own, is_complete = requests[team.rank :: team.size], True
+    index = _memorization_index(config, loaded.tokenizer, world)
+    own, is_complete = requests[world.rank :: world.size], True
     texts: list[GeneratedText] = []
     try:
-        with _sigterm_as_interrupt(team):
+        with _sigterm_as_interrupt(world):
             if own and index is None:
                 texts = generate(own)
             elif own and index is not None:
                 texts = _without_memorized(
-                    generate, own, index, config.reject_copied, n_texts=len(requests), is_all=team.size == 1
+                    generate, own, index, config.reject_copied, n_texts=len(requests), is_all=world.size == 1
                 )
     except Interrupted as interruption:
         texts, is_complete = interruption.texts, False
-    if team.size == 1:
+    if world.size == 1:
         return texts, is_complete
-    results = team.collect({"texts": [asdict(text) for text in texts], "is_complete": is_complete})
+    results = world.gather_object({"texts": [asdict(text) for text in texts], "is_complete": is_complete})
     texts = [GeneratedText(**text) for result in results for text in result["texts"]]
     texts.sort(key=lambda text: ((text.seed - config.seed) % len(requests), config.temperature.index(text.temperature)))
     is_complete = all(result["is_complete"] for result in results)
     on_text(len(texts), len(requests))
-    if team.leads and is_complete and not texts:
+    if world.is_main_process and is_complete and not texts:
         raise _all_memorized_error(config.reject_copied)
     return texts, is_complete
 
 
 @contextmanager
-def _sigterm_as_interrupt(team: Team) -> Iterator[None]:
+def _sigterm_as_interrupt(world: World) -> Iterator[None]:
     """With several processes Ctrl-C arrives as SIGTERM; the second time neither does anything."""
-    if team.size == 1 or threading.current_thread() is not threading.main_thread():
+    if world.size == 1 or threading.current_thread() is not threading.main_thread():
         yield
         return
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -334,11 +335,11 @@ def run_requests(
     return [finished[number] for number in range(len(requests))]
 
 
-def _memorization_index(config: GenerateConfig, tokenizer: TextTokenizer, team: Team) -> NgramIndex | None:
+def _memorization_index(config: GenerateConfig, tokenizer: TextTokenizer, world: World) -> NgramIndex | None:
     """Index the training text that no text may repeat; None where every text is taken."""
     if not config.reject_copied:
         return None
-    with team.one_after_the_other("text"):
+    with world.main_process_first():
         return NgramIndex(load_training_corpus(local_folder(config.model), tokenizer, config.trained_on).train)
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from tunesmith.config import GenerateConfig
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
-from tunesmith.distributed.team import ALONE, Team
-from tunesmith.distributed.verbs import device_of
+from tunesmith.distributed.launcher import device_for
+from tunesmith.distributed.world import SINGLE_PROCESS, World
 from tunesmith.generation.cpu_inference import has_fp16_kernels, prepare_for_inference
 from tunesmith.generation.kv_cache import cache_bytes
 from tunesmith.messages.catalogue import say
@@ -54,7 +54,7 @@ class LoadedModel:
         )
 
 
-def load_for_generation(config: GenerateConfig, team: Team = ALONE) -> LoadedModel:
+def load_for_generation(config: GenerateConfig, world: World = SINGLE_PROCESS) -> LoadedModel:
     """Load the requested model with its weights packed for inference.
 
     On a CPU that is fp16 weights and fp32 arithmetic, unless another precision is requested.
@@ -62,7 +62,7 @@ def load_for_generation(config: GenerateConfig, team: Team = ALONE) -> LoadedMod
     Raises:
         UserError: if it cannot be used.
     """
-    device = device_of(team, config.device)
+    device = device_for(world, config.device)
     may_round = config.precision == "auto" and device.type == "cpu" and has_fp16_kernels()
     dtype = torch.float32 if may_round else resolve_dtype(config.precision, device).value
     folder = local_folder(config.model)

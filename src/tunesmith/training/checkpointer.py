@@ -26,9 +26,9 @@ from torch import Tensor
 from tunesmith.config import GenerateConfig, TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.tokenizer import TextTokenizer
-from tunesmith.distributed.engine import Engine
-from tunesmith.distributed.parts import own_part, whole
-from tunesmith.distributed.team import Team
+from tunesmith.distributed.dtensor import full_tensor, local_tensor
+from tunesmith.distributed.strategy import Strategy
+from tunesmith.distributed.world import World
 from tunesmith.errors import UserError
 from tunesmith.evaluation.perplexity import METHOD
 from tunesmith.messages.catalogue import Phrase, say
@@ -225,7 +225,7 @@ def _state_tensors(optimizer: torch.optim.Optimizer) -> Iterator[Tensor]:
 def _live_storages(model: GPT2, optimizer: torch.optim.Optimizer) -> set[int]:
     """Return the addresses of memory that the next step writes to."""
     tensors = (*model.parameters(), *_state_tensors(optimizer))
-    return {own_part(tensor).untyped_storage().data_ptr() for tensor in tensors}
+    return {local_tensor(tensor).untyped_storage().data_ptr() for tensor in tensors}
 
 
 # --- the model folder
@@ -393,8 +393,8 @@ class Checkpointer:
     model: GPT2
     optimizer: torch.optim.Optimizer
     rng: RNGState
-    team: Team
-    engine: Engine
+    world: World
+    strategy: Strategy
 
     def __post_init__(self) -> None:
         self._writer = AsyncWriter()
@@ -415,7 +415,7 @@ class Checkpointer:
     def publish(self, state: TrainState) -> None:
         """Write the current model into the run directory, as the best one."""
         copied, now = self.copy_of_model(state), replace(state)
-        if self.team.leads:
+        if self.world.is_main_process:
             self._writer.publish(state.step, self._guarded(copied, lambda: self.best_model.publish(copied, now)))
             if copied.is_live:
                 self._writer.wait()
@@ -424,8 +424,8 @@ class Checkpointer:
         """Write a checkpoint; training waits for the copy only, unless memory is too short for one."""
         folder = self.run.checkpoint(state.step)
         copied = self.copy_of_model(state)
-        if not self.team.leads:
-            if self.engine.is_sharded:
+        if not self.world.is_main_process:
+            if self.strategy.is_sharded:
                 self._participate_in_gather(optimizer_states=True)
             return
         optimizer_tensors_of = (
@@ -453,7 +453,7 @@ class Checkpointer:
             drop_old_checkpoints(self.run, self.keep_bytes)
 
         self._writer.save(state.step, folder, self._guarded(copied, write))
-        if copied.is_live or (self.engine.is_sharded and not fits_memory(n_bytes)):
+        if copied.is_live or (self.strategy.is_sharded and not fits_memory(n_bytes)):
             self._writer.wait()
 
     def _guarded(self, copied: ModelSnapshot, write: Write) -> Write:
@@ -474,12 +474,12 @@ class Checkpointer:
         if self._copied is None or self._copied.weights_id != weights_id:
             self._copied = None
             self._writer.wait()
-            if self.team.leads:
+            if self.world.is_main_process:
                 n_bytes = sum(state_bytes(self.model, self.optimizer)) - self._buffers.nbytes
-                is_live = not self.engine.is_sharded and not fits_memory(n_bytes)
+                is_live = not self.strategy.is_sharded and not fits_memory(n_bytes)
                 self._copied = snapshot_model(self.model, self.optimizer, weights_id, self._buffers, is_live=is_live)
             else:
-                if self.engine.is_sharded:
+                if self.strategy.is_sharded:
                     self._participate_in_gather(optimizer_states=False)
                 self._copied = ModelSnapshot(weights_id, {}, {})
         return self._copied
@@ -489,7 +489,7 @@ class Checkpointer:
         for _, parameter in trainable(self.model):
             tensors = self.optimizer.state[parameter].values() if optimizer_states else (parameter,)
             for tensor in tensors:
-                whole(tensor.detach())
+                full_tensor(tensor.detach())
 
     def finish(self) -> list[Outcome]:
         """Wait until everything is written or has failed."""

@@ -18,8 +18,8 @@ from torch import Tensor
 from tunesmith.data.dataloader import Batch, TrainBatchSampler
 from tunesmith.data.provenance import SampleLocator
 from tunesmith.data.spans import Int64s
-from tunesmith.distributed.parts import own_part
-from tunesmith.distributed.team import ALONE, Team
+from tunesmith.distributed.dtensor import local_tensor
+from tunesmith.distributed.world import SINGLE_PROCESS, World
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import Phrase
 from tunesmith.model.compile import eager_mode, set_compute_dtype
@@ -83,7 +83,7 @@ class NonFiniteMonitor:
 
 def weights_are_finite(model: GPT2) -> bool:
     """Whether every parameter is finite, as far as this process has them."""
-    return all(bool(own_part(parameter).isfinite().all()) for parameter in model.parameters())
+    return all(bool(local_tensor(parameter).isfinite().all()) for parameter in model.parameters())
 
 
 def find_nonfinite_windows(model: GPT2, windows: Int64s, batch_of: Callable[[Int64s], Batch]) -> Iterator[int]:
@@ -121,7 +121,7 @@ class Recovery:
         origins: to name samples.
         reload: restores model and optimizer from the last good checkpoint.
         hint: of the error when nothing helps.
-        team: processes that train together; the main process decides for all.
+        world: processes that train together; the main process decides for all.
         searches: whether the causing samples can be searched: not where each process has only a part of the model.
     """
 
@@ -132,7 +132,7 @@ class Recovery:
         origins: SampleLocator,
         reload: Callable[[], TrainState],
         hint: str,
-        team: Team = ALONE,
+        world: World = SINGLE_PROCESS,
         *,
         searches: bool = True,
     ) -> None:
@@ -141,7 +141,7 @@ class Recovery:
         self._origins = origins
         self._reload = reload
         self._hint = hint
-        self._team = team
+        self._world = world
         self._searches = searches
         self._retries: Counter[int] = Counter()
         self._rollbacks: Counter[int] = Counter()
@@ -156,12 +156,12 @@ class Recovery:
         Raises:
             UserError: when nothing helps.
         """
-        if self._team.largest(int(not weights_are_finite(self._model))):
+        if self._world.all_reduce_max(int(not weights_are_finite(self._model))):
             return self._rollback(step, state, "weights", [])
         if self._model.compute_dtype == torch.float16:
             return self._widen_dtype(step, state)
         windows = self._order.windows(step - 1, state.excluded_windows)
-        causes = self._team.share(lambda: self._find_causes(windows)) if self._searches else []
+        causes = self._world.broadcast_object(lambda: self._find_causes(windows)) if self._searches else []
         if not causes:
             self._retries[step] += 1
             if self._retries[step] > MAX_RETRIES:

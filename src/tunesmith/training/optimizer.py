@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tunesmith.distributed.parts import dealt_like, is_part, whole
+from tunesmith.distributed.dtensor import distribute_like, full_tensor, is_dtensor
 from tunesmith.optim.cpu_offload_adamw import CPUOffloadAdamW
 from tunesmith.optim.in_backward_adamw import InBackwardAdamW
 from tunesmith.optim.low_bit_adamw import LowBitAdamW, uncompressed_state
@@ -98,7 +98,7 @@ class WholeWeights(Mapping[str, Tensor]):
         self._parameters = {
             name: parameter
             for name, parameter in trainable(model)
-            if not {"master", "remainder"}.isdisjoint(optimizer.state[parameter]) or is_part(parameter)
+            if not {"master", "remainder"}.isdisjoint(optimizer.state[parameter]) or is_dtensor(parameter)
         }
 
     def __getitem__(self, name: str) -> Tensor:
@@ -108,7 +108,7 @@ class WholeWeights(Mapping[str, Tensor]):
             return state["master"]
         if "remainder" in state:
             return merge_fp32(parameter.detach(), state["remainder"])
-        return whole(parameter.detach())
+        return full_tensor(parameter.detach())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._parameters)
@@ -121,7 +121,7 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Ite
     """The state of every parameter that is learned, under its name, one after the other and where it is."""
     for name, parameter in trainable(model):
         for key, value in optimizer.state[parameter].items():
-            yield f"{key}.{name}", whole(value.detach())
+            yield f"{key}.{name}", full_tensor(value.detach())
     if isinstance(optimizer, InBackwardAdamW) and optimizer.norm_before is not None:
         yield NORM_BEFORE, optimizer.norm_before.detach()
 
@@ -139,7 +139,7 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sta
     """
     for name, parameter in trainable(model):
         restored: dict[str, Any] = {
-            key: dealt_like(fresh, state[f"{key}.{name}"]) for key, fresh in optimizer.state[parameter].items()
+            key: distribute_like(fresh, state[f"{key}.{name}"]) for key, fresh in optimizer.state[parameter].items()
         }
         if isinstance(optimizer, CPUOffloadAdamW):
             optimizer.restore(parameter, restored)

@@ -14,7 +14,7 @@ from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.hf_datasets import HUB_PREFIX
 from tunesmith.data.source_files import STDIN_NAMES
-from tunesmith.distributed.agreement import weights_sha256
+from tunesmith.distributed.consistency import weights_sha256
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
 from tunesmith.run_dir import RunDir, checkpoint_step

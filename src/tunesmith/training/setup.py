@@ -16,9 +16,8 @@ from tunesmith.data.provenance import SampleLocator
 from tunesmith.data.readers import reading_options
 from tunesmith.data.source_files import STDIN_NAMES, ResolvedSources, resolve_sources
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
-from tunesmith.distributed.agreement import weights_sha256
-from tunesmith.distributed.start import send_weights
-from tunesmith.distributed.team import ALONE, Team
+from tunesmith.distributed.consistency import check_same_inputs, weights_sha256
+from tunesmith.distributed.world import SINGLE_PROCESS, World
 from tunesmith.errors import UserError
 from tunesmith.messages.catalogue import say
 from tunesmith.messages.system_errors import said_by_system
@@ -58,17 +57,17 @@ from tunesmith.training.resume import (
     with_absolute_paths,
 )
 from tunesmith.training.rng import RNGState
+from tunesmith.training.run_sync import (
+    adapt_plan_to_world_size,
+    broadcast_parameters,
+    broadcast_plan,
+    check_single_process_options,
+    load_checkpoint_all_ranks,
+    make_strategy,
+)
 from tunesmith.training.sharding_choice import Processes
 from tunesmith.training.state import TrainState
 from tunesmith.training.stop import StopController
-from tunesmith.training.together import (
-    for_processes,
-    make_engine,
-    refuse_alone,
-    refuse_different_starts,
-    restored,
-    told_plan,
-)
 from tunesmith.training.trainer import Trainer
 from tunesmith.training.validation import validate_config
 from tunesmith.utils.device import (
@@ -111,15 +110,15 @@ class InitSource:
     is_checkpoint: bool
 
 
-def check_config(config: TrainConfig, team: Team) -> torch.device:
+def check_config(config: TrainConfig, world: World) -> torch.device:
     """Find mistakes before a model is downloaded or a long text is read; return the device.
 
     Raises:
         UserError: for all of them at once, as far as they are of one kind.
     """
     validate_config(config)
-    if team.size > 1:
-        refuse_alone(config)
+    if world.size > 1:
+        check_single_process_options(config)
     reading_options(config)
     device = resolve_device(config.device).value
     resolve_dtype(config.precision, device)
@@ -135,7 +134,7 @@ def open_sources(config: TrainConfig) -> AbstractContextManager[ResolvedSources 
 
 
 def build_trainer(
-    config: TrainConfig, run: RunDir, stop: StopController, previous: TrainConfig | None, team: Team
+    config: TrainConfig, run: RunDir, stop: StopController, previous: TrainConfig | None, world: World
 ) -> TrainSetup:
     """Load text and model, make or resume the plan, and build the trainer.
 
@@ -144,10 +143,10 @@ def build_trainer(
         run: where everything is written, and a checkpoint is looked for with `config.resume`.
         stop: of the run.
         previous: the configuration before a resume, in the main process.
-        team: processes that train together.
+        world: processes that train together.
     """
     with open_sources(config) as found:
-        return _build(config, run, stop, previous, team, found)
+        return _build(config, run, stop, previous, world, found)
 
 
 def _build(
@@ -155,49 +154,49 @@ def _build(
     run: RunDir,
     stop: StopController,
     previous: TrainConfig | None,
-    team: Team,
+    world: World,
     found: ResolvedSources | None,
 ) -> TrainSetup:
-    is_resuming = config.resume and team.leads
+    is_resuming = config.resume and world.is_main_process
     search = find_checkpoint(run.checkpoints()) if is_resuming else CheckpointSearch(None, {})
-    checkpoint = team.share(lambda: str(search.folder or ""))
+    checkpoint = world.broadcast_object(lambda: str(search.folder or ""))
     is_here = checkpoint and (Path(checkpoint) / CONFIG).is_file()  # other hosts may not have the folder
     source = InitSource(Path(checkpoint), True) if is_here else InitSource(local_folder(config.model), False)
     hf_config = read_hf_config(source.folder)
     shape = parse_hf_config(hf_config, origin=str(source.folder))
     tokenizer = load_tokenizer(source.folder, hf_config)
-    with team.one_after_the_other("text"):  # the first process of a host prepares it, the others find it in the cache
+    with world.main_process_first():  # the first process of a host prepares it, the others find it in the cache
         corpus = _load_corpus(config, run, found, tokenizer)
-    refuse_different_starts(team, corpus, None if checkpoint else source.folder)
+    check_same_inputs(world, corpus.fingerprint, None if checkpoint else source.folder)
     calibrator = None
-    if team.size == 1 and not previous:
+    if world.size == 1 and not previous:
         plan, model, optimizer, calibrator = plan_and_build(config, shape, corpus, source)
     else:
         decided: TrainPlan | None = None
         if previous:
-            decided = for_processes(_resume_plan(config, previous, run, corpus, source), config, team.size)
+            decided = adapt_plan_to_world_size(_resume_plan(config, previous, run, corpus, source), config, world.size)
         elif not config.resume:
-            decided = plan_for_world(config, shape, corpus, team)
-        plan = told_plan(team, decided)
+            decided = plan_for_world(config, shape, corpus, world)
+        plan = broadcast_plan(world, decided)
         reset_peak_memory(torch.device(plan.device))
-        model, optimizer = build_model_and_optimizer(config, plan, source, team)
+        model, optimizer = build_model_and_optimizer(config, plan, source, world)
     device = torch.device(plan.device)
     scaler = torch.amp.GradScaler(device.type, enabled=plan.dtype == torch.float16)
     rng = RNGState(plan.seed, device, draws=plan.dropout > 0 or plan.lora_dropout > 0)
     state = TrainState(recompute=plan.recompute)
     if checkpoint:
-        stored = load_model(config, plan, source.folder) if plan.shard and team.leads else None
-        state = restored(team, model, optimizer, scaler, rng, search.folder, stored)
+        stored = load_model(config, plan, source.folder) if plan.shard and world.is_main_process else None
+        state = load_checkpoint_all_ranks(world, model, optimizer, scaler, rng, search.folder, stored)
         del stored
-    elif team.size > 1 and not plan.shard:
-        send_weights(team, model)
+    elif world.size > 1 and not plan.shard:
+        broadcast_parameters(world, model)
     apply_activation_checkpointing(model, state.recompute)
     if state.precision:
         set_compute_dtype(model, getattr(torch, state.precision))
         scaler = torch.amp.GradScaler(device.type, enabled=False)
     _check_steps_left(run, plan, state)
     version = str(environment()["tunesmith"])
-    engine = make_engine(team, model)
+    strategy = make_strategy(world, model)
     checkpointer = Checkpointer(
         run=run,
         best_model=BestModelWriter(run, config, plan, corpus, tokenizer, hf_config, version),
@@ -206,8 +205,8 @@ def _build(
         model=model,
         optimizer=optimizer,
         rng=rng,
-        team=team,
-        engine=engine,
+        world=world,
+        strategy=strategy,
     )
     trainer = Trainer(
         model=model,
@@ -222,12 +221,12 @@ def _build(
         tokenizer=tokenizer,
         prompts=read_sample_prompts(config),
         origins=SampleLocator(corpus, tokenizer, found),
-        restore=partial(_restore_last_good, config, plan, run, team, rng, model, optimizer),
+        restore=partial(_restore_last_good, config, plan, run, world, rng, model, optimizer),
         stop=stop,
-        team=team,
-        engine=engine,
+        world=world,
+        strategy=strategy,
     )
-    if not config.resume and team.leads:
+    if not config.resume and world.is_main_process:
         weights_bytes, optimizer_bytes = state_bytes(model, optimizer)
         check_disk_space(run.path, weights_bytes=weights_bytes, optimizer_bytes=optimizer_bytes)
     for folder in search.damaged:
@@ -321,17 +320,19 @@ def plan_and_build(
     return plan, model, optimizer, replace(calibrator, demand=demand, experience=measured)
 
 
-def plan_for_world(config: TrainConfig, shape: GPT2Config, corpus: Corpus, team: Team) -> TrainPlan | None:
+def plan_for_world(config: TrainConfig, shape: GPT2Config, corpus: Corpus, world: World) -> TrainPlan | None:
     """Make a plan for the process with the least memory; only the main process makes it."""
     hardware = detect_hardware(config.device, config.precision)
-    budgets = [budget for _, budget in team.gather([hardware.kind, hardware.budget.value])]
-    if not team.leads:
+    budgets = [budget for _, budget in world.all_gather_object([hardware.kind, hardware.budget.value])]
+    if not world.is_main_process:
         return None
     smallest = min(budgets)
     if smallest < MEMORY_TOLERANCE * hardware.budget.value:
         reason = say("rank {rank} may take no more", rank=budgets.index(smallest))
         hardware = replace(hardware, budget=Decision(smallest, reason))
-    plan, _ = make_plan(config, shape, corpus, hardware, CalibrationCache.kept(), Processes(team.size, team.local_size))
+    plan, _ = make_plan(
+        config, shape, corpus, hardware, CalibrationCache.kept(), Processes(world.size, world.local_size)
+    )
     return plan
 
 
@@ -361,16 +362,16 @@ def _check_steps_left(run: RunDir, plan: TrainPlan, state: TrainState) -> None:
 
 
 def build_model_and_optimizer(
-    config: TrainConfig, plan: TrainPlan, source: InitSource, team: Team = ALONE
+    config: TrainConfig, plan: TrainPlan, source: InitSource, world: World = SINGLE_PROCESS
 ) -> tuple[GPT2, torch.optim.Optimizer]:
     """Load the model to its device, or this process's part of it, and make its optimizer."""
     device = torch.device(plan.device)
     use_device(device)
     model = load_model(config, plan, source.folder if source.is_checkpoint else None)
     if plan.shard:
-        from tunesmith.distributed.sharding import shard
+        from tunesmith.distributed.fsdp import apply_fsdp
 
-        shard(model, team, device)
+        apply_fsdp(model, world, device)
     model = model.to(device).train()
     model.compute_dtype = plan.dtype  # a checkpoint's state may overrule it
     if plan.compiled and can_compile(device).value:  # a run may be resumed on a machine that cannot
@@ -416,15 +417,15 @@ def _restore_last_good(
     config: TrainConfig,
     plan: TrainPlan,
     run: RunDir,
-    team: Team,
+    world: World,
     rng: RNGState,
     model: GPT2,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
 ) -> tuple[TrainState, list[CheckpointDamaged]]:
     """Load the last good checkpoint in all processes; newer ones are damaged and renamed."""
-    if not team.leads:
-        return restored(team, model, optimizer, scaler, rng, None, None), []
+    if not world.is_main_process:
+        return load_checkpoint_all_ranks(world, model, optimizer, scaler, rng, None, None), []
     search = find_checkpoint(run.checkpoints())
     if search.folder is None:
         raise UserError(
@@ -435,7 +436,7 @@ def _restore_last_good(
     stored = load_model(config, plan, search.folder)
     if not plan.shard:
         restore_weights_(model, optimizer, stored)
-    state = restored(team, model, optimizer, scaler, rng, search.folder, stored)
+    state = load_checkpoint_all_ranks(world, model, optimizer, scaler, rng, search.folder, stored)
     for folder in search.damaged:
         quarantine(folder)
     return state, [

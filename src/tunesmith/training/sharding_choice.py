@@ -1,6 +1,8 @@
-"""Whether each of several processes holds the whole model, or its part of weights, gradients and moments."""
+"""Decides `--shard`: whether each process holds the whole model, or shards of weights, gradients and moments."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
 
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus
@@ -15,20 +17,14 @@ from tunesmith.training.epoch import request_of
 from tunesmith.utils.device import Decision
 
 
-@dataclass(frozen=True)
-class Processes:
-    """How many learn together.
-
-    Attributes:
-        size: all of them.
-        on_host: those of one host.
-    """
+class Processes(NamedTuple):
+    """How many processes train together, and how many of them share a host."""
 
     size: int
     on_host: int
 
     def speedup(self, kind: str) -> float:
-        """At best: each card computes by itself, processes without cards share a host's cores."""
+        """Return the largest possible speedup: each GPU computes alone, but CPU processes share a host's cores."""
         return self.size if kind == "cuda" else self.size / self.on_host
 
 
@@ -36,7 +32,7 @@ ONE_PROCESS = Processes(1, 1)
 
 
 def share_of_hardware(hardware: Hardware, processes: Processes) -> Hardware:
-    """What one process may use: its card, or its part of the host's memory."""
+    """Return what one process may use: its GPU, or its share of the host's memory."""
     if processes.on_host == 1:
         return hardware
     host_bytes = hardware.host_bytes // processes.on_host
@@ -55,42 +51,31 @@ def choose_sharding(
     experience: CalibrationCache,
     processes: Processes,
 ) -> Decision[bool]:
-    """Decide `--shard`; the arguments are those of `make_plan`.
+    """Shard only where an unsharded model in fp32 does not fit; the arguments are those of `make_plan`.
 
     Raises:
-        UserError: if it is asked for and cannot be.
+        UserError: if sharding is requested and impossible.
     """
     refused = _refusal(config, hardware.precision)
+    if processes.size == 1:
+        refused = refused or say("there is only one process")
     if config.shard == "yes":
-        if refused or processes.size == 1:
+        if refused:
             raise UserError(
                 "--shard yes: {refused}",
                 hint="leave it out, or what it does not go with; --devices 2 or torchrun starts several processes",
-                refused=refused or say("there is only one process"),
+                refused=refused,
             )
         return Decision(True, say("asked for"))
     if processes.size == 1:
         return Decision(False, say("there is only one process"))
     if config.shard == "no" or refused:
         return Decision(False, refused or say("asked for"))
-    return _by_room(config, model, corpus, hardware, experience, processes)
-
-
-def _by_room(
-    config: TrainConfig,
-    model: GPT2Config,
-    corpus: Corpus,
-    hardware: Hardware,
-    experience: CalibrationCache,
-    processes: Processes,
-) -> Decision[bool]:
-    """Parts where a whole model in fp32 does not fit, and its parts do."""
-    whole, _ = request_of(config, model, corpus, hardware, experience, processes=processes.size)
-    replicated = fastest_fit(whole, hardware, STATE_FORMATS["fp32"])
+    plan = partial(request_of, config, model, corpus, hardware, experience, processes=processes.size)
+    replicated = fastest_fit(plan()[0], hardware, STATE_FORMATS["fp32"])
     if fits(replicated, hardware):
         return Decision(False, say("each process holds the whole model in fp32: it fits, and reduces once a step"))
-    parts, _ = request_of(config, model, corpus, hardware, experience, processes=processes.size, is_sharded=True)
-    if not fits(fastest_fit(parts, hardware, STATE_FORMATS["fp32"]), hardware):
+    if not fits(fastest_fit(plan(is_sharded=True)[0], hardware, STATE_FORMATS["fp32"]), hardware):
         return Decision(False, say("in fp32 it does not fit {n} processes even in parts", n=processes.size))
     return Decision(
         True,
@@ -103,7 +88,7 @@ def _by_room(
 
 
 def _refusal(config: TrainConfig, precision: str) -> str:
-    """Why the model cannot be held in parts; empty where it can."""
+    """Return why the model cannot be sharded; empty where it can."""
     if config.lora_rank:
         return say("adapters are small: every process holds them whole")
     if config.optimizer == "muon":

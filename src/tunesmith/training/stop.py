@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from datetime import time as clock_time
 from types import FrameType
 
-from tunesmith.distributed.team import Team
+from tunesmith.distributed.world import World
 from tunesmith.errors import UserError
 from tunesmith.run_dir import ACTIONS, SAVE, STOP, RunDir
 
@@ -174,17 +174,17 @@ class StopController:
         run: where other processes leave requests.
         requested: whether this process was asked to stop.
         deadline: when to stop in any case.
-        team: processes that train together; the main process reads the requests.
+        world: processes that train together; the main process reads the requests.
 
     Attributes:
         save_requested: whether a checkpoint is due after the current step.
     """
 
-    def __init__(self, run: RunDir, requested: Callable[[], bool], deadline: Deadline | None, team: Team) -> None:
+    def __init__(self, run: RunDir, requested: Callable[[], bool], deadline: Deadline | None, world: World) -> None:
         self._files = ControlFiles(run)
         self._requested = requested
         self._deadline = deadline
-        self._team = team
+        self._world = world
         self.save_requested = False
 
     def clear(self) -> None:
@@ -193,10 +193,14 @@ class StopController:
 
     def poll(self) -> StopReason | None:
         """Return why the run ends now, or None; all processes agree on it."""
-        level = StopLevel.SAVE if self._team.leads and self._files.take(SAVE) else StopLevel.NONE
+        level = StopLevel.SAVE if self._world.is_main_process and self._files.take(SAVE) else StopLevel.NONE
         level = StopLevel.DEADLINE if self._deadline and self._deadline.has_passed() else level
-        level = StopLevel.REQUESTED if self._requested() or (self._team.leads and self._files.take(STOP)) else level
-        level = StopLevel(self._team.largest(level))
+        level = (
+            StopLevel.REQUESTED
+            if self._requested() or (self._world.is_main_process and self._files.take(STOP))
+            else level
+        )
+        level = StopLevel(self._world.all_reduce_max(level))
         self.save_requested = level is StopLevel.SAVE
         if level is StopLevel.DEADLINE and self._deadline:
             return StopReason(self._deadline.reason, by_request=False)

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from tunesmith.config import TrackerName, TrainConfig
-from tunesmith.distributed.joining import joined
-from tunesmith.distributed.place import place_here
-from tunesmith.distributed.team import ALONE, Team
+from tunesmith.distributed.env import torchrun_env
+from tunesmith.distributed.init import init_world
+from tunesmith.distributed.world import SINGLE_PROCESS, World
 from tunesmith.doctor.preflight import check_device
 from tunesmith.errors import UsageError, UserError
 from tunesmith.model.hub import local_folder
@@ -39,11 +39,10 @@ from tunesmith.training.events import (
     TrainResult,
 )
 from tunesmith.training.from_scratch import materialize_scratch_model
-from tunesmith.training.in_processes import train_in_processes
 from tunesmith.training.resume import resumed_config, stored_config, verify_resume
+from tunesmith.training.run_sync import broadcast_config, launch_training
 from tunesmith.training.setup import TrainSetup, build_trainer, check_config, describe_config, describe_run
 from tunesmith.training.stop import StopController, StopRequest, first_deadline, stop_on_signals
-from tunesmith.training.together import told_config
 from tunesmith.training.trainer import Trainer
 from tunesmith.utils.device import deterministic, gpu_uuid, resolve_device
 
@@ -64,26 +63,26 @@ def train(config: TrainConfig, *, on_event: Callable[[Event], None], stop: StopR
     Raises:
         UserError: if the run cannot be done.
     """
-    place, stop = place_here(), stop or StopRequest()
+    place, stop = torchrun_env(), stop or StopRequest()
     if place is None and config.devices > 1:
         return _train_in_processes(config)
     result = None
     with ExitStack() as stack:
-        team = ALONE
+        world = SINGLE_PROCESS
         if place is not None:
-            place.refuse_other_devices(config.devices)
-            team = stack.enter_context(joined(place, device=config.device))
-            if place.attempt and team.leads and RunDir(Path(config.out)).exists():
+            place.check_devices(config.devices)
+            world = stack.enter_context(init_world(place, device=config.device))
+            if place.restart_count and world.is_main_process and RunDir(Path(config.out)).exists():
                 config = replace(config, resume=True)  # the launcher starts us again after a failure
-        session = stack.enter_context(open_session(config, stop, team))
-        if team.leads:
+        session = stack.enter_context(open_session(config, stop, world))
+        if world.is_main_process:
             on_event(session.started)  # until here there is nothing to save, and Ctrl-C ends at once
         stack.enter_context(stop_on_signals(stop))
         for event in session.introduce():
             on_event(event)
         for event in stack.enter_context(closing(session.trainer.events())):
             for handled in dispatch(event, session.callbacks):
-                if team.leads:
+                if world.is_main_process:
                     on_event(handled)
                 if isinstance(handled, RunEnded):
                     result = handled.result
@@ -92,21 +91,21 @@ def train(config: TrainConfig, *, on_event: Callable[[Event], None], stop: StopR
 
 
 def train_events(
-    config: TrainConfig, stop: Callable[[], bool], *, team: Team = ALONE, has_integrations: bool = True
+    config: TrainConfig, stop: Callable[[], bool], *, world: World = SINGLE_PROCESS, has_integrations: bool = True
 ) -> Events:
     """Train, and yield what happens; the last event is `RunEnded`.
 
     Args:
         config: of the run.
         stop: called before every step; the run saves and ends when it returns true.
-        team: processes that train together; this one among them.
+        world: processes that train together; this one among them.
         has_integrations: whether trackers, dashboard and report are of this run.
 
     Raises:
         UserError: before anything is written, if the run cannot be done; later, if its loss stays non-finite.
     """
-    with open_session(config, stop, team, has_integrations=has_integrations) as session:
-        if team.leads:
+    with open_session(config, stop, world, has_integrations=has_integrations) as session:
+        if world.is_main_process:
             yield session.started
         yield from session.introduce()
         with closing(session.trainer.events()) as events:
@@ -131,7 +130,7 @@ class TrainSession:
 
 @contextmanager
 def open_session(
-    config: TrainConfig, stop: Callable[[], bool], team: Team, *, has_integrations: bool = True
+    config: TrainConfig, stop: Callable[[], bool], world: World, *, has_integrations: bool = True
 ) -> Iterator[TrainSession]:
     """Check and set up a run, and release what it used at the end; the arguments are those of `train_events`.
 
@@ -141,21 +140,21 @@ def open_session(
     run = RunDir(Path(config.out))
     trackers = {}
     if has_integrations:
-        if config.dashboard and team.leads:
+        if config.dashboard and world.is_main_process:
             from tunesmith.serving.server import check_extra
 
             check_extra("tunesmith train --dashboard")
         check_device(config)
-        if team.leads:
+        if world.is_main_process:
             trackers = make_trackers(config.track or _stored_trackers(config, run))
     deadline = first_deadline(config.max_hours, config.stop_at, now=datetime.now().astimezone())
-    control = StopController(run, stop, deadline, team)
+    control = StopController(run, stop, deadline, world)
     with ExitStack() as stack:
-        if not team.leads:
-            setup = _set_up_other_rank(config, run, control, team, stack)
+        if not world.is_main_process:
+            setup = _set_up_other_rank(config, run, control, world, stack)
             yield TrainSession(setup.trainer, setup.started, list, ())
             return
-        setup, verified = _set_up(config, run, control, team, stack)
+        setup, verified = _set_up(config, run, control, world, stack)
         trainer = setup.trainer
         watch = stack.enter_context(SystemMonitor(gpu_uuid(torch.device(trainer.plan.device))))
         callbacks: list[Callback] = [
@@ -178,7 +177,7 @@ def open_session(
 
 
 def _set_up(
-    config: TrainConfig, run: RunDir, stop: StopController, team: Team, stack: ExitStack
+    config: TrainConfig, run: RunDir, stop: StopController, world: World, stack: ExitStack
 ) -> tuple[TrainSetup, ResumeVerified | None]:
     """Set up the only or the main process, lock the run directory and write run.json."""
     previous = stored_config(run) if config.resume else None
@@ -186,20 +185,20 @@ def _set_up(
         config = resumed_config(config, previous, run)
     elif not config.sources:
         raise UsageError("no source was named", hint="name the text to train on: tunesmith train FILE --out DIR")
-    device = check_config(config, team)
+    device = check_config(config, world)
     if not previous:
         run.check_is_new()
     if config.verify_resume and device.type == "cuda":
         config = replace(config, deterministic=True)  # else no two runs on a GPU are the same, interrupted or not
     stack.enter_context(deterministic(device, is_on=config.deterministic))
     stack.enter_context(memory_limit(device))
-    with team.one_after_the_other("model"):
+    with world.main_process_first():
         config = config if previous else materialize_scratch_model(config, local_folder)
     verified = verify_resume(config, _train_quietly) if config.verify_resume else None
-    team.share(lambda: as_json(config))
+    world.broadcast_object(lambda: as_json(config))
     if previous:
         stack.enter_context(run.lock())
-    setup = build_trainer(config, run, stop, previous, team)
+    setup = build_trainer(config, run, stop, previous, world)
     trainer = setup.trainer
     if previous:
         stop.clear()
@@ -214,19 +213,19 @@ def _set_up(
 
 
 def _set_up_other_rank(
-    config: TrainConfig, run: RunDir, stop: StopController, team: Team, stack: ExitStack
+    config: TrainConfig, run: RunDir, stop: StopController, world: World, stack: ExitStack
 ) -> TrainSetup:
     """Set up a process that writes nothing and receives from the main process what that reads."""
     if not config.resume:
-        check_config(config, team)
-    with team.one_after_the_other("model"):
+        check_config(config, world)
+    with world.main_process_first():
         config = config if config.resume else materialize_scratch_model(config, local_folder)
     was_resumed = config.resume
-    config = told_config(team, config)
+    config = broadcast_config(world, config)
     # of a resumed run only what is typed now was known before
-    device = check_config(config, team) if was_resumed else resolve_device(config.device).value
+    device = check_config(config, world) if was_resumed else resolve_device(config.device).value
     stack.enter_context(deterministic(device, is_on=config.deterministic))
-    return build_trainer(config, run, stop, None, team)
+    return build_trainer(config, run, stop, None, world)
 
 
 def _train_quietly(config: TrainConfig, stop: Callable[[], bool]) -> Events:
@@ -235,7 +234,7 @@ def _train_quietly(config: TrainConfig, stop: Callable[[], bool]) -> Events:
 
 def _train_in_processes(config: TrainConfig) -> TrainResult:
     """Start the processes that train, and read their result from the run directory."""
-    code = train_in_processes(config)
+    code = launch_training(config)
     result = RunDir(Path(config.out)).read_metadata()["result"] if code in {0, 130} else {}
     names = {field.name for field in fields(TrainResult)}
     if not names <= set(result):

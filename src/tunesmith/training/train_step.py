@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tunesmith.data.dataloader import Batch
-from tunesmith.distributed.engine import Engine
+from tunesmith.distributed.strategy import Strategy
 from tunesmith.model.attention import PackedLayout, forward_packed, to_model_device
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import fused_linear_cross_entropy
@@ -59,7 +59,7 @@ def train_step(
     learning_rate: float,
     max_grad_norm: float,
     scaler: torch.amp.GradScaler,
-    engine: Engine | None = None,
+    strategy: Strategy | None = None,
     step_tokens: int | None = None,
 ) -> StepResult:
     """Compute the gradient of a step from its micro-batches, and update the weights.
@@ -71,41 +71,41 @@ def train_step(
         learning_rate: of this step.
         max_grad_norm: the gradient is scaled down to this norm if it is longer.
         scaler: enabled for fp16 only; it skips the update when the gradient overflowed.
-        engine: how the gradients of several processes become one; None in a single process.
+        strategy: how the gradients of several processes become one; None in a single process.
         step_tokens: that the step predicts in all processes; None where the micro-batches are all of it.
     """
-    engine = engine or Engine(model)
+    strategy = strategy or Strategy(model)
     step_tokens = sum(len(batch.targets) for batch in micro_batches) if step_tokens is None else step_tokens
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     if isinstance(optimizer, InBackwardAdamW) and len(micro_batches) == 1:
         if optimizer.norm_before is None:
             with optimizer.measuring():
-                backward_pass(model, micro_batches[0], step_tokens, scaler, engine)
+                backward_pass(model, micro_batches[0], step_tokens, scaler, strategy)
         with optimizer.updating(max_grad_norm):
-            nats = backward_pass(model, micro_batches[0], step_tokens, scaler, engine)
+            nats = backward_pass(model, micro_batches[0], step_tokens, scaler, strategy)
         grad_norm = (
             optimizer.finished()
         )  # too late to skip: where this is not finite, weights are not, and it rolls back
         return StepResult(nats, step_tokens, grad_norm, ~(nats.isfinite() & grad_norm.isfinite()))
     step_nats = torch.zeros((), device=model.head_VC.device)
     for number, batch in enumerate(micro_batches, 1):
-        with engine.micro_batch(is_last=number == len(micro_batches)):
-            step_nats += backward_pass(model, batch, step_tokens, scaler, engine)
-    step_nats = engine.summed(step_nats)
+        with strategy.accumulate(is_last=number == len(micro_batches)):
+            step_nats += backward_pass(model, batch, step_tokens, scaler, strategy)
+    step_nats = strategy.reduce_loss(step_nats)
     scaler.unscale_(optimizer)
     if isinstance(optimizer, CPUOffloadAdamW):
         grad_norm = optimizer.clip(model.parameters(), max_grad_norm)
     else:
-        grad_norm = engine.clip(max_grad_norm)
-    engine.agree()
+        grad_norm = strategy.clip_grad_norm(max_grad_norm)
+    strategy.vote_oom()
     is_bad = ~step_nats.isfinite()
     if scaler.is_enabled():  # it looks at the gradient itself, and lowers its scale
         scaler.step(optimizer)
         scaler.update()
     else:
         is_bad = is_bad.to(grad_norm.device) | ~grad_norm.isfinite()
-        if engine.is_sharded or isinstance(optimizer, CPUOffloadAdamW):
+        if strategy.is_sharded or isinstance(optimizer, CPUOffloadAdamW):
             if not bool(is_bad):  # host sync
                 optimizer.step()
         else:  # decided on the device, in the way that `GradScaler` tells fused optimizers
@@ -132,13 +132,13 @@ def fresh_scaler(scaler: torch.amp.GradScaler, device: torch.device) -> torch.am
 
 
 def backward_pass(
-    model: GPT2, batch: Batch, step_tokens: int, scaler: torch.amp.GradScaler, engine: Engine | None = None
+    model: GPT2, batch: Batch, step_tokens: int, scaler: torch.amp.GradScaler, strategy: Strategy | None = None
 ) -> Tensor:
     """Add a micro-batch's part to the gradients of a step of `step_tokens`; return its summed loss, an fp32 scalar."""
-    nats = batch_loss_sum(model, batch, call=engine.call if engine else None)
+    nats = batch_loss_sum(model, batch, call=strategy.forward if strategy else None)
     loss = nats / step_tokens
-    if engine and engine.loss_factor != 1:
-        loss = loss * engine.loss_factor  # gradients are averaged over processes, and are to be summed
+    if strategy and strategy.loss_scale != 1:
+        loss = loss * strategy.loss_scale  # gradients are averaged over processes, and are to be summed
     scaler.scale(loss).backward()
     return nats.detach()
 

@@ -22,8 +22,8 @@ from tunesmith.data.packing import EpochLayout
 from tunesmith.data.prefetch import prefetch
 from tunesmith.data.provenance import SampleLocator
 from tunesmith.data.tokenizer import TextTokenizer
-from tunesmith.distributed.engine import Engine
-from tunesmith.distributed.team import Team
+from tunesmith.distributed.strategy import Strategy
+from tunesmith.distributed.world import World
 from tunesmith.errors import DoesNotFitError, UserError
 from tunesmith.evaluation.perplexity import Evaluation, evaluate_split
 from tunesmith.generation.generate import GeneratedText, generate_batch
@@ -34,7 +34,7 @@ from tunesmith.model.compile import compilation_failure
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_checkpoint import from_hf_state_dict, load_gpt2, model_from_state_dict, read_into
 from tunesmith.model.lora import load_adapter
-from tunesmith.run_dir import RunDir
+from tunesmith.run_dir import CHECKPOINTS, RunDir
 from tunesmith.training.anomalies import SysmemFallbackDetector, detect_loss_spike, has_sysmem_fallback
 from tunesmith.training.checkpoint import ADAPTER, ModelSnapshot
 from tunesmith.training.checkpointer import Checkpointer
@@ -58,6 +58,7 @@ from tunesmith.training.events import (
 from tunesmith.training.nonfinite import NonFiniteMonitor, Recovery
 from tunesmith.training.plan import TrainPlan
 from tunesmith.training.rng import RNGState
+from tunesmith.training.run_sync import remember_micro_batch_splits
 from tunesmith.training.state import TrainState
 from tunesmith.training.stop import StopController, StopReason
 from tunesmith.training.train_step import StepResult, empty_step, fresh_scaler, learning_rate_at, train_step
@@ -85,8 +86,8 @@ class Trainer:
         prompts: continued before training, at every evaluation, and at the end.
         origins: name samples by file and line.
         restore: loads the last good checkpoint into model and optimizer, and reports newer, damaged ones.
-        team: processes that train together; only the main process writes.
-        engine: how their gradients become one.
+        world: processes that train together; only the main process writes.
+        strategy: how their gradients become one.
     """
 
     model: GPT2
@@ -103,8 +104,8 @@ class Trainer:
     origins: SampleLocator
     restore: Restore
     stop: StopController
-    team: Team
-    engine: Engine
+    world: World
+    strategy: Strategy
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -114,7 +115,7 @@ class Trainer:
             layout=EpochLayout(plan.steps_per_epoch, plan.micro_batches_per_step, plan.tokens_per_micro_batch),
             constant_size=plan.constant_size,
             seed=plan.seed,
-            shard=share_of(self.team, plan),
+            shard=share_of(self.world, plan),
         )
         hint = say(
             "lower --learning-rate (now {rate:g}) or use --precision fp32, in another --out; the best model before "
@@ -128,11 +129,11 @@ class Trainer:
             self.origins,
             self._restore_last_good,
             hint,
-            self.team,
-            searches=not self.engine.is_sharded,
+            self.world,
+            searches=not self.strategy.is_sharded,
         )
         self._nonfinite = NonFiniteMonitor()
-        self._fallback = SysmemFallbackDetector(self.team.size == 1 and has_sysmem_fallback(self._device))
+        self._fallback = SysmemFallbackDetector(self.world.size == 1 and has_sysmem_fallback(self._device))
         self._damaged: list[CheckpointDamaged] = []
         self._pending: list[Event] = []
         self._compiler_failed = False
@@ -150,12 +151,12 @@ class Trainer:
             if math.isnan(self.state.base_perplexity):
                 yield PhaseStarted("evaluating")
                 yield self._evaluate_base()
-                if self.team.leads:
+                if self.world.is_main_process:
                     yield PhaseStarted("sampling")
                 yield from self._sample(0)
             if self.state.step == 0:
                 self.checkpointer.save(self.state, self.scaler)  # so that a rollback before the first save has a target
-            self.team.wait_for_first()
+            self.world.barrier()
             batches = prefetching.enter_context(closing(prefetch(self._upcoming())))
             while True:
                 waiting_since_s = time.perf_counter()
@@ -168,11 +169,11 @@ class Trainer:
                 try:
                     stepped = self.train_step(*upcoming)
                 except DoesNotFitError:
-                    if not self.engine.is_sharded:
+                    if not self.strategy.is_sharded:
                         self.checkpointer.save(self.state, self.scaler)
                         yield from self.checkpointer.finish()
                         self.checkpointer.check_saved(self.state.step)
-                        self.team.wait_for_first()
+                        self.world.barrier()
                     raise
                 yield from self._take_pending()
                 finished, save_now = self.state.step == plan.steps, self.stop.save_requested
@@ -181,7 +182,7 @@ class Trainer:
                     yield from self.checkpointer.outcomes()  # before checkpoints are renamed
                     first_undone = self.state.step
                     yield from self._recover(bad_step)
-                    if self.team.leads and self.state.step < first_undone - 1:
+                    if self.world.is_main_process and self.state.step < first_undone - 1:
                         self.run.truncate_logs(self.state.step, keep=(KINDS[NonFiniteDetected],))
                     prefetching.close()
                     batches = prefetching.enter_context(closing(prefetch(self._upcoming())))
@@ -194,7 +195,7 @@ class Trainer:
                         self._publish()
                         yield LastModelPublished(self.state.step)
                     if not finished or not self.state.is_at_best:  # else they are generated at the end
-                        if self.team.leads:
+                        if self.world.is_main_process:
                             yield PhaseStarted("sampling")
                         yield from self._sample(self.state.step)
                 self.state.elapsed_s = time.perf_counter() - self._started_s
@@ -202,7 +203,7 @@ class Trainer:
                     self.checkpointer.save(self.state, self.scaler)
                 yield from self.checkpointer.outcomes()
                 if finished or save_now or self._is_due(plan.eval_every_steps, plan.save_every_steps):
-                    self.team.wait_for_first()  # writing may take longer than the others would wait within a step
+                    self.world.barrier()  # writing may take longer than the others would wait within a step
             prefetching.close()
             if self.state.step < plan.steps:
                 if reason and reason.by_request:
@@ -212,7 +213,7 @@ class Trainer:
             self.checkpointer.check_saved(self.state.step)
             if self.state.step == plan.steps:
                 self._restore_best()
-                if self.team.leads:
+                if self.world.is_main_process:
                     yield PhaseStarted("sampling")
                 yield from self._sample(self.state.best_step, is_final=True)
             yield self._end(reason)
@@ -242,9 +243,9 @@ class Trainer:
             else:
                 batches = self._order.batches(state.step, state.micro_batch_splits, state.excluded_windows)
             step_tokens = None
-            if self.team.size > 1:
+            if self.world.size > 1:
                 step_tokens = self._order.targets(state.step, state.excluded_windows)
-                self.rng.seed(_dropout_seed(self.plan.seed, state.step, self.team.rank))  # the same after a resume
+                self.rng.seed(_dropout_seed(self.plan.seed, state.step, self.world.rank))  # the same after a resume
             work = partial(
                 train_step,
                 self.model,
@@ -253,12 +254,12 @@ class Trainer:
                 learning_rate=self._learning_rate(),
                 max_grad_norm=self.plan.max_grad_norm,
                 scaler=self.scaler,
-                engine=self.engine,
+                strategy=self.strategy,
                 step_tokens=step_tokens,
             )
             try:
                 with self.rng.scope():
-                    result = self.engine.attempt(work)
+                    result = self.strategy.run_step(work)
             except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
                 if not is_out_of_memory(error):
                     raise
@@ -277,14 +278,14 @@ class Trainer:
         return result, started_s
 
     def _use_less_memory(self, micro_batches: list[Batch], splits: int) -> None:
-        """Halve micro-batches; where windows alone do not fit, apply_activation_checkpointing more.
+        """Halve micro-batches; where windows alone do not fit, checkpoint more activations.
 
         Raises:
             DoesNotFitError: if there is nothing left to do.
         """
         state = self.state
         max_splits = max(self._max_splits(micro_batches, splits), state.micro_batch_splits)
-        if not self.engine.is_sharded:
+        if not self.strategy.is_sharded:
             if state.micro_batch_splits < max_splits:
                 state.micro_batch_splits = min(state.micro_batch_splits * 2, max_splits)
                 return
@@ -292,6 +293,8 @@ class Trainer:
                 state.recompute = level
                 apply_activation_checkpointing(self.model, level)
                 return
+        elif max_splits > 1:  # the others wait in a collective: this run ends, and resumes with smaller micro-batches
+            remember_micro_batch_splits(self.run.path / CHECKPOINTS, min(2 * state.micro_batch_splits, max_splits))
         raise DoesNotFitError(
             "memory ran out with {what} at once",
             hint="{advice}",
@@ -301,12 +304,12 @@ class Trainer:
 
     def _max_splits(self, micro_batches: list[Batch], splits: int) -> int:
         """Return the number of splits above which no part gets smaller; the same in all processes."""
-        if self.team.size > 1:
+        if self.world.size > 1:
             return -(-self.plan.tokens_per_micro_batch // micro_batches[0].max_seqlen)
         return splits * max(len(batch.cu_seqlens) - 1 for batch in micro_batches)
 
     def _advice_if_nothing_fits(self) -> str:
-        if self.engine.is_sharded:
+        if self.strategy.is_sharded:
             return say(
                 "close what else uses the memory and continue with --resume; or start again with "
                 "--apply_activation_checkpointing blocks or a shorter --context-tokens"
@@ -367,7 +370,7 @@ class Trainer:
 
     def _restore_last_good(self) -> TrainState:
         self.checkpointer.wait()
-        self.team.wait_for_first()
+        self.world.barrier()
         state, self._damaged = self.restore(self.scaler)
         return state
 
@@ -412,10 +415,10 @@ class Trainer:
             self.corpus.validation,
             context_tokens=self.plan.context_tokens,
             tokens_per_batch=self.plan.tokens_per_evaluation_batch,
-            team=self.team,
-            in_step=self.engine.is_sharded,
+            world=self.world,
+            in_step=self.strategy.is_sharded,
         )
-        self.engine.settle()
+        self.strategy.reshard()
         return evaluation
 
     def _evaluate_base(self) -> Evaluated:
@@ -443,9 +446,9 @@ class Trainer:
 
     def _sample(self, step: int, *, is_final: bool = False) -> list[Event]:
         """Let the current model generate; at the end the best one, which is loaded or in the run directory by then."""
-        sharded = self.engine.is_sharded
+        sharded = self.strategy.is_sharded
         copied = self.checkpointer.copy_of_model(self.state) if sharded and not is_final else None
-        if not self.team.leads:
+        if not self.world.is_main_process:
             return []
         model = self._whole_model(copied) if sharded else self.model
         texts = generate_samples(model, self.tokenizer, self.prompts, self.plan.seed)
@@ -467,7 +470,7 @@ class Trainer:
 
     def _restore_best(self) -> None:
         """Load the published model for the last samples: training is over, and a second copy may not fit."""
-        if self.state.is_at_best or not self.team.leads or self.engine.is_sharded:
+        if self.state.is_at_best or not self.world.is_main_process or self.strategy.is_sharded:
             return
         if self.plan.lora is None:
             read_into(self.model, self.run.path)
@@ -504,12 +507,12 @@ def generate_samples(model: GPT2, tokenizer: TextTokenizer, prompts: list[str], 
         return generate_batch(model, tokenizer, prompts, seeds=seeds, params=SAMPLE_RULES, max_new_tokens=SAMPLE_TOKENS)
 
 
-def share_of(team: Team, plan: TrainPlan) -> RankShard | None:
+def share_of(world: World, plan: TrainPlan) -> RankShard | None:
     """Return one process's part of every step; processes on a CPU share the memory and cores of their host."""
-    if team.size == 1:
+    if world.size == 1:
         return None
-    divided = team.local_size if torch.device(plan.device).type == "cpu" else 1
-    return RankShard(team.rank, team.size, max(plan.tokens_per_micro_batch // divided, 1))
+    divided = world.local_size if torch.device(plan.device).type == "cpu" else 1
+    return RankShard(world.rank, world.size, max(plan.tokens_per_micro_batch // divided, 1))
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:
