@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tunesmith.diagnostics.matcher import chapters
-from tunesmith.messages.catalogue import say, speak
+from tunesmith.i18n import say, set_language
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = {"en": "troubleshooting.md", "ja": "troubleshooting.ja.md"}
@@ -17,7 +17,7 @@ HEADS = {
 
 def page(language: str) -> str:
     """The whole page in a language."""
-    speak(language)
+    set_language(language)
     try:
         parts = [HEADS[language]]
         for chapter in chapters():
@@ -28,7 +28,7 @@ def page(language: str) -> str:
                 parts.append(f"### {say(rule.cause)}\n\n{messages}\n\n**{fix}:** {say(rule.fix)}")
         return "\n\n".join(parts) + "\n"
     finally:
-        speak("en")
+        set_language("en")
 
 
 def main() -> None:

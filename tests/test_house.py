@@ -31,7 +31,7 @@ from tunesmith.config_values import flag_names
 PACKAGE = Path(tunesmith.__file__).parent
 
 FLOORS = [
-    {"messages"},
+    {"i18n"},
     {"errors"},
     {"config_values", "utils"},
     {"config", "monitoring", "run_dir"},

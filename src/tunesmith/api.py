@@ -17,8 +17,8 @@ from tunesmith.commands import COMMANDS, json_of
 from tunesmith.config import ServeConfig, TrainConfig
 from tunesmith.config_values import flag_names, in_one_row
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import LANGUAGES, speak
-from tunesmith.messages.language import chosen_language
+from tunesmith.i18n import LANGUAGES, set_language
+from tunesmith.i18n.locale import resolve_language
 
 if TYPE_CHECKING:
     from tunesmith import api_options
@@ -398,5 +398,5 @@ def _config_of(python_name: str, options: Any, **arguments: Any) -> Any:  # noqa
     flat = {name: in_one_row(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
     named = {name: value for name, value in flat.items() if value != () or name not in options}
     language = options.get("lang", "auto")
-    speak(chosen_language(language if language in LANGUAGES else "auto"))
+    set_language(resolve_language(language if language in LANGUAGES else "auto"))
     return config(**named, **options)

@@ -19,7 +19,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Literal
 
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.utils.device import Decision
 
 if TYPE_CHECKING:

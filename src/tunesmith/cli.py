@@ -21,7 +21,7 @@ from tunesmith import __version__
 from tunesmith.commands import COMMANDS, Command, json_of
 from tunesmith.config import CommonConfig, DoctorConfig, EvaluateConfig, GenerateConfig, ServeConfig, TrainConfig
 from tunesmith.errors import UsageError
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.run_dir import RunDir
 from tunesmith.ui.argv import settings_of, with_plain_dashes
 from tunesmith.ui.help import SpokenHelp

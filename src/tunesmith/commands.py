@@ -29,7 +29,7 @@ from tunesmith.config import (
     TrainConfig,
 )
 from tunesmith.errors import UsageError
-from tunesmith.messages.catalogue import Phrase
+from tunesmith.i18n import LazyString
 
 Function = Callable[[Any], Any]
 View = Callable[[Any, Any, int], str]
@@ -76,7 +76,7 @@ class Command:
     function: Function
     view: View | None = None
     python_name: str = ""
-    hint_without_sources: Phrase | None = None
+    hint_without_sources: LazyString | None = None
 
     def run(self, config: CommonConfig) -> Any:  # noqa: ANN401
         """Run the command and return its result.
@@ -129,7 +129,7 @@ COMMANDS = (
         _function("tokenization.prepare:prepare_text"),
         _view("ui.prepare_report:lint_report"),
         python_name="prepare",
-        hint_without_sources=Phrase("name the text: tunesmith prepare FILE --tokenizer gpt2"),
+        hint_without_sources=LazyString("name the text: tunesmith prepare FILE --tokenizer gpt2"),
     ),
     Command(
         "tokenizer train",
@@ -137,7 +137,7 @@ COMMANDS = (
         _function("tokenization.train_tokenizer:train_tokenizer"),
         lambda result, config, _width: load("ui.result_tables:tokenizer_table")(result, config.sources),
         python_name="train_tokenizer",
-        hint_without_sources=Phrase("name the text: tunesmith tokenizer train FILE --out DIR"),
+        hint_without_sources=LazyString("name the text: tunesmith tokenizer train FILE --out DIR"),
     ),
     Command(
         "tokenizer extend",
@@ -160,7 +160,7 @@ COMMANDS = (
         _function("evaluation.evaluate:evaluate_model"),
         lambda result, _config, width: load("ui.result_tables:evaluation_table")(result, _terminal_width(width)),
         python_name="evaluate",
-        hint_without_sources=Phrase("name the text to measure on: tunesmith evaluate MODEL FILE"),
+        hint_without_sources=LazyString("name the text to measure on: tunesmith evaluate MODEL FILE"),
     ),
     Command("generate", GenerateConfig, _function("generation.generate:generate_texts"), python_name="generate"),
     Command(

@@ -8,7 +8,7 @@ code 1; in Python it is an ordinary exception with the same two texts. Anything 
 import unicodedata
 from pathlib import PurePath
 
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 
 INVISIBLE = {"Cc", "Cs", "Zl", "Zp"}
 """Unicode's categories of control characters, of bytes of a name that are no text, and of line ends."""
@@ -45,7 +45,7 @@ class UserError(Exception):
         Args:
             message: a text of the catalogue.
             hint: another one.
-            values: of the names in both (`tunesmith.messages.catalogue.say`).
+            values: of the names in both (`tunesmith.i18n.say`).
         """
         shown = {name: _bounded(value) for name, value in values.items()}
         self.message = on_one_line(say(message, **shown))

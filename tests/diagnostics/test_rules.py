@@ -132,7 +132,7 @@ def test_a_long_log_is_read_without_its_steps() -> None:
 
 def test_every_rule_is_translated() -> None:
     """Cause and fix of every rule are in the message catalog."""
-    with files("tunesmith.messages").joinpath("ja.po").open("rb") as file:
+    with files("tunesmith.i18n").joinpath("locales", "ja.po").open("rb") as file:
         translated = {message.id for message in read_po(file) if message.id and message.string}
     texts = {text for rule in RULES for text in (rule.cause, rule.fix)}
     assert texts - translated == set()

@@ -13,7 +13,7 @@ import pytest
 import tunesmith
 from tunesmith.config import TrainConfig
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import speak
+from tunesmith.i18n import set_language
 from tunesmith.reporting.run_reader import read_run
 from tunesmith.training.events import StepLogged
 from tunesmith.training.train import train_events
@@ -236,7 +236,7 @@ def test_japanese(healthy: Path) -> None:
     try:
         japanese = page_of(healthy, "ja")
     finally:
-        speak("en")
+        set_language("en")
     assert [one["said"][:3] for one in english.charts["loss"]["series"]] == [
         one["said"][:3] for one in japanese.charts["loss"]["series"]
     ]

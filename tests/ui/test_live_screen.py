@@ -13,7 +13,7 @@ from rich.console import Console
 
 import tunesmith
 from tunesmith.generation.generate import GeneratedText
-from tunesmith.messages.catalogue import speak
+from tunesmith.i18n import set_language
 from tunesmith.monitoring.system_monitor import SystemReading
 from tunesmith.training.events import Evaluated, PhaseStarted, RunStarted, Sampled, StepLogged, SystemMetricsLogged
 from tunesmith.training.plan import TrainPlan
@@ -81,9 +81,9 @@ def lines(shown: LiveScreen, width: int) -> list[str]:
 @pytest.fixture(params=["en", "ja"])
 def language(request: pytest.FixtureRequest) -> Iterator[str]:
     """One after the other."""
-    speak(request.param)
+    set_language(request.param)
     yield request.param
-    speak("en")
+    set_language("en")
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])

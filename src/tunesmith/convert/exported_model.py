@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from tunesmith.config import ExportConfig
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.errors import UserError
-from tunesmith.messages.system_errors import said_by_system
+from tunesmith.i18n.os_errors import describe_os_error
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import PROJECTIONS, LoRA
 from tunesmith.model.hf_checkpoint import load_gpt2, merged_state_dict
@@ -111,7 +111,7 @@ def adapter_settings(folder: Path) -> dict[str, Any]:
         settings = parse_json(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(
-            "{path} cannot be read: {error}", hint="get the adapter again", path=path, error=said_by_system(error)
+            "{path} cannot be read: {error}", hint="get the adapter again", path=path, error=describe_os_error(error)
         ) from None
     if not isinstance(settings, dict) or settings.get("peft_type") != "LORA":
         raise UserError("{path} describes no LoRA adapter", hint="merge it with the tool that made it", path=path)
@@ -137,7 +137,7 @@ def adapter_lora(folder: Path, settings: dict[str, Any]) -> LoRA:
             "{path} cannot be read: {error}",
             hint="get the adapter again",
             path=folder / ADAPTER_WEIGHTS,
-            error=said_by_system(error),
+            error=describe_os_error(error),
         ) from None
     targets = tuple(target for target in PROJECTIONS if any(f".{target}.lora_A." in name for name in names))
     rank, alpha = settings.get("r"), settings.get("lora_alpha")

@@ -17,7 +17,7 @@ from tunesmith.convert.import_openai import is_openai, read_openai
 from tunesmith.convert.imported_model import ForeignModel
 from tunesmith.data.tokenizer import FILES, TextTokenizer, load_tokenizer, load_tokenizer_files
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.model.hf_checkpoint import load_gpt2, merged_state_dict, model_from_state_dict, save_gpt2
 from tunesmith.model.hf_config import to_hf_config
 from tunesmith.model.hub import local_folder

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.config import PushConfig
 from tunesmith.data.tokenizer import FILES, load_tokenizer
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.model.hf_checkpoint import weight_files
 from tunesmith.model.hf_config import parse_hf_config, read_hf_config
 from tunesmith.model.hub import REACH_HUB_S, local_folder

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tunesmith.config import ServeConfig
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import say, speak, spoken
+from tunesmith.i18n import get_language, say, set_language
 from tunesmith.utils.files import to_json
 
 STARTS_WITHIN_S = 30.0
@@ -49,7 +49,7 @@ def dashboard_process(folder: Path) -> Iterator[str]:
     Raises:
         DashboardStartError: if it cannot be started; the run continues without it.
     """
-    command = [sys.executable, "-m", "tunesmith.dashboard.launch", str(folder), spoken()]
+    command = [sys.executable, "-m", "tunesmith.dashboard.launch", str(folder), get_language()]
     own_group = (
         {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
         if os.name == "nt"
@@ -92,7 +92,7 @@ def main() -> None:
     from tunesmith.serving.server import base_url, run_app
 
     folder, language = Path(sys.argv[1]), sys.argv[2]
-    speak(language)
+    set_language(language)
     if hasattr(os, "nice"):
         os.nice(NICENESS)  # training has priority
     threading.Thread(target=_exit_after_run, daemon=True).start()

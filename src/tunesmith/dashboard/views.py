@@ -8,7 +8,7 @@ import jinja2
 
 from tunesmith.config import RunsConfig
 from tunesmith.dashboard.run_state import RunState
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.reporting.html import report_page
 from tunesmith.reporting.run_list import list_runs, status_words
 from tunesmith.reporting.run_reader import read_run

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.tokenizer import TextTokenizer
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 
 FEW_TOKENS = 20_000
 POOR_FIT_TOKENS_PER_CHARACTER = 0.8

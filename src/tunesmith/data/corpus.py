@@ -45,7 +45,7 @@ from tunesmith.data.split import TrainValSplit, train_val_split
 from tunesmith.data.tokenize_corpus import FORMAT, TokenizedSources, check_enough_samples, tokenize_sources
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
-from tunesmith.messages.system_errors import said_by_system
+from tunesmith.i18n.os_errors import describe_os_error
 from tunesmith.utils.files import new_folder, parse_json, write_json
 
 NEAR_DUPLICATES_COUNTED_SAMPLES = 50_000
@@ -238,7 +238,7 @@ def _unreadable(folder: Path, error: Exception) -> UserError:
         "the prepared text in {folder} cannot be read: {error}",
         hint="delete {folder}",
         folder=folder,
-        error=said_by_system(error),
+        error=describe_os_error(error),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from tunesmith.data.spans import Int64s
 from tunesmith.data.tokenizer import SAFE_BORDER, TextTokenizer, TokenIds, safe_pieces
-from tunesmith.messages.catalogue import Phrase
+from tunesmith.i18n import LazyString
 
 PIECE_CHARACTERS = 1 << 19
 """Long documents are split into pieces of this size where that changes no id, so that every core has work."""
@@ -49,7 +49,7 @@ class FastTokenizer:
 
     def __init__(self, reference: TextTokenizer, *, text_bytes: int) -> None:
         self._reference = reference
-        self.path, self.reason = "tokenizers", Phrase("the text is small")
+        self.path, self.reason = "tokenizers", LazyString("the text is small")
         if text_bytes >= LARGE_TEXT_BYTES:
             self._try_fast_path()
 
@@ -59,7 +59,7 @@ class FastTokenizer:
             return self._reference.encode_packed(texts)
         ids, counts = self._encode_fast(texts)
         if self._differs(texts, ids, counts):
-            self._fall_back(Phrase("gigatoken gave other ids than tokenizers on this text"))
+            self._fall_back(LazyString("gigatoken gave other ids than tokenizers on this text"))
             return self._reference.encode_packed(texts)
         return ids, counts
 
@@ -69,23 +69,23 @@ class FastTokenizer:
 
             self._fast = gigatoken.Tokenizer.from_json(self._reference.json)
         except Exception as error:  # noqa: BLE001  whatever it raises, the reference works
-            self._fall_back(Phrase("gigatoken cannot be used: {error}", {"error": str(error)}))
+            self._fall_back(LazyString("gigatoken cannot be used: {error}", {"error": str(error)}))
             return
         if not self._reference.may_be_cut:
-            self._fall_back(Phrase("the tokenizer is not byte-level as GPT-2's"))
+            self._fall_back(LazyString("the tokenizer is not byte-level as GPT-2's"))
             return
         others = [token for token in self._reference.added_tokens if token != self._reference.end_of_text]
         if others:
-            self._fall_back(Phrase("the tokenizer has added tokens ({first!r})", {"first": others[0]}))
+            self._fall_back(LazyString("the tokenizer has added tokens ({first!r})", {"first": others[0]}))
             return
         ids, counts = self._encode_fast(AWKWARD)
         expected = self._reference.encode(AWKWARD)
         if [part.tolist() for part in _parts(ids, counts)] != expected:
-            self._fall_back(Phrase("gigatoken failed the self-check against tokenizers"))
+            self._fall_back(LazyString("gigatoken failed the self-check against tokenizers"))
             return
-        self.path, self.reason = "gigatoken", Phrase("large text, and it agrees with tokenizers")
+        self.path, self.reason = "gigatoken", LazyString("large text, and it agrees with tokenizers")
 
-    def _fall_back(self, reason: Phrase) -> None:
+    def _fall_back(self, reason: LazyString) -> None:
         self.path, self.reason = "tokenizers", reason
 
     def _encode_fast(self, texts: list[str]) -> tuple[TokenIds, Int64s]:

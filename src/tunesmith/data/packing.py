@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tunesmith.data.spans import Int64s, IntColumns, Integers, TokenSpans
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.utils.device import Decision
 
 TOKENS_MULTIPLE = 64

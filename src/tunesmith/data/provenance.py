@@ -12,7 +12,7 @@ from tunesmith.data.readers import ReadingOptions
 from tunesmith.data.source_files import TEXT_KINDS, ResolvedSources, SourceFile, is_prepared, resolve_sources
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import Phrase
+from tunesmith.i18n import LazyString
 from tunesmith.utils.files import parse_json
 
 SHOWN_CHARACTERS = 60
@@ -35,14 +35,16 @@ class SampleLocation:
     text: str
 
     @property
-    def shown(self) -> Phrase:
+    def shown(self) -> LazyString:
         """Description for people."""
         if self.line is None:
-            return Phrase(
+            return LazyString(
                 "{file}, sample {sample:,}: {begins!r}",
                 {"file": self.file, "sample": self.sample, "begins": self.text},
             )
-        return Phrase("{file}, line {line}: {begins!r}", {"file": self.file, "line": self.line, "begins": self.text})
+        return LazyString(
+            "{file}, line {line}: {begins!r}", {"file": self.file, "line": self.line, "begins": self.text}
+        )
 
 
 class SampleLocator:

@@ -22,7 +22,7 @@ from tunesmith.data.segmentation import AUTO, DOCUMENT, SampleBoundary, TextBatc
 from tunesmith.data.source_files import ARROW_KINDS, TABLE_KINDS, SourceFile
 from tunesmith.data.table_readers import TableColumns, samples_of, table_rows
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import Phrase
+from tunesmith.i18n import LazyString
 
 CHARACTERS_AT_A_TIME = 1 << 21
 HEAD_CHARACTERS = 1 << 18
@@ -109,7 +109,7 @@ class SourceReport:
     sha256: str
     encoding: str
     split_on: str
-    reason: Phrase
+    reason: LazyString
     samples: int = 0
     empty_samples: int = 0
     eot_markers: int = 0
@@ -129,13 +129,13 @@ def open_source(
         UserError: here or while reading, for content that cannot be read as it should.
     """
     if isinstance(file, HFDataset):
-        reason = Phrase("a dataset of the Hugging Face Hub: one row is one sample")
+        reason = LazyString("a dataset of the Hugging Face Hub: one row is one sample")
         report = SourceReport(file.name, file.sha256, "", "row", reason)
         return report, _cleaned(samples_of(file, file.rows(), options.columns), report, options, end_of_text)
     encoding = _encoding(file, options)
     errors = "strict" if options.on_bad_bytes == "stop" else "surrogateescape"
     if file.kind in TABLE_KINDS:
-        boundary = SampleBoundary("row", Phrase("a table: one row is one sample"))
+        boundary = SampleBoundary("row", LazyString("a table: one row is one sample"))
         samples = samples_of(file, table_rows(file, encoding, errors), options.columns)
     else:
         boundary = _boundary(file, encoding, options)
@@ -167,9 +167,9 @@ def _encoding(file: SourceFile, options: ReadingOptions) -> str:
 
 def _boundary(file: SourceFile, encoding: str, options: ReadingOptions) -> SampleBoundary:
     if options.split_on != AUTO:
-        return SampleBoundary(escapes(options.split_on), Phrase("set by user"))
+        return SampleBoundary(escapes(options.split_on), LazyString("set by user"))
     if file.kind == ".md":
-        return SampleBoundary(DOCUMENT, Phrase("a Markdown file is one text"))
+        return SampleBoundary(DOCUMENT, LazyString("a Markdown file is one text"))
     with io.TextIOWrapper(file.open(), encoding, errors="replace") as stream:
         return detect_boundary(stream.read(HEAD_CHARACTERS))
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from tunesmith.data.tokenizer import SAFE_BORDER
-from tunesmith.messages.catalogue import Phrase
+from tunesmith.i18n import LazyString
 
 AUTO, LINE, BLANK_LINE, DOCUMENT = "auto", "line", "blank-line", "document"
 
@@ -60,7 +60,7 @@ class SampleBoundary:
     """Where the samples of a file end (line, blank-line, document or a literal), and the reason."""
 
     split_on: str
-    reason: Phrase
+    reason: LazyString
 
 
 def detect_boundary(head: str) -> SampleBoundary:
@@ -75,41 +75,41 @@ def detect_boundary(head: str) -> SampleBoundary:
     blank_fraction = 1 - len(lines) / max(len(all_lines), 1)
     small_fraction = sum(line.lstrip()[:1].islower() for line in lines) / len(lines)
     if len(lines) == 1 and long_line > SHORT_LINE_CHARACTERS:
-        return SampleBoundary(DOCUMENT, Phrase("a single line"))
+        return SampleBoundary(DOCUMENT, LazyString("a single line"))
     if small_fraction > WRAPPED_FRACTION and median_line > WRAPPED_LINE_CHARACTERS:
-        return SampleBoundary(DOCUMENT, Phrase("lines are wrapped in the middle of sentences"))
+        return SampleBoundary(DOCUMENT, LazyString("lines are wrapped in the middle of sentences"))
     first = head.split("\n", 1)[0].strip()
     header = first if first.lower() in HEADERS else ""
     if blank_fraction < FEW_BLANK_LINES and long_line <= SHORT_LINE_CHARACTERS:
         return SampleBoundary(
             LINE,
-            Phrase(
+            LazyString(
                 "short lines (95 % have at most {long} characters), hardly any blank ones; "
                 "the first one, {header!r}, looks like a header",
                 {"long": long_line, "header": header},
             )
             if header
-            else Phrase(
+            else LazyString(
                 "short lines (95 % have at most {long} characters), hardly any blank ones", {"long": long_line}
             ),
         )
     if blank_fraction < NO_BLANK_LINES and len(lines) >= MANY_LINES:
         return SampleBoundary(
             LINE,
-            Phrase(
+            LazyString(
                 "{lines:,} lines in its beginning alone, none of them blank; "
                 "the first one, {header!r}, looks like a header",
                 {"lines": len(lines), "header": header},
             )
             if header
-            else Phrase("{lines:,} lines in its beginning alone, none of them blank", {"lines": len(lines)}),
+            else LazyString("{lines:,} lines in its beginning alone, none of them blank", {"lines": len(lines)}),
         )
     if long_line <= SHORT_VERSE_CHARACTERS and len(blocks) >= MANY_BLOCKS and median_block <= SHORT_BLOCK_CHARACTERS:
         return SampleBoundary(
             BLANK_LINE,
-            Phrase("short blocks (about {typical} characters) between blank lines", {"typical": median_block}),
+            LazyString("short blocks (about {typical} characters) between blank lines", {"typical": median_block}),
         )
-    return SampleBoundary(DOCUMENT, Phrase("long paragraphs: running text"))
+    return SampleBoundary(DOCUMENT, LazyString("long paragraphs: running text"))
 
 
 def split_text(pieces: Iterable[str], split_on: str) -> Iterator[TextBatch]:

@@ -11,14 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tunesmith.data.spans import Integers, TokenSpans
-from tunesmith.messages.catalogue import Phrase
+from tunesmith.i18n import LazyString
 
 ValMethod = Literal["all", "none", "whole-samples", "document-ends"]
-VAL_METHODS: dict[ValMethod, Phrase] = {
-    "all": Phrase("every sample"),
-    "none": Phrase("no sample"),
-    "whole-samples": Phrase("whole samples, duplicates together"),
-    "document-ends": Phrase("the end of each document"),
+VAL_METHODS: dict[ValMethod, LazyString] = {
+    "all": LazyString("every sample"),
+    "none": LazyString("no sample"),
+    "whole-samples": LazyString("whole samples, duplicates together"),
+    "document-ends": LazyString("the end of each document"),
 }
 """Descriptions for people."""
 

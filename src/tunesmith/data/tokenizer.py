@@ -22,7 +22,7 @@ from tunesmith.data.prefetch import prefetch
 from tunesmith.data.sentencepiece import SENTENCEPIECE_FILE, read_sentencepiece
 from tunesmith.data.spans import Int64s
 from tunesmith.errors import UserError
-from tunesmith.messages.system_errors import said_by_system
+from tunesmith.i18n.os_errors import describe_os_error
 from tunesmith.utils.files import parse_json, write_atomically, write_json
 
 FILES = (
@@ -281,7 +281,7 @@ def _read(folder: Path) -> Tokenizer:
             "the tokenizer in {folder} cannot be read: {error}",
             hint="get the model's files again",
             folder=folder,
-            error=said_by_system(error),
+            error=describe_os_error(error),
         ) from None
     raise UserError(
         "{folder} has no tokenizer (tokenizer.json, vocab.json with merges.txt, or spiece.model)",

@@ -12,7 +12,7 @@ from tunesmith.data.source_files import STDIN_NAMES
 from tunesmith.diagnostics.matcher import RuleMatch, Specificity, all_matches
 from tunesmith.diagnostics.run_diagnosis import Cause, Explanation, explain_run
 from tunesmith.errors import UsageError, UserError
-from tunesmith.messages.catalogue import in_every_language, say, texts
+from tunesmith.i18n import in_every_language, say, texts
 from tunesmith.run_dir import RUN_FILE
 
 MAX_BYTES = 4 << 20

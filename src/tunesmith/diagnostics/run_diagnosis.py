@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tunesmith.diagnostics.matcher import rule_named
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.run_dir import METRICS, RunDir, number_or
 from tunesmith.utils.files import parse_json
 

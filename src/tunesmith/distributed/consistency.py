@@ -6,19 +6,19 @@ from pathlib import Path
 from tunesmith.data.cache import content_hash
 from tunesmith.distributed.world import World
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import Phrase
+from tunesmith.i18n import LazyString
 from tunesmith.model.hf_checkpoint import weight_files
 from tunesmith.utils.device import environment
 
 NAMES = {
-    "versions": Phrase("the versions of tunesmith and torch"),
-    "text": Phrase("the text"),
-    "model": Phrase("the weights of the model"),
+    "versions": LazyString("the versions of tunesmith and torch"),
+    "text": LazyString("the text"),
+    "model": LazyString("the weights of the model"),
 }
 ADVICE = {
-    "versions": Phrase("pip install the same versions there"),
-    "text": Phrase("copy the text there, or read it from a folder that all hosts see"),
-    "model": Phrase("copy the model's folder there, or name the same revision"),
+    "versions": LazyString("pip install the same versions there"),
+    "text": LazyString("copy the text there, or read it from a folder that all hosts see"),
+    "model": LazyString("copy the model's folder there, or name the same revision"),
 }
 SHOWN_CHARACTERS = 40
 """Enough of a checksum."""

@@ -18,7 +18,7 @@ from tunesmith.distributed.env import LAUNCHED_BY_CLI, torchrun_env
 from tunesmith.distributed.init import check_gpu_count, init_world
 from tunesmith.distributed.world import SINGLE_PROCESS, World
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.utils.device import resolve_device, use_device
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from tunesmith.doctor.facts import (
     from_json,
 )
 from tunesmith.doctor.probe_process import ProbeProcess, ProbeResult
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.model.hub import PRESETS, TINY
 from tunesmith.planning.hardware import is_wsl
 

@@ -9,7 +9,7 @@ from typing import Literal
 from tunesmith.doctor.cuda_releases import build_for
 from tunesmith.doctor.facts import Facts, SystemFacts
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 
 Status = Literal["ok", "warn", "fail"]
 WHEELS = "https://download.pytorch.org/whl"

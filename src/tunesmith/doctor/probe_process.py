@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass, field
 from typing import IO, Any
 
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.utils.files import to_json
 
 KILL_GRACE_S = 0.5

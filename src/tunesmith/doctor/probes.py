@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tunesmith.doctor.facts import DeviceFacts, GPUFacts, ProductFacts, StepFacts, TritonFacts
 from tunesmith.doctor.probe_process import emit
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 
 if TYPE_CHECKING:
     import torch

@@ -21,14 +21,14 @@ from tunesmith.data.packing import Windows, pack_greedy, sliding_windows, window
 from tunesmith.data.spans import Int64s
 from tunesmith.distributed.world import SINGLE_PROCESS, World
 from tunesmith.evaluation.bootstrap import Interval, interval_of, resampled_sums
-from tunesmith.messages.catalogue import Phrase, say
+from tunesmith.i18n import LazyString, say
 from tunesmith.model.attention import PackedLayout, forward_packed, select_rows, to_model_device
 from tunesmith.model.compile import inference_mode
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import token_cross_entropy
 from tunesmith.utils.oom import in_pieces
 
-METHOD = Phrase(
+METHOD = LazyString(
     "every token once, end-of-text included; samples separate, each after an end-of-text; "
     "samples longer than the context in windows of nearly equal length, without overlap"
 )

@@ -24,7 +24,7 @@ from tunesmith.generation.engine import Engine
 from tunesmith.generation.loading import LoadedModel, load_for_generation, max_batch_size
 from tunesmith.generation.sampling import SamplingParams
 from tunesmith.generation.sequence import GenerationRequest
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hub import local_folder
 from tunesmith.utils.files import check_is_new

@@ -13,7 +13,7 @@ from tunesmith.distributed.launcher import device_for
 from tunesmith.distributed.world import SINGLE_PROCESS, World
 from tunesmith.generation.cpu_inference import has_fp16_kernels, prepare_for_inference
 from tunesmith.generation.kv_cache import cache_bytes
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.model.attention import attention_backend
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_checkpoint import load_gpt2

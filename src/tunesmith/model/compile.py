@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tunesmith.backends import cpp_compiler, detect_device, is_traceable, probe_triton, resolve_compilation
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.model.attention import attention_backend
 from tunesmith.model.gpt2 import GPT2, Attend, Block, InnerAttention
 from tunesmith.utils.device import Decision

@@ -6,7 +6,7 @@ from typing import Literal
 
 from tunesmith.config import Auto
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.utils.device import Decision
 
 VOCABULARY_MULTIPLE = 128

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import Phrase
+from tunesmith.i18n import LazyString
 from tunesmith.model.gpt2_config import GPT2Config
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ SUBFOLDERS = "*/*"
 REACH_HUB_S = 5.0
 """How long the hub may take to answer the first question before it counts as unreachable."""
 
-LOCAL_MODEL = Phrase("name a local folder with the model (config.json, model.safetensors, tokenizer.json), or tiny")
+LOCAL_MODEL = LazyString("name a local folder with the model (config.json, model.safetensors, tokenizer.json), or tiny")
 """Hint where the hub cannot be reached."""
 
 

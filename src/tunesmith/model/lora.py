@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tunesmith.errors import UserError
-from tunesmith.messages.system_errors import said_by_system
+from tunesmith.i18n.os_errors import describe_os_error
 from tunesmith.model.gpt2 import GPT2, Linear
 from tunesmith.model.gpt2_config import Frozen, LoRA
 from tunesmith.utils.files import write_atomically, write_json
@@ -147,5 +147,5 @@ def load_adapter(model: GPT2, folder: Path) -> None:
             "the adapter {path} cannot be read: {error}",
             hint="it is damaged or belongs to another model",
             path=path,
-            error=said_by_system(error),
+            error=describe_os_error(error),
         ) from None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tunesmith.config import StatePlanName
-from tunesmith.messages.catalogue import Phrase
+from tunesmith.i18n import LazyString
 
 HOST_STAGING_BYTES = 1 << 29
 """Pinned, for gradients that are on their way to the host and weights on their way back; one tensor may be larger."""
@@ -57,7 +57,7 @@ class StateFormat:
     weights: Literal["fp32", "split", "bf16", "host"]
     moment_bits: Literal[32, 8, 4]
     gradients: Literal["held", "in-backward", "host"]
-    says: Phrase
+    says: LazyString
 
     @property
     def is_half(self) -> bool:
@@ -73,43 +73,47 @@ class StateFormat:
 STATE_FORMATS: dict[str, StateFormat] = {
     plan.name: plan
     for plan in (
-        StateFormat("fp32", "fp32", 32, "held", Phrase("everything in fp32")),
-        StateFormat("fp32-8bit", "fp32", 8, "held", Phrase("fp32 weights, moments in 8 bits")),
+        StateFormat("fp32", "fp32", 32, "held", LazyString("everything in fp32")),
+        StateFormat("fp32-8bit", "fp32", 8, "held", LazyString("fp32 weights, moments in 8 bits")),
         StateFormat(
             "split-8bit",
             "split",
             8,
             "held",
-            Phrase("fp32 weights as bf16 and a remainder, moments in 8 bits"),
+            LazyString("fp32 weights as bf16 and a remainder, moments in 8 bits"),
         ),
         StateFormat(
             "split-8bit-in-backward",
             "split",
             8,
             "in-backward",
-            Phrase(
+            LazyString(
                 "fp32 weights as bf16 and a remainder, moments in 8 bits, "
                 "each weight updated as soon as its gradient is made"
             ),
         ),
-        StateFormat("bf16-8bit", "bf16", 8, "held", Phrase("bf16 weights rounded stochastically, moments in 8 bits")),
+        StateFormat(
+            "bf16-8bit", "bf16", 8, "held", LazyString("bf16 weights rounded stochastically, moments in 8 bits")
+        ),
         StateFormat(
             "bf16-8bit-in-backward",
             "bf16",
             8,
             "in-backward",
-            Phrase(
+            LazyString(
                 "bf16 weights rounded stochastically, moments in 8 bits, "
                 "each weight updated as soon as its gradient is made"
             ),
         ),
-        StateFormat("bf16-4bit", "bf16", 4, "held", Phrase("bf16 weights rounded stochastically, moments in 4 bits")),
+        StateFormat(
+            "bf16-4bit", "bf16", 4, "held", LazyString("bf16 weights rounded stochastically, moments in 4 bits")
+        ),
         StateFormat(
             "bf16-4bit-in-backward",
             "bf16",
             4,
             "in-backward",
-            Phrase(
+            LazyString(
                 "bf16 weights rounded stochastically, moments in 4 bits, "
                 "each weight updated as soon as its gradient is made"
             ),
@@ -119,7 +123,7 @@ STATE_FORMATS: dict[str, StateFormat] = {
             "host",
             32,
             "host",
-            Phrase("bf16 weights here; fp32 weights, gradients and moments on the host"),
+            LazyString("bf16 weights here; fp32 weights, gradients and moments on the host"),
         ),
     )
 }

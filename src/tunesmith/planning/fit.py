@@ -7,7 +7,7 @@ from tunesmith.backends import why_incompatible
 from tunesmith.config import RECOMPUTATIONS, Auto, Recompute, StatePlanName
 from tunesmith.data.packing import round_up_tokens
 from tunesmith.errors import DoesNotFitError
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.model.gpt2_config import GPT2Config
 from tunesmith.optim.state_format import STATE_FORMATS, StateFormat
 from tunesmith.planning.hardware import GIB, LINK_BYTES_PER_S, Hardware

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.monitoring.nvml import handle_of_uuid, handles_in_cuda_order
 
 

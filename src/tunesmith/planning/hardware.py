@@ -14,7 +14,7 @@ import psutil
 from tunesmith.backends import Device as DeviceFacts
 from tunesmith.backends import Kernels, assume_triton, detect_device, probe_triton, resolve_compilation, resolve_kernels
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import Phrase, say
+from tunesmith.i18n import LazyString, say
 from tunesmith.planning.gpu_processes import GPUProcess, GPUState, query_cuda_gpu, query_gpu
 from tunesmith.planning.gpus import REFERENCE, GPUSpec, GPUSpeed, find_gpu, lookup_gpu, memory_in_name, memory_sizes
 from tunesmith.planning.memory_model import Device
@@ -48,7 +48,7 @@ FP32_RATE = 0.5
 """Relative to a GPU's speed in 16-bit products: what makers state for consumer GPUs since Ampere."""
 LINK_BYTES_PER_S = 1.2e10
 """Between host and GPU, of PCIe 4 that others use too."""
-NO_SPEED = Phrase("its speed is not known, so no time is estimated")
+NO_SPEED = LazyString("its speed is not known, so no time is estimated")
 SHOWN_NEIGHBOURS = 3
 
 

@@ -7,7 +7,7 @@ the fit of the loss); Muennighoff et al. 2023, "Scaling Data-Constrained Languag
 import math
 from dataclasses import dataclass
 
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 
 OPTIMAL_TOKENS_PER_PARAMETER = 20
 MAX_REPETITIONS = 15.4

@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.reporting.run_reader import Floats, RunRecord
 from tunesmith.utils import formatting
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tunesmith.config import RunsConfig
 from tunesmith.errors import UsageError, UserError
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.reporting import tables
 from tunesmith.reporting.charts import compared_charts
 from tunesmith.reporting.html import chart_words, drawn, render

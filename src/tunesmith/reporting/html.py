@@ -14,7 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from tunesmith import __version__
-from tunesmith.messages.catalogue import say, spoken
+from tunesmith.i18n import get_language, say
 from tunesmith.reporting import tables
 from tunesmith.reporting.advice import advice_for
 from tunesmith.reporting.charts import Chart, learning_charts, machine_charts
@@ -76,7 +76,7 @@ def render(template: str, parts: dict[str, Any], *, frame: str = "frame.html.jin
     style, script = (page.joinpath(name).read_text("utf-8") for name in ("style.css", "hover.js"))
     around = {
         "frame": frame,
-        "language": spoken(),
+        "language": get_language(),
         "style": Markup(style),  # noqa: S704  our own files
         "script": Markup(script),  # noqa: S704
         "footer": say("Written by tunesmith {version}. This file needs no network.", version=__version__),

@@ -7,7 +7,7 @@ from typing import Any
 
 from tunesmith.config import RunsConfig
 from tunesmith.errors import UsageError, UserError
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.reporting.run_reader import RunRecord, read_run
 from tunesmith.reporting.tables import duration_s, tokens_per_s
 from tunesmith.run_dir import RUN_FILE, RunDir

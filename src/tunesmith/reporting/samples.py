@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.reporting.run_reader import RunRecord
 
 MOST_PROMPTS = 8

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tunesmith.config import TrainConfig
-from tunesmith.messages.catalogue import Phrase, say
+from tunesmith.i18n import LazyString, say
 from tunesmith.reporting.run_reader import RunRecord
 from tunesmith.run_dir import number_or
 from tunesmith.utils import formatting
@@ -211,7 +211,7 @@ def text_facts(run: RunRecord) -> dict[str, Any]:
 def _reason(kept: object) -> str:
     """Why a text was read this way: a sentence in older runs, a translatable phrase in newer ones."""
     is_phrase = isinstance(kept, dict) and kept.keys() >= {"text", "values"}
-    return str(Phrase.kept(kept)) if is_phrase else str(kept)  # type: ignore[arg-type]
+    return str(LazyString.kept(kept)) if is_phrase else str(kept)  # type: ignore[arg-type]
 
 
 def incidents(run: RunRecord) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 from starlette.responses import JSONResponse
 
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.utils.files import to_json
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from starlette.requests import ClientDisconnect, Request
 
 from tunesmith.generation.sampling import SamplingParams
-from tunesmith.messages.catalogue import Phrase
+from tunesmith.i18n import LazyString
 from tunesmith.serving.api_errors import APIError
 from tunesmith.utils.files import parse_json, to_json
 
@@ -198,16 +198,16 @@ def _check_supported(request: CompletionRequest) -> None:
 
 
 REASONS = {
-    "extra_forbidden": Phrase("unknown parameter: {name}"),
-    "int_type": Phrase("{name} must be a whole number"),
-    "float_type": Phrase("{name} must be a number"),
-    "finite_number": Phrase("{name} must be a finite number"),
-    "bool_type": Phrase("{name} must be true or false"),
-    "string_type": Phrase("{name} must be a string"),
-    "dict_type": Phrase("{name} must be an object"),
-    "greater_than": Phrase("{name} must be greater than {gt}"),
-    "greater_than_equal": Phrase("{name} must be at least {ge}"),
-    "less_than_equal": Phrase("{name} must be at most {le}"),
+    "extra_forbidden": LazyString("unknown parameter: {name}"),
+    "int_type": LazyString("{name} must be a whole number"),
+    "float_type": LazyString("{name} must be a number"),
+    "finite_number": LazyString("{name} must be a finite number"),
+    "bool_type": LazyString("{name} must be true or false"),
+    "string_type": LazyString("{name} must be a string"),
+    "dict_type": LazyString("{name} must be an object"),
+    "greater_than": LazyString("{name} must be greater than {gt}"),
+    "greater_than_equal": LazyString("{name} must be at least {ge}"),
+    "less_than_equal": LazyString("{name} must be at most {le}"),
 }
 """By the error types of pydantic."""
 
@@ -216,7 +216,7 @@ def _validation_error(error: ValidationError) -> APIError:
     """Return the first error, in OpenAI's words."""
     first = error.errors(include_url=False, include_input=False)[0]
     name = ".".join(str(part) for part in first["loc"])[:80]
-    reason = REASONS.get(first["type"], Phrase("{name} is not a valid value: {problem}"))
+    reason = REASONS.get(first["type"], LazyString("{name} is not a valid value: {problem}"))
     problem = replace(reason, values={"name": name, "problem": first["msg"], **first.get("ctx", {})})
     code = "unknown_parameter" if first["type"] == "extra_forbidden" else None
     return APIError(400, "{problem}", param=name, code=code, problem=problem)

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.utils.files import to_json
 
 MIN_TIMES = 2

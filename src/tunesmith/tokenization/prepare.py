@@ -15,7 +15,7 @@ from tunesmith.data.readers import reading_options
 from tunesmith.data.source_files import STDIN_NAMES, resolve_sources
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import Phrase
+from tunesmith.i18n import LazyString
 from tunesmith.model.hf_config import read_config_of_tokenizer
 from tunesmith.model.hub import local_folder
 from tunesmith.tokenization.train_tokenizer import check_out_folder
@@ -84,7 +84,7 @@ def _report(
         "weights": manifest["weights"],
         "tokens_per_character": manifest["tokens"] / manifest["characters"],
         "new_to_tokenizer_share": new_to_tokenizer_share(corpus, tokenizer),
-        "sources": [{**source, "reason": str(Phrase.kept(source["reason"]))} for source in manifest["sources"]],
+        "sources": [{**source, "reason": str(LazyString.kept(source["reason"]))} for source in manifest["sources"]],
         "skipped_files": manifest["skipped_files"],
         "lengths": [asdict(part) for part in length_histogram(counts)],
         "longest": _longest(corpus, tokenizer),

@@ -13,7 +13,7 @@ from tunesmith.data.readers import ReadingOptions, open_source, reading_options
 from tunesmith.data.source_files import ResolvedSources, resolve_sources
 from tunesmith.data.tokenizer import END_OF_TEXT, TextTokenizer
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.tokenization.bpe_extension import count_words, extend_bpe, learn_merges, new_merges
 from tunesmith.utils.device import Decision
 from tunesmith.utils.files import new_folder

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from tunesmith.errors import UserError
 from tunesmith.generation.generate import GeneratedText
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.run_dir import RunDir
 from tunesmith.tracking.trackers import TrackedRun, Tracker
 from tunesmith.training.events import Event, IntegrationFailed, RunEnded, Sampled, metrics_of

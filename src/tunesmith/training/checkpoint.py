@@ -30,8 +30,8 @@ from torch import Tensor
 
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import say
-from tunesmith.messages.system_errors import said_by_system
+from tunesmith.i18n import say
+from tunesmith.i18n.os_errors import describe_os_error
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import LoRA
 from tunesmith.model.hf_checkpoint import write_safetensors, write_weights
@@ -222,7 +222,7 @@ def load_checkpoint(
             "the checkpoint {folder} cannot be read: {error}",
             hint="train again into another --out; the text is prepared already",
             folder=folder,
-            error=said_by_system(error),
+            error=describe_os_error(error),
         ) from None
     return state
 
@@ -288,7 +288,9 @@ def verify_checksums(folder: Path) -> None:
     except FileNotFoundError:
         raise DamagedError(say("{file} is missing", file=CHECKSUMS)) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise DamagedError(say("{path} cannot be read: {error}", path=CHECKSUMS, error=said_by_system(error))) from None
+        raise DamagedError(
+            say("{path} cannot be read: {error}", path=CHECKSUMS, error=describe_os_error(error))
+        ) from None
     if algorithm not in ALGORITHMS:
         raise DamagedError(say("{file} has checksums of an unknown kind: {kind!r}", file=CHECKSUMS, kind=algorithm))
     for name, (n_bytes, expected_digest) in expected.items():
@@ -311,7 +313,7 @@ def verify_checksums(folder: Path) -> None:
         except FileNotFoundError:
             raise DamagedError(say("{file} is missing, or misspelt in {list}", file=name, list=CHECKSUMS)) from None
         except OSError as error:
-            raise DamagedError(f"{name}: {said_by_system(error)}") from None
+            raise DamagedError(f"{name}: {describe_os_error(error)}") from None
 
 
 def digest(path: Path, algorithm: str) -> str:

@@ -31,8 +31,8 @@ from tunesmith.distributed.strategy import Strategy
 from tunesmith.distributed.world import World
 from tunesmith.errors import UserError
 from tunesmith.evaluation.perplexity import METHOD
-from tunesmith.messages.catalogue import Phrase, say
-from tunesmith.messages.system_errors import said_by_system
+from tunesmith.i18n import LazyString, say
+from tunesmith.i18n.os_errors import describe_os_error
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_checkpoint import iter_hf_tensors, write_weights
 from tunesmith.model.lora import adapter_state, write_adapter
@@ -256,7 +256,7 @@ class BestModelWriter:
             state=state,
             data=self.corpus.manifest,
             version=self.version,
-            method=METHOD.in_english,
+            method=METHOD.source,
         )
         write_text(folder / "README.md", card)
         if self.plan.lora is not None:
@@ -301,7 +301,7 @@ class AsyncWriter:
     """
 
     def __init__(self) -> None:
-        self.failure: Phrase | None = None
+        self.failure: LazyString | None = None
         self._jobs: queue.Queue[_Job | None] = queue.Queue()
         self._outcomes: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
         self._unpublished: _Job | None = None
@@ -368,11 +368,11 @@ class AsyncWriter:
         self.failure = None
 
 
-def _reason(error: OSError | SafetensorError | NonFiniteWeightsError) -> Phrase:
+def _reason(error: OSError | SafetensorError | NonFiniteWeightsError) -> LazyString:
     """Return the system's own words; safetensors wraps them in a sentence."""
-    reason = said_by_system(error)
+    reason = describe_os_error(error)
     if isinstance(error, OSError) and error.filename:
-        return Phrase("{path}: {reason}", {"path": str(error.filename), "reason": reason})
+        return LazyString("{path}: {reason}", {"path": str(error.filename), "reason": reason})
     return reason
 
 

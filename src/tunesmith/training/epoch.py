@@ -8,7 +8,7 @@ from tunesmith.data.corpus import Corpus
 from tunesmith.data.packing import Mixture, resolve_tokens_per_step, steps_per_epoch, windows_of
 from tunesmith.data.spans import Int64s
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.model.gpt2_config import PROJECTIONS, SHORT_DOCUMENT_TOKENS, GPT2Config, LoRA, resolve_context_length
 from tunesmith.optim.state_format import STATE_FORMATS
 from tunesmith.planning.calibration_cache import CalibrationCache

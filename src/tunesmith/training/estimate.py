@@ -18,7 +18,7 @@ from tunesmith.data.source_files import resolve_sources
 from tunesmith.data.spans import TokenSpans
 from tunesmith.data.tokenizer import load_tokenizer
 from tunesmith.errors import DoesNotFitError, UserError
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.model.gpt2_config import GPT2Config
 from tunesmith.model.hf_config import parse_hf_config, read_hf_config
 from tunesmith.model.hub import SIZES, TINY, folder_here, local_folder, preset_shape

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from tunesmith.config import Recompute
 from tunesmith.generation.generate import GeneratedText
-from tunesmith.messages.catalogue import Phrase
+from tunesmith.i18n import LazyString
 from tunesmith.monitoring.system_monitor import SystemReading
 from tunesmith.training.plan import TrainPlan
 
@@ -149,14 +149,14 @@ class NonFiniteDetected:
 
     step: int
     what: Literal["loss", "gradient", "weights"]
-    samples: list[Phrase]
-    action: Phrase
+    samples: list[LazyString]
+    action: LazyString
 
 
-NONFINITE_MESSAGES: dict[str, Phrase] = {
-    "loss": Phrase("non-finite loss"),
-    "gradient": Phrase("non-finite gradient"),
-    "weights": Phrase("non-finite weights"),
+NONFINITE_MESSAGES: dict[str, LazyString] = {
+    "loss": LazyString("non-finite loss"),
+    "gradient": LazyString("non-finite gradient"),
+    "weights": LazyString("non-finite weights"),
 }
 """What happened, in words for people."""
 
@@ -183,7 +183,7 @@ class CheckpointFailed:
     """The disk is full or fails: earlier checkpoints stay, and the next one tries again."""
 
     step: int
-    reason: Phrase
+    reason: LazyString
 
 
 @dataclass(frozen=True)
@@ -331,4 +331,4 @@ def metrics_of(event: Event) -> dict[str, Any] | None:
 def _in_english(value: object) -> Any:  # noqa: ANN401
     if isinstance(value, list):
         return [_in_english(item) for item in value]
-    return value.in_english if isinstance(value, Phrase) else value
+    return value.source if isinstance(value, LazyString) else value

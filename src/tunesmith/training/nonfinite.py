@@ -21,7 +21,7 @@ from tunesmith.data.spans import Int64s
 from tunesmith.distributed.dtensor import local_tensor
 from tunesmith.distributed.world import SINGLE_PROCESS, World
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import Phrase
+from tunesmith.i18n import LazyString
 from tunesmith.model.compile import eager_mode, set_compute_dtype
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.training.events import NONFINITE_MESSAGES, NonFiniteDetected
@@ -166,14 +166,14 @@ class Recovery:
             self._retries[step] += 1
             if self._retries[step] > MAX_RETRIES:
                 return self._rollback(step, state, "gradient", [])
-            action = Phrase("it does not happen again: the step is retried")
+            action = LazyString("it does not happen again: the step is retried")
             return _before(step, state), NonFiniteDetected(step, "gradient", [], action)
         names = self._named(causes)
         n_windows = sum(map(len, windows))
         if len(causes) > max(MAX_EXCLUDED_SHARE * n_windows, 1) or n_windows == 1:
             return self._rollback(step, state, "loss", names)
         state.excluded_windows += causes
-        action = Phrase("excluded from now on: {n_samples:,} of its samples", {"n_samples": len(causes)})
+        action = LazyString("excluded from now on: {n_samples:,} of its samples", {"n_samples": len(causes)})
         return _before(step, state), NonFiniteDetected(step, "loss", names, action)
 
     def _find_causes(self, windows: list[Int64s]) -> list[int]:
@@ -192,11 +192,11 @@ class Recovery:
         wider = torch.bfloat16 if has_bf16 else torch.float32
         set_compute_dtype(self._model, wider)
         state.precision = str(wider).removeprefix("torch.")
-        action = Phrase("too large for float16: from now on in {dtype}", {"dtype": state.precision})
+        action = LazyString("too large for float16: from now on in {dtype}", {"dtype": state.precision})
         return _before(step, state), NonFiniteDetected(step, "loss", [], action)
 
     def _rollback(
-        self, step: int, state: TrainState, what: Literal["loss", "gradient", "weights"], names: list[Phrase]
+        self, step: int, state: TrainState, what: Literal["loss", "gradient", "weights"], names: list[LazyString]
     ) -> Recovered:
         """Return to the last good checkpoint; the second time at the same step, skip its samples."""
         self._rollbacks[step] += 1
@@ -228,19 +228,19 @@ class Recovery:
             restored.best_rollbacks = state.best_rollbacks
         names = names or (self._named(skipped) if skipped else [])
         action = (
-            Phrase(
+            LazyString(
                 "back to the last good state, after step {step:,}, and past the {n_samples:,} samples that led there",
                 {"step": restored.step, "n_samples": len(skipped)},
             )
             if skipped
-            else Phrase("back to the last good state, after step {step:,}", {"step": restored.step})
+            else LazyString("back to the last good state, after step {step:,}", {"step": restored.step})
         )
         return restored, NonFiniteDetected(step, what, names, action)
 
-    def _named(self, first_targets: list[int]) -> list[Phrase]:
+    def _named(self, first_targets: list[int]) -> list[LazyString]:
         named = [self._origins.locate(first).shown for first in first_targets[:SAMPLES_NAMED]]
         more = len(first_targets) - len(named)
-        return named + ([Phrase("and {more:,} more", {"more": more})] if more else [])
+        return named + ([LazyString("and {more:,} more", {"more": more})] if more else [])
 
 
 def _before(step: int, state: TrainState) -> TrainState:

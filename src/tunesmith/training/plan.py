@@ -13,7 +13,7 @@ from tunesmith.config import Recompute, StatePlanName, TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.packing import plan_micro_batches, round_up_tokens
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import Phrase, say
+from tunesmith.i18n import LazyString, say
 from tunesmith.model.gpt2_config import Frozen, GPT2Config, LoRA, check_freeze
 from tunesmith.optim.state_format import STATE_FORMATS
 from tunesmith.planning.calibration_cache import CalibrationCache
@@ -60,11 +60,11 @@ COMPILING_PAYS_AFTER_MINUTES = 5
 """Compilation takes half a minute on a GPU and is estimated to save a tenth, from bytes and launches: GELU, norms and
 attention are single kernels without it, too."""
 
-WHY_RECOMPUTED: dict[Recompute, Phrase] = {
-    "nothing": Phrase("everything fits"),
-    "light": Phrase("norms and activations are computed again: nearly for free, and a third less is kept"),
-    "blocks": Phrase("whole blocks are computed again: a third more arithmetic, the least memory"),
-    "offload": Phrase("whole blocks are computed again from what the host keeps"),
+WHY_RECOMPUTED: dict[Recompute, LazyString] = {
+    "nothing": LazyString("everything fits"),
+    "light": LazyString("norms and activations are computed again: nearly for free, and a third less is kept"),
+    "blocks": LazyString("whole blocks are computed again: a third more arithmetic, the least memory"),
+    "offload": LazyString("whole blocks are computed again from what the host keeps"),
 }
 
 HOST_COPY_SHARE = 0.8

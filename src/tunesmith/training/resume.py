@@ -16,7 +16,7 @@ from tunesmith.data.hf_datasets import HUB_PREFIX
 from tunesmith.data.source_files import STDIN_NAMES
 from tunesmith.distributed.consistency import weights_sha256
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.run_dir import RunDir, checkpoint_step
 from tunesmith.training.events import Event, ResumeVerified
 from tunesmith.training.plan import TrainPlan

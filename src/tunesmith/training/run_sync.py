@@ -16,7 +16,7 @@ from tunesmith.distributed.launcher import DONE, INTERRUPTED, killed_hint, launc
 from tunesmith.distributed.strategy import ReplicatedStrategy, Strategy
 from tunesmith.distributed.world import World
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.optim.state_format import STATE_FORMATS
 from tunesmith.run_dir import RunDir, read_settings

@@ -19,8 +19,8 @@ from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.distributed.consistency import check_same_inputs, weights_sha256
 from tunesmith.distributed.world import SINGLE_PROCESS, World
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import say
-from tunesmith.messages.system_errors import said_by_system
+from tunesmith.i18n import say
+from tunesmith.i18n.os_errors import describe_os_error
 from tunesmith.model.activation_checkpointing import apply_activation_checkpointing
 from tunesmith.model.compile import apply_compile, can_compile, set_compute_dtype
 from tunesmith.model.gpt2 import GPT2
@@ -274,7 +274,7 @@ def read_sample_prompts(config: TrainConfig) -> list[str]:
             "--sample-prompts {path} cannot be read: {error}",
             hint="one prompt a line, UTF-8",
             path=path,
-            error=said_by_system(error),
+            error=describe_os_error(error),
         ) from None
     if not prompts:
         raise UserError("--sample-prompts {path} contains no prompt", hint="write one prompt a line", path=path)

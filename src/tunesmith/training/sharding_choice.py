@@ -7,7 +7,7 @@ from typing import NamedTuple
 from tunesmith.config import TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.model.gpt2_config import GPT2Config
 from tunesmith.optim.state_format import STATE_FORMATS
 from tunesmith.planning.calibration_cache import CalibrationCache

@@ -28,7 +28,7 @@ from tunesmith.errors import DoesNotFitError, UserError
 from tunesmith.evaluation.perplexity import Evaluation, evaluate_split
 from tunesmith.generation.generate import GeneratedText, generate_batch
 from tunesmith.generation.sampling import SamplingParams
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.model.activation_checkpointing import apply_activation_checkpointing, next_level
 from tunesmith.model.compile import compilation_failure
 from tunesmith.model.gpt2 import GPT2

@@ -2,7 +2,7 @@
 
 from tunesmith.config import TrainConfig
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.model.gpt2_config import PROJECTIONS
 from tunesmith.tokenization.train_tokenizer import MIN_VOCAB_SIZE
 from tunesmith.training.from_scratch import SCRATCH_FLAGS

@@ -11,9 +11,9 @@ from cyclopts.config import Dict
 from tunesmith.config import CONFIGS, PlanConfig, TrainConfig
 from tunesmith.config_values import flag_names
 from tunesmith.errors import UsageError, UserError
-from tunesmith.messages.catalogue import LANGUAGES, speak
-from tunesmith.messages.language import chosen_language
-from tunesmith.messages.system_errors import said_by_system
+from tunesmith.i18n import LANGUAGES, set_language
+from tunesmith.i18n.locale import resolve_language
+from tunesmith.i18n.os_errors import describe_os_error
 
 SWITCHES = {
     f"--{sign}{flag.name.replace('_', '-')}"
@@ -46,7 +46,7 @@ def settings_of(tokens: list[str]) -> tuple[Dict, ...]:
         UserError: for an unknown language, or a file that cannot be read.
     """
     language = taken_out(tokens, "--lang")
-    speak(chosen_language(language if language in LANGUAGES else "auto"))
+    set_language(resolve_language(language if language in LANGUAGES else "auto"))
     if language is not None and language not in {"auto", *LANGUAGES}:
         raise UsageError("--lang {language} is not available", hint="write --lang en or --lang ja", language=language)
     asked = {} if language is None else {"lang": language}
@@ -59,7 +59,7 @@ def settings_of(tokens: list[str]) -> tuple[Dict, ...]:
     if tokens[:1] == ["plan"]:  # one file is for train and plan
         settings = {name: value for name, value in settings.items() if name not in OF_RUNS_ONLY}
     if settings.get("lang") in LANGUAGES:
-        speak(settings["lang"])
+        set_language(settings["lang"])
     return (Dict(settings, source=path, use_commands_as_keys=False),)
 
 
@@ -97,7 +97,7 @@ def read_config_file(path: str) -> dict[str, Any]:
             "--config {path} cannot be read: {error}",
             hint="one setting a line, for example: epochs = 5",
             path=path,
-            error=said_by_system(error),
+            error=describe_os_error(error),
         ) from None
     if not isinstance(table, dict):
         raise UserError(

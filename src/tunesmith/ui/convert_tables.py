@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 
 
 def export_lines(result: dict[str, Any]) -> str:

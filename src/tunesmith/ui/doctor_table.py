@@ -10,7 +10,7 @@ from rich.text import Text
 from tunesmith.diagnostics.run_diagnosis import Cause, Explanation
 from tunesmith.doctor.doctor import MachineReport
 from tunesmith.doctor.fixes import Check, Status
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.ui.wrapping import aligned, printable
 
 COLORS: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from tunesmith.config import GenerateConfig
 from tunesmith.data.readers import escapes
 from tunesmith.generation.generate import GeneratedText
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.ui.wrapping import printable
 from tunesmith.utils.files import to_json, write_text
 

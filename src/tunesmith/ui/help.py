@@ -5,7 +5,7 @@ cyclopts does the layout. Imports nothing heavy until help is shown.
 
 from typing import TYPE_CHECKING, Any
 
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 
 if TYPE_CHECKING:
     from cyclopts.help import HelpEntry, HelpPanel

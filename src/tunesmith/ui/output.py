@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import tunesmith
 from tunesmith.errors import UsageError, UserError, on_one_line
-from tunesmith.messages.catalogue import say
-from tunesmith.messages.system_errors import said_by_system
+from tunesmith.i18n import say
+from tunesmith.i18n.os_errors import describe_os_error
 from tunesmith.utils.files import to_json
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def fail_with(error: Exception) -> int:
     if isinstance(error, UserError):
         return fail(error.message, error.hint, USAGE_ERROR if isinstance(error, UsageError) else USER_ERROR)
     if isinstance(error, OSError):  # no permission, no space, a disk gone: the system's own words are the best ones
-        message = f"{error.filename or say('a file')}: {said_by_system(error)}"
+        message = f"{error.filename or say('a file')}: {describe_os_error(error)}"
         return fail(message, say("check space and permissions"), USER_ERROR)
     from tunesmith.diagnostics.matcher import best_match
 

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tunesmith.errors import on_one_line
-from tunesmith.messages.catalogue import Phrase, say
+from tunesmith.i18n import LazyString, say
 from tunesmith.training.estimate import Method, TrainEstimate, duration_s
 from tunesmith.training.plan import TrainPlan
 from tunesmith.ui.wrapping import aligned, padded, wrapped
@@ -16,16 +16,16 @@ BAR_CELLS = 24
 LEAST_WIDTH = 80
 
 
-MEMORY_PARTS: dict[str, Phrase] = {
-    "weights": Phrase("weights"),
-    "moments": Phrase("moments"),
-    "gradients": Phrase("gradients"),
-    "activations": Phrase("activations"),
-    "loss": Phrase("loss"),
-    "casts": Phrase("casts"),
-    "workspace": Phrase("workspace"),
-    "host states": Phrase("host states"),
-    "checkpoint": Phrase("checkpoint"),
+MEMORY_PARTS: dict[str, LazyString] = {
+    "weights": LazyString("weights"),
+    "moments": LazyString("moments"),
+    "gradients": LazyString("gradients"),
+    "activations": LazyString("activations"),
+    "loss": LazyString("loss"),
+    "casts": LazyString("casts"),
+    "workspace": LazyString("workspace"),
+    "host states": LazyString("host states"),
+    "checkpoint": LazyString("checkpoint"),
 }
 """What takes the memory, by its name in the plan."""
 

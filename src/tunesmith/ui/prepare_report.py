@@ -6,7 +6,7 @@ from typing import Any
 from rich.cells import cell_len, set_cell_size
 
 from tunesmith.data.split import VAL_METHODS
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.ui.wrapping import aligned, padded, printable, wrapped
 
 SHOWN_SOURCES = 12

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tunesmith.generation.generate import GeneratedText
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.training.events import (
     NONFINITE_MESSAGES,
     CheckpointDamaged,

@@ -7,7 +7,7 @@ from typing import Any
 from rich.cells import cell_len
 
 from tunesmith.data.cache import CacheEntry, CacheReport
-from tunesmith.messages.catalogue import Phrase, say
+from tunesmith.i18n import LazyString, say
 from tunesmith.reporting.comparison import figures_table, settings_table, winner_sentence
 from tunesmith.reporting.run_list import status_words
 from tunesmith.ui.wrapping import aligned, grid, printable
@@ -21,11 +21,11 @@ LEAST_COLUMN = 9
 MAX_SHOWN_SOURCES = 3
 
 
-FIGURES: dict[str, tuple[Phrase, str]] = {
-    "perplexity": (Phrase("perplexity"), ".2f"),
-    "loss": (Phrase("nats per token"), ".4f"),
-    "bits_per_byte": (Phrase("bits per byte"), ".4f"),
-    "bits_per_character": (Phrase("bits per character"), ".4f"),
+FIGURES: dict[str, tuple[LazyString, str]] = {
+    "perplexity": (LazyString("perplexity"), ".2f"),
+    "loss": (LazyString("nats per token"), ".4f"),
+    "bits_per_byte": (LazyString("bits per byte"), ".4f"),
+    "bits_per_character": (LazyString("bits per character"), ".4f"),
 }
 """What is measured, with its form."""
 

@@ -17,7 +17,7 @@ from rich.segment import ControlType
 from rich.table import Table
 from rich.text import Text
 
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.training.events import Evaluated, Event, PhaseStarted, RunEnded, Sampled, StepLogged, SystemMetricsLogged
 from tunesmith.training.plan import TrainPlan
 from tunesmith.ui.wrapping import printable

@@ -14,7 +14,7 @@ from cyclopts.exceptions import (
     UnusedCliTokensError,
 )
 
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 
 
 def usage_error(error: CycloptsError) -> str:

@@ -2,7 +2,7 @@
 
 import math
 
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 
 JOULES_PER_WATT_HOUR = 3600.0
 

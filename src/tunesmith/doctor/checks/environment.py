@@ -6,7 +6,7 @@ from tunesmith.backends import Device, resolve_attention
 from tunesmith.diagnostics.matcher import best_match
 from tunesmith.doctor.facts import DeviceFacts, Facts
 from tunesmith.doctor.fixes import Check, Fix, Status, install_compiler, install_packages, set_variable, unset_variable
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.utils.device import native_dtype
 
 MIN_PYTHON = (3, 11)

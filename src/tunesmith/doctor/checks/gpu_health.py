@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from tunesmith.doctor.cuda_releases import MIN_DRIVER, major
 from tunesmith.doctor.facts import Facts, GPUFacts
 from tunesmith.doctor.fixes import Check, Fix, update_driver
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.planning.hardware import GIB
 
 MISMATCH = "version mismatch"

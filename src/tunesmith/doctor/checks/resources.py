@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from tunesmith.doctor.facts import DiskFacts, Facts, GPUFacts, ModelFacts
 from tunesmith.doctor.fixes import Check, Fix, end_process, set_variable
-from tunesmith.messages.catalogue import say
+from tunesmith.i18n import say
 from tunesmith.planning.gpu_processes import GPUProcess, GPUState
 from tunesmith.planning.hardware import CONTEXT_BYTES, GIB, memory_budget
 

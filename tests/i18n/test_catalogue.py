@@ -3,7 +3,7 @@
 import pytest
 
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import say, speak, spoken
+from tunesmith.i18n import get_language, say, set_language
 
 
 def test_english_is_said_as_it_stands_with_its_values() -> None:
@@ -14,8 +14,8 @@ def test_english_is_said_as_it_stands_with_its_values() -> None:
 
 def test_another_language_is_spoken_from_then_on() -> None:
     """An error is in Japanese where that is spoken, and English what the catalogue lacks."""
-    speak("ja")
-    assert spoken() == "ja"
+    set_language("ja")
+    assert get_language() == "ja"
     assert UserError("no source was named", hint="nobody translates this").message == "テキストが指定されていません"
     assert say("nobody translates this: {value}", value=3) == "nobody translates this: 3"
 
@@ -23,4 +23,4 @@ def test_another_language_is_spoken_from_then_on() -> None:
 def test_a_language_that_nobody_speaks_is_refused() -> None:
     """By name."""
     with pytest.raises(ValueError, match="'tlh'"):
-        speak("tlh")
+        set_language("tlh")

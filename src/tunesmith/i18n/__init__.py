@@ -15,7 +15,7 @@ LANGUAGES = ("en", "ja")
 _spoken = "en"
 
 
-def speak(language: str) -> None:
+def set_language(language: str) -> None:
     """Say everything from now on in one of `LANGUAGES`: a program talks to one person, as with the system's locale."""
     global _spoken  # noqa: PLW0603
     if language not in LANGUAGES:
@@ -23,7 +23,7 @@ def speak(language: str) -> None:
     _spoken = language
 
 
-def spoken() -> str:
+def get_language() -> str:
     """The language that is spoken now."""
     return _spoken
 
@@ -51,7 +51,7 @@ def texts() -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class Phrase:
+class LazyString:
     """A text that is said later: a constant, or what a file keeps for whoever reads it in whatever language.
 
     As a string it is what `say` makes of it then; `dataclasses.asdict` makes it JSON.
@@ -68,14 +68,14 @@ class Phrase:
         return say(self.text, **self.values)
 
     @classmethod
-    def kept(cls, in_file: Mapping[str, Any]) -> "Phrase":
+    def kept(cls, in_file: Mapping[str, Any]) -> "LazyString":
         """Back from JSON."""
         return cls(in_file["text"], in_file["values"])
 
     @property
-    def in_english(self) -> str:
+    def source(self) -> str:
         """As it stands, for what machines read."""
-        values = {name: one.in_english if isinstance(one, Phrase) else one for name, one in self.values.items()}
+        values = {name: one.source if isinstance(one, LazyString) else one for name, one in self.values.items()}
         return self.text.format(**values) if values else self.text
 
 
@@ -83,5 +83,5 @@ class Phrase:
 def _catalogue(language: str) -> dict[str, str]:
     from babel.messages.pofile import read_po
 
-    with files("tunesmith.messages").joinpath(f"{language}.po").open("rb") as file:
+    with files("tunesmith.i18n").joinpath("locales", f"{language}.po").open("rb") as file:
         return {str(message.id): str(message.string) for message in read_po(file) if message.id and message.string}

@@ -19,10 +19,10 @@ from tunesmith.cli import app
 
 PACKAGE = Path(tunesmith.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
-CATALOGUE = PACKAGE / "messages" / "ja.po"
+CATALOGUE = PACKAGE / "i18n" / "locales" / "ja.po"
 RULES = sorted((PACKAGE / "diagnostics" / "rules").glob("*.toml"))
 
-MECHANISM = {"messages/catalogue.py", "errors.py", "serving/api_errors.py"}
+MECHANISM = {"i18n/__init__.py", "errors.py", "serving/api_errors.py"}
 """Where texts are taken from callers."""
 
 ENGLISH_ONLY = {"training/model_card.py", "serving/metrics.py", "convert/verify.py"}
@@ -169,7 +169,7 @@ def errors_for_users() -> set[str]:
 
 
 ERRORS = errors_for_users()
-TEXT_PLACES = {"say": 0, "Phrase": 0, "APIError": 1} | dict.fromkeys(ERRORS, 0)
+TEXT_PLACES = {"say": 0, "LazyString": 0, "APIError": 1} | dict.fromkeys(ERRORS, 0)
 """Calls with a text of the catalogue, and which argument it is."""
 SPEAKERS = frozenset(TEXT_PLACES)
 SAID_LATER = {"cause", "fix", "name", "status"}
@@ -270,7 +270,7 @@ def _said(call: ast.Call, tree: ast.Module) -> tuple[list[str], frozenset[str]]:
         raise NotLiteralError(ast.unparse(call))
     said = literals(call.args[where], tree)
     keywords = {keyword.arg: keyword.value for keyword in call.keywords}
-    if call.func.id == "Phrase":
+    if call.func.id == "LazyString":
         values = call.args[1] if len(call.args) > 1 else keywords.get("values")
         if values is None:
             return said, frozenset()
@@ -437,7 +437,7 @@ def test_the_check_sees_what_is_wrong() -> None:
         'f = say("{x", x=1)\n'
         'g = say("all is well")\n'
         'h = say("{x} files", x=1)\n'
-        "from tunesmith.messages.catalogue import say as tell\n"
+        "from tunesmith.i18n import say as tell\n"
         'i = catalogue.say("all is well")\n'
     )
     try:

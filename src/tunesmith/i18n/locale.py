@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-from tunesmith.messages.catalogue import LANGUAGES
+from tunesmith.i18n import LANGUAGES
 
 LOCALE_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")
 """The first one that is set decides, as POSIX has it."""
@@ -14,7 +14,7 @@ WINDOWS_LANGUAGES = {0x09: "en", 0x11: "ja"}
 """Primary language identifiers, the lower ten bits of a LANGID (Microsoft, "Language Identifier Constants")."""
 
 
-def chosen_language(asked: str) -> str:
+def resolve_language(asked: str) -> str:
     """One of `LANGUAGES` for what `--lang` says: auto, or one of them."""
     return system_language(os.environ) if asked == "auto" else asked
 

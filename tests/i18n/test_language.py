@@ -8,8 +8,8 @@ import pytest
 import tunesmith
 from tunesmith.cli import main
 from tunesmith.errors import UserError
-from tunesmith.messages.catalogue import spoken
-from tunesmith.messages.language import system_language
+from tunesmith.i18n import get_language
+from tunesmith.i18n.locale import system_language
 
 
 @pytest.mark.parametrize(
@@ -55,12 +55,12 @@ def test_the_flag_wins_over_the_file_and_the_file_over_the_locale(
     file = tmp_path / "settings.toml"
     file.write_text('lang = "ja"\n', encoding="utf-8")
     assert main(["evaluate", "tiny", "--config", str(file)]) == 2
-    assert spoken() == "ja"
+    assert get_language() == "ja"
     assert main(["evaluate", "tiny", "--config", str(file), "--lang", "en"]) == 2
-    assert spoken() == "en"
+    assert get_language() == "en"
     monkeypatch.setenv("LC_ALL", "ja_JP.UTF-8")
     assert main(["evaluate", "tiny"]) == 2
-    assert spoken() == "ja"
+    assert get_language() == "ja"
     capsys.readouterr()
 
 
@@ -77,14 +77,14 @@ def test_a_text_behind_two_dashes_is_no_flag(
     """Two dashes end the flags, as everywhere."""
     assert main(["evaluate", str(make_model_folder()), "--", "--lang", "ja"]) == 1
     assert "--lang" in capsys.readouterr().err
-    assert spoken() == "en"
+    assert get_language() == "en"
 
 
 def test_the_library_speaks_it_too() -> None:
     """The same names and defaults as the command line."""
     with pytest.raises(UserError):
         tunesmith.prepare("none.txt", lang="ja")
-    assert spoken() == "ja"
+    assert get_language() == "ja"
     with pytest.raises(UserError):
         tunesmith.prepare("none.txt")
-    assert spoken() == "en"
+    assert get_language() == "en"
