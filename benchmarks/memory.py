@@ -17,7 +17,7 @@ from typing import Any
 
 from record import keep
 
-from tunesmith.config import Recompute
+from tunesmith.config import ActivationCheckpointing
 from tunesmith.model.gpt2_config import GPT2Config
 
 SHAPES = {
@@ -33,7 +33,7 @@ class Combination:
 
     size: str
     states: str
-    apply_activation_checkpointing: Recompute
+    apply_activation_checkpointing: ActivationCheckpointing
     tokens: int
     micro_batches: int
     document_tokens: int
@@ -45,18 +45,18 @@ def combinations(sizes: list[str]) -> list[Combination]:
     for size in sizes:
         few = 512 if size == "gpt2-medium" else 1024
         kinds = [
-            ("fp32", "nothing", few, 2, 512),
-            ("fp32", "light", 2 * few, 1, 512),
-            ("fp32", "blocks", 2 * few, 1, 512),
-            ("fp32-8bit", "nothing", few, 2, 512),
-            ("split-8bit", "nothing", few, 2, 512),
-            ("split-8bit", "light", few, 2, 64),
-            ("split-8bit-in-backward", "nothing", few, 1, 512),
-            ("bf16-8bit", "nothing", 2 * few, 1, 256),
-            ("bf16-8bit-in-backward", "blocks", few, 1, 512),
-            ("bf16-4bit", "nothing", few, 2, 512),
-            ("bf16-4bit-in-backward", "light", few, 1, 512),
-            ("host", "nothing", few, 2, 512),
+            ("fp32", "none", few, 2, 512),
+            ("fp32", "selective", 2 * few, 1, 512),
+            ("fp32", "full", 2 * few, 1, 512),
+            ("8bit", "none", few, 2, 512),
+            ("split-8bit", "none", few, 2, 512),
+            ("split-8bit", "selective", few, 2, 64),
+            ("split-8bit-in-backward", "none", few, 1, 512),
+            ("bf16-8bit", "none", 2 * few, 1, 256),
+            ("bf16-8bit-in-backward", "full", few, 1, 512),
+            ("bf16-4bit", "none", few, 2, 512),
+            ("bf16-4bit-in-backward", "selective", few, 1, 512),
+            ("host", "none", few, 2, 512),
         ]
         chosen += [Combination(size, *kind) for kind in kinds]
     return chosen
@@ -90,12 +90,12 @@ def run(combination: Combination) -> dict[str, Any]:
     model.initialise(torch.Generator().manual_seed(0))
     model.train()
     model.compute_dtype = dtype
-    apply_activation_checkpointing(model, combination.recompute)
+    apply_activation_checkpointing(model, combination.activation_checkpointing)
     optimizer = make_optimizer(model, weight_decay=0.01, plan=states)
     demand = StepSpec(
         shape,
         states,
-        combination.recompute,
+        combination.activation_checkpointing,
         combination.tokens,
         combination.micro_batches,
         dtype.itemsize,

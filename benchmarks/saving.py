@@ -88,8 +88,8 @@ def _side(asked: argparse.Namespace) -> dict[str, Any]:
             out=Path(folder) / "run",
             max_steps=asked.steps,
             tokens_per_step=asked.tokens_per_step or "auto",
-            save_every_steps=asked.side,
-            eval_every_steps=asked.steps,
+            save_steps=asked.side,
+            eval_steps=asked.steps,
             on_event=note,
         )
         newest = max((Path(folder) / "run" / "checkpoints").glob("step-*"))

@@ -156,8 +156,8 @@ def _side(asked: argparse.Namespace) -> dict[str, Any]:
             out=Path(folder) / "run",
             max_steps=asked.steps,
             tokens_per_step=asked.tokens_per_step or "auto",
-            save_every_steps=asked.steps,
-            eval_every_steps=asked.steps,
+            save_steps=asked.steps,
+            eval_steps=asked.steps,
             on_event=note,
         )
     return {

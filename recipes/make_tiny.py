@@ -60,7 +60,7 @@ def main() -> None:
         epochs=arguments.epochs,
         learning_rate=2e-3,
         weight_decay=0.1,
-        warmup_fraction=0.03,
+        warmup_ratio=0.03,
         tokens_per_step=4096,
         val_fraction=0.02,
         on_event=lambda event: print(event) if type(event).__name__ in {"Evaluated", "Sampled"} else None,

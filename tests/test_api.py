@@ -170,7 +170,7 @@ def test_the_program_around_it_is_not_touched(text: Path, tmp_path: Path) -> Non
         )
 
     before = state()
-    tunesmith.train(text, out=tmp_path / "out", **options(dropout=0.1, lora_rank=2, lora_dropout=0.1))
+    tunesmith.train(text, out=tmp_path / "out", **options(dropout=0.1, lora_r=2, lora_dropout=0.1))
     tunesmith.generate(tmp_path / "out", max_new_tokens=4)
     tunesmith.evaluate(tmp_path / "out", text)
     assert state() == before

@@ -85,7 +85,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, str, str], list[str]], int, str]] = {
         "--epochs -1.0 is not above 0; --val-fraction 1.5",
     ),
     "context too long": (
-        lambda d, m, t: ["train", t, "--model", m, "--out", f"{d}/out", "--context-tokens", "65"],
+        lambda d, m, t: ["train", t, "--model", m, "--out", f"{d}/out", "--context-length", "65"],
         1,
         "which has 64 positions",
     ),

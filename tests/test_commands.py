@@ -72,5 +72,5 @@ def test_types_of_options_accept_what_the_config_accepts() -> None:
 
     hints = {name: str(kind) for name, kind in get_type_hints(TrainOptions).items()}
     assert "PathLike" in hints["model"]
-    assert "Iterable" in hints["lora_targets"]
+    assert "Iterable" in hints["lora_target_modules"]
     assert "Literal['auto']" in hints["learning_rate"]

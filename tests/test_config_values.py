@@ -175,13 +175,13 @@ def several(*values: Any) -> list[Any]:
     [
         (TrainConfig, "sources", ("a.txt", "b.txt")),
         (TrainConfig, "weights", (2.0, 0.5)),
-        (TrainConfig, "lora_targets", ("attn.c_attn", "mlp.c_fc")),
+        (TrainConfig, "lora_target_modules", ("attn.c_attn", "mlp.c_fc")),
         (TrainConfig, "track", ("wandb", "mlflow")),
-        (EvaluateConfig, "trained_on", ("a.txt", "b.txt")),
+        (EvaluateConfig, "training_data", ("a.txt", "b.txt")),
         (GenerateConfig, "prompt", ("Once", "Twice")),
         (GenerateConfig, "temperature", (0.5, 1.0)),
         (GenerateConfig, "stop", ("\n", ".")),
-        (GenerateConfig, "trained_on", ("a.txt", "b.txt")),
+        (GenerateConfig, "training_data", ("a.txt", "b.txt")),
         (ServeConfig, "models", ("tiny", "my-model")),
     ],
 )
@@ -213,16 +213,16 @@ TYPED = [
     made(
         TrainConfig,
         sources=[Path("a b.txt"), "--odd", "-"],
-        weights=[2, np.float32(0.1)],
+        source_weights=[2, np.float32(0.1)],
         out=Path("my run"),
         model=Path("some/model"),
         template=ODD,
         split_on="\n\n",
         text_field="--text",
         dedupe="near",
-        lora_rank=np.int64(4),
-        lora_targets=["attn.c_attn", "mlp.c_fc"],
-        track=["tensorboard", "wandb"],
+        lora_r=np.int64(4),
+        lora_target_modules=["attn.c_attn", "mlp.c_fc"],
+        report_to=["tensorboard", "wandb"],
         learning_rate=np.float64(1e-4) / 3,
         max_steps=10.0,
         max_grad_norm=float("inf"),
@@ -237,8 +237,8 @@ TYPED = [
         EvaluateConfig,
         model="m",
         sources="a.txt",
-        trained_on=[Path("a"), "b c"],
-        stride_tokens=3.0,
+        training_data=[Path("a"), "b c"],
+        stride=3.0,
         worst=0,
         json=True,
     ),
@@ -249,7 +249,7 @@ TYPED = [
         temperature=[0.1, 1 / 3],
         stop=["\n", "--", " "],
         include_prompt=False,
-        trained_on=Path("a"),
+        training_data=Path("a"),
         truncate="<|end|>",
         batch_size=4,
     ),
@@ -282,15 +282,15 @@ def texts(tmp_path: Path) -> list[Path]:
 @pytest.mark.slow
 def test_a_run_of_lists_is_resumed(texts: list[Path], tmp_path: Path) -> None:
     """Sources, source weights and LoRA targets as lists: stopped and resumed, the run is that of typed tuples."""
-    options: dict[str, Any] = {"model": "tiny", "max_steps": 4, "tokens_per_step": 256, "lora_rank": 2, "dropout": 0.1}
-    lists = {"weights": [1, 2], "lora_targets": ["attn.c_attn"], "track": []}
+    options: dict[str, Any] = {"model": "tiny", "max_steps": 4, "tokens_per_step": 256, "lora_r": 2, "dropout": 0.1}
+    lists = {"source_weights": [1, 2], "lora_target_modules": ["attn.c_attn"], "report_to": []}
     for event in tunesmith.training_events(texts, out=tmp_path / "lists", **options, **lists):
         if isinstance(event, tunesmith.events.StepLogged) and event.step == 2:
             break
-    again = {"weights": [1.0, 2.0], "lora_targets": ["attn.c_attn"]}
+    again = {"source_weights": [1.0, 2.0], "lora_target_modules": ["attn.c_attn"]}
     result = tunesmith.train(texts, out=tmp_path / "lists", resume=True, **again)
     assert (result.steps, result.interrupted) == (4, False)
-    typed = {"weights": (1.0, 2.0), "lora_targets": ("attn.c_attn",)}
+    typed = {"source_weights": (1.0, 2.0), "lora_target_modules": ("attn.c_attn",)}
     tunesmith.train(*map(str, texts), out=str(tmp_path / "tuples"), **options, **typed)
     asked = [json.loads((tmp_path / name / "run.json").read_text("utf-8"))["config"] for name in ("lists", "tuples")]
     same = {name for name in asked[0] if asked[0][name] == asked[1][name]}

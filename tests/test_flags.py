@@ -17,10 +17,10 @@ REFUSED = {
     "push": ["--quiet", "--seed=1"],
     "runs": ["--quiet", "--seed=1"],
     "report": ["--quiet"],
-    "tokenizer train": ["--quiet", "--seed=1", "--weights=2", "--dedupe=exact"],
-    "tokenizer extend": ["--quiet", "--seed=1", "--weights=2", "--dedupe=exact"],
+    "tokenizer train": ["--quiet", "--seed=1", "--source-weights=2", "--dedupe=exact"],
+    "tokenizer extend": ["--quiet", "--seed=1", "--source-weights=2", "--dedupe=exact"],
     "plan": [
-        *("--dashboard", "--resume", "--verify-resume", "--track=wandb", "--stop-at=07:00", "--keep-gb=3"),
+        *("--dashboard", "--resume", "--verify-resume", "--report-to=wandb", "--stop-at=07:00", "--keep-gb=3"),
         *("--sample-prompts=p.txt", "--quiet"),
     ],
 }

@@ -131,17 +131,35 @@ def test_public_names_are_sorted_and_there() -> None:
 
 COMMON = {"json", "lang"}
 COMPUTING = {"device", "precision", "seed"}
-TEXT = {"sources", "split_on", "text_field", "prompt_field", "completion_field", "template", "encoding", "on_bad_bytes"}
-READING = TEXT | {"dedupe", "weights"}
+TEXT = {
+    "sources",
+    "split_on",
+    "text_field",
+    "prompt_field",
+    "completion_field",
+    "template",
+    "encoding",
+    "encoding_errors",
+}
+READING = TEXT | {"dedupe", "source_weights"}
 TRAINING = COMMON | COMPUTING | READING | {"quiet"}
-OF_RUNS_ONLY = {"resume", "verify_resume", "stop_at", "keep_gb", "sample_prompts", "dashboard", "track", "quiet"}
+OF_RUNS_ONLY = {"resume", "verify_resume", "stop_at", "keep_gb", "sample_prompts", "dashboard", "report_to", "quiet"}
 TRAINING |= {"model", "out", "resume", "from_scratch", "epochs", "max_steps", "learning_rate", "weight_decay"}
-TRAINING |= {"warmup_fraction", "max_grad_norm", "tokens_per_step", "context_tokens", "dropout", "eval_every_steps"}
+TRAINING |= {"warmup_ratio", "max_grad_norm", "tokens_per_step", "context_length", "dropout", "eval_steps"}
 TRAINING |= {"max_hours", "stop_at", "verify_resume", "keep_gb"}
-TRAINING |= {"save_every_steps", "val_fraction", "sample_prompts", "track", "compile", "freeze", "states", "recompute"}
-TRAINING |= {"shape", "layers", "width", "heads", "tokenizer", "vocab_size", "optimizer", "dashboard"}
+TRAINING |= {
+    "save_steps",
+    "val_fraction",
+    "sample_prompts",
+    "report_to",
+    "compile",
+    "freeze",
+    "memory_mode",
+    "activation_checkpointing",
+}
+TRAINING |= {"size", "n_layer", "n_embd", "n_head", "tokenizer", "vocab_size", "optimizer", "dashboard"}
 TRAINING |= {"devices", "shard", "deterministic"}
-TRAINING |= {"lora_rank", "lora_alpha", "lora_dropout", "lora_targets"}
+TRAINING |= {"lora_r", "lora_alpha", "lora_dropout", "lora_target_modules"}
 FLAGS = {
     PrepareConfig: COMMON | READING | {"seed", "tokenizer", "out", "val_fraction", "preview"},
     TokenizerExtendConfig: COMMON | TEXT | {"model", "out", "words", "special_tokens", "new_tokens"},
@@ -150,22 +168,31 @@ FLAGS = {
     PlanConfig: (TRAINING - OF_RUNS_ONLY) | {"vram", "gpu"},
     DoctorConfig: COMMON | {"model", "quick", "fix", "yes"},
     ExplainConfig: COMMON | {"source"},
-    ExportConfig: COMMON | {"model", "out", "to", "dtype", "merge", "base"},
+    ExportConfig: COMMON | {"model", "out", "format", "dtype", "merge", "base"},
     PushConfig: COMMON | {"model", "repo", "private"},
     ImportConfig: COMMON | {"checkpoint", "out", "tokenizer", "activation"},
-    ReportConfig: COMMON | {"seed", "run", "out", "novelty"},
+    ReportConfig: COMMON | {"seed", "run", "out", "memorization"},
     CacheConfig: COMMON | {"clear"},
     RunsConfig: COMMON | {"folder", "sort", "compare", "out"},
     EvaluateConfig: COMMON
     | COMPUTING
     | READING
-    | {"model", "base", "context_tokens", "stride_tokens", "novelty", "trained_on", "worst", "out", "devices"},
+    | {"model", "base", "context_length", "stride", "memorization", "training_data", "worst", "out", "devices"},
     GenerateConfig: COMMON
     | COMPUTING
     | {"quiet"}
     | {"model", "prompt", "prompts_file", "prompt_field", "num_samples", "max_new_tokens", "min_new_tokens"}
     | {"temperature", "top_k", "top_p", "min_p", "repetition_penalty", "no_repeat_ngram_size", "stop", "truncate"}
-    | {"include_prompt", "sample_delim", "reject_copied", "trained_on", "batch_size", "quantize", "out", "devices"},
+    | {
+        "include_prompt",
+        "sample_delim",
+        "reject_memorized",
+        "training_data",
+        "batch_size",
+        "quantize",
+        "out",
+        "devices",
+    },
     ServeConfig: COMMON
     | COMPUTING
     | {"quiet"}
@@ -174,14 +201,14 @@ FLAGS = {
         "runs",
         "host",
         "port",
-        "token",
+        "api_key",
         "batch_size",
-        "max_waiting",
+        "max_queue",
         "max_new_tokens",
-        "max_seconds",
+        "request_timeout",
         "quantize",
     }
-    | {"trained_on"},
+    | {"training_data"},
 }
 
 

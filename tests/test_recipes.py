@@ -18,4 +18,4 @@ def test_a_recipe_makes_a_plan(recipe: Path, tmp_path: Path, capsys: pytest.Capt
     assert main(["plan", str(text), "--config", str(recipe), "--device", "cpu", "--json"]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["model"] == "gpt2-4x256"
-    assert (plan["optimizer"], plan["context_tokens"]) == ("muon", 256)
+    assert (plan["optimizer"], plan["context_length"]) == ("muon", 256)

@@ -319,7 +319,7 @@ KERNELS = (
     Case("optimizer, values", optimizer_kernel_values, a_gpu),
     *(
         Case(f"optimizer, {name}", partial(optimizer_kernel_time, name=name))
-        for name in ("fp32-8bit", "split-8bit", "bf16-8bit", "bf16-4bit")
+        for name in ("8bit", "split-8bit", "bf16-8bit", "bf16-4bit")
     ),
 )
 ATTENTION = (

@@ -147,7 +147,7 @@ def head(setting: Setting, centered: bool) -> tuple[Work | None, Work | None]:  
 
 
 def step(
-    setting: Setting, *, deterministic: bool = False, checkpointing: str = "nothing"
+    setting: Setting, *, deterministic: bool = False, checkpointing: str = "none"
 ) -> tuple[Work | None, Work | None]:
     """A training step, as it is and otherwise."""
     size, tokens = ("gpt2", 8192) if setting.is_gpu else ("tiny", 512)
@@ -205,7 +205,7 @@ SWITCHED = (
     Switch("logits of 64 rows, head centered", "bf16", "centered copy", partial(head, centered=True)),
     Switch("logits of 64 rows, output in fp32", "bf16", "fp32 output", partial(head, centered=False)),
     Switch("deterministic algorithms, a step", "off", "on", partial(step, deterministic=True)),
-    Switch("activation checkpointing, a step", "nothing", "light", partial(step, checkpointing="light")),
+    Switch("activation checkpointing, a step", "none", "selective", partial(step, checkpointing="selective")),
     Switch("fp8 products, C = 1280", "bf16", "fp8", partial(fp8_products, channels=1280, compiled=False)),
     Switch(
         "fp8 products, C = 1280, casts compiled", "bf16", "fp8", partial(fp8_products, channels=1280, compiled=True)

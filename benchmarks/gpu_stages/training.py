@@ -61,7 +61,7 @@ def training(setting: Setting, *, lengths: tuple[int, int], compiled: bool, toke
     shape = plan_micro_batches(
         windows.lengths, epoch_tokens=split.n_tokens, tokens_per_step=step_tokens, max_tokens=tokens
     )
-    order = TrainBatchSampler(split, context_tokens=1024, layout=shape, constant_size=True, seed=0)
+    order = TrainBatchSampler(split, context_length=1024, layout=shape, constant_size=True, seed=0)
     counters.clear()
     trainee = Trainee.of(size, device, [], compiled=compiled)
     began_s = time.perf_counter()
@@ -120,7 +120,7 @@ class Plan:
 PLANS = (
     Plan("gpt2", "fp32", 32_768),
     Plan("gpt2-medium", "fp32", 4096),
-    Plan("gpt2-large", "fp32-8bit", 4096),
+    Plan("gpt2-large", "8bit", 4096),
     Plan("gpt2-xl", "split-8bit-in-backward", 4096),
     Plan("gpt2-xl", "bf16-8bit", 32_768),
     Plan("gpt2", "fp32", 32_768, document_tokens=20),
@@ -138,11 +138,11 @@ def in_12_gb(setting: Setting, plan: Plan) -> Result:
     size = plan.size if setting.is_gpu else "tiny"
     hardware = replace(hardware_for_gpu("RTX 4070 Ti", "12GB"), kind=device.type)  # type: ignore[arg-type]
     experience = CalibrationCache({})
-    states = STATE_FORMATS[plan.states]  # type: ignore[index]
+    states = STATE_FORMATS[plan.memory_mode]  # type: ignore[index]
     request = FitRequest(
-        demand=StepSpec(config_of(size), states, "nothing", 0, 0, 2, hardware.kind),
-        states="auto",
-        recompute="auto",
+        demand=StepSpec(config_of(size), states, "none", 0, 0, 2, hardware.kind),
+        memory_mode="auto",
+        activation_checkpointing="auto",
         step_tokens=plan.step_tokens if setting.is_gpu else 1024,
         longest_tokens=plan.document_tokens,
         mean_context_tokens=float(plan.document_tokens),
@@ -152,7 +152,12 @@ def in_12_gb(setting: Setting, plan: Plan) -> Result:
     batches = batches_of(size, (plan.document_tokens,) * 2, way.demand.tokens, way.demand.micro_batches)
     with memory_limit(device, hardware.budget.value):
         trainee = Trainee.of(
-            size, device, batches, states=plan.states, checkpointing=way.demand.recompute, compiled=plan.compiled
+            size,
+            device,
+            batches,
+            memory_mode=plan.memory_mode,
+            checkpointing=way.demand.activation_checkpointing,
+            compiled=plan.compiled,
         )
         losses, began_s = [], 0.0
         for number in range(PLAN_STEPS):
@@ -171,8 +176,8 @@ def in_12_gb(setting: Setting, plan: Plan) -> Result:
     flops_per_s = rate * flops_per_token(config_of(size), plan.document_tokens)
     peak = peak_flops_per_s(device)
     return {
-        "states": plan.states,
-        "checkpointing": way.demand.recompute,
+        "memory_mode": plan.memory_mode,
+        "checkpointing": way.demand.activation_checkpointing,
         "micro_batches": f"{way.demand.micro_batches} x {way.demand.tokens:,}",
         "loss_first": float(losses[0]),
         "loss_last": float(losses[-1]),

@@ -48,7 +48,7 @@ def graphs() -> int:
 
 
 def passes_of(
-    setting: Setting, layouts: Sequence[Sequence[int]], *, checkpointing: str = "nothing", dtype: torch.dtype
+    setting: Setting, layouts: Sequence[Sequence[int]], *, checkpointing: str = "none", dtype: torch.dtype
 ) -> Result:
     """Forward and backward passes of a compiled model over batches of several shapes, against the uncompiled one."""
     model = new_model("tiny", setting.torch_device, dtype=dtype)
@@ -165,7 +165,7 @@ def calibration_compiled(setting: Setting) -> Result:
     """L3: calibration computes two short shapes that are never used again, and must not compile them."""
     batches = batches_of("tiny", (64, 64), 1024, 1)
     trainee = Trainee.of("tiny", setting.torch_device, batches, compiled=True)
-    demand = StepSpec(config_of("tiny"), STATE_FORMATS["fp32"], "nothing", 1024, 1, 2, setting.torch_device.type)  # type: ignore[arg-type]
+    demand = StepSpec(config_of("tiny"), STATE_FORMATS["fp32"], "none", 1024, 1, 2, setting.torch_device.type)  # type: ignore[arg-type]
     calibrate(trainee.model, trainee.optimizer, demand)
     return verdict(passes=graphs() == 0, graphs=graphs())
 
@@ -205,14 +205,14 @@ def fp16_with_bf16_weights(setting: Setting) -> Result:
             evidence[states] = f"works, {float(trainee.step().nats):.0f} nats"
         except (RuntimeError, TypeError, NotImplementedError) as error:
             hardware = replace(hardware_for_gpu("RTX 2080", None), precision="float16")
-            demand = StepSpec(config_of("gpt2"), STATE_FORMATS[states], "nothing", 0, 0, 2, "cuda")  # type: ignore[index]
+            demand = StepSpec(config_of("gpt2"), STATE_FORMATS[states], "none", 0, 0, 2, "cuda")  # type: ignore[index]
             request = FitRequest(demand, states, "auto", 4096, 1024, 1024.0, _correction(hardware))  # type: ignore[arg-type]
             try:
                 fastest_fit(request, hardware, STATE_FORMATS[states])  # type: ignore[index]
                 evidence[states] = f"planned, and fails: {type(error).__name__}: {str(error)[:120]}"
             except (UserError, DoesNotFitError):
                 evidence[states] = "refused"
-    return verdict(passes=not any("fails" in text for text in evidence.values()), states=evidence)
+    return verdict(passes=not any("fails" in text for text in evidence.values()), memory_mode=evidence)
 
 
 def _correction(hardware: object) -> Callable[[StepSpec], object]:
@@ -221,7 +221,9 @@ def _correction(hardware: object) -> Callable[[StepSpec], object]:
 
 def another_gpu(_setting: Setting) -> Result:
     """C7: a training step on the second GPU, whose kernels and events must go there."""
-    trainee = Trainee.of("tiny", torch.device("cuda", 1), batches_of("tiny", (64, 64), 1024, 2), states="bf16-8bit")
+    trainee = Trainee.of(
+        "tiny", torch.device("cuda", 1), batches_of("tiny", (64, 64), 1024, 2), memory_mode="bf16-8bit"
+    )
     nats = float(trainee.step().nats)
     return verdict(passes=bool(np.isfinite(nats)), nats=nats)
 
@@ -288,7 +290,7 @@ def deterministic_training(setting: Setting) -> Result:
             ends = []
             for _ in range(2):
                 lengths, tokens = ((20, 900), 4096) if setting.is_gpu else ((20, 100), 256)
-                trainee = Trainee.of("tiny", device, batches_of("tiny", lengths, tokens, 2), states="bf16-8bit")
+                trainee = Trainee.of("tiny", device, batches_of("tiny", lengths, tokens, 2), memory_mode="bf16-8bit")
                 for _ in range(3):
                     trainee.step()
                 ends.append([parameter.detach().clone() for parameter in trainee.model.parameters()])

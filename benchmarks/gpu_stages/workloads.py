@@ -117,7 +117,7 @@ class Trainee:
         batches: list[Batch],
         *,
         states: str = "fp32",
-        checkpointing: str = "nothing",
+        checkpointing: str = "none",
         compiled: bool = False,
         dtype: torch.dtype = torch.bfloat16,
     ) -> "Trainee":

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from os import PathLike
 from typing import Literal, TypedDict
 
-from tunesmith.config import Auto, Language, Precision, Recompute, ShapeName, StatePlanName, TrackerName
+from tunesmith.config import ActivationCheckpointing, Auto, Language, MemoryMode, Precision, ShapeName, TrackerName
 
 Path = str | PathLike[str]
 
@@ -21,14 +21,14 @@ class TextOptions(TypedDict, total=False):
     completion_field: Path | None
     template: Path
     encoding: Path
-    on_bad_bytes: Literal["stop", "replace", "skip-sample"]
+    encoding_errors: Literal["strict", "replace", "skip"]
 
 
 class ReadingOptions(TextOptions, total=False):
     """Flags that say which samples of the text are taken, and how often."""
 
     dedupe: Literal["none", "exact", "near"]
-    weights: float | Iterable[float]
+    source_weights: float | Iterable[float]
 
 
 class CommonOptions(TypedDict, total=False):
@@ -92,9 +92,9 @@ class PlanOptions(TypedDict, total=False):
     completion_field: Path | None
     template: Path
     encoding: Path
-    on_bad_bytes: Literal["stop", "replace", "skip-sample"]
+    encoding_errors: Literal["strict", "replace", "skip"]
     dedupe: Literal["none", "exact", "near"]
-    weights: float | Iterable[float]
+    source_weights: float | Iterable[float]
     lang: Language
     seed: int
     device: Path
@@ -103,10 +103,10 @@ class PlanOptions(TypedDict, total=False):
     out: Path
     deterministic: bool
     from_scratch: bool
-    shape: ShapeName | None
-    layers: int | None
-    width: int | None
-    heads: int | None
+    size: ShapeName | None
+    n_layer: int | None
+    n_embd: int | None
+    n_head: int | None
     tokenizer: Path | None
     vocab_size: int | None
     optimizer: Literal["auto", "adamw", "muon"]
@@ -115,23 +115,23 @@ class PlanOptions(TypedDict, total=False):
     max_hours: float | None
     learning_rate: float | Auto
     weight_decay: float | Auto
-    warmup_fraction: float
+    warmup_ratio: float
     max_grad_norm: float
     tokens_per_step: int | Auto
-    context_tokens: int | Auto
-    lora_rank: int
+    context_length: int | Auto
+    lora_r: int
     lora_alpha: float | Auto
     lora_dropout: float
-    lora_targets: Path | Iterable[Path]
-    freeze: Literal["nothing", "embeddings"] | int
-    states: Auto | StatePlanName
-    recompute: Auto | Recompute
+    lora_target_modules: Path | Iterable[Path]
+    freeze: Literal["none", "embeddings"] | int
+    memory_mode: Auto | MemoryMode
+    activation_checkpointing: Auto | ActivationCheckpointing
     devices: int
     shard: Literal["auto", "yes", "no"]
     compile: Literal["auto", "yes", "no"]
     dropout: float
-    eval_every_steps: int | Auto
-    save_every_steps: int | Auto
+    eval_steps: int | Auto
+    save_steps: int | Auto
     val_fraction: float
     vram: Path | None
     gpu: Path | None
@@ -145,10 +145,10 @@ class TrainOptions(ComputingOptions, _QuietOptions, ReadingOptions, total=False)
     verify_resume: bool
     deterministic: bool
     from_scratch: bool
-    shape: ShapeName | None
-    layers: int | None
-    width: int | None
-    heads: int | None
+    size: ShapeName | None
+    n_layer: int | None
+    n_embd: int | None
+    n_head: int | None
     tokenizer: Path | None
     vocab_size: int | None
     optimizer: Literal["auto", "adamw", "muon"]
@@ -158,38 +158,38 @@ class TrainOptions(ComputingOptions, _QuietOptions, ReadingOptions, total=False)
     stop_at: Path | None
     learning_rate: float | Auto
     weight_decay: float | Auto
-    warmup_fraction: float
+    warmup_ratio: float
     max_grad_norm: float
     tokens_per_step: int | Auto
-    context_tokens: int | Auto
-    lora_rank: int
+    context_length: int | Auto
+    lora_r: int
     lora_alpha: float | Auto
     lora_dropout: float
-    lora_targets: Path | Iterable[Path]
-    freeze: Literal["nothing", "embeddings"] | int
-    states: Auto | StatePlanName
-    recompute: Auto | Recompute
+    lora_target_modules: Path | Iterable[Path]
+    freeze: Literal["none", "embeddings"] | int
+    memory_mode: Auto | MemoryMode
+    activation_checkpointing: Auto | ActivationCheckpointing
     devices: int
     shard: Literal["auto", "yes", "no"]
     compile: Literal["auto", "yes", "no"]
     dropout: float
-    eval_every_steps: int | Auto
-    save_every_steps: int | Auto
+    eval_steps: int | Auto
+    save_steps: int | Auto
     keep_gb: float | None
     val_fraction: float
     sample_prompts: Path | None
     dashboard: bool
-    track: TrackerName | Iterable[TrackerName]
+    report_to: TrackerName | Iterable[TrackerName]
 
 
 class EvaluateOptions(ComputingOptions, ReadingOptions, total=False):
     """Options of `tunesmith.config.EvaluateConfig`."""
 
     base: Path | None
-    context_tokens: int | Auto
-    stride_tokens: int | Auto
-    novelty: int
-    trained_on: Path | Iterable[Path]
+    context_length: int | Auto
+    stride: int | Auto
+    memorization: int
+    training_data: Path | Iterable[Path]
     worst: int
     devices: int
     out: Path | None
@@ -214,8 +214,8 @@ class GenerateOptions(ComputingOptions, _QuietOptions, total=False):
     truncate: Path | None
     include_prompt: bool
     sample_delim: Path | None
-    reject_copied: int
-    trained_on: Path | Iterable[Path]
+    reject_memorized: int
+    training_data: Path | Iterable[Path]
     batch_size: int | Auto
     quantize: Literal["none", "int8"]
     devices: int
@@ -225,7 +225,7 @@ class GenerateOptions(ComputingOptions, _QuietOptions, total=False):
 class ExportOptions(CommonOptions, total=False):
     """Options of `tunesmith.config.ExportConfig`."""
 
-    to: Literal["gguf", "onnx", "safetensors", "nanogpt"] | None
+    format: Literal["gguf", "onnx", "safetensors", "nanogpt"] | None
     dtype: Literal["auto", "f32", "f16", "bf16", "q8_0"]
     merge: bool
     base: Path | None
@@ -254,20 +254,20 @@ class ServeOptions(ComputingOptions, _QuietOptions, total=False):
     runs: Path | None
     host: Path
     port: int
-    token: Path | None
+    api_key: Path | None
     batch_size: int | Auto
-    max_waiting: int
+    max_queue: int
     max_new_tokens: int
-    max_seconds: float
+    request_timeout: float
     quantize: Literal["none", "int8"]
-    trained_on: Path | Iterable[Path]
+    training_data: Path | Iterable[Path]
 
 
 class ReportOptions(_SeedOptions, total=False):
     """Options of `tunesmith.config.ReportConfig`."""
 
     out: Path | None
-    novelty: int
+    memorization: int
 
 
 class RunsOptions(CommonOptions, total=False):

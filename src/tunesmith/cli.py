@@ -210,7 +210,9 @@ def generate(config: GenerateConfig) -> int:
         notice(say("interrupted:"), say("{count:,} texts were finished", count=len(texts)))
     elif progress.asked > len(texts) and not config.quiet:
         left_out = progress.asked - len(texts)
-        notice(say("left out:"), say("{count:,} texts that copied in every attempt (--reject-copied)", count=left_out))
+        notice(
+            say("left out:"), say("{count:,} texts that copied in every attempt (--reject-memorized)", count=left_out)
+        )
     return code
 
 

@@ -16,19 +16,19 @@ from tunesmith.config_values import NO_FLAG, check_values
 Auto = Literal["auto"]
 Language = Literal["auto", "en", "ja"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
-Recompute = Literal["nothing", "light", "blocks", "offload"]
+ActivationCheckpointing = Literal["none", "selective", "full", "offload"]
 """What the backward pass computes again (`tunesmith.model.activation_checkpointing`), the fastest first."""
-RECOMPUTATIONS: tuple[Recompute, ...] = get_args(Recompute)
-StatePlanName = Literal[
+ACTIVATION_CHECKPOINTING_LEVELS: tuple[ActivationCheckpointing, ...] = get_args(ActivationCheckpointing)
+MemoryMode = Literal[
     "fp32",
-    "fp32-8bit",
+    "8bit",
     "split-8bit",
     "split-8bit-in-backward",
     "bf16-8bit",
     "bf16-8bit-in-backward",
     "bf16-4bit",
     "bf16-4bit-in-backward",
-    "host",
+    "cpu-offload",
 ]
 """How weights, gradients and moments are kept (`tunesmith.optim.state_format`), the most faithful first."""
 
@@ -96,7 +96,7 @@ class TextConfig(_SourceArguments):
     encoding: str = _flag(default="auto")
     """Encoding of the text, for example cp932; auto detects it for each file."""
 
-    on_bad_bytes: Literal["stop", "replace", "skip-sample"] = _flag(default="stop")
+    encoding_errors: Literal["strict", "replace", "skip"] = _flag(default="strict")
     """What to do with bytes that do not decode."""
 
 
@@ -107,7 +107,7 @@ class ReadingConfig(TextConfig):
     dedupe: Literal["none", "exact", "near"] = _flag(default="none")
     """Leave out samples that repeat an earlier one: exactly, or nearly (four fifths the same)."""
 
-    weights: Annotated[tuple[float, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
+    source_weights: Annotated[tuple[float, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
     """For each source how often it is seen in an epoch: 2 is twice, 0.5 half of it (the other half in the next)."""
 
 
@@ -226,18 +226,18 @@ class TrainConfig(ComputingConfig, _QuietConfig, ReadingConfig):
     """Add in the same order each time on a GPU: the same run gives the same bits (as a CPU does in any case)."""
 
     from_scratch: bool = _flag(default=False)
-    """Start with fresh weights: of --shape, or of --layers and --width, else of the shape that --model has."""
+    """Start with fresh weights: of --size, or of --n-layer and --n-embd, else of the shape that --model has."""
 
-    shape: ShapeName | None = _flag(default=None)
+    size: ShapeName | None = _flag(default=None)
     """With --from-scratch: as large as which GPT-2."""
 
-    layers: int | None = _flag(default=None)
+    n_layer: int | None = _flag(default=None)
     """With --from-scratch: how many blocks."""
 
-    width: int | None = _flag(default=None)
+    n_embd: int | None = _flag(default=None)
     """With --from-scratch: how many channels, best a multiple of 64."""
 
-    heads: int | None = _flag(default=None)
+    n_head: int | None = _flag(default=None)
     """With --from-scratch: attention heads; default: one for 64 channels."""
 
     tokenizer: str | None = _flag(default=None)
@@ -267,7 +267,7 @@ class TrainConfig(ComputingConfig, _QuietConfig, ReadingConfig):
     weight_decay: float | Auto = _flag(default="auto")
     """Decay of the weights, on matrices only; auto is 0.01, from scratch 0.1."""
 
-    warmup_fraction: float = _flag(default=0.05)
+    warmup_ratio: float = _flag(default=0.05)
     """Share of the steps in which the learning rate rises; after them it falls linearly to 0."""
 
     max_grad_norm: float = _flag(default=1.0)
@@ -276,10 +276,10 @@ class TrainConfig(ComputingConfig, _QuietConfig, ReadingConfig):
     tokens_per_step: int | Auto = _flag(default="auto")
     """Effective batch: tokens that one optimizer step learns from."""
 
-    context_tokens: int | Auto = _flag(default="auto")
+    context_length: int | Auto = _flag(default="auto")
     """Longest window the model sees at once; longer samples continue in the next one."""
 
-    lora_rank: int = _flag(default=0)
+    lora_r: int = _flag(default=0)
     """Learn only adapters of this rank beside the projections (LoRA); 0 learns all weights."""
 
     lora_alpha: float | Auto = _flag(default="auto")
@@ -288,16 +288,16 @@ class TrainConfig(ComputingConfig, _QuietConfig, ReadingConfig):
     lora_dropout: float = _flag(default=0.0)
     """Dropout on what goes into the adapters."""
 
-    lora_targets: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
+    lora_target_modules: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
     """Which projections get adapters, of attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj; default: all."""
 
-    freeze: Literal["nothing", "embeddings"] | int = _flag(default="nothing")
+    freeze: Literal["none", "embeddings"] | int = _flag(default="none")
     """What stays as it is: embeddings (with final norm and head), or so many of the first blocks."""
 
-    states: Auto | StatePlanName = _flag(default="auto")
+    memory_mode: Auto | MemoryMode = _flag(default="auto")
     """How weights and optimizer are kept; auto takes the most faithful that fits (the names: tunesmith plan)."""
 
-    recompute: Auto | Recompute = _flag(default="auto")
+    activation_checkpointing: Auto | ActivationCheckpointing = _flag(default="auto")
     """What is computed again instead of kept in memory; auto takes the fastest that fits."""
 
     devices: int = _flag(default=1)
@@ -312,10 +312,10 @@ class TrainConfig(ComputingConfig, _QuietConfig, ReadingConfig):
     dropout: float = _flag(default=0.0)
     """Dropout on embeddings and residual branches."""
 
-    eval_every_steps: int | Auto = _flag(default="auto")
+    eval_steps: int | Auto = _flag(default="auto")
     """Steps between evaluations; auto is once an epoch."""
 
-    save_every_steps: int | Auto = _flag(default="auto")
+    save_steps: int | Auto = _flag(default="auto")
     """Steps between checkpoints; auto is at every evaluation."""
 
     keep_gb: float | None = _flag(default=None)
@@ -330,7 +330,7 @@ class TrainConfig(ComputingConfig, _QuietConfig, ReadingConfig):
     dashboard: bool = _flag(default=False)
     """Also show the run live in a browser, on this machine only, where it can be saved or stopped."""
 
-    track: Annotated[tuple[TrackerName, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
+    report_to: Annotated[tuple[TrackerName, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
     """Also tell these of the run, each through its own library; none of them can stop or slow it."""
 
 
@@ -348,7 +348,7 @@ class PlanConfig(TrainConfig):
     keep_gb: _OfRunsOnly[float | None] = _flag(default=None)
     sample_prompts: _OfRunsOnly[str | None] = _flag(default=None)
     dashboard: _OfRunsOnly[bool] = _flag(default=False)
-    track: _OfRunsOnly[tuple[TrackerName, ...]] = _flag(default=())
+    report_to: _OfRunsOnly[tuple[TrackerName, ...]] = _flag(default=())
     quiet: _OfRunsOnly[bool] = _flag(default=False)
 
     vram: str | None = _flag(default=None)
@@ -390,14 +390,14 @@ class ExportConfig(CommonConfig, _ModelArgument):
     out: str = field(kw_only=True)
     """Folder for the result."""
 
-    to: Literal["gguf", "onnx", "safetensors", "nanogpt"] | None = _flag(default=None)
+    format: Literal["gguf", "onnx", "safetensors", "nanogpt"] | None = _flag(default=None)
     """gguf for llama.cpp and Ollama, onnx for onnxruntime, safetensors for transformers, nanogpt for nanoGPT."""
 
     dtype: Literal["auto", "f32", "f16", "bf16", "q8_0"] = _flag(default="auto")
     """How weights are kept; auto is f16 for gguf and f32 for everything else."""
 
     merge: bool = _flag(default=False)
-    """Merge an adapter (of peft, or of a run with --lora-rank) into its model first."""
+    """Merge an adapter (of peft, or of a run with --lora-r) into its model first."""
 
     base: str | None = _flag(default=None)
     """The model that the adapter belongs to; default: the one that it names."""
@@ -441,16 +441,16 @@ class EvaluateConfig(ComputingConfig, ReadingConfig, _ModelArgument):
     base: str | None = _flag(default=None)
     """Another model to measure on the same text and to compare with: what the tuned one came from."""
 
-    context_tokens: int | Auto = _flag(default="auto")
+    context_length: int | Auto = _flag(default="auto")
     """Longest window the model sees at once; auto is all it has."""
 
-    stride_tokens: int | Auto = _flag(default="auto")
+    stride: int | Auto = _flag(default="auto")
     """How far apart the windows over a longer sample begin; auto is half the context, less is slower and kinder."""
 
-    novelty: int = _flag(default=0)
+    memorization: int = _flag(default=0)
     """Let the model write so many texts, and say how much of them is copied from its training text."""
 
-    trained_on: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
+    training_data: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
     """What the model was trained on, for novelty; default: what its run folder says."""
 
     worst: int = _flag(default=3)
@@ -516,11 +516,11 @@ class GenerateConfig(ComputingConfig, _QuietConfig, _ModelArgument):
     sample_delim: str | None = _flag(default=None)
     """Line between texts; default: one of dashes where a text has several lines."""
 
-    reject_copied: int = _flag(default=0)
+    reject_memorized: int = _flag(default=0)
     """Write a text anew that holds so many tokens in a row (8 or more) of the training text; 0 takes all."""
 
-    trained_on: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
-    """What the model was trained on, for --reject-copied; default: what its run folder says."""
+    training_data: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
+    """What the model was trained on, for --reject-memorized; default: what its run folder says."""
 
     batch_size: int | Auto = _flag(default="auto")
     """How many texts are written side by side; changes the time and no text."""
@@ -549,25 +549,25 @@ class ServeConfig(ComputingConfig, _QuietConfig, _ModelArguments):
     port: int = _flag(default=8000)
     """Port to listen on; 0 takes a free one."""
 
-    token: str | None = _flag(default=None)
-    """Secret that clients must send; better in the environment variable TUNESMITH_TOKEN, where nobody else reads it."""
+    api_key: str | None = _flag(default=None)
+    """Secret that clients must send; better set in the environment variable TUNESMITH_API_KEY."""
 
     batch_size: int | Auto = _flag(default="auto")
     """Most texts that a model writes side by side; changes the time and no text."""
 
-    max_waiting: int = _flag(default=256)
+    max_queue: int = _flag(default=256)
     """How many texts may wait for their turn; who asks for more is told that the server is busy."""
 
     max_new_tokens: int = _flag(default=4096)
     """Longest continuation that a client may ask for."""
 
-    max_seconds: float = _flag(default=600.0)
+    request_timeout: float = _flag(default=600.0)
     """How long an answer may take; then its texts end where they are."""
 
     quantize: Literal["none", "int8"] = _flag(default="none")
     """Round the weights to 8-bit integers: faster on a CPU, a little less exact."""
 
-    trained_on: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
+    training_data: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
     """What the models were trained on, to mark copies; default: what their run folders say."""
 
 
@@ -585,7 +585,7 @@ class ReportConfig(_SeedConfig, _RunArgument):
     out: str | None = _flag(default=None)
     """File to write; default: report.html in the run's folder."""
 
-    novelty: int = _flag(default=0)
+    memorization: int = _flag(default=0)
     """First let the model write so many texts, and measure how much of them is copied from its training text."""
 
 

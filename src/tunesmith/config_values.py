@@ -29,10 +29,10 @@ SYNONYMS = {
     "float": ("fp32", "f32"),
     "full": ("fp32", "f32"),
     "true": ("yes",),
-    "false": ("no", "none", "nothing"),
-    "none": ("nothing",),
-    "no": ("none", "nothing"),
-    "off": ("no", "none", "nothing"),
+    "false": ("no", "none", "none"),
+    "none": ("none",),
+    "no": ("none", "none"),
+    "off": ("no", "none", "none"),
     "on": ("yes",),
 }
 """What other tools call a choice; the first of these words that is one is suggested."""

@@ -51,7 +51,7 @@ def main() -> int:
     asked = parser.parse_args()
     expected = expected_texts(asked.model)
     command = [sys.executable, "-u", "-m", "tunesmith", "serve", asked.model, "--port", "0", "--precision", "fp32"]
-    command += ["--batch-size", "64", "--max-waiting", "256"]
+    command += ["--batch-size", "64", "--max-queue", "256"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None

@@ -27,10 +27,10 @@ from tunesmith.run_dir import RunDir
 from tunesmith.training.checkpoint import verify_checksums
 
 VARIANTS: tuple[tuple[str, ...], ...] = (
-    ("--save-every-steps", "1", "--eval-every-steps", "3"),
-    ("--save-every-steps", "3", "--eval-every-steps", "2", "--dropout", "0.1"),
-    ("--save-every-steps", "2", "--eval-every-steps", "4", "--lora-rank", "4", "--dropout", "0.1"),
-    ("--save-every-steps", "4", "--eval-every-steps", "4", "--keep-gb", "0.002"),
+    ("--save-steps", "1", "--eval-steps", "3"),
+    ("--save-steps", "3", "--eval-steps", "2", "--dropout", "0.1"),
+    ("--save-steps", "2", "--eval-steps", "4", "--lora-r", "4", "--dropout", "0.1"),
+    ("--save-steps", "4", "--eval-steps", "4", "--keep-gb", "0.002"),
 )
 STEPS = 16
 INTERRUPTED, CRASHED = 130, 70

@@ -73,7 +73,7 @@ def train(folder: Path, out: Path, *, resume: bool) -> list[str]:
     asked = ["--resume", "--out", str(out)]
     if not resume:
         asked = [str(folder / "log.txt"), "--model", "tiny", "--out", str(out), "--max-steps", str(STEPS)]
-        asked += ["--tokens-per-step", "400", "--epochs", "1000", "--save-every-steps", "5"]
+        asked += ["--tokens-per-step", "400", "--epochs", "1000", "--save-steps", "5"]
         asked += ["--device", "cpu", "--precision", "fp32"]
     return ["train", *asked]
 
@@ -171,7 +171,7 @@ class Loss:
 
 
 LOSSES = {
-    "nothing": Loss(None, ()),
+    "none": Loss(None, ()),
     "killed rank": Loss(kill_rank, (1,)),
     "killed host": Loss(kill_host, (1,)),
     "killed first host": Loss(kill_first_host, (0,)),

@@ -37,7 +37,7 @@ def transformers_logits(folder: Path, ids: list[int]) -> np.ndarray:
 def test_onnx(make_model_folder: Callable[..., Path], tmp_path: Path, switches: dict[str, Any]) -> None:
     """Onnxruntime gives transformers' logits: whole, token by token with the cache, and padded on the left."""
     model = make_model_folder(**switches)
-    result = tunesmith.export(model, to="onnx", out=tmp_path / "out")
+    result = tunesmith.export(model, format="onnx", out=tmp_path / "out")
     assert result["verified"]["equal_texts"] == result["verified"]["texts"] >= 10
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
     ids = list(range(20, 50))
@@ -100,7 +100,7 @@ def gguf_logits(path: Path, ids: list[int]) -> np.ndarray:
 def test_gguf_by_hand(make_model_folder: Callable[..., Path], tmp_path: Path, dtype: str, tolerance: float) -> None:
     """The file read by the gguf library and computed in numpy: transformers' logits, and the model's own tokenizer."""
     model = make_model_folder("my model", tie_word_embeddings=dtype != "f32")
-    tunesmith.export(model, to="gguf", dtype=dtype, out=tmp_path / "out")
+    tunesmith.export(model, format="gguf", dtype=dtype, out=tmp_path / "out")
     path = tmp_path / "out" / f"my model-{dtype}.gguf"
     ids = list(range(10, 60))
     assert np.abs(gguf_logits(path, ids) - transformers_logits(model, ids)).max() < tolerance
@@ -121,7 +121,7 @@ def test_gguf_by_hand(make_model_folder: Callable[..., Path], tmp_path: Path, dt
 def test_gguf_in_llama_cpp(tmp_path: Path) -> None:
     """llama.cpp makes the same ids, logits and greedy texts of twenty prompts, Japanese and emoji among them."""
     pytest.importorskip("llama_cpp", reason="llama-cpp-python is compiled on the spot; not everybody has it")
-    found = tunesmith.export("tiny", to="gguf", out=tmp_path / "out")["verified"]
+    found = tunesmith.export("tiny", format="gguf", out=tmp_path / "out")["verified"]
     assert found["by"].startswith("llama-cpp-python")
     assert (found["texts"], found["equal_texts"]) == (20, 20)
 
@@ -130,7 +130,9 @@ def test_gguf_in_llama_cpp(tmp_path: Path) -> None:
 def test_half_precision(make_model_folder: Callable[..., Path], tmp_path: Path, dtype: str) -> None:
     """A folder that transformers loads in that type, each weight rounded once."""
     model = make_model_folder()
-    assert main(["export", str(model), "--to", "safetensors", "--dtype", dtype, "--out", str(tmp_path / "out")]) == 0
+    assert (
+        main(["export", str(model), "--format", "safetensors", "--dtype", dtype, "--out", str(tmp_path / "out")]) == 0
+    )
     found = GPT2LMHeadModel.from_pretrained(tmp_path / "out")
     wanted = torch.float16 if dtype == "f16" else torch.bfloat16
     expected = GPT2LMHeadModel.from_pretrained(model).to(wanted).state_dict()
@@ -141,7 +143,7 @@ def test_half_precision(make_model_folder: Callable[..., Path], tmp_path: Path, 
 def test_nanogpt(make_model_folder: Callable[..., Path], tmp_path: Path) -> None:
     """The checkpoint holds what nanoGPT's `sample.py` and `train.py` read; with exact GELU it computes the same."""
     model = make_model_folder(activation_function="gelu")
-    result = tunesmith.export(model, to="nanogpt", out=tmp_path / "out")
+    result = tunesmith.export(model, format="nanogpt", out=tmp_path / "out")
     assert result["largest_logit_difference"] < 1e-4
     checkpoint = torch.load(tmp_path / "out" / "ckpt.pt", weights_only=True)
     arguments = {"n_layer": 2, "n_head": 4, "n_embd": 32, "block_size": 64, "bias": True, "vocab_size": 300}
@@ -164,22 +166,22 @@ def test_what_cannot_be(make_model_folder: Callable[..., Path], tmp_path: Path) 
     out = tmp_path / "out"
     exact = make_model_folder("exact", activation_function="gelu")
     with pytest.raises(UserError, match="activation_function=gelu"):
-        tunesmith.export(exact, to="gguf", out=out)
+        tunesmith.export(exact, format="gguf", out=out)
     wide = make_model_folder("wide", n_inner=64)
     with pytest.raises(UserError, match="nanoGPT knows only"):
-        tunesmith.export(wide, to="nanogpt", out=out)
+        tunesmith.export(wide, format="nanogpt", out=out)
     with pytest.raises(UserError, match=r"^to onnx has no dtype q8_0"):
-        tunesmith.export(wide, to="onnx", dtype="q8_0", out=out)
+        tunesmith.export(wide, format="onnx", dtype="q8_0", out=out)
     large = make_model_folder("large")
     model = GPT2LMHeadModel.from_pretrained(large)
     with torch.no_grad():
         model.transformer.wpe.weight[0, 0] = 1e5
     model.save_pretrained(large)
     with pytest.raises(UserError, match=r"wpe.weight contains 1e\+05, which is more than f16 can represent"):
-        tunesmith.export(large, to="safetensors", dtype="f16", out=out)
+        tunesmith.export(large, format="safetensors", dtype="f16", out=out)
     assert not out.exists()
     with pytest.raises(UserError, match="already there"):
-        tunesmith.export("tiny", to="safetensors", out=exact)
+        tunesmith.export("tiny", format="safetensors", out=exact)
 
 
 class Other:
@@ -203,7 +205,7 @@ class Other:
 
 def test_verification_can_fail(make_model_folder: Callable[..., Path]) -> None:
     """Other logits and other ids are errors."""
-    exported = read_exported(tunesmith.config.ExportConfig(str(make_model_folder()), out="", to="onnx"))
+    exported = read_exported(tunesmith.config.ExportConfig(str(make_model_folder()), out="", format="onnx"))
 
     def zeros(tokens: list[int]) -> Logits:
         return np.zeros((len(tokens), 300), np.float32)
@@ -218,9 +220,9 @@ def test_a_fine_tuned_adapter_goes_everywhere(tmp_path: Path, capsys: pytest.Cap
     """A run with adapters is merged and written as ONNX in one command, and says so."""
     (tmp_path / "text.txt").write_text("\n".join(f"the lamp burns for {n} nights" for n in range(40)), "utf-8")
     run = tmp_path / "run"
-    options = {"model": "tiny", "lora_rank": 2, "max_steps": 2, "learning_rate": 0.01}
+    options = {"model": "tiny", "lora_r": 2, "max_steps": 2, "learning_rate": 0.01}
     tunesmith.train(tmp_path / "text.txt", out=run, **options)
-    assert main(["export", str(run), "--merge", "--to", "onnx", "--out", str(tmp_path / "out"), "--json"]) == 0
+    assert main(["export", str(run), "--merge", "--format", "onnx", "--out", str(tmp_path / "out"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["adapter"] == str(run / "adapter")
     session = onnxruntime.InferenceSession(tmp_path / "out" / "model.onnx", providers=["CPUExecutionProvider"])
@@ -233,7 +235,7 @@ def test_a_fine_tuned_adapter_goes_everywhere(tmp_path: Path, capsys: pytest.Cap
 def test_a_base_without_merging(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """--base without --merge is a usage error with a hint, before anything is read or written."""
     out = tmp_path / "out"
-    assert main(["export", "tiny", "--to", "gguf", "--base", "gpt2", "--out", str(out)]) == 2
+    assert main(["export", "tiny", "--format", "gguf", "--base", "gpt2", "--out", str(out)]) == 2
     said = capsys.readouterr().err
     assert "--base is the model of an adapter and has no effect without --merge" in said
     assert "hint: add --merge to merge the adapter into gpt2" in said

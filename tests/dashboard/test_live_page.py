@@ -144,7 +144,7 @@ def training(tmp_path: Path) -> Callable[[], Any]:
     """A function that starts a long training with its page."""
     text = tmp_path / "nights.txt"
     text.write_text(NIGHTS, encoding="utf-8")
-    flags = ["--model", "tiny", "--device", "cpu", "--epochs", "500", "--eval-every-steps", "100000", "--dashboard"]
+    flags = ["--model", "tiny", "--device", "cpu", "--epochs", "500", "--eval-steps", "100000", "--dashboard"]
     return lambda: running("train", text, *flags, "--out", tmp_path / "run", reads="stderr")
 
 

@@ -30,7 +30,7 @@ def make_order(
     lengths = windows_of(split.spans, context).lengths
     total = int(lengths.sum())
     shape = plan_micro_batches(lengths, epoch_tokens=total, tokens_per_step=per_step, max_tokens=most)
-    order = TrainBatchSampler(split, context_tokens=context, layout=shape, constant_size=constant_size, seed=seed)
+    order = TrainBatchSampler(split, context_length=context, layout=shape, constant_size=constant_size, seed=seed)
     return order, shape
 
 
@@ -198,7 +198,7 @@ def test_no_micro_batch_is_larger_than_planned(
     shape = plan_micro_batches(of_first_epoch, epoch_tokens=mixture.n_tokens, tokens_per_step=per_step, max_tokens=most)
     longest = max(lengths)
     largest = 64 * -(-max(shape.tokens // pieces, longest) // 64)
-    order = TrainBatchSampler(split, context_tokens=1024, layout=shape, constant_size=True, seed=5)
+    order = TrainBatchSampler(split, context_length=1024, layout=shape, constant_size=True, seed=5)
     for epoch in range(3):
         seen = Counter[int]()
         for step in range(shape.steps_per_epoch):

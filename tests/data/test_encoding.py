@@ -83,17 +83,17 @@ def test_a_file_that_ends_inside_a_character(tmp_path: Path) -> None:
 
 
 def test_bad_bytes_are_replaced_or_their_samples_skipped(tmp_path: Path) -> None:
-    """--on-bad-bytes counts exactly what it did."""
+    """--encoding-errors counts exactly what it did."""
     path = tmp_path / "text.txt"
     path.write_bytes(b"good\nb\xffd \xfe\nfine\n")
     (file,) = sources_of(path).files
     found = {}
-    for choice in ("replace", "skip-sample"):
-        options = ReadingOptions(split_on="line", encoding="utf-8", on_bad_bytes=choice)  # type: ignore[arg-type]
+    for choice in ("replace", "skip"):
+        options = ReadingOptions(split_on="line", encoding="utf-8", encoding_errors=choice)  # type: ignore[arg-type]
         report, lists = open_source(file, options, end_of_text="<|endoftext|>")
         found[choice] = [text for some in lists for text in some.texts]
         assert (report.replaced_bytes, report.undecodable_samples) == ((2, 0) if choice == "replace" else (0, 1))
-    assert found == {"replace": ["good", "b\ufffdd \ufffd", "fine"], "skip-sample": ["good", "fine"]}
+    assert found == {"replace": ["good", "b\ufffdd \ufffd", "fine"], "skip": ["good", "fine"]}
 
 
 def test_half_characters_in_json_are_no_text(tmp_path: Path) -> None:
@@ -103,9 +103,9 @@ def test_half_characters_in_json_are_no_text(tmp_path: Path) -> None:
     (file,) = sources_of(path).files
     with pytest.raises(UserError, match=r"text.jsonl contains half a character \(\\ud83d\)"):
         list(open_source(file, ReadingOptions(), end_of_text="<|endoftext|>")[1])
-    expected = {"replace": ["whole", "cut \ufffd off", "\U0001f600"], "skip-sample": ["whole", "\U0001f600"]}
+    expected = {"replace": ["whole", "cut \ufffd off", "\U0001f600"], "skip": ["whole", "\U0001f600"]}
     for choice, texts in expected.items():
-        options = ReadingOptions(on_bad_bytes=choice)  # type: ignore[arg-type]
+        options = ReadingOptions(encoding_errors=choice)  # type: ignore[arg-type]
         report, lists = open_source(file, options, end_of_text="<|endoftext|>")
         assert [text for some in lists for text in some.texts] == texts
         assert report.replaced_bytes + report.undecodable_samples == 1

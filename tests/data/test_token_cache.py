@@ -33,7 +33,7 @@ SPLITS: list[dict[str, Any]] = [
     {"val_fraction": 0},
     {"dedupe": "exact"},
     {"dedupe": "near"},
-    {"weights": (0.5, 2.0)},
+    {"source_weights": (0.5, 2.0)},
 ]
 
 
@@ -115,7 +115,7 @@ def test_another_split_tokenizes_nothing(
     [
         {"split_on": "document"},
         {"encoding": "latin-1"},
-        {"on_bad_bytes": "replace"},
+        {"encoding_errors": "replace"},
         {"columns": TableColumns(template="{prompt} {completion}")},
     ],
     ids=str,

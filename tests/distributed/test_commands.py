@@ -83,9 +83,9 @@ def test_texts_that_copy_are_written_anew_together(
     own_caches: None,  # noqa: ARG001
 ) -> None:
     """With the seeds of one process; here there are more processes than texts."""
-    options: dict[str, Any] = {"reject_copied": 8, "trained_on": str(text), "max_new_tokens": 12, "device": "cpu"}
+    options: dict[str, Any] = {"reject_memorized": 8, "training_data": str(text), "max_new_tokens": 12, "device": "cpu"}
     alone = tunesmith.generate(module_model_folder, prompt=("Night 3", "wind wind"), **options)
-    flags = ["--reject-copied", 8, "--trained-on", text, "--max-new-tokens", 12, "--device", "cpu"]
+    flags = ["--reject-memorized", 8, "--training-data", text, "--max-new-tokens", 12, "--device", "cpu"]
     prompts = ["--prompt", "Night 3", "wind wind", "--out", tmp_path / "texts.jsonl"]
     said_by("generate", module_model_folder, *flags, *prompts, "--devices", 3)
     together = [json.loads(line) for line in (tmp_path / "texts.jsonl").read_text("utf-8").splitlines()]

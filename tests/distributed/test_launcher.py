@@ -37,7 +37,7 @@ def text(tmp_path: Path) -> Path:
 def started(text: Path, model: Path, out: Path) -> tuple[subprocess.Popen[str], list[psutil.Process]]:
     """A long run of two processes after its first checkpoint, and those processes by rank."""
     command = [sys.executable, "-m", "tunesmith", "train", str(text), "--model", str(model)]
-    command += ["--out", str(out), "--devices", "2", "--device", "cpu", "--epochs", "100000", "--save-every-steps", "1"]
+    command += ["--out", str(out), "--devices", "2", "--device", "cpu", "--epochs", "100000", "--save-steps", "1"]
     launcher = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     began_s = time.monotonic()
     while not list(out.glob("checkpoints/step-*")):
@@ -101,7 +101,7 @@ def test_a_sharded_run_restarts_with_smaller_micro_batches(
     options |= {"tokens_per_step": 200}
     tunesmith.train(text, out=tmp_path / "one", **options)
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
-    flags += ["--shard=yes", "--save-every-steps=1", f"--out={tmp_path / 'two'}"]
+    flags += ["--shard=yes", "--save-steps=1", f"--out={tmp_path / 'two'}"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--max-restarts=1"]
     launcher += ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0"]
     done = subprocess.run(
@@ -125,13 +125,13 @@ def test_lists_from_python_reach_every_process(module_model_folder: Path, tmp_pa
     for text in texts:
         text.write_text("".join(f"{text.stem} {number}, lamp steady.\n" for number in range(40)), "utf-8")
     out = tmp_path / "run"
-    lists: dict[str, Any] = {"weights": [1, 2], "lora_targets": ["attn.c_attn"]}
+    lists: dict[str, Any] = {"source_weights": [1, 2], "lora_target_modules": ["attn.c_attn"]}
     together: dict[str, Any] = {"devices": 2, "device": "cpu"}
     result = tunesmith.train(
-        [texts[0], str(texts[1])], out=out, model=module_model_folder, max_steps=2, lora_rank=2, **lists, **together
+        [texts[0], str(texts[1])], out=out, model=module_model_folder, max_steps=2, lora_r=2, **lists, **together
     )
     assert result.steps == 2
     asked = json.loads((out / "run.json").read_text("utf-8"))["asked"]
     assert asked["sources"] == list(map(str, texts))
-    assert (asked["weights"], asked["lora_targets"]) == ([1.0, 2.0], ["attn.c_attn"])
+    assert (asked["source_weights"], asked["lora_target_modules"]) == ([1.0, 2.0], ["attn.c_attn"])
     assert tunesmith.train(out=out, resume=True, max_steps=3, **lists, **together).steps == 3

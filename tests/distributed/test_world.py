@@ -36,7 +36,7 @@ def config_of(model: Path, text: Path, out: Path) -> dict[str, Any]:
         "completion_field": "completion",
         "max_steps": STEPS,
         "tokens_per_step": 90,
-        "eval_every_steps": 3,
+        "eval_steps": 3,
         "learning_rate": 1e-3,
         "device": "cpu",
         "precision": "fp32",

@@ -201,7 +201,7 @@ def test_a_model_that_does_not_fit() -> None:
     """More than the budget is a failure with a way on."""
     model = ModelFacts("gpt2-xl", memory_bytes=26 * GIB, budget_bytes=18 * GIB, where="this processor", is_here=True)
     assert line(replace(m.GOOD, model=model), "model").status == "fail"
-    assert "--lora-rank 8" in line(replace(m.GOOD, model=model), "model").fix.text
+    assert "--lora-r 8" in line(replace(m.GOOD, model=model), "model").fix.text
 
 
 @pytest.mark.parametrize(

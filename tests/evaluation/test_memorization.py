@@ -48,8 +48,8 @@ def overfitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_an_overfitted_model_is_found_out(overfitted: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nearly all that it writes is copied at 16 tokens, from the sentences named; hardly any of people's text is."""
-    named = {"trained_on": str(overfitted / "learned.jsonl")}
-    result = tunesmith.evaluate(overfitted / "checkpoint", overfitted / "held-out.jsonl", novelty=20, **named)
+    named = {"training_data": str(overfitted / "learned.jsonl")}
+    result = tunesmith.evaluate(overfitted / "checkpoint", overfitted / "held-out.jsonl", memorization=20, **named)
     written, held_out = result["novelty"]["written"], result["novelty"]["held_out"]
     assert written["copied_share"]["16"] > 0.9
     assert written["copied_share"]["8"] >= written["copied_share"]["16"] >= written["copied_share"]["32"]
@@ -58,18 +58,18 @@ def test_an_overfitted_model_is_found_out(overfitted: Path, capsys: pytest.Captu
     assert longest["source"] == "learned.jsonl"
     assert longest["text"].strip() in lines(1, 12)[longest["sample"] - 1]
 
-    command = ["evaluate", str(overfitted / "checkpoint"), str(overfitted / "held-out.jsonl"), "--novelty", "5"]
-    assert main([*command, "--trained-on", named["trained_on"]]) == 0
+    command = ["evaluate", str(overfitted / "checkpoint"), str(overfitted / "held-out.jsonl"), "--memorization", "5"]
+    assert main([*command, "--training-data", named["training_data"]]) == 0
     assert "learned.jsonl, sample" in capsys.readouterr().out
     assert main(command) == 1  # a checkpoint alone does not say what it was trained on
-    assert "--trained-on" in capsys.readouterr().err
+    assert "--training-data" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_copies_are_rejected(overfitted: Path) -> None:
     """No text that is given out holds a copy; where nothing else comes, that is said."""
-    named = {"trained_on": overfitted / "learned.jsonl"}
-    texts = tunesmith.generate(overfitted / "checkpoint", num_samples=6, temperature=2.0, reject_copied=12, **named)
+    named = {"training_data": overfitted / "learned.jsonl"}
+    texts = tunesmith.generate(overfitted / "checkpoint", num_samples=6, temperature=2.0, reject_memorized=12, **named)
     assert texts
     assert len({text.seed for text in texts}) == len(texts)
     learned = lines(1, 12)
@@ -78,7 +78,7 @@ def test_copies_are_rejected(overfitted: Path) -> None:
         runs = [" ".join(words[start : start + 12]) for start in range(len(words) - 11)]
         assert not any(run in sentence for run in runs for sentence in learned)
     with pytest.raises(UserError, match="every text repeats 8 tokens in a row"):
-        tunesmith.generate(overfitted / "checkpoint", num_samples=2, temperature=0.1, reject_copied=8, **named)
+        tunesmith.generate(overfitted / "checkpoint", num_samples=2, temperature=0.1, reject_memorized=8, **named)
 
 
 def test_a_run_folder_leads_to_its_text(tmp_path: Path, make_model_folder: Callable[..., Path]) -> None:
@@ -87,9 +87,9 @@ def test_a_run_folder_leads_to_its_text(tmp_path: Path, make_model_folder: Calla
     text.write_text("\n".join(lines(3, 40)) + "\n", "utf-8")
     foreign = make_model_folder()
     tunesmith.train(text, model=foreign, out=tmp_path / "run", max_steps=2, val_fraction=0.2)
-    result = tunesmith.evaluate(tmp_path / "run", text, novelty=2)
+    result = tunesmith.evaluate(tmp_path / "run", text, memorization=2)
     assert result["novelty"]["held_out"]["copied_share"]["16"] < 0.1  # what was kept apart, not what was named
     with pytest.raises(UserError, match="does not say what it was trained on"):
-        tunesmith.evaluate(foreign, text, novelty=2)
-    with pytest.raises(UserError, match=r"^reject_copied 5 is too short"):
-        tunesmith.generate(foreign, reject_copied=5)
+        tunesmith.evaluate(foreign, text, memorization=2)
+    with pytest.raises(UserError, match=r"^reject_memorized 5 is too short"):
+        tunesmith.generate(foreign, reject_memorized=5)

@@ -70,7 +70,7 @@ def expected_nats(folder: Path) -> list[float]:
 def test_equals_transformers_sample_by_sample(folder: Path, text: Path) -> None:
     """Packed evaluation gives each sample the nats that transformers gives it alone."""
     evaluation = evaluate_split(
-        load_gpt2(folder), corpus_of(folder, text).validation, context_tokens=64, tokens_per_batch=64
+        load_gpt2(folder), corpus_of(folder, text).validation, context_length=64, tokens_per_batch=64
     )
     assert evaluation.sample_nats == pytest.approx(expected_nats(folder), rel=1e-5)
     assert evaluation.perplexity == pytest.approx(math.exp(sum(expected_nats(folder)) / evaluation.tokens), rel=1e-4)
@@ -81,13 +81,13 @@ def test_equals_transformers_sample_by_sample(folder: Path, text: Path) -> None:
 
 
 @pytest.mark.parametrize("tokens_per_batch", [64, 100, 10_000])
-@pytest.mark.parametrize("context_tokens", [7, 64])
-def test_batch_size_changes_nothing(tokens_per_batch: int, context_tokens: int, folder: Path, text: Path) -> None:
+@pytest.mark.parametrize("context_length", [7, 64])
+def test_batch_size_changes_nothing(tokens_per_batch: int, context_length: int, folder: Path, text: Path) -> None:
     """The figures depend on the context, not on how many tokens are computed at once."""
     split = corpus_of(folder, text).validation
     model = load_gpt2(folder).train()
-    one = evaluate_split(model, split, context_tokens=context_tokens, tokens_per_batch=1)
-    many = evaluate_split(model, split, context_tokens=context_tokens, tokens_per_batch=tokens_per_batch)
+    one = evaluate_split(model, split, context_length=context_length, tokens_per_batch=1)
+    many = evaluate_split(model, split, context_length=context_length, tokens_per_batch=tokens_per_batch)
     assert many.sample_nats == pytest.approx(one.sample_nats, rel=1e-5)
     assert many.tokens == one.tokens
     assert model.training
@@ -97,25 +97,25 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 BOOKS = {"shakespeare": DATA / "tinyshakespeare" / "input.txt", "wikitext": DATA / "wikitext-2" / "valid.txt"}
 
 
-def sliding_nats(folder: Path, text: str, context_tokens: int, stride_tokens: int) -> float:
+def sliding_nats(folder: Path, text: str, context_length: int, stride: int) -> float:
     """Through transformers, a window at a time: read it, keep the predictions of what no earlier window predicted."""
     oracle = GPT2LMHeadModel.from_pretrained(folder).eval()
     ids = load_tokenizer(folder, read_hf_config(folder)).encode([text])[0]
     read, wanted = [0, *ids], [*ids, 0]
     nats, done, begin = 0.0, 0, 0
     while done < len(wanted):
-        end = min(begin + context_tokens, len(wanted))
+        end = min(begin + context_length, len(wanted))
         with torch.no_grad():
             logits_TV = oracle(torch.tensor([read[begin:end]])).logits[0][done - begin :]
         nats += float(cross_entropy(logits_TV, torch.tensor(wanted[done:end]), reduction="sum"))
-        done, begin = end, begin + stride_tokens
+        done, begin = end, begin + stride
     return nats
 
 
-@pytest.mark.parametrize("stride_tokens", [16, 47, 64])
+@pytest.mark.parametrize("stride", [16, 47, 64])
 @pytest.mark.parametrize("book", BOOKS)
 def test_sliding_equals_transformers_on_real_text(
-    book: str, stride_tokens: int, tmp_path: Path, make_model_folder: Callable[..., Path]
+    book: str, stride: int, tmp_path: Path, make_model_folder: Callable[..., Path]
 ) -> None:
     """Every token once, through overlapping windows, whatever the stride; bytes and characters are the text's."""
     if not BOOKS[book].is_file():
@@ -124,10 +124,10 @@ def test_sliding_equals_transformers_on_real_text(
     (tmp_path / "book.txt").write_text(text, "utf-8")
     folder = make_model_folder()
     result = evaluate_model(
-        EvaluateConfig(str(folder), (str(tmp_path / "book.txt"),), split_on="document", stride_tokens=stride_tokens)
+        EvaluateConfig(str(folder), (str(tmp_path / "book.txt"),), split_on="document", stride=stride)
     )
     text = text.removesuffix("\n") if result["bytes"] < len(text.encode()) else text
-    expected = sliding_nats(folder, text, 64, stride_tokens)
+    expected = sliding_nats(folder, text, 64, stride)
     assert result["loss"] == pytest.approx(expected / result["tokens"], rel=1e-5)
     assert result["perplexity"] == pytest.approx(math.exp(expected / result["tokens"]), rel=1e-4)
     assert result["bits_per_byte"] == pytest.approx(expected / math.log(2) / len(text.encode()), rel=1e-5)
@@ -137,12 +137,12 @@ def test_sliding_equals_transformers_on_real_text(
 def test_a_smaller_stride_sees_more(folder: Path, text: Path) -> None:
     """Samples that fit the context do not depend on the stride; a stride beyond the context would skip tokens."""
     figures = [
-        evaluate_model(EvaluateConfig(str(folder), (str(text),), context_tokens=64, stride_tokens=stride))
+        evaluate_model(EvaluateConfig(str(folder), (str(text),), context_length=64, stride=stride))
         for stride in (1, 64)
     ]
     assert figures[0]["loss"] == figures[1]["loss"]
-    with pytest.raises(UserError, match="--stride-tokens 65 does not fit a context of 64"):
-        evaluate_model(EvaluateConfig(str(folder), (str(text),), context_tokens=64, stride_tokens=65))
+    with pytest.raises(UserError, match="--stride 65 does not fit a context of 64"):
+        evaluate_model(EvaluateConfig(str(folder), (str(text),), context_length=64, stride=65))
 
 
 def test_prompts_are_read_and_not_counted(folder: Path, tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_model_that_knows_nothing(folder: Path, text: Path) -> None:
     model = load_gpt2(folder)
     with torch.no_grad():
         model.transformer.wte.weight.zero_()
-    evaluation = evaluate_split(model, corpus_of(folder, text).validation, context_tokens=64, tokens_per_batch=64)
+    evaluation = evaluate_split(model, corpus_of(folder, text).validation, context_length=64, tokens_per_batch=64)
     assert evaluation.perplexity == pytest.approx(300, rel=1e-6)
 
 
@@ -203,7 +203,7 @@ def test_bits_per_byte_do_not_depend_on_the_tokenizer(make_model_folder: Callabl
         corpus = prepare_corpus(
             sources_of(path), load_tokenizer(folder, read_hf_config(folder)), ReadingOptions(), val_fraction=1, seed=0
         )
-        evaluation = evaluate_split(model, corpus.validation, context_tokens=64, tokens_per_batch=64)
+        evaluation = evaluate_split(model, corpus.validation, context_length=64, tokens_per_batch=64)
         normaliser = float(chances_V.sum().log())  # the chances do not sum to 1, which costs the same for each token
         bits.append((evaluation.sample_nats.sum() - normaliser * evaluation.tokens) / math.log(2) / 12)
     assert bits == pytest.approx([8.0, 8.0], rel=1e-5)

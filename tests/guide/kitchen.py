@@ -195,11 +195,11 @@ def needs_a_shell(command: str) -> bool:
 def shortened(arguments: list[str], *, is_resumed: bool) -> list[str]:
     """The same command for people in a hurry."""
     words, added = list(arguments), list[str]()
-    if "--shape" in words:
-        at = words.index("--shape")
-        words[at : at + 2] = ["--layers", "1", "--width", "64"]
-    if "--novelty" in words:
-        words[words.index("--novelty") + 1] = FEW_TEXTS
+    if "--size" in words:
+        at = words.index("--size")
+        words[at : at + 2] = ["--n-layer", "1", "--n-embd", "64"]
+    if "--memorization" in words:
+        words[words.index("--memorization") + 1] = FEW_TEXTS
     if "--help" in words or "--resume" in words:
         return words
     if words[0] == "train" and is_resumed:

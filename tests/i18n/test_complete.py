@@ -95,7 +95,7 @@ NO_SENTENCES = {
     "reporting/run_list.py": {"broken off"},
     "serving/app.py": {"text/plain; version=0.0.4"},
     "serving/completions.py": {"data: {}\n\n"},
-    "tracking/callback.py": {"--track {}", "tracker {}"},
+    "tracking/callback.py": {"--report-to {}", "tracker {}"},
     "tracking/trackers.py": {"(from nothing)", "model card"},
     "ui/convert_tables.py": {"  {}: {} kB"},
     "ui/plan_table.py": {"host states"},
@@ -106,7 +106,7 @@ NO_SENTENCES = {
     "planning/hardware.py": {" {} GiB", "{} (PID {}){}"},
     "training/checkpointer.py": {"checkpoint writer"},
     "training/stop.py": {"--max-hours {}", "--stop-at {}", "the user"},
-    "training/together.py": {"--device {}", "--states {}"},
+    "training/together.py": {"--device {}", "--memory-mode {}"},
     "training/plan.py": {"host states"},
 }
 """What reads like words of a person and is none: names, units, and what other programs write."""

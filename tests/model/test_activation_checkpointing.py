@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tunesmith.config import RECOMPUTATIONS, Recompute
+from tunesmith.config import ACTIVATION_CHECKPOINTING_LEVELS, ActivationCheckpointing
 from tunesmith.model import activation_checkpointing
 from tunesmith.model.activation_checkpointing import apply_activation_checkpointing
 from tunesmith.model.attention import PackedLayout, forward_packed
@@ -38,7 +38,7 @@ class Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def gradients(model: GPT2, what: Recompute) -> tuple[dict[str, torch.Tensor], Counter[str]]:
+def gradients(model: GPT2, what: ActivationCheckpointing) -> tuple[dict[str, torch.Tensor], Counter[str]]:
     """Of every learned parameter after one backward pass, and what was computed for it."""
     apply_activation_checkpointing(model, what)
     return backward(model)
@@ -55,27 +55,27 @@ def backward(model: GPT2) -> tuple[dict[str, torch.Tensor], Counter[str]]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("learned", ["all", "blocks", "adapters"])
+@pytest.mark.parametrize("learned", ["all", "full", "adapters"])
 def test_gradients_are_bitwise_the_same(
     make_model_folder: Callable[..., Path], learned: str, dtype: torch.dtype
 ) -> None:
     """With dropout, frozen parts and adapters too; and the two cheap ways repeat no matrix product."""
     model = load_gpt2(make_model_folder(), dropout=0.1).train()
     model.compute_dtype = dtype
-    if learned == "blocks":
+    if learned == "full":
         freeze(model, "embeddings")
     elif learned == "adapters":
         apply_lora(model, LoRA(4, 8.0, 0.1, ("attn.c_attn", "mlp.c_proj")), seed=1)
-    expected, counted = gradients(model, "nothing")
-    products: dict[Recompute, int] = {}
-    for what in RECOMPUTATIONS:
+    expected, counted = gradients(model, "none")
+    products: dict[ActivationCheckpointing, int] = {}
+    for what in ACTIVATION_CHECKPOINTING_LEVELS:
         found, calls = gradients(model, what)
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[name], gradient) for name, gradient in expected.items()), what
         products[what] = calls["addmm"]
     assert counted["addmm"] == 4 * model.config.n_layer
-    assert products["light"] == products["nothing"]
-    assert products["blocks"] == products["offload"] > products["nothing"]
+    assert products["selective"] == products["none"]
+    assert products["full"] == products["offload"] > products["none"]
 
 
 @pytest.mark.filterwarnings("ignore")  # inside the compiler, which warns of what it does itself
@@ -83,9 +83,9 @@ def test_gradients_are_bitwise_the_same(
 def test_compiled_blocks_compute_the_same(make_model_folder: Callable[..., Path]) -> None:
     """Recomputation inside of compiled code."""
     model = load_gpt2(make_model_folder()).train()
-    expected, _ = gradients(model, "nothing")
+    expected, _ = gradients(model, "none")
     apply_compile(model)
-    for what in RECOMPUTATIONS:
+    for what in ACTIVATION_CHECKPOINTING_LEVELS:
         torch.compiler.reset()
         apply_activation_checkpointing(model, what)
         found, _ = backward(model)
@@ -98,7 +98,7 @@ def test_a_card_keeps_what_goes_into_blocks_on_the_host(
 ) -> None:
     """Every block's input is handed to the host and nothing else of the block; the result is the same."""
     model = load_gpt2(make_model_folder()).train()
-    expected, _ = gradients(model, "nothing")
+    expected, _ = gradients(model, "none")
     taken: list[torch.Size] = []
 
     def pinned(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
@@ -106,7 +106,7 @@ def test_a_card_keeps_what_goes_into_blocks_on_the_host(
         return torch.empty(shape, dtype=dtype)  # without a GPU nothing is pinned
 
     monkeypatch.setattr(activation_checkpointing, "pinned_empty", pinned)
-    apply_activation_checkpointing(model, "blocks")
+    apply_activation_checkpointing(model, "full")
     for block in model.blocks:
         block.forward.to_host = True
     found, _ = backward(model)

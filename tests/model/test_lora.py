@@ -85,7 +85,7 @@ def test_a_run_with_adapters(make_model_folder: Callable[..., Path], tmp_path: P
     base = make_model_folder()
     text = tmp_path / "text.txt"
     text.write_text("".join(f"night {number}, lamp steady\n" for number in range(60)), encoding="utf-8")
-    settings = {"model": base, "lora_rank": 4, "epochs": 2.0, "device": "cpu", "precision": "fp32"}
+    settings = {"model": base, "lora_r": 4, "epochs": 2.0, "device": "cpu", "precision": "fp32"}
     result = tunesmith.train(text, out=tmp_path / "out", **settings)
     assert result.perplexity < result.base_perplexity
     peft = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), tmp_path / "out" / "adapter").eval()
@@ -101,9 +101,9 @@ def test_a_run_with_adapters(make_model_folder: Callable[..., Path], tmp_path: P
 @pytest.mark.parametrize(
     ("asked", "named"),
     [
-        ({"lora_rank": -1}, "lora_rank -1"),
-        ({"lora_rank": 4, "lora_targets": ("c_attn",)}, "lora_targets c_attn is none of attn.c_attn"),
-        ({"lora_rank": 4, "freeze": "embeddings"}, "lora_rank and freeze exclude each other"),
+        ({"lora_r": -1}, "lora_r -1"),
+        ({"lora_r": 4, "lora_target_modules": ("c_attn",)}, "lora_target_modules c_attn is none of attn.c_attn"),
+        ({"lora_r": 4, "freeze": "embeddings"}, "lora_r and freeze exclude each other"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

@@ -9,7 +9,7 @@ from tunesmith.optim.low_bit_adamw import AdamWHyperparams, update_chunked
 from tunesmith.optim.quantization import dequantize, generator_for, merge_fp32, quantized_zeros, split_fp32
 from tunesmith.optim.state_format import BLOCK, STATE_FORMATS
 
-for name in ("fp32-8bit", "split-8bit", "bf16-8bit", "bf16-4bit"):
+for name in ("8bit", "split-8bit", "bf16-8bit", "bf16-4bit"):
     plan = STATE_FORMATS[name]
     whole = torch.randn(30, BLOCK)
     sides = []

@@ -85,6 +85,6 @@ def check_bad_steps(name: str) -> None:
 
 low_bit_adamw.has_kernel = lambda _: True
 check_accumulation()
-for plan in ("fp32-8bit", "split-8bit", "bf16-8bit", "bf16-4bit"):
+for plan in ("8bit", "split-8bit", "bf16-8bit", "bf16-4bit"):
     check_bad_steps(plan)
 sys.stdout.write("equal\n")

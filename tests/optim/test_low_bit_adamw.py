@@ -16,7 +16,7 @@ from tunesmith.optim.low_bit_adamw import LowBitAdamW
 from tunesmith.optim.quantization import merge_fp32
 from tunesmith.optim.state_format import STATE_FORMATS, is_compressible
 
-HELD = ["fp32-8bit", "split-8bit", "bf16-8bit", "bf16-4bit"]
+HELD = ["8bit", "split-8bit", "bf16-8bit", "bf16-4bit"]
 BETAS, EPSILON, DECAY, RATE = (0.9, 0.999), 1e-8, 0.1, 1e-3
 
 
@@ -89,7 +89,7 @@ def test_many_steps_go_the_same_way(name: str) -> None:
 
 def test_the_split_master_is_the_fp32_weight() -> None:
     """With the same gradients, the two halves together are bitwise the weights of the plan that keeps them whole."""
-    whole, its, _, _ = pair("fp32-8bit")
+    whole, its, _, _ = pair("8bit")
     halves, other, _, _ = pair("split-8bit")
     for step in range(30):
         give(whole, step)

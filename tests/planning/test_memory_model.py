@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from tunesmith.config import Recompute
+from tunesmith.config import ActivationCheckpointing
 from tunesmith.data.dataloader import Batch
 from tunesmith.model.activation_checkpointing import apply_activation_checkpointing
 from tunesmith.model.gpt2 import GPT2
@@ -42,7 +42,7 @@ def allocated_peak(demand: StepSpec, document_tokens: int, tmp_path: Path) -> in
         model = GPT2(demand.shape, dropout=0.1 if demand.dropout else 0.0).train()
         model.initialise(torch.Generator().manual_seed(0))
         model.compute_dtype = torch.bfloat16 if demand.number_bytes == 2 else torch.float32
-        apply_activation_checkpointing(model, demand.recompute)
+        apply_activation_checkpointing(model, demand.activation_checkpointing)
         if demand.lora:
             apply_lora(model, demand.lora, seed=0)
         freeze(model, demand.frozen)  # type: ignore[arg-type]
@@ -61,7 +61,7 @@ def allocated_peak(demand: StepSpec, document_tokens: int, tmp_path: Path) -> in
     return most
 
 
-def demand(states: str, what: Recompute = "nothing", micro_batches: int = 1, **other: Any) -> StepSpec:
+def demand(states: str, what: ActivationCheckpointing = "none", micro_batches: int = 1, **other: Any) -> StepSpec:
     """A step of the small model."""
     usual = {"number_bytes": NUMBER_BYTES, "device": "cpu"}
     return StepSpec(SHAPE, STATE_FORMATS[states], what, TOKENS, micro_batches, **{**usual, **other})
@@ -71,11 +71,11 @@ needs_bf16 = pytest.mark.skipif(NUMBER_BYTES != 2, reason="recomputed blocks are
 CASES = [
     *(demand(name, micro_batches=2) for name in STATE_FORMATS),
     *(demand(name) for name in STATE_FORMATS if name.endswith("in-backward")),
-    demand("fp32", "light"),
-    pytest.param(demand("fp32", "blocks"), marks=needs_bf16),
-    pytest.param(demand("bf16-8bit", "blocks"), marks=needs_bf16),
+    demand("fp32", "selective"),
+    pytest.param(demand("fp32", "full"), marks=needs_bf16),
+    pytest.param(demand("bf16-8bit", "full"), marks=needs_bf16),
     demand("fp32", number_bytes=4),
-    demand("fp32", "light", number_bytes=4),
+    demand("fp32", "selective", number_bytes=4),
     demand("fp32", micro_batches=2, frozen=3),
     demand("fp32", micro_batches=2, frozen="embeddings"),
 ]
@@ -83,7 +83,7 @@ CASES = [
 
 @pytest.mark.filterwarnings("ignore:.*Profiler.*")
 @pytest.mark.parametrize(
-    "case", CASES, ids=lambda it: f"{it.states.name}-{it.recompute}-{it.micro_batches}-{it.frozen}"
+    "case", CASES, ids=lambda it: f"{it.states.name}-{it.activation_checkpointing}-{it.micro_batches}-{it.frozen}"
 )
 def test_every_allocation_is_known(case: StepSpec, tmp_path: Path) -> None:
     """The peak of two real steps: hardly more than planned, and not much less, for every way to keep states."""
@@ -96,10 +96,10 @@ def test_parameters_are_counted(tmp_path: Path) -> None:
     """As many as the model has, learned and frozen apart."""
     del tmp_path
     for lora, frozen in (
-        (None, "nothing"),
+        (None, "none"),
         (None, "embeddings"),
         (None, 2),
-        (LoRA(8, 16, 0.0, PROJECTIONS), "nothing"),
+        (LoRA(8, 16, 0.0, PROJECTIONS), "none"),
     ):
         model = GPT2(SHAPE)
         if lora:
@@ -130,7 +130,7 @@ def test_corrections_count() -> None:
 
 @pytest.mark.usefixtures("launches")
 @pytest.mark.parametrize("tokens", [512, 4096, 32_768])
-@pytest.mark.parametrize("states", ["fp32", "bf16-8bit"])
+@pytest.mark.parametrize("memory_mode", ["fp32", "bf16-8bit"])
 @pytest.mark.parametrize(
     "shape", [GPT2Config(50257, 1024, 768, 12, 12, 3072), GPT2Config(50257, 1024, 1600, 4, 25, 6400)]
 )
@@ -146,7 +146,7 @@ def test_an_evaluation_is_planned(shape: GPT2Config, states: str, tokens: int, w
     with watch(*model.parameters(), tokens_N, targets_N) as watched, torch.no_grad():
         hidden_NC = model(tokens_N, tokens_N, lambda _layer: lambda q_NHD, *_: torch.empty_like(q_NHD))
         token_cross_entropy(hidden_NC.clone(), model.head_VC, targets_N, shape.vocab_size)  # chosen rows are a copy
-    step = StepSpec(shape, plan, "light", 4096, 1, 2, "cuda")
+    step = StepSpec(shape, plan, "selective", 4096, 1, 2, "cuda")
     memory = estimate_memory(step, Calibration())
     planned = evaluation_bytes(step, memory, tokens) - memory.weights - memory.moments
     assert planned == pytest.approx(watched.peak_bytes, rel=0.03)

@@ -79,14 +79,14 @@ def demand_of(case: dict[str, Any]) -> StepSpec:
     """What the planner is asked."""
     return StepSpec(
         shape_of(case),
-        STATE_FORMATS[case.get("states", "fp32")],
-        case.get("apply_activation_checkpointing", "nothing"),
+        STATE_FORMATS[case.get("memory_mode", "fp32")],
+        case.get("apply_activation_checkpointing", "none"),
         case.get("tokens", 4096),
         case.get("micro_batches", 1),
         4 if case.get("precision") == "fp32" else 2,
         "cuda",
         lora=LoRA(8, 16.0, case.get("dropout", 0.0), PROJECTIONS) if case.get("lora") else None,
-        frozen=case.get("frozen", "nothing"),
+        frozen=case.get("frozen", "none"),
         dropout=case.get("dropout", 0.0) > 0,
         document_tokens=float(case.get("document_tokens", CONTEXT_TOKENS)),
         attention="efficient_varlen" if case.get("precision") == "fp32" else "flash_varlen",
@@ -106,7 +106,7 @@ def model_of(case: dict[str, Any], demand: StepSpec) -> GPT2:
         torch.compiler.reset()
         counters.clear()
         apply_compile(model, fullgraph=True)
-    apply_activation_checkpointing(model, demand.recompute)
+    apply_activation_checkpointing(model, demand.activation_checkpointing)
     return model
 
 
@@ -115,8 +115,8 @@ def planned(case: dict[str, Any]) -> dict[str, Any]:
     experience, hardware = CalibrationCache({}), with_precision(hardware_for_gpu(case["gpu"], case["vram"]), "auto")
     request = FitRequest(
         demand=replace(demand_of(case), tokens=0, micro_batches=0, number_bytes=hardware.number_bytes),
-        states="auto",
-        recompute="auto",
+        memory_mode="auto",
+        activation_checkpointing="auto",
         step_tokens=case["step_tokens"],
         longest_tokens=CONTEXT_TOKENS,
         mean_context_tokens=float(case.get("document_tokens", CONTEXT_TOKENS)),
@@ -125,8 +125,8 @@ def planned(case: dict[str, Any]) -> dict[str, Any]:
     way = choose_fit(request, hardware)
     return {
         **case,
-        "states": way.demand.states.name,
-        "apply_activation_checkpointing": way.demand.recompute,
+        "memory_mode": way.demand.states.name,
+        "apply_activation_checkpointing": way.demand.activation_checkpointing,
         "tokens": way.demand.tokens,
         "micro_batches": way.demand.micro_batches,
         "workspace_bytes": way.memory.workspace,
@@ -185,7 +185,7 @@ def evaluate_beside(model: GPT2, case: dict[str, Any]) -> dict[str, Any]:
     none = np.zeros_like(lengths)
     stretches = TokenSpans(1 + np.cumsum(lengths) - lengths, lengths, none, none)
     split = Split(np.zeros(lengths.sum() + 1, np.uint16), stretches, text_bytes=1)
-    evaluate_split(model, split, context_tokens=CONTEXT_TOKENS, tokens_per_batch=per_batch)
+    evaluate_split(model, split, context_length=CONTEXT_TOKENS, tokens_per_batch=per_batch)
     return {
         "peak_bytes": watch.peak_bytes,
         "peak_at": watch.peak_at,

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from tunesmith.backends import Device
-from tunesmith.config import RECOMPUTATIONS, Recompute, TrainConfig
+from tunesmith.config import ACTIVATION_CHECKPOINTING_LEVELS, ActivationCheckpointing, TrainConfig
 from tunesmith.data.corpus import Split
 from tunesmith.data.dataloader import Batch, TrainBatchSampler
 from tunesmith.data.packing import EpochLayout, round_up_tokens
@@ -116,8 +116,8 @@ def on(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "detect_device", lambda _device: device)
 
 
-@pytest.mark.parametrize("what", RECOMPUTATIONS)
-def test_flash_attention_in_one_graph(what: Recompute, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("what", ACTIVATION_CHECKPOINTING_LEVELS)
+def test_flash_attention_in_one_graph(what: ActivationCheckpointing, monkeypatch: pytest.MonkeyPatch) -> None:
     """With every recomputation twelve layers are one graph, attention included, and equal the model as written."""
     on(AMPERE, monkeypatch)
     eager, other = pair(fullgraph=True)
@@ -133,16 +133,16 @@ def test_flash_attention_in_one_graph(what: Recompute, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("device", "dtype", "upcast", "what"),
     [
-        (AMPERE, torch.float32, False, "nothing"),
-        (AMPERE, torch.bfloat16, True, "light"),
-        (AMPERE, torch.bfloat16, True, "blocks"),
+        (AMPERE, torch.float32, False, "none"),
+        (AMPERE, torch.bfloat16, True, "selective"),
+        (AMPERE, torch.bfloat16, True, "full"),
         (TURING, torch.float16, False, "offload"),
-        (Device("cpu", "linux"), torch.float32, False, "light"),
+        (Device("cpu", "linux"), torch.float32, False, "selective"),
     ],
     ids=["Ampere fp32", "Ampere upcast light", "Ampere upcast blocks", "Turing fp16 offload", "CPU light"],
 )
 def test_other_attention_is_left_out(
-    device: Device, dtype: torch.dtype, *, upcast: bool, what: Recompute, monkeypatch: pytest.MonkeyPatch
+    device: Device, dtype: torch.dtype, *, upcast: bool, what: ActivationCheckpointing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where attention depends on lengths, layouts change and nothing is compiled again; the numbers are the same."""
     on(device, monkeypatch)
@@ -191,7 +191,7 @@ def test_pieces_take_few_graphs(kind: str, monkeypatch: pytest.MonkeyPatch) -> N
     tokens, split = 512, split_of(lengths)
     steps = -(-int(lengths.sum()) // round_up_tokens(tokens)) + 1
     shape = EpochLayout(steps_per_epoch=steps, per_step=1, tokens=tokens)
-    order = TrainBatchSampler(split, context_tokens=64, layout=shape, constant_size=True, seed=1)
+    order = TrainBatchSampler(split, context_length=64, layout=shape, constant_size=True, seed=1)
     for pieces in (1, 2, 4):
         for step in range(3):
             for batch in order.batches(step, pieces):
@@ -204,10 +204,10 @@ def test_recomputing_more_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     on(AMPERE, monkeypatch)
     eager, other = pair(replace(SHAPE, n_layer=3), fullgraph=True)
     expected = gradients(eager)
-    apply_activation_checkpointing(other, "light")
+    apply_activation_checkpointing(other, "selective")
     assert_same(other, expected)
     before = graphs()
-    for what in ("blocks", "offload"):
+    for what in ("full", "offload"):
         apply_activation_checkpointing(other, what)
         if what == "offload":
             offload(other)
@@ -220,7 +220,7 @@ def test_the_search_for_bad_samples_compiles_nothing(monkeypatch: pytest.MonkeyP
     on(AMPERE, monkeypatch)
     model = new_model(replace(SHAPE, n_layer=2))
     apply_compile(model, fullgraph=True, backend="aot_eager")
-    apply_activation_checkpointing(model, "blocks")
+    apply_activation_checkpointing(model, "full")
     gradients(model)
     before = graphs()
     with torch.no_grad():
@@ -240,7 +240,7 @@ def test_calibration_compiles_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     apply_compile(model, backend="aot_eager")
     plan = STATE_FORMATS["fp32"]
     optimizer = make_optimizer(model, weight_decay=0.0, plan=plan)
-    demand = StepSpec(model.config, plan, "nothing", tokens=64, micro_batches=1, number_bytes=2, device="cpu")
+    demand = StepSpec(model.config, plan, "none", tokens=64, micro_batches=1, number_bytes=2, device="cpu")
     calibrate(model, optimizer, demand)
     assert graphs() == 0
 
@@ -270,7 +270,7 @@ def test_a_compiler_that_fails_is_left_out(monkeypatch: pytest.MonkeyPatch) -> N
     eager, other = new_model(shape), new_model(shape)
     apply_compile(other, backend=broken)
     assert compilation_failure(other) == ""
-    apply_activation_checkpointing(other, "blocks")
+    apply_activation_checkpointing(other, "full")
     assert_same(other, gradients(eager))
     assert "Failed to find C compiler" in compilation_failure(other)
     assert_same(other, gradients(eager))
@@ -332,7 +332,7 @@ def test_what_is_computed_again_is_what_was_computed(monkeypatch: pytest.MonkeyP
     """A backward pass in another thread (as a GPU's is), or after the pause, uses the code of the forward pass."""
     on(AMPERE, monkeypatch)
     eager, other = pair(replace(SHAPE, n_layer=2), fullgraph=True)
-    apply_activation_checkpointing(other, "blocks")
+    apply_activation_checkpointing(other, "full")
     with eager_mode(other):
         nats = batch_loss_sum(other, batch_of())
     found: list[Tensor] = []

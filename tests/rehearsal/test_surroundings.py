@@ -231,7 +231,7 @@ def test_kernels_are_launched_where_their_tensors_are(cuda: FakeCuda, monkeypatc
     )
     state["step"] = torch.ones(())
     rates = AdamWHyperparams(1e-3, 0.0, 0.9, 0.999, 1e-8)
-    low_bit_adamw_triton.launch(weight, torch.zeros(1, 128), state, STATE_FORMATS["fp32-8bit"], rates, seed=1)
+    low_bit_adamw_triton.launch(weight, torch.zeros(1, 128), state, STATE_FORMATS["8bit"], rates, seed=1)
     assert launched == [1, 1]
     assert cuda.current == 0
 

@@ -150,7 +150,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, st
     text.write_text("".join(" ".join(random.choice(words, 12)) + "\n" for _ in range(60)), "utf-8")
 
     def train(name: str, **options: Any) -> dict[str, str]:
-        settings = {"model": "tiny", "context_tokens": 64, "tokens_per_step": 256, "val_fraction": 0.3, **options}
+        settings = {"model": "tiny", "context_length": 64, "tokens_per_step": 256, "val_fraction": 0.3, **options}
         tunesmith.train(text, out=folder / name, **settings)
         return rules(folder / name)
 
@@ -159,14 +159,14 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, st
 
 def test_a_real_run_that_overfits(real: Callable[..., dict[str, str]]) -> None:
     """Random words cannot be foretold, only learned by heart."""
-    found = real("overfit", epochs=12, learning_rate=4e-3, eval_every_steps=20)
+    found = real("overfit", epochs=12, learning_rate=4e-3, eval_steps=20)
     assert "overfitting" in found
     assert "healthy" not in found
 
 
 def test_a_real_run_whose_rate_is_too_high(real: Callable[..., dict[str, str]]) -> None:
     """The loss goes up and stays there."""
-    found = real("high", epochs=4, learning_rate=0.9, warmup_fraction=0.0)
+    found = real("high", epochs=4, learning_rate=0.9, warmup_ratio=0.0)
     assert {"learning-rate-too-high", "not-better"} & set(found)
 
 

@@ -92,10 +92,10 @@ def broken_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (str(text),),
         model="tiny",
         out=out,
-        context_tokens=64,
+        context_length=64,
         tokens_per_step=256,
         max_steps=12,
-        eval_every_steps=4,
+        eval_steps=4,
         sample_prompts=str(prompts),
     )
     for config, stop_at in ((first, 3), (TrainConfig(out=out, resume=True), 7)):
@@ -206,21 +206,21 @@ def test_novelty_is_measured_when_asked(broken_twice: Path, tmp_path: Path) -> N
     """Before it is, the page says how; then its shares stand there."""
     run = tmp_path / "run"
     shutil.copytree(broken_twice, run)
-    assert "--novelty 50" in page_of(run).text
-    tunesmith.report(run, novelty=3)
+    assert "--memorization 50" in page_of(run).text
+    tunesmith.report(run, memorization=3)
     found = read_run(run).novelty
     assert found is not None
     page = Page((run / "report.html").read_text("utf-8"))
     for shares in (found["written"]["copied_share"], found["held_out"]["copied_share"]):
         assert all(f"{share:.1%}" in page.text for share in shares.values())
-    assert "--novelty 50" not in page.text
+    assert "--memorization 50" not in page.text
 
 
 def test_where_nothing_was_copied(broken_twice: Path, tmp_path: Path) -> None:
     """There is no longest copy then, and the page is written all the same."""
     run = tmp_path / "run"
     shutil.copytree(broken_twice, run)
-    tunesmith.report(run, novelty=3)
+    tunesmith.report(run, memorization=3)
     file = run / "novelty.json"
     measured = json.loads(file.read_text("utf-8"))
     for texts in ("written", "held_out"):
@@ -262,7 +262,7 @@ def test_where_it_is_written(healthy: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a run"):
         tunesmith.report(tmp_path)
     with pytest.raises(UserError, match="makes no sense"):
-        tunesmith.report(healthy, novelty=-1)
+        tunesmith.report(healthy, memorization=-1)
 
 
 @pytest.fixture(scope="module")

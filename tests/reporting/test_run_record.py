@@ -61,7 +61,7 @@ def test_no_run_is_named(tmp_path: Path, content: str | None) -> None:
 
 
 def test_novelty_is_read_where_it_is(make_run: Callable[..., Path]) -> None:
-    """What `report --novelty` left."""
+    """What `report --memorization` left."""
     folder = make_run()
     (folder / "novelty.json").write_text(json.dumps({"written": {}, "held_out": {}, "texts": 3}), "utf-8")
     found = read_run(folder).novelty

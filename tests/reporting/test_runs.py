@@ -130,12 +130,12 @@ def test_flags_without_effect(three: Path, capsys: pytest.CaptureFixture[str]) -
     "config",
     [
         TrainConfig(
-            ("a b.txt", "c.txt"), out="x", epochs=2.5, learning_rate=1e-4, lora_targets=("mlp.c_fc",), lora_rank=4
+            ("a b.txt", "c.txt"), out="x", epochs=2.5, learning_rate=1e-4, lora_target_modules=("mlp.c_fc",), lora_r=4
         ),
         TrainConfig(
-            ("a.txt",), out="x", model="tiny", from_scratch=True, split_on="\\n--\\n", track=("wandb",), freeze=2
+            ("a.txt",), out="x", model="tiny", from_scratch=True, split_on="\\n--\\n", report_to=("wandb",), freeze=2
         ),
-        TrainConfig(("a.txt",), out="x", weights=(1.0, 0.5), max_hours=0.5, dedupe="near"),
+        TrainConfig(("a.txt",), out="x", source_weights=(1.0, 0.5), max_hours=0.5, dedupe="near"),
     ],
 )
 def test_the_command_asks_for_the_same(config: TrainConfig) -> None:

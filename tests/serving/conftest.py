@@ -117,8 +117,8 @@ def server(
 ) -> Iterator[SimpleNamespace]:
     """Three models: tiny, small and reciter."""
     models = ("tiny", small_folder, reciting_folder)
-    limits = ("--batch-size", 64, "--max-waiting", 128, "--precision", "fp32")
-    with start_server(*models, "--trained-on", learned_file, *limits) as running:
+    limits = ("--batch-size", 64, "--max-queue", 128, "--precision", "fp32")
+    with start_server(*models, "--training-data", learned_file, *limits) as running:
         yield running
 
 
@@ -133,6 +133,6 @@ def guarded(
     start_server: Callable[..., AbstractContextManager[SimpleNamespace]], small_folder: Path, token: str
 ) -> Iterator[SimpleNamespace]:
     """A server with a token and a short time for answers, one text at a time."""
-    limits = ("--batch-size", 1, "--max-seconds", 1, "--max-new-tokens", 1_000_000)
-    with start_server("tiny", small_folder, *limits, TUNESMITH_TOKEN=token) as running:
+    limits = ("--batch-size", 1, "--request-timeout", 1, "--max-new-tokens", 1_000_000)
+    with start_server("tiny", small_folder, *limits, TUNESMITH_API_KEY=token) as running:
         yield running

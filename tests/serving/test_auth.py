@@ -72,11 +72,11 @@ def test_a_body_that_is_too_large_is_refused(server: SimpleNamespace) -> None:
 
 MISTAKES = [
     (["serve"], 2, "no model was named", "tunesmith serve my-model"),
-    (["serve", "tiny", "--host", "0.0.0.0"], 1, "lets other machines connect", "--token SECRET"),  # noqa: S104
-    (["serve", "tiny", "--token", "short"], 1, "16 or more", "token_urlsafe"),
-    (["serve", "tiny", "--host", "nowhere.invalid", "--token", "t" * 16], 1, "not an address of this", "127.0.0.1"),
+    (["serve", "tiny", "--host", "0.0.0.0"], 1, "lets other machines connect", "--api-key SECRET"),  # noqa: S104
+    (["serve", "tiny", "--api-key", "short"], 1, "16 or more", "token_urlsafe"),
+    (["serve", "tiny", "--host", "nowhere.invalid", "--api-key", "t" * 16], 1, "not an address of this", "127.0.0.1"),
     (["serve", "tiny", "--port", "70000"], 1, "--port 70000 is not a port", "0 for a free one"),
-    (["serve", "tiny", "--max-waiting", "0"], 1, "--max-waiting 0 makes no sense", "at least 1"),
+    (["serve", "tiny", "--max-queue", "0"], 1, "--max-queue 0 makes no sense", "at least 1"),
     (["serve", "tiny", "tiny"], 1, "named twice", "once"),
     (["serve", "./none", "--port", "0"], 1, "no model folder ./none", "check the path"),
 ]

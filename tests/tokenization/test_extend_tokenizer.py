@@ -203,7 +203,7 @@ def test_it_is_an_ordinary_model(
     assert main(["evaluate", str(tuned), str(text), "--base", "tiny", "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
     assert measured["tokens"] < measured["base"]["tokens"]
-    assert main(["export", str(tuned), "--to", "safetensors", "--out", str(tmp_path / "exported"), "--json"]) == 0
+    assert main(["export", str(tuned), "--format", "safetensors", "--out", str(tmp_path / "exported"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verified"]["equal_texts"] > 0
 
 

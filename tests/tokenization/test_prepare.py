@@ -109,7 +109,7 @@ def test_the_report_in_a_terminal(
         (["--template", "{completion}{prompt}"], 1, "--template '{completion}{prompt}'"),
         (["--encoding", "klingon"], 1, "--encoding klingon"),
         (["--val-fraction", "0"], 1, "--val-fraction 0"),
-        (["--on-bad-bytes", "ignore"], 2, "ignore"),
+        (["--encoding-errors", "ignore"], 2, "ignore"),
         (["--text-field", "body"], 0, ""),
     ],
 )

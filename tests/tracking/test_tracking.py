@@ -80,7 +80,7 @@ def train(
     def trained(name: str, trackers: dict[str, Any], **options: Any) -> list[Event]:
         monkeypatch.setattr("tunesmith.training.train.make_trackers", lambda _names: trackers)
         events: list[Event] = []
-        settings = {} if options.get("resume") else {"model": model, "max_steps": 6, "eval_every_steps": 3}
+        settings = {} if options.get("resume") else {"model": model, "max_steps": 6, "eval_steps": 3}
         sources = [] if options.get("resume") else [text]
         tunesmith.train(*sources, out=tmp_path / name, on_event=events.append, **settings, **options)
         return events
@@ -143,7 +143,7 @@ def test_one_that_raises_on_every_call_leaves_the_run_untouched(
     models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "tracked")]
     assert models[0] == models[1]
     failures = [event for event in events if isinstance(event, IntegrationFailed)]
-    assert failures == [IntegrationFailed("--track broken", "ConnectionError: no network")]
+    assert failures == [IntegrationFailed("--report-to broken", "ConnectionError: no network")]
     assert broken.calls == (1 + callback.MAX_FAILURES if starts else 1)
     assert notebook.told[-1][0] == "finish"  # another one is not disturbed
     beside = (
@@ -164,7 +164,7 @@ def test_one_that_hangs_is_not_waited_for(train: Callable[..., list[Event]], mon
     monkeypatch.setattr(callback, "FINISH_TIMEOUT_S", 0.05)
     events = train("run", {"hanging": Hanging()})
     release.set()
-    assert [event.what for event in events if isinstance(event, IntegrationFailed)] == ["--track hanging"]
+    assert [event.what for event in events if isinstance(event, IntegrationFailed)] == ["--report-to hanging"]
 
 
 def test_a_library_that_is_missing_is_named_before_anything_begins(
@@ -173,7 +173,7 @@ def test_a_library_that_is_missing_is_named_before_anything_begins(
     """With the command that installs it, and no run folder."""
     monkeypatch.setitem(trackers.LIBRARIES, "wandb", "no_such_library")
     with pytest.raises(UserError, match=r"^track wandb: not installed") as error:
-        tunesmith.train(text, model="tiny", out=tmp_path / "out", track=("wandb",))
+        tunesmith.train(text, model="tiny", out=tmp_path / "out", report_to=("wandb",))
     assert "pip install no_such_library" in error.value.hint
     assert not (tmp_path / "out").exists()
 

@@ -64,7 +64,7 @@ def test_a_file_written_tensor_by_tensor_is_read_by_the_library(tmp_path: Path) 
         assert file.metadata() == {"format": "pt"}
 
 
-@pytest.mark.parametrize("states", ["fp32", "split-8bit"])
+@pytest.mark.parametrize("memory_mode", ["fp32", "split-8bit"])
 def test_without_room_a_checkpoint_is_written_from_the_model(
     states: str, tmp_path: Path, make_model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,8 +88,8 @@ def test_without_room_a_checkpoint_is_written_from_the_model(
         monkeypatch.setattr("tunesmith.training.checkpointer.fits_memory", lambda _n_bytes, room=has_disk_space: room)
         out = tmp_path / f"out-{has_disk_space}"
         tunesmith.train(
-            text, model=model, out=out, split_on="line", device="cpu", max_steps=4, save_every_steps=2,
-            precision=precision, states=states, keep_gb=1.0,
+            text, model=model, out=out, split_on="line", device="cpu", max_steps=4, save_steps=2,
+            precision=precision, memory_mode=states, keep_gb=1.0,
         )  # fmt: skip
         assert any(copied) is has_disk_space
         paths = [out / "model.safetensors", *sorted((out / "checkpoints").rglob("*.safetensors"))]
@@ -159,7 +159,11 @@ def test_a_system_that_pins_too_little_is_named(
     monkeypatch.setattr(setup, "pinned_empty", pin)
     monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
     plan: Any = SimpleNamespace(
-        states="bf16-8bit", recompute="offload", tokens_per_micro_batch=8192, dtype=torch.bfloat16, device="cuda:1"
+        memory_mode="bf16-8bit",
+        activation_checkpointing="offload",
+        tokens_per_micro_batch=8192,
+        dtype=torch.bfloat16,
+        device="cuda:1",
     )
     shape = preset_shape("gpt2-xl")
     assert shape is not None
@@ -230,7 +234,7 @@ def test_the_plan_knows_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     xl = preset_shape("gpt2-xl")
     assert xl is not None
     stream = 10_944 * xl.n_embd * 2
-    host = StepSpec(xl, STATE_FORMATS["host"], "offload", 10_944, 3, 2, "cuda")
+    host = StepSpec(xl, STATE_FORMATS["cpu-offload"], "offload", 10_944, 3, 2, "cuda")
     parameters = 1_557_611_200 + (xl.padded_vocab_size - xl.vocab_size) * xl.n_embd
     for version, block in (("2.13.0", stream), ("2.12.1", 1 << 26)):
         monkeypatch.setattr("tunesmith.utils.device.version", lambda _name, now=version: now)
@@ -243,11 +247,13 @@ def test_the_plan_knows_the_hosts_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "backend:native")
     assert pinned_bytes(stream) == 1 << 26
     monkeypatch.delenv("PYTORCH_ALLOC_CONF")
-    copied = snapshot_bytes(StepSpec(xl, STATE_FORMATS["bf16-8bit"], "nothing", 4096, 1, 2, "cuda"))
+    copied = snapshot_bytes(StepSpec(xl, STATE_FORMATS["bf16-8bit"], "none", 4096, 1, 2, "cuda"))
     plans = []
     for total in (64 << 30, 6 << 30):
         monkeypatch.setattr("psutil.virtual_memory", lambda total=total: SimpleNamespace(total=total, available=total))
-        plans.append(tunesmith.plan(model="gpt2-xl", gpu="RTX 4090", states="bf16-8bit", recompute="blocks"))
+        plans.append(
+            tunesmith.plan(model="gpt2-xl", gpu="RTX 4090", memory_mode="bf16-8bit", activation_checkpointing="full")
+        )
     assert plans[0]["host_memory_bytes"] == copied
     assert plans[1]["host_memory_bytes"] == 0
     assert "training waits" in plans[1]["reasons"]["host_memory_bytes"]

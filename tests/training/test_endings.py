@@ -98,7 +98,7 @@ def test_a_full_disk_ends_nothing(
 
     tunesmith.train(
         text, model=make_model_folder(), out=tmp_path / "out", epochs=10, max_steps=12, tokens_per_step=200,
-        save_every_steps=2, eval_every_steps=12, device="cpu", on_event=note,
+        save_steps=2, eval_steps=12, device="cpu", on_event=note,
     )  # fmt: skip
     failed = [event.step for event in events if isinstance(event, CheckpointFailed)]
     saved = [event.step for event in events if isinstance(event, CheckpointSaved)]

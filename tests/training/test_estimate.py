@@ -32,15 +32,15 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("model", "states"), [("gpt2", "fp32"), ("gpt2-medium", "fp32"), ("gpt2-large", "fp32-8bit")])
+@pytest.mark.parametrize(("model", "memory_mode"), [("gpt2", "fp32"), ("gpt2-medium", "fp32"), ("gpt2-large", "8bit")])
 def test_twelve_gigabytes_take_the_most_faithful(model: str, states: str, text: Path) -> None:
     """What fits is taken in order, and the better one that does not is named with its bytes."""
     plan = tunesmith.plan(text, model=model, **CARD)
-    assert plan["states"] == states
+    assert plan["memory_mode"] == states
     assert plan["fits"]
     assert plan["peak_memory_bytes"] == sum(plan["peak_memory_parts"].values()) <= plan["budget_bytes"]
     if states != "fp32":
-        assert "fp32, more faithful, takes" in plan["reasons"]["states"]
+        assert "fp32, more faithful, takes" in plan["reasons"]["memory_mode"]
 
 
 @pytest.mark.skipif(not SHAKESPEARE.exists(), reason="the shared texts are not here")
@@ -49,13 +49,13 @@ def test_the_largest_is_trained_whole_on_twelve_gigabytes() -> None:
     plan = tunesmith.plan(SHAKESPEARE, model="gpt2-xl", vram="12GB")
     assert plan["fits"]
     assert plan["peak_memory_bytes"] < 11.2 * GIB
-    assert plan["lora_rank"] == 0
-    assert plan["frozen"] == "nothing"
+    assert plan["lora_r"] == 0
+    assert plan["frozen"] == "none"
     assert set(plan["peak_memory_parts"]) == {
         "weights", "moments", "gradients", "activations", "loss", "casts", "workspace",
     }  # fmt: skip
     parts = plan["peak_memory_parts"]
-    assert parts["weights"] > 1.5e9 * (4 if plan["states"].startswith("split") else 2)
+    assert parts["weights"] > 1.5e9 * (4 if plan["memory_mode"].startswith("split") else 2)
     for key in ("tokens_per_step", "tokens_per_micro_batch", "steps", "duration_s"):
         assert plan[key] > 0
 
@@ -154,8 +154,8 @@ def test_the_table_can_be_read(text: Path, capsys: pytest.CaptureFixture[str]) -
         ({"model": "nobody/nothing", "vram": "12GB"}, "is not known here"),
         ({"gpu": "Voodoo"}, "is no card I know"),
         ({"vram": "twelve"}, "is no amount of memory"),
-        ({"vram": "12GB", "lora_rank": 8, "states": "host"}, "exclude each other"),
-        ({"gpu": "RTX 2080 Ti", "states": "host"}, "fp16 needs all gradients"),
+        ({"vram": "12GB", "lora_r": 8, "memory_mode": "cpu-offload"}, "exclude each other"),
+        ({"gpu": "RTX 2080 Ti", "memory_mode": "cpu-offload"}, "fp16 needs all gradients"),
     ],
 )
 def test_mistakes(flags: dict[str, Any], message: str) -> None:

@@ -20,7 +20,7 @@ from tunesmith.planning.scaling_law import ScalingEstimate, time_limit_warning
 from tunesmith.tokenization.train_tokenizer import resolve_vocab_size
 from tunesmith.training.optimizer import make_optimizer
 
-SHAPE = {"from_scratch": True, "layers": 2, "width": 64, "context_tokens": 64, "split_on": "line"}
+SHAPE = {"from_scratch": True, "layers": 2, "width": 64, "context_length": 64, "split_on": "line"}
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_tokenizer_can_be_named(
     """Any model's or folder's; of its weights nothing is read, and the screen shows the shape's name."""
     folder = make_model_folder()
     (folder / "model.safetensors").unlink()
-    command = ["train", str(text), "--from-scratch", "--layers", "1", "--width", "32", "--context-tokens", "32"]
+    command = ["train", str(text), "--from-scratch", "--n-layer", "1", "--n-embd", "32", "--context-length", "32"]
     command += ["--max-steps", "2", "--tokenizer", str(folder), "--optimizer", "adamw", "--out", str(tmp_path / "out")]
     assert main(command) == 0
     shown = "".join(capsys.readouterr())
@@ -138,7 +138,7 @@ def test_vocabulary_follows_text_and_script() -> None:
 
 def test_a_plan_needs_neither_model_nor_network(text: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Shape, own tokenizer and prospect are known before anything is fetched; without text full windows are taken."""
-    command = ["plan", "--from-scratch", "--shape", "gpt2-small", "--device", "cpu", "--json"]
+    command = ["plan", "--from-scratch", "--size", "gpt2-small", "--device", "cpu", "--json"]
     assert main([*command, str(text)]) == 0
     planned = json.loads(capsys.readouterr().out)
     assert (planned["model"], planned["optimizer"]) == ("gpt2-small", "muon")
@@ -155,8 +155,8 @@ def test_mistakes(text: Path, tmp_path: Path) -> None:
         ("^vocab_size needs from_scratch", {"vocab_size": 300}),
         ("^shape and model exclude", {"from_scratch": True, "shape": "gpt2-small", "model": "tiny"}),
         ("^tokenizer and vocab_size exclude", {**SHAPE, "tokenizer": "tiny", "vocab_size": 300}),
-        ("^lora_rank and from_scratch exclude", {**SHAPE, "lora_rank": 4}),
-        ("keeps everything in fp32", {"optimizer": "muon", "states": "fp32-8bit"}),
+        ("^lora_r and from_scratch exclude", {**SHAPE, "lora_r": 4}),
+        ("keeps everything in fp32", {"optimizer": "muon", "memory_mode": "8bit"}),
         ("^vocab_size 10 is not a number from 257", {**SHAPE, "vocab_size": 10}),
         ("^layers 0 is not a number from 1", {**SHAPE, "layers": 0}),
         ("not a multiple of 3 heads", {**SHAPE, "heads": 3, "vocab_size": 300}),

@@ -55,7 +55,7 @@ def train(
     def run(name: str, **options: Any) -> tuple[TrainResult, list[Event]]:
         events: list[Event] = []
         settings = {"epochs": 3.0, "tokens_per_step": 256, "device": "cpu", "precision": "fp32", "split_on": "line"}
-        settings |= {"learning_rate": 1e-3, "save_every_steps": 4, "val_fraction": 0.05, "on_event": events.append}
+        settings |= {"learning_rate": 1e-3, "save_steps": 4, "val_fraction": 0.05, "on_event": events.append}
         result = tunesmith.train(text, model=model, out=tmp_path / name, **{**settings, **options})
         return result, events
 
@@ -154,7 +154,7 @@ def test_weights_gone_bad_come_back_from_the_last_good_state(
     assert losses(tmp_path / "damaged") == losses(tmp_path / "usual")
 
 
-@pytest.mark.parametrize("states", ["split-8bit", "split-8bit-in-backward", "bf16-8bit", "host"])
+@pytest.mark.parametrize("memory_mode", ["split-8bit", "split-8bit-in-backward", "bf16-8bit", "host"])
 def test_every_way_of_keeping_weights_comes_back(
     states: str,
     train: Callable[..., tuple[TrainResult, list[Event]]],
@@ -162,9 +162,9 @@ def test_every_way_of_keeping_weights_comes_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Halved weights, compressed moments, masters on the host: the end is bitwise the usual one."""
-    train("usual", states=states, precision="bf16")
+    train("usual", memory_mode=states, precision="bf16")
     damaged_once(monkeypatch, 9, lambda model: model.transformer.h[0].mlp.c_fc.weight.data[3].fill_(float("nan")))
-    _, events = train("damaged", states=states, precision="bf16")
+    _, events = train("damaged", memory_mode=states, precision="bf16")
     assert troubles(events)
     assert weights(tmp_path / "damaged") == weights(tmp_path / "usual")
     assert losses(tmp_path / "damaged") == losses(tmp_path / "usual")
@@ -265,7 +265,7 @@ def test_what_is_published_after_a_rollback_is_what_was_measured(
     monkeypatch.setattr(BestModelWriter, "publish", publish)
     monkeypatch.setattr("tunesmith.training.trainer.Trainer._restore_best", lambda _self: None)
     monkeypatch.setattr("tunesmith.training.trainer.train_step", step)
-    _, events = train("again", eval_every_steps=2, save_every_steps=100, max_steps=3)
+    _, events = train("again", eval_steps=2, save_steps=100, max_steps=3)
     assert len(troubles(events)) == 2
     assert [step for step, _ in published] == [2, 2, 2, 3]
     first, _, third, _ = (weights for _, weights in published)
@@ -362,7 +362,7 @@ def test_without_a_finite_evaluation_the_last_model_is_published(
         return measured if calls == 1 else replace(measured, sample_nats=measured.sample_nats * 1e4)
 
     monkeypatch.setattr("tunesmith.training.trainer.evaluate_split", infinite)
-    result, events = train("infinite", max_steps=6, eval_every_steps=3, save_every_steps=3)
+    result, events = train("infinite", max_steps=6, eval_steps=3, save_steps=3)
     out = tmp_path / "infinite"
     assert [event.is_best for event in events if isinstance(event, Evaluated)] == [False] * 3
     assert [event.step for event in events if isinstance(event, LastModelPublished)] == [6]

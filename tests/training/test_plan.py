@@ -48,7 +48,7 @@ def test_everything_is_decided() -> None:
     decided = plan()
     values = {field.name: getattr(decided, field.name) for field in fields(TrainPlan)}
     assert all(value is not None and value != "auto" for value in values.values())
-    for name in ("device", "precision", "context_tokens", "tokens_per_step", "steps", "learning_rate"):
+    for name in ("device", "precision", "context_length", "tokens_per_step", "steps", "learning_rate"):
         assert len(decided.reasons[name]) > 5
     assert set(decided.reasons) <= set(values)
 
@@ -82,10 +82,10 @@ def test_steps_follow_epochs_or_the_limit() -> None:
     limited = plan(max_steps=7)
     assert limited.steps == 7
     assert limited.reasons["steps"] == "--max-steps"
-    assert limited.eval_every_steps == limited.save_every_steps == 7
-    assert plan().eval_every_steps == per_epoch
-    assert plan(eval_every_steps=5).save_every_steps == 5
-    assert plan(warmup_fraction=0.5).warmup_steps == round(plan().steps / 2)
+    assert limited.eval_steps == limited.save_steps == 7
+    assert plan().eval_steps == per_epoch
+    assert plan(eval_steps=5).save_steps == 5
+    assert plan(warmup_ratio=0.5).warmup_steps == round(plan().steps / 2)
 
 
 def test_compiling_pays_in_long_runs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,11 +107,11 @@ def test_compiling_pays_in_long_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_context_is_the_models_unless_asked() -> None:
     """A shorter context is taken, a longer one refused, and a micro-batch always holds one window."""
-    assert plan().context_tokens == 1024
-    assert plan(context_tokens=100).context_tokens == 100
+    assert plan().context_length == 1024
+    assert plan(context_length=100).context_length == 100
     assert plan(tokens_each=3000, model=replace(GPT2_SMALL, n_positions=8192)).tokens_per_micro_batch >= 3000
-    with pytest.raises(UserError, match="--context-tokens 2000 does not fit the model, which has 1024"):
-        plan(context_tokens=2000)
+    with pytest.raises(UserError, match="--context-length 2000 does not fit the model, which has 1024"):
+        plan(context_length=2000)
 
 
 def test_all_problems_are_named_at_once() -> None:
@@ -121,11 +121,11 @@ def test_all_problems_are_named_at_once() -> None:
         "max_steps": 0,
         "learning_rate": 2.0,
         "weight_decay": -1.0,
-        "warmup_fraction": 1.0,
+        "warmup_ratio": 1.0,
         "max_grad_norm": 0.0,
         "tokens_per_step": 0,
-        "eval_every_steps": 0,
-        "save_every_steps": -5,
+        "eval_steps": 0,
+        "save_steps": -5,
         "dropout": 1.0,
         "val_fraction": 0.0,
         "seed": -1,
@@ -143,7 +143,7 @@ def test_all_problems_are_named_at_once() -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_no_numbers_that_are_none(value: float) -> None:
     """NaN and infinity are no settings."""
-    for name in ("epochs", "learning_rate", "weight_decay", "warmup_fraction", "dropout", "val_fraction"):
+    for name in ("epochs", "learning_rate", "weight_decay", "warmup_ratio", "dropout", "val_fraction"):
         with pytest.raises(UserError, match=f"--{name.replace('_', '-')}"):
             validate_config(replace(ASKED, **{name: value}))
 
@@ -176,7 +176,7 @@ def test_an_evaluation_fits_where_the_steps_do(model: str, room: str) -> None:
     decided, demand = make_plan(asked, preset_shape(model), corpus(20_000, 1000), hardware, NO_EXPERIENCE)
     memory = estimate_memory(demand, Calibration())
     assert evaluation_bytes(demand, memory, decided.tokens_per_evaluation_batch) <= hardware.budget.value
-    assert decided.tokens_per_evaluation_batch >= decided.context_tokens
+    assert decided.tokens_per_evaluation_batch >= decided.context_length
     tight = replace(hardware, budget=Decision(memory.peak_bytes, "exactly"))
     fewer, demand = make_plan(asked, preset_shape(model), corpus(20_000, 1000), tight, NO_EXPERIENCE)
     memory = estimate_memory(demand, Calibration())

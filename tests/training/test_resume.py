@@ -33,7 +33,7 @@ def config(request: pytest.FixtureRequest, make_model_folder: Callable[..., Path
         max_steps=12,
         tokens_per_step=200,
         dropout=0.1,
-        lora_rank=request.param,
+        lora_r=request.param,
         device="cpu",
         precision="bf16",
     )
@@ -93,7 +93,7 @@ def test_stopped_and_resumed_equals_unbroken(stop_after: int, config: TrainConfi
 def test_a_crash_behind_a_checkpoint_is_forgotten(config: TrainConfig) -> None:
     """Steps after the last checkpoint are made again, and their metrics are not there twice."""
     run(replace(config, out=f"{config.out}-unbroken"))
-    events = train_events(replace(config, save_every_steps=4), stop=lambda: False, has_integrations=False)
+    events = train_events(replace(config, save_steps=4), stop=lambda: False, has_integrations=False)
     for event in events:
         if isinstance(event, StepLogged) and event.step == 7:
             break  # the generator is dropped here, as a crash would drop it
@@ -160,7 +160,7 @@ DAMAGES = (cut_off, flip_a_bit, Path.unlink)
 
 def test_damage_of_any_kind_in_any_file_is_recognised_and_named(config: TrainConfig, tmp_path: Path) -> None:
     """Whatever happened to whichever file, the checkpoint before it is taken."""
-    run(replace(config, save_every_steps=3), stop_after=7)
+    run(replace(config, save_steps=3), stop_after=7)
     saved = Path(config.out) / "checkpoints"
     files = [path.relative_to(saved) for path in sorted((saved / "step-00000007").rglob("*")) if path.is_file()]
     assert {*FILES} <= {path.name for path in files}
@@ -178,7 +178,7 @@ def test_damage_of_any_kind_in_any_file_is_recognised_and_named(config: TrainCon
 def test_after_damage_the_run_ends_as_if_unbroken(damage: Callable[[Path], None], config: TrainConfig) -> None:
     """The steps since the checkpoint before are made again, and saved in place of the damaged one."""
     run(replace(config, out=f"{config.out}-unbroken"))
-    run(replace(config, save_every_steps=3), stop_after=7)
+    run(replace(config, save_steps=3), stop_after=7)
     damaged = Path(config.out) / "checkpoints" / "step-00000007"
     damage(damaged / "optimizer.safetensors")
     events = train_events(TrainConfig(out=config.out, resume=True), stop=lambda: False, has_integrations=False)
@@ -207,7 +207,7 @@ def test_only_damaged_checkpoints_are_an_error_that_names_them(config: TrainConf
 def test_more_epochs_and_other_intervals_are_accepted(stop_after: int | None, config: TrainConfig) -> None:
     """An unfinished run and a finished one go on to a new end, and keep it when they are resumed once more."""
     run(config, stop_after=stop_after)
-    longer = TrainConfig(out=config.out, resume=True, epochs=3.5, eval_every_steps=2, save_every_steps=7)
+    longer = TrainConfig(out=config.out, resume=True, epochs=3.5, eval_steps=2, save_steps=7)
     assert run(longer, stop_after=13).steps == 13
     assert run(TrainConfig(out=config.out, resume=True)).steps == 14
     steps = [line["step"] for line in metrics(config.out) if line["kind"] == "step"]
@@ -229,7 +229,7 @@ def test_a_changed_base_model_is_refused(config: TrainConfig) -> None:
     """Adapters belong to the weights they were learned on; where those are in the checkpoint, nobody needs the base."""
     run(config, stop_after=3)
     flip_a_bit(Path(config.model) / "model.safetensors")
-    if config.lora_rank:
+    if config.lora_r:
         with pytest.raises(UserError, match=r"the model in .* has changed since"):
             run(TrainConfig(out=config.out, resume=True))
     else:
@@ -257,7 +257,7 @@ def test_resuming_is_verified_on_the_run_itself(config: TrainConfig, monkeypatch
 
 def test_two_runs_cannot_write_one_folder(config: TrainConfig) -> None:
     """While a run goes on, another one is refused, with the process that holds the folder; afterwards it may go on."""
-    first = train_events(replace(config, save_every_steps=1), stop=lambda: False, has_integrations=False)
+    first = train_events(replace(config, save_steps=1), stop=lambda: False, has_integrations=False)
     next(event for event in first if isinstance(event, StepLogged) and event.step == 5)
     with pytest.raises(UserError, match=rf"another process \(number {os.getpid()}\) is training in"):
         run(TrainConfig(out=config.out, resume=True))

@@ -74,7 +74,7 @@ def masters(model: GPT2, optimizer: torch.optim.Optimizer) -> dict[str, torch.Te
     return {name: whole.get(name, p.detach()).float().clone() for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("states", list(STATE_FORMATS))
+@pytest.mark.parametrize("memory_mode", list(STATE_FORMATS))
 def test_a_model_that_is_let_go_is_freed(states: str, make_model_folder: Callable[..., Path]) -> None:
     """Weights, gradients and moments are gone when model and optimizer are: a second run needs the memory."""
     model, optimizer = learner(make_model_folder(**SHAPE), states)
@@ -156,7 +156,7 @@ def test_several_micro_batches_are_summed_first(make_model_folder: Callable[...,
 
 def trained(text: Path, out: Path, states: str) -> TrainResult:
     """A short fine-tuning of `tiny` with one way of keeping weights."""
-    options: dict[str, Any] = {"states": states, "epochs": 4.0, "precision": "bf16", "device": "cpu"}
+    options: dict[str, Any] = {"memory_mode": states, "epochs": 4.0, "precision": "bf16", "device": "cpu"}
     return tunesmith.train(text, model="tiny", out=out, split_on="line", **options)
 
 
@@ -173,7 +173,7 @@ def reference_loss(tmp_path_factory: pytest.TempPathFactory) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("states", OTHERS)
+@pytest.mark.parametrize("memory_mode", OTHERS)
 def test_it_learns_what_the_reference_learns(states: str, reference_loss: float, text: Path, tmp_path: Path) -> None:
     """Validation loss within 1 % of fp32 AdamW's, 2 % with 4 bits; the result is an fp32 folder like any other."""
     result = trained(text, tmp_path / states, states)
@@ -183,12 +183,12 @@ def test_it_learns_what_the_reference_learns(states: str, reference_loss: float,
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("states", OTHERS)
+@pytest.mark.parametrize("memory_mode", OTHERS)
 def test_it_is_resumed_exactly(states: str, text: Path, make_model_folder: Callable[..., Path], tmp_path: Path) -> None:
     """Stopped in the middle and continued, weights and moments are bitwise an unbroken run's, chance included."""
     settings: dict[str, Any] = {
-        "model": str(make_model_folder(**SHAPE)), "states": states, "precision": "bf16", "device": "cpu",
-        "split_on": "line", "tokens_per_step": 512, "save_every_steps": 3, "eval_every_steps": 3, "max_steps": 6,
+        "model": str(make_model_folder(**SHAPE)), "memory_mode": states, "precision": "bf16", "device": "cpu",
+        "split_on": "line", "tokens_per_step": 512, "save_steps": 3, "eval_steps": 3, "max_steps": 6,
     }  # fmt: skip
     tunesmith.train(text, out=tmp_path / "whole", **settings)
     config = TrainConfig(sources=(str(text),), out=str(tmp_path / "broken"), **settings)
@@ -208,7 +208,7 @@ def test_it_is_resumed_exactly(states: str, text: Path, make_model_folder: Calla
         assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
 
 
-@pytest.mark.parametrize("states", list(STATE_FORMATS))
+@pytest.mark.parametrize("memory_mode", list(STATE_FORMATS))
 def test_calibration_changes_nothing(states: str, make_model_folder: Callable[..., Path]) -> None:
     """Weights, moments and norms are what they were, no gradient is left, and the correction is plausible."""
     model, optimizer = learner(make_model_folder(**SHAPE), states)

@@ -87,8 +87,8 @@ def test_the_best_model_is_kept(make_model_folder: Callable[..., Path], text: Pa
             evaluations.append(event)
 
     result = tunesmith.train(
-        text, model=make_model_folder(), out=tmp_path / "out", epochs=50, max_steps=24, eval_every_steps=2,
-        learning_rate=0.9, warmup_fraction=0.9, max_grad_norm=1e9, precision="fp32", on_event=collect,
+        text, model=make_model_folder(), out=tmp_path / "out", epochs=50, max_steps=24, eval_steps=2,
+        learning_rate=0.9, warmup_ratio=0.9, max_grad_norm=1e9, precision="fp32", on_event=collect,
         val_fraction=0.3,
     )  # fmt: skip
     tuned = {event.step: event.val_perplexity for event in evaluations if event.step}
@@ -134,10 +134,10 @@ def test_from_scratch_needs_no_weights(make_model_folder: Callable[..., Path], t
 def test_checkpoints_follow_their_own_interval(
     make_model_folder: Callable[..., Path], text: Path, tmp_path: Path
 ) -> None:
-    """--save-every-steps saves between evaluations; the newest checkpoint and the one before it stay."""
+    """--save-steps saves between evaluations; the newest checkpoint and the one before it stay."""
     saved: list[int] = []
     tunesmith.train(
-        text, model=make_model_folder(), out=tmp_path / "out", max_steps=7, save_every_steps=3,
+        text, model=make_model_folder(), out=tmp_path / "out", max_steps=7, save_steps=3,
         on_event=lambda event: saved.append(event.step) if isinstance(event, CheckpointSaved) else None,
     )  # fmt: skip
     assert saved == [0, 3, 6, 7]
@@ -152,7 +152,7 @@ def test_a_loss_that_is_no_number_ends_the_run(
     with pytest.raises(tunesmith.UserError, match=r"non-finite \w+ at step \d+: again after 3 rollbacks") as error:
         tunesmith.train(
             text, model=make_model_folder(), out=tmp_path / "out", epochs=100, learning_rate=0.9,
-            max_grad_norm=1e30, warmup_fraction=0.0, weight_decay=1e6,
+            max_grad_norm=1e30, warmup_ratio=0.0, weight_decay=1e6,
         )  # fmt: skip
     assert "lower learning_rate (now 0.9)" in error.value.hint
 

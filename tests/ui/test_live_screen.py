@@ -29,11 +29,11 @@ PLAN = TrainPlan(
         "device_name": "a card",
         "precision": "bfloat16",
         "reasons": dict.fromkeys(TrainPlan.__annotations__, "so"),
-        "frozen": "nothing",
-        "lora_targets": (),
-        "lora_rank": 0,
-        "states": "fp32",
-        "recompute": "nothing",
+        "frozen": "none",
+        "lora_target_modules": (),
+        "lora_r": 0,
+        "memory_mode": "fp32",
+        "activation_checkpointing": "none",
         "steps": 1000,
         "peak_memory_parts": {},
         "peak_memory_bytes": 4 << 30,
@@ -154,8 +154,8 @@ def test_numbers_of_a_real_run(tmp_path: Path, capsys: pytest.CaptureFixture[str
     text.write_text("".join(f"Night {n}: wind {n % 7}, lamp steady.\n" for n in range(80)), "utf-8")
     with Progress(quiet=False) as progress:
         result = tunesmith.train(
-            text, model="tiny", out=tmp_path / "run", max_steps=8, context_tokens=64, tokens_per_step=256,
-            eval_every_steps=4, on_event=progress.show,
+            text, model="tiny", out=tmp_path / "run", max_steps=8, context_length=64, tokens_per_step=256,
+            eval_steps=4, on_event=progress.show,
         )  # fmt: skip
     summary = progress.summary(result)
     written = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()]

@@ -17,7 +17,7 @@ from tunesmith.ui.training_view import LiveScreen
 
 from .test_progress import PLAN, RESULT, step, text
 
-SMALL = 'model="tiny", max_steps=8, context_tokens=64, tokens_per_step=256, eval_every_steps=4'
+SMALL = 'model="tiny", max_steps=8, context_length=64, tokens_per_step=256, eval_steps=4'
 
 
 class Output:
@@ -137,7 +137,7 @@ def test_a_script_says_nothing_unless_asked(tmp_path: Path, capfd: pytest.Captur
     """Left out there is no output at all; asked for, the lines of a pipe come, and `on_event` hears the same run."""
     assert not is_in_notebook()
     source, heard = written_text(tmp_path), []
-    small: dict[str, Any] = {"model": "tiny", "max_steps": 1, "context_tokens": 64, "tokens_per_step": 256}
+    small: dict[str, Any] = {"model": "tiny", "max_steps": 1, "context_length": 64, "tokens_per_step": 256}
     tunesmith.train(source, out=tmp_path / "silent", **small)
     assert capfd.readouterr() == ("", "")
     tunesmith.train(source, out=tmp_path / "shown", progress=True, on_event=heard.append, **small)

@@ -75,10 +75,10 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
     Raises:
         UserError: if the model cannot be written in that format, or the written file computes something else.
     """
-    if config.to is None and not config.merge:
+    if config.format is None and not config.merge:
         raise UsageError(
             "nothing to export was named",
-            hint="write tunesmith export MODEL --to gguf --out DIR, or tunesmith export ADAPTER --merge --out DIR",
+            hint="write tunesmith export MODEL --format gguf --out DIR, or tunesmith export ADAPTER --merge --out DIR",
         )
     if config.base is not None and not config.merge:
         raise UsageError(
@@ -86,13 +86,13 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
             hint="add --merge to merge the adapter into {base}, or leave out --base",
             base=config.base,
         )
-    form = FORMS[config.to or "safetensors"]
+    form = FORMS[config.format or "safetensors"]
     dtype = form.dtypes[0] if config.dtype == "auto" else config.dtype
     if dtype not in form.dtypes:
         raise UserError(
-            "--to {form} has no --dtype {dtype}",
+            "--format {form} has no --dtype {dtype}",
             hint="it has {dtypes}",
-            form=config.to,
+            form=config.format,
             dtype=dtype,
             dtypes=", ".join(form.dtypes),
         )
@@ -104,7 +104,7 @@ def export_model(config: ExportConfig) -> dict[str, Any]:
         found = form.verify(exported, folder, dtype)
     return {
         "out": str(out),
-        "to": config.to or "safetensors",
+        "to": config.format or "safetensors",
         "dtype": dtype,
         "files": {path.name: path.stat().st_size for path in sorted(out.iterdir())},
         "base": str(exported.folder),

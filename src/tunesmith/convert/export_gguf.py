@@ -151,7 +151,7 @@ def _refuse_other_arithmetic(config: GPT2Config) -> None:
         if is_other:
             raise UserError(
                 "the model sets {switch}={value}, and llama.cpp computes GPT-2 without it",
-                hint="take --to onnx, which computes every switch",
+                hint="take --format onnx, which computes every switch",
                 switch=switch,
                 value=getattr(config, switch),
             )
@@ -176,7 +176,7 @@ def add_vocabulary(writer: Any, tokenizer: TextTokenizer, vocab_size: int) -> No
     if not tokenizer.may_be_cut or content["model"]["type"] != "BPE":
         raise UserError(
             "the tokenizer in {folder} is not a byte-level BPE like GPT-2's, and only that can be written as GGUF",
-            hint="take --to onnx or --to safetensors, which keep the tokenizer as it is",
+            hint="take --format onnx or --format safetensors, which keep the tokenizer as it is",
             folder=tokenizer.folder,
         )
     tokens = [f"[UNUSED{number}]" for number in range(vocab_size)]

@@ -36,7 +36,7 @@ def write_nanogpt(exported: Exported, folder: Path, dtype: str) -> None:
     ):
         raise UserError(
             "nanoGPT knows only GPT-2 with GELU, tied embeddings, plain attention and an MLP of four times the width",
-            hint="take --to onnx or --to safetensors",
+            hint="take --format onnx or --format safetensors",
         )
     state = {name: tensor.contiguous().clone() for name, tensor in exported.state.items()}
     state["lm_head.weight"] = state["transformer.wte.weight"]

@@ -94,7 +94,7 @@ def adapter_folder(model: str) -> Path:
             return folder
     raise UserError(
         "there is no adapter in {model}: no {file}",
-        hint="name the folder that peft saved, or a run that was trained with --lora-rank",
+        hint="name the folder that peft saved, or a run that was trained with --lora-r",
         model=model,
         file=ADAPTER_CONFIG,
     )

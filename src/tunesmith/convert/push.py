@@ -70,7 +70,7 @@ def _files(folder: Path) -> list[str]:
     if not weights or any(path.suffix != ".safetensors" for path in weights):
         raise UserError(
             "{folder} contains no weights as safetensors",
-            hint="write them so: tunesmith export {folder} --to safetensors --out DIR",
+            hint="write them so: tunesmith export {folder} --format safetensors --out DIR",
             folder=folder,
         )
     indexes = [path.name for path in folder.glob("*.safetensors.index.json")] if len(weights) > 1 else []

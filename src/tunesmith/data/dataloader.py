@@ -78,7 +78,7 @@ class TrainBatchSampler:
 
     Args:
         split: text to train on.
-        context_tokens: longest window.
+        context_length: longest window.
         layout: how an epoch is divided.
         constant_size: pad every micro-batch to the largest size.
         seed: of every epoch's order.
@@ -89,14 +89,14 @@ class TrainBatchSampler:
         self,
         split: Split,
         *,
-        context_tokens: int,
+        context_length: int,
         layout: EpochLayout,
         constant_size: bool,
         seed: int,
         shard: RankShard | None = None,
     ) -> None:
         self._split = split
-        self._windows = windows_of(split.spans, context_tokens)
+        self._windows = windows_of(split.spans, context_length)
         self._mixture = Mixture(self._windows, split.weights, seed=seed)
         self._layout = layout
         self._constant_size = constant_size

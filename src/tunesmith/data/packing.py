@@ -51,13 +51,13 @@ class Windows(IntColumns):
     sources: npt.NDArray[np.integer]
 
 
-def windows_of(spans: TokenSpans, context_tokens: int) -> Windows:
+def windows_of(spans: TokenSpans, context_length: int) -> Windows:
     """Cut every sample into the fewest windows that fit the context, of nearly equal length.
 
     Windows that consist of prompt only are left out.
     """
     n_tokens = spans.lengths.astype(np.int64)
-    n_windows = -(-n_tokens // context_tokens)
+    n_windows = -(-n_tokens // context_length)
     sample_ids, number = _numbered(n_windows)
     shortest, n_longer = np.divmod(n_tokens, n_windows)
     lengths = shortest[sample_ids] + (number < n_longer[sample_ids])
@@ -66,18 +66,18 @@ def windows_of(spans: TokenSpans, context_tokens: int) -> Windows:
     return _with_targets(spans, sample_ids, within, lengths, prompt_tokens)
 
 
-def sliding_windows(spans: TokenSpans, context_tokens: int, stride_tokens: int) -> Windows:
+def sliding_windows(spans: TokenSpans, context_length: int, stride: int) -> Windows:
     """Cover every sample with full windows that start one stride apart; each token is predicted in one window.
 
     Targets of an earlier window are given in a later one, so after the first window every token has at least
-    `context_tokens - stride_tokens` tokens of context. Windows with nothing to predict are left out.
+    `context_length - stride` tokens of context. Windows with nothing to predict are left out.
     """
     n_tokens = spans.lengths.astype(np.int64)
-    n_windows = 1 + -(-np.maximum(n_tokens - context_tokens, 0) // stride_tokens)
+    n_windows = 1 + -(-np.maximum(n_tokens - context_length, 0) // stride)
     sample_ids, number = _numbered(n_windows)
-    within = number * stride_tokens
-    lengths = np.minimum(n_tokens[sample_ids] - within, context_tokens)
-    predicted_before = np.where(number > 0, context_tokens - stride_tokens, 0)
+    within = number * stride
+    lengths = np.minimum(n_tokens[sample_ids] - within, context_length)
+    predicted_before = np.where(number > 0, context_length - stride, 0)
     prompt_left = spans.prompt_tokens[sample_ids].astype(np.int64) - within
     given = np.clip(np.maximum(prompt_left, predicted_before), 0, lengths)
     return _with_targets(spans, sample_ids, within, lengths, given)
@@ -94,13 +94,13 @@ def _with_targets(spans: TokenSpans, sample_ids: Int64s, within: Int64s, lengths
     return windows[given < lengths]
 
 
-def count_windows(spans: TokenSpans, context_tokens: int) -> int:
+def count_windows(spans: TokenSpans, context_length: int) -> int:
     """Count the windows of any number of samples in little memory."""
     firsts = range(0, len(spans), SAMPLES_AT_A_TIME)
     portions = (spans[first : first + SAMPLES_AT_A_TIME] for first in firsts)
     if spans.prompt_tokens.any():
-        return sum(len(windows_of(portion, context_tokens)) for portion in portions)
-    return sum(int((-(-portion.lengths.astype(np.int64) // context_tokens)).sum()) for portion in portions)
+        return sum(len(windows_of(portion, context_length)) for portion in portions)
+    return sum(int((-(-portion.lengths.astype(np.int64) // context_length)).sum()) for portion in portions)
 
 
 class Mixture:

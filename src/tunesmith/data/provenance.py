@@ -129,7 +129,7 @@ def load_training_corpus(folder: Path, tokenizer: TextTokenizer, sources: Sequen
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(
             "{folder} does not say what it was trained on",
-            hint="name its training text: --trained-on FILE",
+            hint="name its training text: --training-data FILE",
             folder=folder,
         ) from None
     prepared = [open_corpus(Path(source)) for source in sources if is_prepared(source)]
@@ -137,7 +137,7 @@ def load_training_corpus(folder: Path, tokenizer: TextTokenizer, sources: Sequen
     if corpus is None or corpus.manifest["tokenizer"] != tokenizer.fingerprint:
         raise UserError(
             "the text that {folder} was trained on is not in the cache any more",
-            hint="name it: --trained-on {sources}",
+            hint="name it: --training-data {sources}",
             folder=folder,
             sources=" ".join(map(str, sources)) or "FILE",
         )

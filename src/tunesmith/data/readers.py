@@ -33,7 +33,7 @@ DAMAGED = (EOFError, OSError, zlib.error, lzma.LZMAError, zipfile.BadZipFile, ta
 """Raised by readers of compressed files and archives; the last one for unknown kinds of compression."""
 
 T = TypeVar("T")
-BadBytes = Literal["stop", "replace", "skip-sample"]
+BadBytes = Literal["strict", "replace", "skip"]
 Dedupe = Literal["none", "exact", "near"]
 
 
@@ -45,7 +45,7 @@ class ReadingOptions:
         split_on: auto, line, blank-line, document, or a literal separator.
         columns: of a table that make a sample.
         encoding: auto, or a name that overrides detection.
-        on_bad_bytes: what to do with bytes that do not decode.
+        encoding_errors: what to do with bytes that do not decode.
         dedupe: which repeated samples are left out.
         weights: how often each SOURCE is seen in an epoch; empty for once.
     """
@@ -53,7 +53,7 @@ class ReadingOptions:
     split_on: str = AUTO
     columns: TableColumns = field(default_factory=TableColumns)
     encoding: str = "auto"
-    on_bad_bytes: BadBytes = "stop"
+    encoding_errors: BadBytes = "strict"
     dedupe: Dedupe = "none"
     weights: tuple[float, ...] = ()
 
@@ -72,15 +72,15 @@ def reading_options(config: TextConfig) -> ReadingOptions:
             template=config.template,
         )
     columns = TableColumns(config.text_field, config.prompt_field, config.completion_field, template)
-    dedupe, weights = (config.dedupe, config.weights) if isinstance(config, ReadingConfig) else ("none", ())
+    dedupe, weights = (config.dedupe, config.source_weights) if isinstance(config, ReadingConfig) else ("none", ())
     if weights and (len(weights) != len(config.sources) or not all(0 < weight < math.inf for weight in weights)):
         raise UserError(
-            "--weights {weights} does not give each of the {n_sources} sources a number above 0",
-            hint="--weights 2 0.5 shows the first source twice in an epoch and half of the second",
+            "--source-weights {weights} does not give each of the {n_sources} sources a number above 0",
+            hint="--source-weights 2 0.5 shows the first source twice in an epoch and half of the second",
             weights=" ".join(map(str, weights)),
             n_sources=len(config.sources),
         )
-    return ReadingOptions(config.split_on, columns, config.encoding, config.on_bad_bytes, dedupe, weights)
+    return ReadingOptions(config.split_on, columns, config.encoding, config.encoding_errors, dedupe, weights)
 
 
 def escapes(text: str) -> str:
@@ -133,14 +133,14 @@ def open_source(
         report = SourceReport(file.name, file.sha256, "", "row", reason)
         return report, _cleaned(samples_of(file, file.rows(), options.columns), report, options, end_of_text)
     encoding = _encoding(file, options)
-    errors = "strict" if options.on_bad_bytes == "stop" else "surrogateescape"
+    errors = "strict" if options.encoding_errors == "strict" else "surrogateescape"
     if file.kind in TABLE_KINDS:
         boundary = SampleBoundary("row", LazyString("a table: one row is one sample"))
         samples = samples_of(file, table_rows(file, encoding, errors), options.columns)
     else:
         boundary = _boundary(file, encoding, options)
         samples = split_text(_pieces(file, encoding, errors), boundary.split_on)
-        if options.on_bad_bytes == "skip-sample":
+        if options.encoding_errors == "skip":
             samples = join_partials(samples)
     report = SourceReport(file.name, file.sha256, encoding, boundary.split_on, boundary.reason)
     return report, _guarded(file, _cleaned(samples, report, options, end_of_text), encoding)
@@ -188,10 +188,10 @@ def _cleaned(
     is_continued = False  # a part of a document that has begun is kept whatever it contains
     for batch in batches:
         texts = batch.texts
-        if options.on_bad_bytes == "replace":
+        if options.encoding_errors == "replace":
             texts = replace_undecodable(texts, report)
         joined = "\n".join(texts)
-        if options.on_bad_bytes == "stop":
+        if options.encoding_errors == "strict":
             _check_surrogates(joined, report)
         if end_of_text in joined:
             report.eot_markers += sum(text.count(end_of_text) for text in texts)
@@ -201,7 +201,7 @@ def _cleaned(
         keep[0] = keep[0] or is_continued
         keep[-1] = keep[-1] or batch.is_partial
         report.empty_samples += keep.count(False)
-        if options.on_bad_bytes == "skip-sample":
+        if options.encoding_errors == "skip":
             bad = [bool(UNDECODABLE.search(text)) for text in texts]
             report.undecodable_samples += sum(bad)
             keep = [good and not damaged for good, damaged in zip(keep, bad, strict=True)]
@@ -221,7 +221,7 @@ def _check_surrogates(text: str, report: SourceReport) -> None:
         before = text[max(error.start - SHOWN_CHARACTERS, 0) : error.start]
         raise UserError(
             "{name} contains half a character (\\u{code:04x}) after {before!r}",
-            hint="a program cut the text there; --on-bad-bytes replace or skip-sample continues without it",
+            hint="a program cut the text there; --encoding-errors replace or skip-sample continues without it",
             name=report.name,
             code=ord(text[error.start]),
             before=before,

@@ -132,7 +132,7 @@ def resolve_sources(sources: Sequence[str]) -> Iterator[ResolvedSources]:
         if len(sources) > 1:
             raise UserError(
                 "A prepared folder must be the only source, but {n_sources} sources were named",
-                hint="prepare all of them together: tunesmith prepare FILE FILE --weights 2 1 --out DIR",
+                hint="prepare all of them together: tunesmith prepare FILE FILE --source-weights 2 1 --out DIR",
                 n_sources=len(sources),
             )
         yield ResolvedSources((), (), 1, prepared=Path(sources[0]))

@@ -193,7 +193,7 @@ def _overfit(lines: Lines) -> Iterator[Cause]:
                     last_step=last["step"],
                 ),
             ),
-            say("fewer epochs (--epochs {epochs:.1f}), more text, or adapters: --lora-rank 8", epochs=best["epoch"]),
+            say("fewer epochs (--epochs {epochs:.1f}), more text, or adapters: --lora-r 8", epochs=best["epoch"]),
         )
 
 

@@ -133,7 +133,7 @@ def probe_model(name: str) -> None:
     shape = shape_of(estimated.model)
     parameters = shape.matrix_parameters + shape.n_positions * shape.n_embd
     weights_bytes = parameters * FP32_BYTES
-    moment_bits = STATE_FORMATS[estimated.plan.states].moment_bits if estimated.plan else 32
+    moment_bits = STATE_FORMATS[estimated.plan.memory_mode].moment_bits if estimated.plan else 32
     emit(
         budget_bytes=estimated.hardware.budget.value,
         where=estimated.hardware.name,

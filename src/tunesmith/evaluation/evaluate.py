@@ -55,8 +55,8 @@ class _ModelEvaluation:
     tokenizer: TextTokenizer
     corpus: Corpus
     evaluation: Evaluation
-    context_tokens: int
-    stride_tokens: int
+    context_length: int
+    stride: int
 
 
 def evaluate_model(config: EvaluateConfig) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def _evaluate_in_team(config: EvaluateConfig, world: World) -> dict[str, Any]:
         )
     if out and world.is_main_process:
         check_is_new(out)
-    for flag, value in (("--worst", config.worst), ("--novelty", config.novelty)):
+    for flag, value in (("--worst", config.worst), ("--memorization", config.memorization)):
         if value < 0:
             raise UserError("{flag} {value} makes no sense", hint="write 0 or more", flag=flag, value=value)
     with resolve_sources(config.sources) as sources:  # before a model is fetched
@@ -106,10 +106,10 @@ def _evaluate_in_team(config: EvaluateConfig, world: World) -> dict[str, Any]:
         "precision": str(dtype).removeprefix("torch."),
         "device": str(device),
         "overlaps_training_data": _overlaps_training_data(tuned.folder, tuned.corpus.manifest),
-        "method": sliding_method(tuned.context_tokens, tuned.stride_tokens),
+        "method": sliding_method(tuned.context_length, tuned.stride),
         "base": _results(base, sizes, seed=config.seed) if base else None,
         "difference": _difference(tuned, base, sizes, seed=config.seed) if base else None,
-        "novelty": _memorization(tuned, config) if config.novelty else None,
+        "novelty": _memorization(tuned, config) if config.memorization else None,
         "worst_samples": [{**samples[number], "text": _text_beginning(tuned, number)} for number in worst.tolist()],
     }
 
@@ -121,8 +121,8 @@ def _evaluate_one(
         folder = local_folder(name)
     hf_config = read_hf_config(folder)
     n_positions = parse_hf_config(hf_config, origin=str(folder)).n_positions
-    context_tokens = resolve_context_length(config.context_tokens, n_positions).value
-    stride_tokens = resolve_stride(config.stride_tokens, context_tokens).value
+    context_length = resolve_context_length(config.context_length, n_positions).value
+    stride = resolve_stride(config.stride, context_length).value
     tokenizer = load_tokenizer(folder, hf_config)
     with world.main_process_first():
         corpus = prepare_corpus(sources, tokenizer, reading_options(config), val_fraction=1, seed=config.seed)
@@ -132,12 +132,12 @@ def _evaluate_one(
     evaluation = evaluate_split(
         model,
         corpus.validation,
-        context_tokens=context_tokens,
-        tokens_per_batch=max(TOKENS_PER_BATCH, context_tokens) * world.size,  # each batch is that of one process
-        stride_tokens=stride_tokens,
+        context_length=context_length,
+        tokens_per_batch=max(TOKENS_PER_BATCH, context_length) * world.size,  # each batch is that of one process
+        stride=stride,
         world=world,
     )
-    return _ModelEvaluation(name, folder, tokenizer, corpus, evaluation, context_tokens, stride_tokens)
+    return _ModelEvaluation(name, folder, tokenizer, corpus, evaluation, context_length, stride)
 
 
 def _results(measured: _ModelEvaluation, sizes: TextSizes, *, seed: int) -> dict[str, Any]:
@@ -154,8 +154,8 @@ def _results(measured: _ModelEvaluation, sizes: TextSizes, *, seed: int) -> dict
         "tokens": evaluation.tokens,
         "bytes": evaluation.text_bytes,
         "characters": characters,
-        "context_tokens": measured.context_tokens,
-        "stride_tokens": measured.stride_tokens,
+        "context_length": measured.context_length,
+        "stride": measured.stride,
     }
 
 
@@ -199,13 +199,13 @@ def _minus(ours_D: Floats, theirs_D: Floats) -> Floats:
 
 def _memorization(tuned: _ModelEvaluation, config: EvaluateConfig) -> dict[str, Any]:
     """Compare with what was held out from training, or else with the text that is measured on."""
-    corpus = load_training_corpus(tuned.folder, tuned.tokenizer, config.trained_on)
+    corpus = load_training_corpus(tuned.folder, tuned.tokenizer, config.training_data)
     defaults = GenerateConfig(str(tuned.folder), device=config.device, precision=config.precision)
     return measure_memorization(
         load_for_generation(defaults),
         corpus,
         corpus.validation if corpus.validation.n_samples else tuned.corpus.validation,
-        n_texts=config.novelty,
+        n_texts=config.memorization,
         params=SamplingParams(defaults.temperature[0], defaults.top_k, defaults.top_p),
         seed=config.seed,
     )
@@ -258,7 +258,7 @@ def _overlaps_training_data(folder: Path, manifest: dict[str, Any]) -> bool:
     """Return whether the run that made the model was trained on one of these very files."""
     try:
         run = RunDir(folder).read_metadata()
-        trained_on = {source["sha256"] for source in run["data"]["sources"]}
+        training_data = {source["sha256"] for source in run["data"]["sources"]}
     except (UserError, KeyError, TypeError):
         return False  # not a run folder of ours: unknown
-    return any(source["sha256"] in trained_on for source in manifest["sources"])
+    return any(source["sha256"] in training_data for source in manifest["sources"])

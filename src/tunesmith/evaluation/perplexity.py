@@ -36,22 +36,22 @@ MAX_LOSS = 709.0
 """The exponential of more does not fit a float."""
 
 
-def sliding_method(context_tokens: int, stride_tokens: int) -> str:
+def sliding_method(context_length: int, stride: int) -> str:
     """Describe evaluation with sliding windows."""
-    n_seen = context_tokens - stride_tokens
+    n_seen = context_length - stride
     if not n_seen:
         return say(
             "every token once, end-of-text included; samples separate, each after an end-of-text, from which its "
-            "first token is predicted; samples longer than {context_tokens} tokens in windows of that length, so that "
+            "first token is predicted; samples longer than {context_length} tokens in windows of that length, so that "
             "each token sees its own window only",
-            context_tokens=context_tokens,
+            context_length=context_length,
         )
     return say(
         "every token once, end-of-text included; samples separate, each after an end-of-text, from which its first "
-        "token is predicted; samples longer than {context_tokens} tokens in windows that begin {stride_tokens} apart, "
+        "token is predicted; samples longer than {context_length} tokens in windows that begin {stride} apart, "
         "so that each token sees at least {n_seen} before it",
-        context_tokens=context_tokens,
-        stride_tokens=stride_tokens,
+        context_length=context_length,
+        stride=stride,
         n_seen=n_seen,
     )
 
@@ -94,9 +94,9 @@ def evaluate_split(
     model: GPT2,
     split: Split,
     *,
-    context_tokens: int,
+    context_length: int,
     tokens_per_batch: int,
-    stride_tokens: int | None = None,
+    stride: int | None = None,
     world: World = SINGLE_PROCESS,
     in_step: bool = False,
 ) -> Evaluation:
@@ -105,18 +105,18 @@ def evaluate_split(
     Args:
         model: on its device; dropout is off here whatever mode it is in.
         split: what to measure on.
-        context_tokens: longest window.
+        context_length: longest window.
         tokens_per_batch: changes the time and nothing else.
-        stride_tokens: distance between the starts of windows over a longer sample; None cuts it into windows of nearly
+        stride: distance between the starts of windows over a longer sample; None cuts it into windows of nearly
             equal length without overlap.
         world: processes that share the work; each gets the result of all.
         in_step: whether all of them must compute the same number of batches, because the model is sharded.
     """
     tokens_per_batch = max(tokens_per_batch // world.size, 1)  # so that a short text has something for all of them
-    if stride_tokens is None:
-        windows = windows_of(split.spans, context_tokens)
+    if stride is None:
+        windows = windows_of(split.spans, context_length)
     else:
-        windows = sliding_windows(split.spans, context_tokens, stride_tokens)
+        windows = sliding_windows(split.spans, context_length, stride)
     groups = list(pack_greedy(windows.lengths, tokens_per_batch))
     own = groups[world.rank :: world.size]
     sample_nats, _ = in_pieces(
@@ -124,7 +124,7 @@ def evaluate_split(
         pieces=1,
         most=tokens_per_batch,
         what=say("a single window to measure"),
-        hint=say("free memory, or take a shorter --context-tokens or a smaller model"),
+        hint=say("free memory, or take a shorter --context-length or a smaller model"),
     )
     if in_step and len(own) < len(groups[:: world.size]):  # the others gather weights once more than this process
         _sample_nats(model, split, windows, groups[-1:], tokens_per_batch)

@@ -122,7 +122,7 @@ def _generate_in_team(
     loaded = load_for_generation(config, world)
     if loaded.attention_notice and world.is_main_process:
         on_model(loaded.attention_notice)
-    on_piece = show if len(requests) == 1 and not config.reject_copied and world.size == 1 else None
+    on_piece = show if len(requests) == 1 and not config.reject_memorized and world.size == 1 else None
     if on_piece and config.include_prompt:
         on_piece(requests[0].prompt)
 
@@ -145,7 +145,7 @@ def _generate_in_team(
                 texts = generate(own)
             elif own and index is not None:
                 texts = _without_memorized(
-                    generate, own, index, config.reject_copied, n_texts=len(requests), is_all=world.size == 1
+                    generate, own, index, config.reject_memorized, n_texts=len(requests), is_all=world.size == 1
                 )
     except Interrupted as interruption:
         texts, is_complete = interruption.texts, False
@@ -157,7 +157,7 @@ def _generate_in_team(
     is_complete = all(result["is_complete"] for result in results)
     on_text(len(texts), len(requests))
     if world.is_main_process and is_complete and not texts:
-        raise _all_memorized_error(config.reject_copied)
+        raise _all_memorized_error(config.reject_memorized)
     return texts, is_complete
 
 
@@ -236,11 +236,11 @@ def _check_settings(config: GenerateConfig) -> None:
         problems = [say("{flag} {value} makes no sense", flag=flag, value=value) for flag, value, _ in wrong]
         rules = [say("{flag}: write a number that is {rule}", flag=flag, rule=rule) for flag, _, rule in wrong]
         raise UserError("{problems}", hint="{rules}", problems="; ".join(problems), rules="; ".join(rules))
-    if config.reject_copied and config.reject_copied < MIN_MATCH_TOKENS:
+    if config.reject_memorized and config.reject_memorized < MIN_MATCH_TOKENS:
         raise UserError(
-            "--reject-copied {reject_copied} is too short for a memorized passage",
+            "--reject-memorized {reject_memorized} is too short for a memorized passage",
             hint="write {least} or more, or 0 to take all texts",
-            reject_copied=config.reject_copied,
+            reject_memorized=config.reject_memorized,
             least=MIN_MATCH_TOKENS,
         )
     if "" in config.stop or config.truncate == "":
@@ -337,10 +337,10 @@ def run_requests(
 
 def _memorization_index(config: GenerateConfig, tokenizer: TextTokenizer, world: World) -> NgramIndex | None:
     """Index the training text that no text may repeat; None where every text is taken."""
-    if not config.reject_copied:
+    if not config.reject_memorized:
         return None
     with world.main_process_first():
-        return NgramIndex(load_training_corpus(local_folder(config.model), tokenizer, config.trained_on).train)
+        return NgramIndex(load_training_corpus(local_folder(config.model), tokenizer, config.training_data).train)
 
 
 def _without_memorized(
@@ -390,7 +390,7 @@ def _without_memorized(
 def _all_memorized_error(min_tokens: int) -> UserError:
     return UserError(
         "every text repeats {n_tokens} tokens in a row of the training text, in {attempts} attempts",
-        hint="raise --temperature or --reject-copied; the model may be overfitted: train it for fewer epochs",
+        hint="raise --temperature or --reject-memorized; the model may be overfitted: train it for fewer epochs",
         n_tokens=min_tokens,
         attempts=MAX_ATTEMPTS,
     )

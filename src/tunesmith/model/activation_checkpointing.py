@@ -24,25 +24,25 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.checkpoint import checkpoint
 
-from tunesmith.config import RECOMPUTATIONS, Recompute
+from tunesmith.config import ACTIVATION_CHECKPOINTING_LEVELS, ActivationCheckpointing
 from tunesmith.model.compile import CompiledForward, set_forward
 from tunesmith.model.gpt2 import ACTIVATIONS, GPT2, Activation, Attend, Block, LayerNorm, Linear
 from tunesmith.utils.device import pinned_empty
 
 
-def next_level(level: Recompute) -> Recompute | None:
+def next_level(level: ActivationCheckpointing) -> ActivationCheckpointing | None:
     """Return the next level, which keeps less; None after the last one."""
-    after = RECOMPUTATIONS.index(level) + 1
-    return RECOMPUTATIONS[after] if after < len(RECOMPUTATIONS) else None
+    after = ACTIVATION_CHECKPOINTING_LEVELS.index(level) + 1
+    return ACTIVATION_CHECKPOINTING_LEVELS[after] if after < len(ACTIVATION_CHECKPOINTING_LEVELS) else None
 
 
-def apply_activation_checkpointing(model: GPT2, level: Recompute) -> None:
+def apply_activation_checkpointing(model: GPT2, level: ActivationCheckpointing) -> None:
     """Set what the backward pass of every block recomputes; gradients stay the same to the last bit.
 
     Compiled code is inside of a block's checkpoint. A compiled block that recomputes its norms and activation continues
     to do so under full checkpointing: that costs next to nothing, and other code would have to be compiled.
     """
-    is_full = level in {"blocks", "offload"}
+    is_full = level in {"full", "offload"}
     to_host = level == "offload" and model.head_VC.is_cuda
     act = ACTIVATIONS[model.config.activation_function]
     for block in model.blocks:
@@ -52,7 +52,7 @@ def apply_activation_checkpointing(model: GPT2, level: Recompute) -> None:
         else:
             set_forward(block, forward if isinstance(forward, CompiledForward) else None)
         if not is_full or not isinstance(forward, CompiledForward):
-            _apply_selective(block, act, is_on=level == "light")
+            _apply_selective(block, act, is_on=level == "selective")
 
 
 class CheckpointedForward:

@@ -99,7 +99,7 @@ class LoRA:
     targets: tuple[str, ...]
 
 
-Frozen = Literal["nothing", "embeddings"] | int
+Frozen = Literal["none", "embeddings"] | int
 """Nothing, everything outside of the blocks (embeddings, final norm, head), or the first N blocks."""
 
 
@@ -119,7 +119,7 @@ def check_freeze(frozen: Frozen, config: GPT2Config) -> None:
 
 
 def resolve_context_length(asked: int | Auto, n_positions: int) -> Decision[int]:
-    """Resolve `--context-tokens` against the positions a model has.
+    """Resolve `--context-length` against the positions a model has.
 
     Raises:
         UserError: if the model has fewer.
@@ -128,7 +128,7 @@ def resolve_context_length(asked: int | Auto, n_positions: int) -> Decision[int]
         return Decision(n_positions, say("all positions the model has"))
     if not 1 <= asked <= n_positions:
         raise UserError(
-            "--context-tokens {asked} does not fit the model, which has {n_positions} positions",
+            "--context-length {asked} does not fit the model, which has {n_positions} positions",
             hint="write a number from 1 to {n_positions}, or leave it out",
             asked=asked,
             n_positions=n_positions,
@@ -136,19 +136,19 @@ def resolve_context_length(asked: int | Auto, n_positions: int) -> Decision[int]
     return Decision(asked, say("asked for"))
 
 
-def resolve_stride(asked: int | Auto, context_tokens: int) -> Decision[int]:
-    """Resolve `--stride-tokens` against the context.
+def resolve_stride(asked: int | Auto, context_length: int) -> Decision[int]:
+    """Resolve `--stride` against the context.
 
     Raises:
         UserError: if tokens would be left out between windows.
     """
     if asked == "auto":
-        return Decision(max(context_tokens // 2, 1), say("half the context"))
-    if not 1 <= asked <= context_tokens:
+        return Decision(max(context_length // 2, 1), say("half the context"))
+    if not 1 <= asked <= context_length:
         raise UserError(
-            "--stride-tokens {asked} does not fit a context of {context_tokens} tokens",
-            hint="write a number from 1 to {context_tokens}, or leave it out",
+            "--stride {asked} does not fit a context of {context_length} tokens",
+            hint="write a number from 1 to {context_length}, or leave it out",
             asked=asked,
-            context_tokens=context_tokens,
+            context_length=context_length,
         )
     return Decision(asked, say("asked for"))

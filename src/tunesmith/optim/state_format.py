@@ -8,7 +8,7 @@ too.
 from dataclasses import dataclass
 from typing import Literal
 
-from tunesmith.config import StatePlanName
+from tunesmith.config import MemoryMode
 from tunesmith.i18n import LazyString
 
 HOST_STAGING_BYTES = 1 << 29
@@ -53,7 +53,7 @@ class StateFormat:
         says: in a few words.
     """
 
-    name: StatePlanName
+    name: MemoryMode
     weights: Literal["fp32", "split", "bf16", "host"]
     moment_bits: Literal[32, 8, 4]
     gradients: Literal["held", "in-backward", "host"]
@@ -74,7 +74,7 @@ STATE_FORMATS: dict[str, StateFormat] = {
     plan.name: plan
     for plan in (
         StateFormat("fp32", "fp32", 32, "held", LazyString("everything in fp32")),
-        StateFormat("fp32-8bit", "fp32", 8, "held", LazyString("fp32 weights, moments in 8 bits")),
+        StateFormat("8bit", "fp32", 8, "held", LazyString("fp32 weights, moments in 8 bits")),
         StateFormat(
             "split-8bit",
             "split",
@@ -119,7 +119,7 @@ STATE_FORMATS: dict[str, StateFormat] = {
             ),
         ),
         StateFormat(
-            "host",
+            "cpu-offload",
             "host",
             32,
             "host",

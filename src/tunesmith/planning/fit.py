@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from tunesmith.backends import why_incompatible
-from tunesmith.config import RECOMPUTATIONS, Auto, Recompute, StatePlanName
+from tunesmith.config import ACTIVATION_CHECKPOINTING_LEVELS, ActivationCheckpointing, Auto, MemoryMode
 from tunesmith.data.packing import round_up_tokens
 from tunesmith.errors import DoesNotFitError
 from tunesmith.i18n import say
@@ -39,7 +39,7 @@ class FitRequest:
     Attributes:
         demand: model and text; states, recomputation and micro-batch are still open.
         states: asked for, or auto.
-        recompute: asked for, or auto.
+        activation_checkpointing: asked for, or auto.
         step_tokens: the effective batch, which stays what it is.
         longest_tokens: no micro-batch can be smaller.
         mean_context_tokens: of a document.
@@ -47,8 +47,8 @@ class FitRequest:
     """
 
     demand: StepSpec
-    states: StatePlanName | Auto
-    recompute: Recompute | Auto
+    memory_mode: MemoryMode | Auto
+    activation_checkpointing: ActivationCheckpointing | Auto
     step_tokens: int
     longest_tokens: int
     mean_context_tokens: float
@@ -57,13 +57,21 @@ class FitRequest:
 
 def fit_candidates(request: FitRequest, hardware: Hardware, states: StateFormat) -> Iterator[FitCandidate]:
     """Every recomputation and size of micro-batch with this state plan, whether it fits or not."""
-    kinds = RECOMPUTATIONS if request.recompute == "auto" else (request.recompute,)
-    if request.recompute == "auto" and hardware.kind == "cpu":
+    kinds = (
+        ACTIVATION_CHECKPOINTING_LEVELS
+        if request.activation_checkpointing == "auto"
+        else (request.activation_checkpointing,)
+    )
+    if request.activation_checkpointing == "auto" and hardware.kind == "cpu":
         kinds = kinds[:-1]  # a CPU has no other memory to send anything to
-    for recompute in kinds:
+    for activation_checkpointing in kinds:
         for micro_batches, tokens in _micro_batches(request, hardware):
             demand = replace(
-                request.demand, states=states, recompute=recompute, tokens=tokens, micro_batches=micro_batches
+                request.demand,
+                states=states,
+                activation_checkpointing=activation_checkpointing,
+                tokens=tokens,
+                micro_batches=micro_batches,
             )
             yield evaluate_fit(demand, request, hardware)
 
@@ -71,7 +79,7 @@ def fit_candidates(request: FitRequest, hardware: Hardware, states: StateFormat)
 def evaluate_fit(demand: StepSpec, request: FitRequest, hardware: Hardware) -> FitCandidate:
     """Memory and time of one demand."""
     step_s = seconds_per_step(
-        demand, hardware, step_tokens=request.step_tokens, context_tokens=request.mean_context_tokens
+        demand, hardware, step_tokens=request.step_tokens, context_length=request.mean_context_tokens
     )
     return FitCandidate(demand, estimate_memory(demand, request.correction_of(demand)), step_s)
 
@@ -108,7 +116,7 @@ def choose_fit(request: FitRequest, hardware: Hardware) -> FitCandidate:
     needed = nearest.memory.peak_bytes + (nearest.memory.host if hardware.kind == "cpu" else 0)
     raise DoesNotFitError(
         "training needs {needed_gib:.1f} GiB at least, and {budget_gib:.1f} GiB may be taken: {reason}",
-        hint="close other programs, or take a smaller --model, a shorter --context-tokens, or --lora-rank 8; "
+        hint="close other programs, or take a smaller --model, a shorter --context-length, or --lora-r 8; "
         "tunesmith plan shows what fits",
         needed_gib=needed / GIB,
         budget_gib=hardware.budget.value / GIB,
@@ -118,8 +126,8 @@ def choose_fit(request: FitRequest, hardware: Hardware) -> FitCandidate:
 
 def state_candidates(request: FitRequest, hardware: Hardware) -> list[StateFormat]:
     """State plans that can be meant, the most faithful first."""
-    if request.states != "auto":
-        return [STATE_FORMATS[request.states]]
+    if request.memory_mode != "auto":
+        return [STATE_FORMATS[request.memory_mode]]
     plans = [plan for plan in STATE_FORMATS.values() if why_unusable(plan, request.demand, hardware.precision) is None]
     return [plan for plan in plans if plan.gradients != "host" or hardware.kind == "cuda"]
 
@@ -160,21 +168,21 @@ REACHED = {"cpu": 0.7, "cuda": 0.55}
 """Of the machine's speed in products: measured on a CPU, not yet on a GPU."""
 HALF_SPEED_TOKENS = {"cpu": 64, "cuda": 600}
 """Micro-batches of so few tokens reach half of it."""
-RECOMPUTED = {"nothing": 1.0, "light": 1.02, "blocks": 4 / 3, "offload": 1.4}
+RECOMPUTED = {"none": 1.0, "selective": 1.02, "full": 4 / 3, "offload": 1.4}
 """Arithmetic with recomputation over arithmetic without."""
 HOST_BYTES_PER_S = 2e10
 
 
-def flops_per_token(shape: GPT2Config, context_tokens: float) -> float:
+def flops_per_token(shape: GPT2Config, context_length: float) -> float:
     """Forward and backward: 6 for each matrix parameter, 12 for each layer, channel and token looked at."""
-    return 6 * shape.matrix_parameters + 12 * shape.n_layer * shape.n_embd * context_tokens / 2
+    return 6 * shape.matrix_parameters + 12 * shape.n_layer * shape.n_embd * context_length / 2
 
 
-def seconds_per_step(demand: StepSpec, hardware: Hardware, *, step_tokens: int, context_tokens: float) -> float:
+def seconds_per_step(demand: StepSpec, hardware: Hardware, *, step_tokens: int, context_length: float) -> float:
     """Of one optimizer step."""
     full = demand.tokens / (demand.tokens + HALF_SPEED_TOKENS[demand.device])
     rate = hardware.flops_per_s * REACHED[demand.device] * full
-    flops = flops_per_token(demand.shape, context_tokens) * RECOMPUTED[demand.recompute]
+    flops = flops_per_token(demand.shape, context_length) * RECOMPUTED[demand.activation_checkpointing]
     if demand.lora is not None:  # gradients of the activations only
         flops *= 2 / 3
     learned = ParameterCounts.of(demand.shape, demand.lora, demand.frozen)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tunesmith.backends import AttentionBackend
-from tunesmith.config import Recompute
+from tunesmith.config import ActivationCheckpointing
 from tunesmith.model.gpt2_config import (
     EVALUATION_CHUNK_ROWS,
     LOSS_CHUNK_ROWS,
@@ -92,7 +92,7 @@ class StepSpec:
     Attributes:
         shape: of the model.
         states: how weights, gradients and moments are kept.
-        recompute: what is computed once more.
+        activation_checkpointing: what is computed once more.
         tokens: of a micro-batch.
         micro_batches: of a step.
         number_bytes: of what is computed with, 2 or 4.
@@ -109,14 +109,14 @@ class StepSpec:
 
     shape: GPT2Config
     states: StateFormat
-    recompute: Recompute
+    activation_checkpointing: ActivationCheckpointing
     tokens: int
     micro_batches: int
     number_bytes: int
     device: Device
     share_of_short: float = 0.0
     lora: LoRA | None = None
-    frozen: str | int = "nothing"
+    frozen: str | int = "none"
     dropout: bool = False
     processes: int = 1
     is_sharded: bool = False
@@ -218,7 +218,7 @@ def kept_bytes_per_token(demand: StepSpec, *, is_frozen: bool) -> float:
         norms_out = wide * number * len({"attn.c_attn", "mlp.c_fc"} & adapted)
         activation_out = inner * number if "mlp.c_proj" in adapted else 0
     masks = 2 * wide if demand.dropout else 0
-    if demand.recompute == "light":
+    if demand.activation_checkpointing == "selective":
         return attention + norms_in + activation_in + masks
     return attention + norms_in + norms_out + activation_in + activation_out + masks
 
@@ -267,18 +267,20 @@ def peak_candidates(demand: StepSpec, activation_factor: float) -> list[MemoryEs
     )
     in_layer = ((shape.n_layer - n_frozen) * learned_layer + n_frozen * frozen_layer) / shape.n_layer
     stream = demand.tokens * shape.n_embd * number
-    kept_per_layer = {"blocks": stream, "offload": 0}.get(demand.recompute, in_layer)
+    kept_per_layer = {"full": stream, "offload": 0}.get(demand.activation_checkpointing, in_layer)
     kept = shape.n_layer * kept_per_layer
-    again = learned_layer if demand.recompute in {"blocks", "offload"} else 0
+    again = learned_layer if demand.activation_checkpointing in {"full", "offload"} else 0
     if states.gradients == "host" and demand.device == "cuda":
         host += max(HOST_STAGING_BYTES, head_gradient)
-    if demand.recompute == "offload" and demand.device == "cuda":
+    if demand.activation_checkpointing == "offload" and demand.device == "cuda":
         host += shape.n_layer * pinned_bytes(stream)
-    elif demand.recompute == "offload":
+    elif demand.activation_checkpointing == "offload":
         kept += shape.n_layer * stream
     casts_of_block = 0 if number == matrix_bytes else learned.in_block * number
     kept_casts = (
-        shape.n_layer * casts_of_block * {"nothing": 1.0, "light": _share_of_c_proj(shape)}.get(demand.recompute, 0.0)
+        shape.n_layer
+        * casts_of_block
+        * {"none": 1.0, "selective": _share_of_c_proj(shape)}.get(demand.activation_checkpointing, 0.0)
     )
     working = _working(demand, kept, again, kept_per_layer, learned_layer, activation_factor)
     weight_gradient = _weight_gradient(demand, learned, half=half)
@@ -375,10 +377,14 @@ def _working(
         return _Working(0, streams, kept + streams + again + widened, kept_per_layer + again + widened, stream)
     # The gradient of the block's output and that of what its MLP widened to, next to the block's own activations;
     # with its activation's output where that is computed again, and a gradient after dropout.
-    mlp = stream + inner * (2 if demand.recompute == "light" else 1) + (stream if demand.dropout else 0)
+    mlp = (
+        stream
+        + inner * (2 if demand.activation_checkpointing == "selective" else 1)
+        + (stream if demand.dropout else 0)
+    )
     # Of attention: gradients of the block's output, of its own, of queries, keys and values.
     saved = (_attention_bytes_per_token(demand) + shape.n_embd * number) * factor * demand.tokens
-    if demand.recompute != "light":
+    if demand.activation_checkpointing != "selective":
         saved += stream  # the norm's output
     attention = saved + 5 * stream + _flash_scratch_bytes(demand)
     # Where blocks are computed again their own input is among what they keep then.

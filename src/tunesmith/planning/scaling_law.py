@@ -81,7 +81,7 @@ class ScalingEstimate:
             )
         return say(
             "{tokens:,} tokens of text are too few for {millions:.3g}M parameters: the model will memorize them; use "
-            "a smaller --shape or --width, more text, or fine-tune gpt2 instead",
+            "a smaller --size or --n-embd, more text, or fine-tune gpt2 instead",
             tokens=self.text_tokens,
             millions=self.parameters / 1e6,
         )

@@ -95,7 +95,7 @@ def _overfitting(run: RunRecord) -> Advice | None:
         ),
         say(
             "The folder contains the model of step {step:,}, so nothing is lost. Next time --epochs {epochs:.2g} "
-            "saves the time; more text, --dropout 0.1 or --lora-rank 16 allow longer training.",
+            "saves the time; more text, --dropout 0.1 or --lora-r 16 allow longer training.",
             step=best.step,
             epochs=max(best.epoch, 0.1),
         ),

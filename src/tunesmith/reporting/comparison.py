@@ -24,10 +24,10 @@ DECIDED = (
     "precision",
     "steps",
     "tokens_per_step",
-    "context_tokens",
+    "context_length",
     "learning_rate",
     "warmup_steps",
-    "states",
+    "memory_mode",
 )
 MOST_PROMPTS = 8
 

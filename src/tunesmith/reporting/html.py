@@ -39,7 +39,7 @@ def report_page(run: RunRecord, *, frame: str = "frame.html.jinja") -> str:
         "machine": drawn(machine_charts(run)),
         "text": tables.text_facts(run),
         "novelty": tables.novelty(run),
-        "novelty_command": shlex.join(["tunesmith", "report", str(run.path), "--novelty", "50"]),
+        "novelty_command": shlex.join(["tunesmith", "report", str(run.path), "--memorization", "50"]),
         "plan": tables.plan_choices(run),
         "settings": tables.all_settings(run),
         "predicted": tables.predicted(run),

@@ -1,4 +1,4 @@
-"""The command `report`, and the report at the end of every training. No torch, unless `--novelty` runs the model."""
+"""The command `report`, and the report at the end of every training. No torch unless `--memorization` is given."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,11 +24,11 @@ def write_report(config: ReportConfig) -> dict[str, Any]:
         UserError: if the folder is not a run, or the file cannot be written.
     """
     folder = Path(config.run)
-    if config.novelty < 0:
-        raise UserError("--novelty {count} makes no sense", hint="write 0 or more", count=config.novelty)
-    if config.novelty:
+    if config.memorization < 0:
+        raise UserError("--memorization {count} makes no sense", hint="write 0 or more", count=config.memorization)
+    if config.memorization:
         describe_run(folder)  # before a model is loaded
-        measure_novelty(folder, n_texts=config.novelty, seed=config.seed)
+        measure_novelty(folder, n_texts=config.memorization, seed=config.seed)
     run = read_run(folder)
     path = Path(config.out) if config.out else folder / REPORT
     if path.is_dir():

@@ -67,7 +67,7 @@ def make_app(
         if model.training_data is None:
             raise APIError(
                 404,
-                "the training data of {model} is unknown; specify it: --trained-on FILE",
+                "the training data of {model} is unknown; specify it: --training-data FILE",
                 code="training_data_unknown",
                 model=model.name,
             )

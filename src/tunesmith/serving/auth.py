@@ -69,7 +69,7 @@ class AuthMiddleware:
             if _without_port(host) not in self._names:
                 return APIError(
                     421,
-                    "this server is reached as {name}; another name needs a token (--token)",
+                    "this server is reached as {name}; another name needs a token (--api-key)",
                     code="wrong_host",
                     name="127.0.0.1",
                 )

@@ -71,7 +71,7 @@ class EncodedPrompt:
                 )
             text = tokenizer.decode(given)
         ids = given if given[:1] == [tokenizer.end_of_text_id] else [tokenizer.end_of_text_id, *given]
-        if len(ids) > model.context_tokens:
+        if len(ids) > model.context_length:
             raise APIError(
                 400,
                 "the prompt has {tokens:,} tokens, and {model} reads at most {most:,}",
@@ -79,7 +79,7 @@ class EncodedPrompt:
                 param="prompt",
                 tokens=len(given),
                 model=model.name,
-                most=model.context_tokens - 1,
+                most=model.context_length - 1,
             )
         return cls(ids, len(given), text)
 
@@ -141,7 +141,7 @@ class CompletionsEndpoint:
         prompts = await asyncio.to_thread(lambda: [EncodedPrompt.of(prompt, model) for prompt in request.prompts])
         self._check_queue(request, model)
         seed = int(self._random.integers(DRAWN_SEEDS)) if request.seed is None else request.seed
-        completion = _Completion(request, model, prompts, seed, self._config.max_seconds, started_s, self._record)
+        completion = _Completion(request, model, prompts, seed, self._config.request_timeout, started_s, self._record)
         return _EventStream(completion) if request.stream else await completion.respond(http_request.receive)
 
     def _check_limits(self, request: CompletionRequest) -> None:
@@ -154,17 +154,17 @@ class CompletionsEndpoint:
                 most=self._config.max_new_tokens,
             )
         n_texts = len(request.prompts) * request.n_generated
-        if n_texts > self._config.max_waiting:
+        if n_texts > self._config.max_queue:
             raise APIError(
                 400,
-                "the request asks for {asked:,} texts; this server takes at most {most:,} at once (--max-waiting)",
+                "the request asks for {asked:,} texts; this server takes at most {most:,} at once (--max-queue)",
                 param="n",
                 asked=n_texts,
-                most=self._config.max_waiting,
+                most=self._config.max_queue,
             )
 
     def _check_queue(self, request: CompletionRequest, model: ServedModel) -> None:
-        n_free = self._config.max_waiting + model.worker.batch_size - model.n_texts
+        n_free = self._config.max_queue + model.worker.batch_size - model.n_texts
         if len(request.prompts) * request.n_generated > n_free:
             self._metrics.requests.labels(model.name, "busy").inc()
             raise APIError(
@@ -205,7 +205,7 @@ class _Completion:
         model: ServedModel,
         prompts: list[EncodedPrompt],
         seed: int,
-        max_seconds: float,
+        request_timeout: float,
         started_s: float,
         record: Callable[["_Completion", float], object],
     ) -> None:
@@ -219,7 +219,7 @@ class _Completion:
         ]
         self._request = request
         self._prompts = prompts
-        self._max_seconds = max_seconds
+        self._max_seconds = request_timeout
         self._started_s = started_s
         self._record = record
         self._events: asyncio.Queue[tuple[Choice, SequenceEvent]] = asyncio.Queue()

@@ -45,7 +45,7 @@ class ServedModel:
         return self.worker.loaded
 
     @property
-    def context_tokens(self) -> int:
+    def context_length(self) -> int:
         """Longest prompt, with the end-of-text before it."""
         return self.loaded.model.config.n_positions
 
@@ -56,7 +56,7 @@ class ServedModel:
             "object": "model",
             "created": self.created_s,
             "owned_by": "tunesmith",
-            "max_model_len": self.context_tokens,
+            "max_model_len": self.context_length,
             "has_training_data": self.training_data is not None,
         }
 
@@ -81,7 +81,7 @@ def load_models(config: ServeConfig, *, now_s: int) -> list[ServedModel]:
         else:
             batch_size = config.batch_size
         worker = Worker(loaded, batch_size=batch_size)
-        models.append(ServedModel(name, path, now_s, worker, _training_data(path, loaded, config.trained_on)))
+        models.append(ServedModel(name, path, now_s, worker, _training_data(path, loaded, config.training_data)))
     return models
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from tunesmith.serving.served_model import ServedModel
 
 EXTRA = ("starlette", "uvicorn", "prometheus_client", "pydantic")
-TOKEN_VARIABLE = "TUNESMITH_TOKEN"  # noqa: S105  the name of a variable
+TOKEN_VARIABLE = "TUNESMITH_API_KEY"  # noqa: S105  the name of a variable
 MIN_TOKEN_CHARACTERS = 16
 BACKLOG = 1024
 """Connections that the system queues for us."""
@@ -105,9 +105,9 @@ def serve_models(
 def _check_settings(config: ServeConfig, token: str | None) -> None:
     limits = [
         ("--batch-size", config.batch_size, config.batch_size == "auto" or config.batch_size >= 1),
-        ("--max-waiting", config.max_waiting, config.max_waiting >= 1),
+        ("--max-queue", config.max_queue, config.max_queue >= 1),
         ("--max-new-tokens", config.max_new_tokens, config.max_new_tokens >= 1),
-        ("--max-seconds", config.max_seconds, 0 < config.max_seconds < float("inf")),
+        ("--request-timeout", config.request_timeout, 0 < config.request_timeout < float("inf")),
     ]
     for flag, value, is_allowed in limits:
         if not is_allowed:
@@ -137,7 +137,7 @@ def check_extra(command: str) -> None:
 
 def resolve_api_key(config: ServeConfig) -> str | None:
     """Return the token that clients must send, from the flag or the environment."""
-    return config.token or os.environ.get(TOKEN_VARIABLE) or None
+    return config.api_key or os.environ.get(TOKEN_VARIABLE) or None
 
 
 def check_exposure(host: str, token: str | None) -> None:
@@ -149,7 +149,7 @@ def check_exposure(host: str, token: str | None) -> None:
     if token is None and not _is_loopback(host):
         raise UserError(
             "--host {host} lets other machines connect, and no token protects the server",
-            hint="add --token SECRET (16 characters or more), or set {variable}; or leave --host out",
+            hint="add --api-key SECRET (16 characters or more), or set {variable}; or leave --host out",
             host=host,
             variable=TOKEN_VARIABLE,
         )

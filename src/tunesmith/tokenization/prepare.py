@@ -54,12 +54,12 @@ def prepare_text(config: PrepareConfig) -> dict[str, Any]:
         corpus = prepare_corpus(
             resolved, tokenizer, options, val_fraction=config.val_fraction, seed=config.seed, out=out
         )
-    context_tokens = int(hf_config.get("n_positions", 1024))
-    return _report(corpus, tokenizer, config, context_tokens, has_model=bool(hf_config))
+    context_length = int(hf_config.get("n_positions", 1024))
+    return _report(corpus, tokenizer, config, context_length, has_model=bool(hf_config))
 
 
 def _report(
-    corpus: Corpus, tokenizer: TextTokenizer, config: PrepareConfig, context_tokens: int, *, has_model: bool
+    corpus: Corpus, tokenizer: TextTokenizer, config: PrepareConfig, context_length: int, *, has_model: bool
 ) -> dict[str, Any]:
     manifest = corpus.manifest
     counts = corpus.sample_token_counts()
@@ -88,10 +88,10 @@ def _report(
         "skipped_files": manifest["skipped_files"],
         "lengths": [asdict(part) for part in length_histogram(counts)],
         "longest": _longest(corpus, tokenizer),
-        "context_tokens": context_tokens,
-        **_updates(corpus, context_tokens),
+        "context_length": context_length,
+        **_updates(corpus, context_length),
         "warnings": data_warnings(corpus, tokenizer),
-        "preview": _preview(corpus, tokenizer, config.preview, context_tokens),
+        "preview": _preview(corpus, tokenizer, config.preview, context_length),
         "tokenizer": config.tokenizer,
         "train_model": config.tokenizer if has_model else None,
         "out": str(corpus.folder),
@@ -99,12 +99,12 @@ def _report(
     }
 
 
-def _updates(corpus: Corpus, context_tokens: int) -> dict[str, Any]:
+def _updates(corpus: Corpus, context_length: int) -> dict[str, Any]:
     """What `train` will do at its defaults."""
     epochs = TrainConfig.epochs
     spans = corpus.train.spans
     tokens = epoch_tokens(spans.lengths, spans.sources, corpus.train.weights)
-    n_windows = max(round(count_windows(spans, context_tokens) * tokens / spans.n_tokens), 1)
+    n_windows = max(round(count_windows(spans, context_length) * tokens / spans.n_tokens), 1)
     tokens_per_step = resolve_tokens_per_step(tokens, epochs).value
     updates = steps_per_epoch(tokens, n_windows, tokens_per_step)
     return {"windows": n_windows, "updates_per_epoch": updates, "tokens_per_step": tokens_per_step}
@@ -138,9 +138,9 @@ def _longest(corpus: Corpus, tokenizer: TextTokenizer) -> list[dict[str, Any]]:
     ]
 
 
-def _preview(corpus: Corpus, tokenizer: TextTokenizer, n_windows: int, context_tokens: int) -> list[str]:
+def _preview(corpus: Corpus, tokenizer: TextTokenizer, n_windows: int, context_length: int) -> list[str]:
     """The first windows as the model reads them; targets are between the brackets."""
-    windows = windows_of(corpus.train.spans[:n_windows], context_tokens)
+    windows = windows_of(corpus.train.spans[:n_windows], context_length)
     shown = []
     columns = (windows.starts, windows.lengths, windows.prompt_tokens)
     for start, length, prompt in zip(*(column[:n_windows].tolist() for column in columns), strict=True):

@@ -110,7 +110,7 @@ class _TrackerThread(threading.Thread):
         self, name: str, tracker: Tracker, run: TrackedRun, failures: "queue.SimpleQueue[IntegrationFailed]"
     ) -> None:
         super().__init__(name=f"tracker {name}", daemon=True)
-        self.what = f"--track {name}"
+        self.what = f"--report-to {name}"
         self._tracker, self._tracked, self._failures = tracker, run, failures
         self._calls: queue.Queue[Callable[[Tracker], object] | None] = queue.Queue(MAX_QUEUED)
         self._failed_in_a_row = 0

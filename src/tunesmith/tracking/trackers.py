@@ -233,7 +233,7 @@ def make_trackers(names: Sequence[str]) -> dict[str, Tracker]:
     missing = [name for name in names if find_spec(LIBRARIES[name]) is None]
     if missing:
         raise UserError(
-            "--track {names}: not installed",
+            "--report-to {names}: not installed",
             hint="pip install {libraries}, or all of them: pip install 'tunesmith[track]'",
             names=", ".join(missing),
             libraries=" ".join(LIBRARIES[name] for name in missing),

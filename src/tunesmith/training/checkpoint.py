@@ -50,7 +50,14 @@ CHECKSUMS = "checksums.json"
 ALGORITHM = "xxh3_128"
 ALGORITHMS: dict[str, Callable[[], Any]] = {ALGORITHM: xxhash.xxh3_128, "sha256": hashlib.sha256}
 CHUNK_BYTES = 1 << 20
-DECIDES_CONTINUATION = ("rollbacks", "excluded_windows", "precision", "micro_batch_splits", "recompute", "best_step")
+DECIDES_CONTINUATION = (
+    "rollbacks",
+    "excluded_windows",
+    "precision",
+    "micro_batch_splits",
+    "activation_checkpointing",
+    "best_step",
+)
 """Fields of the state that decide how a run continues from a checkpoint; times and energy do not."""
 KEPT_RESUMABLE = 2
 """The last checkpoint, and the one before it, in case the last one gets damaged."""

@@ -87,7 +87,7 @@ def check_disk_space(folder: Path, *, weights_bytes: int, optimizer_bytes: int) 
         raise UserError(
             "the run needs {needed_gib:.2f} GiB on the disk for two checkpoints and two models, and "
             "{free_gib:.2f} GiB are free in {place}",
-            hint="free disk space, use an --out on another disk, or train only adapters: --lora-rank 8",
+            hint="free disk space, use an --out on another disk, or train only adapters: --lora-r 8",
             needed_gib=needed / 2**30,
             free_gib=free / 2**30,
             place=place,

@@ -23,13 +23,13 @@ class Epoch:
     """One pass through the text.
 
     Attributes:
-        context_tokens: longest window.
+        context_length: longest window.
         lengths: of its windows.
         tokens: on average.
         tokens_per_step: effective batch size.
     """
 
-    context_tokens: Decision[int]
+    context_length: Decision[int]
     lengths: Int64s
     tokens: int
     tokens_per_step: Decision[int]
@@ -64,7 +64,7 @@ def request_of(
     Raises:
         UserError: if the requested settings contradict each other.
     """
-    context = resolve_context_length(config.context_tokens, model.n_positions)
+    context = resolve_context_length(config.context_length, model.n_positions)
     windows = windows_of(corpus.train.spans, context.value)
     mixture = Mixture(windows, corpus.train.weights, seed=config.seed)
     lengths = windows.lengths[mixture.order(0)]
@@ -76,7 +76,7 @@ def request_of(
     demand = StepSpec(
         shape=model,
         states=STATE_FORMATS["fp32"],
-        recompute="nothing",
+        activation_checkpointing="none",
         tokens=0,
         micro_batches=0,
         number_bytes=hardware.number_bytes,
@@ -92,19 +92,19 @@ def request_of(
             hardware.facts, "float32" if model.reorder_and_upcast_attn else hardware.precision, model.head_dim
         ).value,
     )
-    if config.states != "auto":
-        refused = why_unusable(STATE_FORMATS[config.states], demand, hardware.precision)
+    if config.memory_mode != "auto":
+        refused = why_unusable(STATE_FORMATS[config.memory_mode], demand, hardware.precision)
         if refused:
             raise UserError(
-                "--states {states}: {refused}",
-                hint="use --states fp32 or fp32-8bit, or auto",
-                states=config.states,
+                "--memory-mode {states}: {refused}",
+                hint="use --memory-mode fp32 or fp32-8bit, or auto",
+                memory_mode=config.memory_mode,
                 refused=refused,
             )
     request = FitRequest(
         demand=demand,
-        states=config.states,
-        recompute=config.recompute,
+        memory_mode=config.memory_mode,
+        activation_checkpointing=config.activation_checkpointing,
         step_tokens=min(step.value, int(lengths.sum())),
         longest_tokens=int(windows.lengths.max()),  # a later epoch's mixture may have longer ones than the first
         mean_context_tokens=float((lengths.astype(float) ** 2).sum() / lengths.sum()),
@@ -115,7 +115,7 @@ def request_of(
 
 def lora_of(config: TrainConfig) -> LoRA | None:
     """Return the requested adapters; None where all weights are trained."""
-    if not config.lora_rank:
+    if not config.lora_r:
         return None
-    alpha = 2.0 * config.lora_rank if config.lora_alpha == "auto" else config.lora_alpha
-    return LoRA(config.lora_rank, alpha, config.lora_dropout, config.lora_targets or PROJECTIONS)
+    alpha = 2.0 * config.lora_r if config.lora_alpha == "auto" else config.lora_alpha
+    return LoRA(config.lora_r, alpha, config.lora_dropout, config.lora_target_modules or PROJECTIONS)

@@ -65,7 +65,7 @@ class Method:
 
     model: str
     method: str
-    recompute: str
+    activation_checkpointing: str
     peak_memory_bytes: int
     host_memory_bytes: int
     fits: bool
@@ -112,7 +112,7 @@ def duration_s(plan: TrainPlan) -> float | None:
     """Return the time of steps and evaluations, roughly; None where the GPU's speed is not known."""
     if plan.step_s is None:
         return None
-    evaluations = plan.steps / plan.eval_every_steps + 1
+    evaluations = plan.steps / plan.eval_steps + 1
     per_token_s = plan.step_s / (plan.tokens_per_micro_batch * plan.micro_batches_per_step)
     return plan.steps * plan.step_s + evaluations * plan.val_tokens * per_token_s * EVALUATION_SHARE
 
@@ -202,7 +202,7 @@ def _shape(model: str) -> tuple[GPT2Config, Path | None]:
 def _corpus(config: PlanConfig, shape: GPT2Config, folder: Path | None, notes: list[str]) -> Corpus:
     if not config.sources:
         notes.append(say("no text was named: {n_windows:,} full windows are taken", n_windows=WINDOWS_WITHOUT_TEXT))
-        context = shape.n_positions if config.context_tokens == "auto" else config.context_tokens
+        context = shape.n_positions if config.context_length == "auto" else config.context_length
         return _synthetic_corpus(np.full(WINDOWS_WITHOUT_TEXT, context))
     is_complete = folder is not None and any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json"))
     counting = folder if is_complete and folder is not None else local_folder(TINY)
@@ -242,9 +242,9 @@ def _methods(
     config: PlanConfig, shape: GPT2Config, corpus: Corpus, hardware: Hardware, experience: CalibrationCache
 ) -> Iterator[Method]:
     """Yield every way to train a model size, the chosen one marked."""
-    if config.context_tokens != "auto":
-        config = replace(config, context_tokens=min(shape.n_positions, config.context_tokens))
-    every = replace(config, states="auto", recompute="auto", lora_rank=0, freeze="nothing")
+    if config.context_length != "auto":
+        config = replace(config, context_length=min(shape.n_positions, config.context_length))
+    every = replace(config, memory_mode="auto", activation_checkpointing="auto", lora_r=0, freeze="none")
     processes = Processes(config.devices, config.devices)
     hardware = share_of_hardware(hardware, processes)
     request, epoch = request_of(every, shape, corpus, hardware, experience, processes=processes.size)
@@ -255,7 +255,7 @@ def _methods(
         return Method(
             model=config.model,
             method=name,
-            recompute=way.demand.recompute,
+            activation_checkpointing=way.demand.activation_checkpointing,
             peak_memory_bytes=way.memory.peak_bytes,
             host_memory_bytes=way.memory.host,
             fits=fits(way, hardware),
@@ -265,14 +265,12 @@ def _methods(
         )
 
     steps = epochs_steps if config.max_steps is None else config.max_steps
-    chosen: str = config.states
+    chosen: str = config.memory_mode
     if processes.size > 1:
         in_parts = replace(request, demand=replace(request.demand, is_sharded=True))
         way = fastest_fit(in_parts, hardware, STATE_FORMATS["fp32"])
         is_sharded = choose_sharding(every, shape, corpus, hardware, experience, processes).value
-        yield method(
-            say("fp32 in {n} parts", n=processes.size), way, steps, is_chosen=is_sharded and not config.lora_rank
-        )
+        yield method(say("fp32 in {n} parts", n=processes.size), way, steps, is_chosen=is_sharded and not config.lora_r)
         chosen = IN_PARTS if is_sharded else chosen
     was_shown: dict[str, bool] = {}
     for states in state_candidates(request, hardware):
@@ -283,10 +281,10 @@ def _methods(
         was_shown[states.name] = fitting
         if chosen == "auto" and fitting:
             chosen = states.name
-        yield method(states.name, way, steps, is_chosen=states.name == chosen and config.lora_rank == 0)
+        yield method(states.name, way, steps, is_chosen=states.name == chosen and config.lora_r == 0)
     if config.from_scratch:
         return  # adapters need something to adapt
-    rank = config.lora_rank or LORA_RANK_SHOWN
-    adapted = replace(request, demand=replace(request.demand, lora=lora_of(replace(every, lora_rank=rank))))
+    rank = config.lora_r or LORA_RANK_SHOWN
+    adapted = replace(request, demand=replace(request.demand, lora=lora_of(replace(every, lora_r=rank))))
     way = fastest_fit(adapted, hardware, state_candidates(adapted, hardware)[0])
-    yield method(say("LoRA, rank {rank}", rank=rank), way, epochs_steps, is_chosen=config.lora_rank > 0)
+    yield method(say("LoRA, rank {rank}", rank=rank), way, epochs_steps, is_chosen=config.lora_r > 0)

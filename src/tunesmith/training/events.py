@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tunesmith.config import Recompute
+from tunesmith.config import ActivationCheckpointing
 from tunesmith.generation.generate import GeneratedText
 from tunesmith.i18n import LazyString
 from tunesmith.monitoring.system_monitor import SystemReading
@@ -119,14 +119,14 @@ class MicroBatchReduced:
     Attributes:
         tokens_per_micro_batch: from now on.
         micro_batches: of a step, from now on.
-        recompute: from now on.
+        activation_checkpointing: from now on.
         was_slow: the driver moved memory to the host instead of failing; nothing had to be retried.
     """
 
     step: int
     tokens_per_micro_batch: int
     micro_batches: int
-    recompute: Recompute
+    activation_checkpointing: ActivationCheckpointing
     was_slow: bool = False
 
 

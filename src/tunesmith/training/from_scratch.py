@@ -23,7 +23,7 @@ from tunesmith.model.hub import POSITIONS, preset_shape
 from tunesmith.tokenization.train_tokenizer import TextReader, resolve_vocab_size, train_bpe_of_characters
 from tunesmith.utils.files import new_folder, write_json
 
-SCRATCH_FLAGS = ("shape", "layers", "width", "heads", "tokenizer", "vocab_size")
+SCRATCH_FLAGS = ("size", "n_layer", "n_embd", "n_head", "tokenizer", "vocab_size")
 """That describe a model which does not exist yet."""
 HEAD_CHANNELS = 64
 """Of every published GPT-2."""
@@ -47,7 +47,7 @@ def materialize_scratch_model(config: Config, find: Callable[[str], Path]) -> Co
     shape = replace(scratch_shape(config, find), vocab_size=tokenizer.vocab_size)
     hf_config = to_hf_config(shape, tokenizer.end_of_text_id)
     digest = hashlib.sha256(f"{json.dumps(hf_config, allow_nan=False)}{tokenizer.json}".encode()).hexdigest()[:8]
-    name = config.shape or f"gpt2-{shape.n_layer}x{shape.n_embd}"
+    name = config.size or f"gpt2-{shape.n_layer}x{shape.n_embd}"
     folder = cache_folder() / "scratch_models" / f"{name}-{digest}"
     if not folder.is_dir():
         with suppress(FileExistsError), new_folder(folder) as filling:  # by another process
@@ -70,9 +70,9 @@ def display_name(config: TrainConfig) -> str:
 
 
 def _name(config: TrainConfig) -> str:
-    if config.layers or config.width:
-        return "gpt2-" + "x".join(str(size) for size in (config.layers, config.width) if size)
-    return config.shape or config.model
+    if config.n_layer or config.n_embd:
+        return "gpt2-" + "x".join(str(size) for size in (config.n_layer, config.n_embd) if size)
+    return config.size or config.model
 
 
 def scratch_shape(config: TrainConfig, find: Callable[[str], Path]) -> GPT2Config:
@@ -85,17 +85,17 @@ def scratch_shape(config: TrainConfig, find: Callable[[str], Path]) -> GPT2Confi
     Raises:
         UserError: if it is not possible.
     """
-    named = preset_shape("gpt2" if config.shape == "gpt2-small" else config.shape or config.model)
+    named = preset_shape("gpt2" if config.size == "gpt2-small" else config.size or config.model)
     if named is None:
         folder = find(config.model)
         named = parse_hf_config(read_hf_config(folder), origin=str(folder))
-    positions = POSITIONS if config.context_tokens == "auto" else config.context_tokens
-    width = config.width or named.n_embd
-    heads = config.heads or (max(width // HEAD_CHANNELS, 1) if config.width else named.n_head)
+    positions = POSITIONS if config.context_length == "auto" else config.context_length
+    width = config.n_embd or named.n_embd
+    heads = config.n_head or (max(width // HEAD_CHANNELS, 1) if config.n_embd else named.n_head)
     if width % heads:
         raise UserError(
-            "--width {width} is not a multiple of {heads} heads",
-            hint="use a width that is a multiple of 64, or set --heads",
+            "--n-embd {width} is not a multiple of {heads} heads",
+            hint="use a width that is a multiple of 64, or set --n-head",
             width=width,
             heads=heads,
         )
@@ -103,7 +103,7 @@ def scratch_shape(config: TrainConfig, find: Callable[[str], Path]) -> GPT2Confi
         named,
         n_positions=positions,
         n_embd=width,
-        n_layer=config.layers or named.n_layer,
+        n_layer=config.n_layer or named.n_layer,
         n_head=heads,
         n_inner=4 * width,
     )

@@ -48,7 +48,7 @@ or, faster, `tunesmith generate PATH/TO/THIS/FOLDER -n 5`.
 gradient norm at most {max_grad_norm:g} |
 | schedule | {warmup_steps:,} steps of warm-up, then linear decay; {steps:,} steps, {epochs:g} epochs |
 | effective batch | {tokens_per_step:,} tokens, samples packed, attention inside each sample only |
-| context | {context_tokens:,} tokens |
+| context | {context_length:,} tokens |
 | arithmetic | {precision}, fp32 master weights, on {device_name} |
 | seed | {seed} |
 """

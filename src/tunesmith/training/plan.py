@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.backends import resolve_attention
-from tunesmith.config import Recompute, StatePlanName, TrainConfig
+from tunesmith.config import ActivationCheckpointing, MemoryMode, TrainConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.packing import plan_micro_batches, round_up_tokens
 from tunesmith.errors import UserError
@@ -60,10 +60,10 @@ COMPILING_PAYS_AFTER_MINUTES = 5
 """Compilation takes half a minute on a GPU and is estimated to save a tenth, from bytes and launches: GELU, norms and
 attention are single kernels without it, too."""
 
-WHY_RECOMPUTED: dict[Recompute, LazyString] = {
-    "nothing": LazyString("everything fits"),
-    "light": LazyString("norms and activations are computed again: nearly for free, and a third less is kept"),
-    "blocks": LazyString("whole blocks are computed again: a third more arithmetic, the least memory"),
+WHY_RECOMPUTED: dict[ActivationCheckpointing, LazyString] = {
+    "none": LazyString("everything fits"),
+    "selective": LazyString("norms and activations are computed again: nearly for free, and a third less is kept"),
+    "full": LazyString("whole blocks are computed again: a third more arithmetic, the least memory"),
     "offload": LazyString("whole blocks are computed again from what the host keeps"),
 }
 
@@ -81,20 +81,20 @@ class TrainPlan:
     device: str
     device_name: str
     precision: str
-    context_tokens: int
+    context_length: int
     tokens_per_step: int
     tokens_per_micro_batch: int
     micro_batches_per_step: int
     tokens_per_evaluation_batch: int
     constant_size: bool
     compiled: bool
-    states: StatePlanName
-    recompute: Recompute
+    memory_mode: MemoryMode
+    activation_checkpointing: ActivationCheckpointing
     frozen: Frozen
-    lora_rank: int
+    lora_r: int
     lora_alpha: float
     lora_dropout: float
-    lora_targets: tuple[str, ...]
+    lora_target_modules: tuple[str, ...]
     steps_per_epoch: int
     steps: int
     epochs: float
@@ -103,8 +103,8 @@ class TrainPlan:
     weight_decay: float
     max_grad_norm: float
     dropout: float
-    eval_every_steps: int
-    save_every_steps: int
+    eval_steps: int
+    save_steps: int
     log_every_steps: int
     seed: int
     train_samples: int
@@ -136,9 +136,9 @@ class TrainPlan:
     @property
     def lora(self) -> LoRA | None:
         """The adapters; None where all weights are trained."""
-        if not self.lora_rank:
+        if not self.lora_r:
             return None
-        return LoRA(self.lora_rank, self.lora_alpha, self.lora_dropout, tuple(self.lora_targets))
+        return LoRA(self.lora_r, self.lora_alpha, self.lora_dropout, tuple(self.lora_target_modules))
 
     @property
     def dtype(self) -> "torch.dtype":
@@ -176,11 +176,11 @@ def make_plan(
     request, epoch = request_of(
         config, model, corpus, hardware, experience, processes=processes.size, is_sharded=is_sharded.value
     )
-    context, step, lengths, lora = epoch.context_tokens, epoch.tokens_per_step, epoch.lengths, request.demand.lora
+    context, step, lengths, lora = epoch.context_length, epoch.tokens_per_step, epoch.lengths, request.demand.lora
     optimizer = _optimizer(config, request, hardware, is_sharded=is_sharded.value)
     fitted = request
     if optimizer.value == "muon":
-        fitted = replace(request, states="fp32")
+        fitted = replace(request, memory_mode="fp32")
     way = choose_fit(fitted, hardware)
     shape = plan_micro_batches(
         lengths,
@@ -201,21 +201,21 @@ def make_plan(
     if config.max_steps is not None and config.max_steps < steps.value:
         steps = Decision(config.max_steps, "--max-steps")
     rate = _learning_rate(config, model)
-    evaluation = _interval(config.eval_every_steps, min(per_epoch, steps.value), say("once an epoch"))
-    saving = _interval(config.save_every_steps, evaluation.value, say("at every evaluation"))
+    evaluation = _interval(config.eval_steps, min(per_epoch, steps.value), say("once an epoch"))
+    saving = _interval(config.save_steps, evaluation.value, say("at every evaluation"))
     step_s = way.step_s / processes.speedup(hardware.kind)
     compiled = _compiled(config, hardware, step_s * steps.value)
     if is_sharded.value and compiled.value:
         compiled = Decision(False, say("blocks that gather their weights are not compiled"))
     attention = resolve_attention(hardware.facts, _attention_dtype(hardware, model), model.head_dim)
     choices: dict[str, Decision[Any]] = {
-        "context_tokens": context,
+        "context_length": context,
         "tokens_per_step": step,
         "tokens_per_micro_batch": Decision(
             shape.tokens, say("{full:.1%} full; {why}", full=full, why=_why_micro_batch(way, hardware))
         ),
-        "states": _why_states(way, request, hardware),
-        "recompute": _why_recompute(way, request),
+        "memory_mode": _why_states(way, request, hardware),
+        "activation_checkpointing": _why_recompute(way, request),
         "peak_memory_bytes": Decision(way.memory.peak_bytes, hardware.budget.reason),
         "attention": attention,
         "kernels": hardware.kernels,
@@ -223,8 +223,8 @@ def make_plan(
         "steps": steps,
         "learning_rate": rate,
         "optimizer": optimizer,
-        "eval_every_steps": evaluation,
-        "save_every_steps": saving,
+        "eval_steps": evaluation,
+        "save_steps": saving,
         "shard": is_sharded,
         "deterministic": _deterministic(config, hardware),
     }
@@ -237,30 +237,30 @@ def make_plan(
         device=hardware.device,
         device_name=hardware.name,
         precision=hardware.precision,
-        context_tokens=context.value,
+        context_length=context.value,
         tokens_per_step=step.value,
         tokens_per_micro_batch=shape.tokens,
         micro_batches_per_step=shape.per_step,
         tokens_per_evaluation_batch=_evaluation_tokens(way, hardware, fewest=context.value),
         constant_size=compiled.value or hardware.kind == "cuda",
         compiled=compiled.value,
-        states=way.demand.states.name,
-        recompute=way.demand.recompute,
+        memory_mode=way.demand.states.name,
+        activation_checkpointing=way.demand.activation_checkpointing,
         frozen=config.freeze,
-        lora_rank=config.lora_rank,
+        lora_r=config.lora_r,
         lora_alpha=lora.alpha if lora else 0.0,
         lora_dropout=config.lora_dropout,
-        lora_targets=lora.targets if lora else (),
+        lora_target_modules=lora.targets if lora else (),
         steps_per_epoch=per_epoch,
         steps=steps.value,
         epochs=steps.value / per_epoch,
         learning_rate=rate.value,
-        warmup_steps=round(steps.value * config.warmup_fraction),
+        warmup_steps=round(steps.value * config.warmup_ratio),
         weight_decay=_weight_decay(config),
         max_grad_norm=config.max_grad_norm,
         dropout=config.dropout,
-        eval_every_steps=evaluation.value,
-        save_every_steps=saving.value,
+        eval_steps=evaluation.value,
+        save_steps=saving.value,
         log_every_steps=LOG_EVERY_STEPS[hardware.kind],
         seed=config.seed,
         train_samples=corpus.train.n_samples,
@@ -321,7 +321,7 @@ def _optimizer(config: TrainConfig, request: FitRequest, hardware: Hardware, *, 
         return Decision("adamw", say("the usual one for fine-tuning"))
     if is_sharded:
         return Decision("adamw", say("muon needs whole matrices, and each process holds a part"))
-    if request.states not in {"auto", "fp32"}:
+    if request.memory_mode not in {"auto", "fp32"}:
         return Decision("adamw", say("the one that can keep its state so"))
     if not fits(fastest_fit(request, hardware, STATE_FORMATS["fp32"]), hardware):
         return Decision("adamw", say("muon needs everything in fp32, which does not fit"))
@@ -338,7 +338,7 @@ def _why_micro_batch(way: FitCandidate, hardware: Hardware) -> str:
 
 def _why_states(way: FitCandidate, request: FitRequest, hardware: Hardware) -> Decision[str]:
     states = way.demand.states
-    if request.states != "auto":
+    if request.memory_mode != "auto":
         return Decision(states.name, say("asked for: {says}", says=states.says))
     passed = state_candidates(request, hardware)
     passed = passed[: passed.index(states)]
@@ -357,8 +357,8 @@ def _why_states(way: FitCandidate, request: FitRequest, hardware: Hardware) -> D
 
 
 def _why_recompute(way: FitCandidate, request: FitRequest) -> Decision[str]:
-    what = way.demand.recompute
-    if request.recompute != "auto":
+    what = way.demand.activation_checkpointing
+    if request.activation_checkpointing != "auto":
         return Decision(what, say("asked for"))
     return Decision(what, str(WHY_RECOMPUTED[what]))
 
@@ -421,8 +421,8 @@ def _deterministic(config: TrainConfig, hardware: Hardware) -> Decision[bool]:
 def _learning_rate(config: TrainConfig, model: GPT2Config) -> Decision[float]:
     if config.learning_rate != "auto":
         return Decision(config.learning_rate, say("asked for"))
-    if config.lora_rank:
-        whole = _learning_rate(replace(config, lora_rank=0), model)
+    if config.lora_r:
+        whole = _learning_rate(replace(config, lora_r=0), model)
         return Decision(
             float(f"{whole.value * LORA_RATE_FACTOR:.2g}"),
             say("adapters train best at about ten times {rate:g}", rate=whole.value),

@@ -22,7 +22,7 @@ from tunesmith.training.events import Event, ResumeVerified
 from tunesmith.training.plan import TrainPlan
 
 LENGTH = ("epochs", "max_steps")
-INTERVALS = ("eval_every_steps", "save_every_steps")
+INTERVALS = ("eval_steps", "save_steps")
 ONE_SESSION = (
     *("resume", "verify_resume", "max_hours", "stop_at", "json", "quiet", "lang", "out"),
     *("dashboard", "devices", "shard"),
@@ -196,8 +196,8 @@ def verify_resume(config: TrainConfig, train: Train) -> ResumeVerified:
         max_hours=None,
         stop_at=None,
         max_steps=VERIFIED_STEPS,
-        eval_every_steps=VERIFIED_STEPS,
-        save_every_steps=VERIFIED_STEPS,
+        eval_steps=VERIFIED_STEPS,
+        save_steps=VERIFIED_STEPS,
     )
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.verify-resume-", dir=out.parent) as folder:
         unbroken, broken = RunDir(Path(folder) / "unbroken"), RunDir(Path(folder) / "broken")

@@ -66,7 +66,8 @@ def check_single_process_options(config: TrainConfig) -> None:
     single_process_only = {
         "--verify-resume": config.verify_resume,
         f"--device {config.device}": config.device.startswith("cuda:"),
-        f"--states {config.states}": config.states != "auto" and STATE_FORMATS[config.states].gradients != "held",
+        f"--memory-mode {config.memory_mode}": config.memory_mode != "auto"
+        and STATE_FORMATS[config.memory_mode].gradients != "held",
         say("standard input (-)"): bool(set(STDIN_NAMES) & set(config.sources)),
     }
     for what, is_requested in single_process_only.items():
@@ -101,18 +102,18 @@ def adapt_plan_to_world_size(plan: TrainPlan, config: TrainConfig, size: int) ->
         UserError: if its states cannot be sharded, and that is requested.
     """
     is_sharded = size > 1 and (config.shard == "yes" or (config.shard == "auto" and plan.shard))
-    is_whole = plan.states != "fp32" or plan.optimizer != "adamw" or plan.lora is not None or plan.frozen != "nothing"
+    is_whole = plan.memory_mode != "fp32" or plan.optimizer != "adamw" or plan.lora is not None or plan.frozen != "none"
     if is_sharded and is_whole:
         raise UserError(
             "--shard yes: this run keeps its states as {states}, and only whole models in fp32 can be held in parts",
             hint="leave --shard out",
-            states=plan.states,
+            memory_mode=plan.memory_mode,
         )
-    if size > 1 and STATE_FORMATS[plan.states].gradients != "held":
+    if size > 1 and STATE_FORMATS[plan.memory_mode].gradients != "held":
         raise UserError(
             "this run uses its gradients up one by one ({states}), which goes with a single process only",
             hint="continue it without --devices and torchrun",
-            states=plan.states,
+            memory_mode=plan.memory_mode,
         )
     reasons = {**plan.reasons, "shard": say("asked for") if config.shard != "auto" else say("as this run began")}
     return replace(plan, reasons=reasons, devices=size, shard=is_sharded, compiled=plan.compiled and not is_sharded)

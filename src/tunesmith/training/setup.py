@@ -183,14 +183,14 @@ def _build(
     device = torch.device(plan.device)
     scaler = torch.amp.GradScaler(device.type, enabled=plan.dtype == torch.float16)
     rng = RNGState(plan.seed, device, draws=plan.dropout > 0 or plan.lora_dropout > 0)
-    state = TrainState(recompute=plan.recompute)
+    state = TrainState(activation_checkpointing=plan.activation_checkpointing)
     if checkpoint:
         stored = load_model(config, plan, source.folder) if plan.shard and world.is_main_process else None
         state = load_checkpoint_all_ranks(world, model, optimizer, scaler, rng, search.folder, stored)
         del stored
     elif world.size > 1 and not plan.shard:
         broadcast_parameters(world, model)
-    apply_activation_checkpointing(model, state.recompute)
+    apply_activation_checkpointing(model, state.activation_checkpointing)
     if state.precision:
         set_compute_dtype(model, getattr(torch, state.precision))
         scaler = torch.amp.GradScaler(device.type, enabled=False)
@@ -311,9 +311,9 @@ def plan_and_build(
     measured = calibrator.before_run(model, optimizer, plan.peak_memory_bytes)
     if measured is experience:
         return plan, model, optimizer, calibrator
-    states = plan.states
+    states = plan.memory_mode
     plan, demand = make_plan(config, shape, corpus, hardware, measured)
-    if plan.states != states:
+    if plan.memory_mode != states:
         del model, optimizer
         free_memory()
         model, optimizer = build_model_and_optimizer(config, plan, source)
@@ -376,11 +376,11 @@ def build_model_and_optimizer(
     model.compute_dtype = plan.dtype  # a checkpoint's state may overrule it
     if plan.compiled and can_compile(device).value:  # a run may be resumed on a machine that cannot
         apply_compile(model)
-    apply_activation_checkpointing(model, plan.recompute)
+    apply_activation_checkpointing(model, plan.activation_checkpointing)
     return model, make_optimizer(
         model,
         weight_decay=plan.weight_decay,
-        plan=STATE_FORMATS[plan.states],
+        plan=STATE_FORMATS[plan.memory_mode],
         seed=plan.seed,
         beta2=plan.beta2,
         muon=plan.optimizer == "muon",
@@ -474,8 +474,8 @@ def _scratch_warnings(config: TrainConfig, plan: TrainPlan, shape: GPT2Config) -
 
 def _pinning_notices(plan: TrainPlan, shape: GPT2Config) -> list[str]:
     """Return a notice where the system does not pin the host memory that a run transfers through."""
-    n_bytes = HOST_STAGING_BYTES if STATE_FORMATS[plan.states].gradients == "host" else 0
-    if plan.recompute == "offload":
+    n_bytes = HOST_STAGING_BYTES if STATE_FORMATS[plan.memory_mode].gradients == "host" else 0
+    if plan.activation_checkpointing == "offload":
         n_bytes += shape.n_layer * pinned_bytes(plan.tokens_per_micro_batch * shape.n_embd * plan.dtype.itemsize)
     if not n_bytes or torch.device(plan.device).type != "cuda" or not is_wsl():
         return []

@@ -89,14 +89,14 @@ def choose_sharding(
 
 def _refusal(config: TrainConfig, precision: str) -> str:
     """Return why the model cannot be sharded; empty where it can."""
-    if config.lora_rank:
+    if config.lora_r:
         return say("adapters are small: every process holds them whole")
     if config.optimizer == "muon":
         return say("muon needs whole matrices, and each process holds a part")
-    if config.freeze != "nothing":
+    if config.freeze != "none":
         return say("a model of which something is frozen is held whole")
-    if config.states not in {"auto", "fp32"}:
-        return say("--states {states} goes with a whole model only", states=config.states)
+    if config.memory_mode not in {"auto", "fp32"}:
+        return say("--memory-mode {states} goes with a whole model only", memory_mode=config.memory_mode)
     if precision == "float16":
         return say("in fp16 the loss scale is decided over the whole gradient")
     return ""

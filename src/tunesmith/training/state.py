@@ -4,7 +4,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tunesmith.config import Recompute
+from tunesmith.config import ActivationCheckpointing
 
 
 @dataclass
@@ -20,7 +20,7 @@ class TrainState:
         rollbacks: returns to a checkpoint: after each, the same step number means other weights.
         best_rollbacks: their number when the best model was found.
         micro_batch_splits: into how many parts each micro-batch is split, because memory ran out.
-        recompute: as planned, or more because memory ran out.
+        activation_checkpointing: as planned, or more because memory ran out.
         precision: of the computation, where it had to differ from the plan; else empty.
         excluded_windows: no longer trained on, because they made the loss or the gradient NaN or Inf.
         recent_losses: of the steps that were read last, to detect a spike.
@@ -38,7 +38,7 @@ class TrainState:
     rollbacks: int = 0
     best_rollbacks: int = 0
     micro_batch_splits: int = 1
-    recompute: Recompute = "nothing"
+    activation_checkpointing: ActivationCheckpointing = "none"
     precision: str = ""
     excluded_windows: list[int] = field(default_factory=list)
     recent_losses: list[float] = field(default_factory=list)

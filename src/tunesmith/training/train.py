@@ -146,7 +146,7 @@ def open_session(
             check_extra("tunesmith train --dashboard")
         check_device(config)
         if world.is_main_process:
-            trackers = make_trackers(config.track or _stored_trackers(config, run))
+            trackers = make_trackers(config.report_to or _stored_trackers(config, run))
     deadline = first_deadline(config.max_hours, config.stop_at, now=datetime.now().astimezone())
     control = StopController(run, stop, deadline, world)
     with ExitStack() as stack:

@@ -111,7 +111,7 @@ class Trainer:
         plan = self.plan
         self._order = TrainBatchSampler(
             self.corpus.train,
-            context_tokens=plan.context_tokens,
+            context_length=plan.context_length,
             layout=EpochLayout(plan.steps_per_epoch, plan.micro_batches_per_step, plan.tokens_per_micro_batch),
             constant_size=plan.constant_size,
             seed=plan.seed,
@@ -188,7 +188,7 @@ class Trainer:
                     batches = prefetching.enter_context(closing(prefetch(self._upcoming())))
                     continue
                 yield from self._log(stepped, finished=finished)
-                if self.state.step % plan.eval_every_steps == 0 or finished:
+                if self.state.step % plan.eval_steps == 0 or finished:
                     yield PhaseStarted("evaluating")
                     yield self._evaluate_and_publish()
                     if finished and not self.state.best_step:  # no perplexity was finite
@@ -199,10 +199,10 @@ class Trainer:
                             yield PhaseStarted("sampling")
                         yield from self._sample(self.state.step)
                 self.state.elapsed_s = time.perf_counter() - self._started_s
-                if self.state.step % plan.save_every_steps == 0 or finished or save_now:
+                if self.state.step % plan.save_steps == 0 or finished or save_now:
                     self.checkpointer.save(self.state, self.scaler)
                 yield from self.checkpointer.outcomes()
-                if finished or save_now or self._is_due(plan.eval_every_steps, plan.save_every_steps):
+                if finished or save_now or self._is_due(plan.eval_steps, plan.save_steps):
                     self.world.barrier()  # writing may take longer than the others would wait within a step
             prefetching.close()
             if self.state.step < plan.steps:
@@ -233,9 +233,12 @@ class Trainer:
         """
         state, started_s = self.state, time.perf_counter()
         result = None if micro_batches else empty_step(self.model)
-        before = state.micro_batch_splits, state.recompute
+        before = state.micro_batch_splits, state.activation_checkpointing
         while result is None:
-            if (state.micro_batch_splits, state.recompute) != before:  # nothing is left of the failed attempt
+            if (
+                state.micro_batch_splits,
+                state.activation_checkpointing,
+            ) != before:  # nothing is left of the failed attempt
                 self.optimizer.zero_grad(set_to_none=True)
                 self.scaler = fresh_scaler(self.scaler, self._device)
             if state.micro_batch_splits == splits:
@@ -267,7 +270,7 @@ class Trainer:
                 del work, batches
                 free_memory()
                 self._use_less_memory(micro_batches, splits)
-        if (state.micro_batch_splits, state.recompute) != before:
+        if (state.micro_batch_splits, state.activation_checkpointing) != before:
             self._pending.append(self._micro_batch_reduced(state.step, was_slow=False))
         state.step += 1
         failure = compilation_failure(self.model)
@@ -289,8 +292,8 @@ class Trainer:
             if state.micro_batch_splits < max_splits:
                 state.micro_batch_splits = min(state.micro_batch_splits * 2, max_splits)
                 return
-            if level := next_level(state.recompute):
-                state.recompute = level
+            if level := next_level(state.activation_checkpointing):
+                state.activation_checkpointing = level
                 apply_activation_checkpointing(self.model, level)
                 return
         elif max_splits > 1:  # the others wait in a collective: this run ends, and resumes with smaller micro-batches
@@ -312,11 +315,11 @@ class Trainer:
         if self.strategy.is_sharded:
             return say(
                 "close what else uses the memory and continue with --resume; or start again with "
-                "--apply_activation_checkpointing blocks or a shorter --context-tokens"
+                "--apply_activation_checkpointing blocks or a shorter --context-length"
             )
         return say(
             "everything up to step {step:,} is saved: free memory and continue with tunesmith train "
-            "--resume --out {path}; or train again with a shorter --context-tokens or a smaller --model",
+            "--resume --out {path}; or train again with a shorter --context-length or a smaller --model",
             step=self.state.step,
             path=self.run.path,
         )
@@ -324,7 +327,7 @@ class Trainer:
     def _micro_batch_reduced(self, step: int, *, was_slow: bool) -> MicroBatchReduced:
         batches = self._order.batches(step, self.state.micro_batch_splits, self.state.excluded_windows)
         tokens = max((batch.n_tokens for batch in batches), default=0)
-        return MicroBatchReduced(step + 1, tokens, len(batches), self.state.recompute, was_slow)
+        return MicroBatchReduced(step + 1, tokens, len(batches), self.state.activation_checkpointing, was_slow)
 
     def _upcoming(self) -> Iterator[tuple[list[Batch], int]]:
         """Yield the micro-batches of every step to come; they are made while the step before is computed."""
@@ -352,7 +355,7 @@ class Trainer:
     def _bad_step(self, *, wait: bool) -> int:
         """Return the first step that is not finite, as far as it is known without waiting; 0 if there is none."""
         plan = self.plan
-        due = self._is_due(plan.log_every_steps, plan.eval_every_steps, plan.save_every_steps)
+        due = self._is_due(plan.log_every_steps, plan.eval_steps, plan.save_steps)
         bad = self._nonfinite.bad_steps(wait=wait or due)
         if bad:
             return bad[0]
@@ -413,7 +416,7 @@ class Trainer:
         evaluation = evaluate_split(
             self.model,
             self.corpus.validation,
-            context_tokens=self.plan.context_tokens,
+            context_length=self.plan.context_length,
             tokens_per_batch=self.plan.tokens_per_evaluation_batch,
             world=self.world,
             in_step=self.strategy.is_sharded,

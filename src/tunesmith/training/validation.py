@@ -41,21 +41,21 @@ def validate_config(config: TrainConfig) -> None:
         at_least("--max-steps", config.max_steps, 1),
         above_0("--learning-rate", config.learning_rate, 1),
         at_least("--weight-decay", config.weight_decay, 0),
-        between("--warmup-fraction", config.warmup_fraction, 0, 1),
+        between("--warmup-ratio", config.warmup_ratio, 0, 1),
         None if config.max_grad_norm == float("inf") else above_0("--max-grad-norm", config.max_grad_norm),
         at_least("--tokens-per-step", config.tokens_per_step, 1),
-        at_least("--eval-every-steps", config.eval_every_steps, 1),
-        at_least("--save-every-steps", config.save_every_steps, 1),
+        at_least("--eval-steps", config.eval_steps, 1),
+        at_least("--save-steps", config.save_steps, 1),
         at_least("--keep-gb", config.keep_gb, 0),
         above_0("--max-hours", config.max_hours),
         between("--dropout", config.dropout, 0, 1),
         at_least("--devices", config.devices, 1),
-        at_least("--lora-rank", config.lora_rank, 0),
+        at_least("--lora-r", config.lora_r, 0),
         above_0("--lora-alpha", config.lora_alpha),
         between("--lora-dropout", config.lora_dropout, 0, 1),
         *(
-            say("--lora-targets {target} is none of {names}", target=target, names=", ".join(PROJECTIONS))
-            for target in config.lora_targets
+            say("--lora-target-modules {target} is none of {names}", target=target, names=", ".join(PROJECTIONS))
+            for target in config.lora_target_modules
             if target not in PROJECTIONS
         ),
         *(
@@ -63,17 +63,20 @@ def validate_config(config: TrainConfig) -> None:
             for name in SCRATCH_FLAGS
             if getattr(config, name) is not None and not config.from_scratch
         ),
-        *(at_least(f"--{name}", getattr(config, name), 1) for name in ("layers", "width", "heads")),
+        *(
+            at_least(f"--{name.replace('_', '-')}", getattr(config, name), 1)
+            for name in ("n_layer", "n_embd", "n_head")
+        ),
         at_least("--vocab-size", config.vocab_size, MIN_VOCAB_SIZE),
-        exclude_each_other("--shape", "--model") if config.shape and config.model != TrainConfig.model else None,
+        exclude_each_other("--size", "--model") if config.size and config.model != TrainConfig.model else None,
         exclude_each_other("--tokenizer", "--vocab-size") if config.tokenizer and config.vocab_size else None,
-        exclude_each_other("--lora-rank", "--from-scratch") if config.lora_rank and config.from_scratch else None,
-        exclude_each_other("--lora-rank", "--optimizer") if config.lora_rank and config.optimizer == "muon" else None,
-        say("--optimizer muon keeps everything in fp32: leave --states out")
-        if config.optimizer == "muon" and config.states not in {"auto", "fp32"}
+        exclude_each_other("--lora-r", "--from-scratch") if config.lora_r and config.from_scratch else None,
+        exclude_each_other("--lora-r", "--optimizer") if config.lora_r and config.optimizer == "muon" else None,
+        say("--optimizer muon keeps everything in fp32: leave --memory-mode out")
+        if config.optimizer == "muon" and config.memory_mode not in {"auto", "fp32"}
         else None,
-        exclude_each_other("--lora-rank", "--freeze") if config.lora_rank and config.freeze != "nothing" else None,
-        exclude_each_other("--lora-rank", "--states") if config.lora_rank and config.states != "auto" else None,
+        exclude_each_other("--lora-r", "--freeze") if config.lora_r and config.freeze != "none" else None,
+        exclude_each_other("--lora-r", "--memory-mode") if config.lora_r and config.memory_mode != "auto" else None,
         None
         if 0 < config.val_fraction < 1
         else say(

@@ -114,7 +114,7 @@ class ServingLines:
                 say(
                     "{name}  {context:,} tokens of context, {texts:,} texts side by side; {knows}",
                     name=f"{model.name:<{width}}",
-                    context=model.context_tokens,
+                    context=model.context_length,
                     texts=model.worker.batch_size,
                     knows=knows,
                 )

@@ -78,7 +78,7 @@ def _counts(report: dict[str, Any]) -> list[tuple[str, str]]:
             say(
                 "{windows:,} of at most {context:,} tokens in an epoch",
                 windows=report["windows"],
-                context=report["context_tokens"],
+                context=report["context_length"],
             ),
         ),
         (

@@ -217,8 +217,12 @@ def plan_rows(planned: RunStarted) -> list[tuple[str, str, str]]:
             say("{memory} at the peak", memory=formatting.memory(plan.peak_memory_bytes)),
             reasons["peak_memory_bytes"],
         ),
-        (say("states"), plan.states, reasons["states"]),
-        *([(say("recomputed"), plan.recompute, reasons["recompute"])] if plan.recompute != "nothing" else []),
+        (say("memory_mode"), plan.memory_mode, reasons["memory_mode"]),
+        *(
+            [(say("recomputed"), plan.activation_checkpointing, reasons["activation_checkpointing"])]
+            if plan.activation_checkpointing != "none"
+            else []
+        ),
         *([(say("prospect"), reasons["prospect"], "")] if "prospect" in reasons else []),
         *([(say("optimizer"), plan.optimizer, reasons["optimizer"])] if plan.optimizer != "adamw" else []),
         (say("steps"), f"{plan.steps:,}", reasons["steps"]),
@@ -233,12 +237,12 @@ def plan_rows(planned: RunStarted) -> list[tuple[str, str, str]]:
             reasons["tokens_per_micro_batch"],
         ),
         *([(say("adapters"), *_adapters(plan))] if plan.lora else []),
-        *([(say("frozen"), _frozen(plan), say("asked for"))] if plan.frozen != "nothing" else []),
+        *([(say("frozen"), _frozen(plan), say("asked for"))] if plan.frozen != "none" else []),
         *([(say("attention"), plan.attention, reasons["attention"])] if plan.attention else []),
         *([(say("kernels"), plan.kernels, reasons["kernels"])] if plan.kernels else []),
         *([(say("deterministic"), say("yes"), reasons["deterministic"])] if plan.deterministic else []),
         (say("compiled"), say("yes") if plan.compiled else say("no"), reasons["compiled"]),
-        (say("context"), say("{tokens:,} tokens", tokens=plan.context_tokens), reasons["context_tokens"]),
+        (say("context"), say("{tokens:,} tokens", tokens=plan.context_length), reasons["context_length"]),
         (
             say("learning rate"),
             say("{rate:g}, warm-up {steps} steps", rate=plan.learning_rate, steps=plan.warmup_steps),
@@ -246,13 +250,13 @@ def plan_rows(planned: RunStarted) -> list[tuple[str, str, str]]:
         ),
         (
             say("evaluation"),
-            say("every {steps:,} steps", steps=plan.eval_every_steps),
-            reasons["eval_every_steps"],
+            say("every {steps:,} steps", steps=plan.eval_steps),
+            reasons["eval_steps"],
         ),
         (
             say("checkpoint"),
-            say("every {steps:,} steps", steps=plan.save_every_steps),
-            reasons["save_every_steps"],
+            say("every {steps:,} steps", steps=plan.save_steps),
+            reasons["save_steps"],
         ),
         (say("result"), str(planned.out), ""),
     ]
@@ -261,11 +265,11 @@ def plan_rows(planned: RunStarted) -> list[tuple[str, str, str]]:
 def _adapters(plan: TrainPlan) -> tuple[str, str]:
     size = say(
         "rank {rank}, alpha {alpha:g}; Adam's moments {memory}",
-        rank=plan.lora_rank,
+        rank=plan.lora_r,
         alpha=plan.lora_alpha,
         memory=formatting.memory(plan.peak_memory_parts["moments"]),
     )
-    return size, say("on {projections}; all else stays", projections=", ".join(plan.lora_targets))
+    return size, say("on {projections}; all else stays", projections=", ".join(plan.lora_target_modules))
 
 
 def _frozen(plan: TrainPlan) -> str:
@@ -339,11 +343,11 @@ def _notice(event: Event) -> list[str]:
 def _shrunk(event: MicroBatchReduced) -> str:
     size = say(
         "{tokens:,} tokens at once, {times} times a step, recomputing {what}"
-        if event.recompute != "nothing"
+        if event.activation_checkpointing != "none"
         else "{tokens:,} tokens at once, {times} times a step",
         tokens=event.tokens_per_micro_batch,
         times=event.micro_batches,
-        what=event.recompute,
+        what=event.activation_checkpointing,
     )
     return say(
         "steps suddenly became slow: the driver swaps in step {step:,}; from here on {size}: the update is the same, "

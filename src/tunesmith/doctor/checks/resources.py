@@ -109,7 +109,7 @@ def check_model(facts: Facts) -> Iterator[Check]:
 
 
 def _model_memory(model: ModelFacts) -> Check:
-    fix = Fix(f"tunesmith plan --model {model.name} --lora-rank 8")
+    fix = Fix(f"tunesmith plan --model {model.name} --lora-r 8")
     if model.memory_bytes is None:
         finding = say("{name} does not fit: {refusal}", name=model.name, refusal=model.refusal)
         return Check("model", "fail", finding, fix)
@@ -133,6 +133,6 @@ def _model_disk(facts: Facts, model: ModelFacts) -> Check:
     if to_download:
         finding += say("; the download needs {needed:.1f}", needed=to_download / GIB)
     if free["runs"] < model.disk_bytes + SMALL_FILES_BYTES or free["hub"] < to_download:
-        fix = say("free some space, set --out to another disk, or train only adapters: --lora-rank 8")
+        fix = say("free some space, set --out to another disk, or train only adapters: --lora-r 8")
         return Check("model's disk", "fail", finding, Fix(fix))
     return Check("model's disk", "ok", finding)
