@@ -113,8 +113,8 @@ def test_numbers_are_numbers(config: type, name: str) -> None:
         (
             TrainConfig,
             {"freeze": "all"},
-            "freeze must be one of 'nothing', 'embeddings' or a whole number, not 'all'",
-            "leave it out for the default, 'nothing'",
+            "freeze must be one of 'none', 'embeddings' or a whole number, not 'all'",
+            "leave it out for the default, 'none'",
         ),
         (GenerateConfig, {"quantize": "int4"}, "quantize must be one of 'none', 'int8', not 'int4'", "mean 'int8'?"),
         (ServeConfig, {"quantize": True}, "quantize must be one of 'none', 'int8', not True", "the default, 'none'"),
@@ -123,8 +123,8 @@ def test_numbers_are_numbers(config: type, name: str) -> None:
         (TrainConfig, {"max_steps": 2.5}, "max_steps must be a whole number or None, not 2.5", "default, None"),
         (
             TrainConfig,
-            {"track": ["wandb", "tensorbord"]},
-            "track[1] must be one of 'tensorboard', 'wandb', 'trackio', 'mlflow', not 'tensorbord'",
+            {"report_to": ["wandb", "tensorbord"]},
+            "report_to[1] must be one of 'tensorboard', 'wandb', 'trackio', 'mlflow', not 'tensorbord'",
             "did you mean 'tensorboard'?",
         ),
         (TrainConfig, {"model": ["a"]}, "model must be a string or a path, not ['a']", "the default, 'gpt2'"),
@@ -174,9 +174,9 @@ def several(*values: Any) -> list[Any]:
     ("config", "name", "values"),
     [
         (TrainConfig, "sources", ("a.txt", "b.txt")),
-        (TrainConfig, "weights", (2.0, 0.5)),
+        (TrainConfig, "source_weights", (2.0, 0.5)),
         (TrainConfig, "lora_target_modules", ("attn.c_attn", "mlp.c_fc")),
-        (TrainConfig, "track", ("wandb", "mlflow")),
+        (TrainConfig, "report_to", ("wandb", "mlflow")),
         (EvaluateConfig, "training_data", ("a.txt", "b.txt")),
         (GenerateConfig, "prompt", ("Once", "Twice")),
         (GenerateConfig, "temperature", (0.5, 1.0)),

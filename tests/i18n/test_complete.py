@@ -34,9 +34,13 @@ NO_SENTENCES = {
     "api.py": {". Did you mean {}?"},
     "commands.py": {"tokenizer train", "tokenizer extend"},
     "backends.py": {"pip install triton-windows"},
-    "distributed/joining.py": {"already in use"},
-    "distributed/launching.py": {"rank {}: exit code {}"},
-    "distributed/lost.py": {"Connection closed by peer", "Connection reset by peer", "Broken pipe"},
+    "distributed/init.py": {
+        "Connection closed by peer",
+        "Connection reset by peer",
+        "Broken pipe",
+        "already in use",
+        "timed out",
+    },
     "doctor/checks/environment.py": {
         "WSL (Linux inside of Windows)",
         "uv venv --python 3.12",
@@ -106,7 +110,7 @@ NO_SENTENCES = {
     "planning/hardware.py": {" {} GiB", "{} (PID {}){}"},
     "training/checkpointer.py": {"checkpoint writer"},
     "training/stop.py": {"--max-hours {}", "--stop-at {}", "the user"},
-    "training/together.py": {"--device {}", "--memory-mode {}"},
+    "training/run_sync.py": {"--device {}", "--memory-mode {}"},
     "training/plan.py": {"host states"},
 }
 """What reads like words of a person and is none: names, units, and what other programs write."""

@@ -80,7 +80,7 @@ def demand_of(case: dict[str, Any]) -> StepSpec:
     return StepSpec(
         shape_of(case),
         STATE_FORMATS[case.get("memory_mode", "fp32")],
-        case.get("apply_activation_checkpointing", "none"),
+        case.get("activation_checkpointing", "none"),
         case.get("tokens", 4096),
         case.get("micro_batches", 1),
         4 if case.get("precision") == "fp32" else 2,
@@ -126,7 +126,7 @@ def planned(case: dict[str, Any]) -> dict[str, Any]:
     return {
         **case,
         "memory_mode": way.demand.states.name,
-        "apply_activation_checkpointing": way.demand.activation_checkpointing,
+        "activation_checkpointing": way.demand.activation_checkpointing,
         "tokens": way.demand.tokens,
         "micro_batches": way.demand.micro_batches,
         "workspace_bytes": way.memory.workspace,

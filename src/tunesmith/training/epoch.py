@@ -96,7 +96,7 @@ def request_of(
         refused = why_unusable(STATE_FORMATS[config.memory_mode], demand, hardware.precision)
         if refused:
             raise UserError(
-                "--memory-mode {states}: {refused}",
+                "--memory-mode {memory_mode}: {refused}",
                 hint="use --memory-mode fp32 or fp32-8bit, or auto",
                 memory_mode=config.memory_mode,
                 refused=refused,

@@ -105,13 +105,13 @@ def adapt_plan_to_world_size(plan: TrainPlan, config: TrainConfig, size: int) ->
     is_whole = plan.memory_mode != "fp32" or plan.optimizer != "adamw" or plan.lora is not None or plan.frozen != "none"
     if is_sharded and is_whole:
         raise UserError(
-            "--shard yes: this run keeps its states as {states}, and only whole models in fp32 can be held in parts",
+            "--shard yes: this run keeps its states as {memory_mode}, and only whole models in fp32 can be held in parts",
             hint="leave --shard out",
             memory_mode=plan.memory_mode,
         )
     if size > 1 and STATE_FORMATS[plan.memory_mode].gradients != "held":
         raise UserError(
-            "this run uses its gradients up one by one ({states}), which goes with a single process only",
+            "this run uses its gradients up one by one ({memory_mode}), which goes with a single process only",
             hint="continue it without --devices and torchrun",
             memory_mode=plan.memory_mode,
         )

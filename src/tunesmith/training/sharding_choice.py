@@ -96,7 +96,7 @@ def _refusal(config: TrainConfig, precision: str) -> str:
     if config.freeze != "none":
         return say("a model of which something is frozen is held whole")
     if config.memory_mode not in {"auto", "fp32"}:
-        return say("--memory-mode {states} goes with a whole model only", memory_mode=config.memory_mode)
+        return say("--memory-mode {memory_mode} goes with a whole model only", memory_mode=config.memory_mode)
     if precision == "float16":
         return say("in fp16 the loss scale is decided over the whole gradient")
     return ""

@@ -315,7 +315,7 @@ class Trainer:
         if self.strategy.is_sharded:
             return say(
                 "close what else uses the memory and continue with --resume; or start again with "
-                "--apply_activation_checkpointing blocks or a shorter --context-length"
+                "--activation-checkpointing full or a shorter --context-length"
             )
         return say(
             "everything up to step {step:,} is saved: free memory and continue with tunesmith train "
