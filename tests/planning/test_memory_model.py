@@ -61,10 +61,10 @@ def allocated_peak(demand: StepSpec, document_tokens: int, tmp_path: Path) -> in
     return most
 
 
-def demand(states: str, what: ActivationCheckpointing = "none", micro_batches: int = 1, **other: Any) -> StepSpec:
+def demand(memory_mode: str, what: ActivationCheckpointing = "none", micro_batches: int = 1, **other: Any) -> StepSpec:
     """A step of the small model."""
     usual = {"number_bytes": NUMBER_BYTES, "device": "cpu"}
-    return StepSpec(SHAPE, STATE_FORMATS[states], what, TOKENS, micro_batches, **{**usual, **other})
+    return StepSpec(SHAPE, STATE_FORMATS[memory_mode], what, TOKENS, micro_batches, **{**usual, **other})
 
 
 needs_bf16 = pytest.mark.skipif(NUMBER_BYTES != 2, reason="recomputed blocks are planned too large in fp32")
@@ -134,9 +134,9 @@ def test_corrections_count() -> None:
 @pytest.mark.parametrize(
     "shape", [GPT2Config(50257, 1024, 768, 12, 12, 3072), GPT2Config(50257, 1024, 1600, 4, 25, 6400)]
 )
-def test_an_evaluation_is_planned(shape: GPT2Config, states: str, tokens: int, watch: Callable[..., Any]) -> None:
+def test_an_evaluation_is_planned(shape: GPT2Config, memory_mode: str, tokens: int, watch: Callable[..., Any]) -> None:
     """On a GPU: within 3 % of what tensors without values take at most, weights and states left out."""
-    plan = STATE_FORMATS[states]
+    plan = STATE_FORMATS[memory_mode]
     with torch.device("meta"):
         model = GPT2(shape).eval()
         tokens_N, targets_N = (torch.empty(tokens, dtype=torch.int64) for _ in range(2))

@@ -75,7 +75,7 @@ def table(results: list[dict]) -> None:
             print(f"| {case['model']} | {case['step_tokens']:,} | {result['error'][:100]} |")
             continue
         planned, peak = result["planned_bytes"], result["peak_bytes"]
-        plan = f"{case['states']}, {case['recompute']}, {case['micro_batches']}x{case['tokens']}"
+        plan = f"{case['memory_mode']}, {case['activation_checkpointing']}, {case['micro_batches']}x{case['tokens']}"
         compiled = "yes" if case["compiled"] else "no"
         figures = (
             f"{planned / GIB:.2f} | {peak / GIB:.2f} | {peak / planned - 1:+.1%}",

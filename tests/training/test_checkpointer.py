@@ -66,13 +66,13 @@ def test_a_file_written_tensor_by_tensor_is_read_by_the_library(tmp_path: Path) 
 
 @pytest.mark.parametrize("memory_mode", ["fp32", "split-8bit"])
 def test_without_room_a_checkpoint_is_written_from_the_model(
-    states: str, tmp_path: Path, make_model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    memory_mode: str, tmp_path: Path, make_model_folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is copied, and all files are those of the run that had room; it is asked before, not afterwards."""
     text = tmp_path / "text.txt"
     text.write_text("".join(f"night {number} of wind and lamp\n" for number in range(40)), encoding="utf-8")
     model = make_model_folder(n_embd=128)
-    precision = "fp32" if states == "fp32" else "bf16"
+    precision = "fp32" if memory_mode == "fp32" else "bf16"
     copied: list[int] = []
     copies = HostBuffers.copies
 
@@ -89,7 +89,7 @@ def test_without_room_a_checkpoint_is_written_from_the_model(
         out = tmp_path / f"out-{has_disk_space}"
         tunesmith.train(
             text, model=model, out=out, split_on="line", device="cpu", max_steps=4, save_steps=2,
-            precision=precision, memory_mode=states, keep_gb=1.0,
+            precision=precision, memory_mode=memory_mode, keep_gb=1.0,
         )  # fmt: skip
         assert any(copied) is has_disk_space
         paths = [out / "model.safetensors", *sorted((out / "checkpoints").rglob("*.safetensors"))]

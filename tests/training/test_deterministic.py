@@ -51,14 +51,14 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-STATES = ["fp32", "8bit", "split-8bit", "bf16-8bit", "bf16-4bit-in-backward", "host"]
+STATES = ["fp32", "8bit", "split-8bit", "bf16-8bit", "bf16-4bit-in-backward", "cpu-offload"]
 
 
 @pytest.mark.parametrize("memory_mode", STATES)
 def test_a_step_has_only_operations_with_a_fixed_order(states: Any, make_model_folder: Callable[..., Path]) -> None:
     """None that torch refuses on a GPU when every sum is to have one order, whatever state plan is used."""
     model = load_gpt2(make_model_folder(n_embd=128), dropout=0.1).train()
-    optimizer = make_optimizer(model, weight_decay=0.1, plan=STATE_FORMATS[states], seed=1)
+    optimizer = make_optimizer(model, weight_decay=0.1, plan=STATE_FORMATS[memory_mode], seed=1)
     tokens = np.arange(40) % 300
     positions = np.concatenate([np.arange(25), np.arange(15)])
     rows = np.arange(0, 40, 2)

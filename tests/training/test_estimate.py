@@ -33,13 +33,13 @@ def text(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(("model", "memory_mode"), [("gpt2", "fp32"), ("gpt2-medium", "fp32"), ("gpt2-large", "8bit")])
-def test_twelve_gigabytes_take_the_most_faithful(model: str, states: str, text: Path) -> None:
+def test_twelve_gigabytes_take_the_most_faithful(model: str, memory_mode: str, text: Path) -> None:
     """What fits is taken in order, and the better one that does not is named with its bytes."""
     plan = tunesmith.plan(text, model=model, **CARD)
     assert plan["memory_mode"] == states
     assert plan["fits"]
     assert plan["peak_memory_bytes"] == sum(plan["peak_memory_parts"].values()) <= plan["budget_bytes"]
-    if states != "fp32":
+    if memory_mode != "fp32":
         assert "fp32, more faithful, takes" in plan["reasons"]["memory_mode"]
 
 

@@ -122,10 +122,10 @@ def test_the_weights_are_those_of_an_undisturbed_run(
 
 @pytest.mark.parametrize("memory_mode", ["fp32", "split-8bit"])
 def test_where_no_pieces_are_small_enough_more_is_recomputed(
-    states: str, train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    memory_mode: str, train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Windows alone do not fit until whole blocks are recomputed: the same weights, told once, kept for a resume."""
-    expected = load_file(train("undisturbed", memory_mode=states, precision="bf16") / "model.safetensors")
+    expected = load_file(train("undisturbed", memory_mode=memory_mode, precision="bf16") / "model.safetensors")
 
     def limited(model: Any, tokens_N: Any, *others: Any) -> torch.Tensor:
         if not isinstance(model.blocks[0].forward, CheckpointedForward) and torch.is_grad_enabled():
@@ -133,7 +133,7 @@ def test_where_no_pieces_are_small_enough_more_is_recomputed(
         return forward_packed(model, tokens_N, *others)
 
     monkeypatch.setattr("tunesmith.training.train_step.forward_packed", limited)
-    out = train("disturbed", memory_mode=states, precision="bf16")
+    out = train("disturbed", memory_mode=memory_mode, precision="bf16")
     for name, tensor in load_file(out / "model.safetensors").items():
         torch.testing.assert_close(tensor, expected[name], rtol=0, atol=5e-3)
     metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
@@ -145,7 +145,7 @@ def test_where_no_pieces_are_small_enough_more_is_recomputed(
 
 @pytest.mark.parametrize("memory_mode", ["split-8bit", "split-8bit-in-backward"])
 def test_an_update_that_had_begun_is_not_made_twice(
-    states: str, train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    memory_mode: str, train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Weights that have changed cannot give the same gradients again: such a run ends, resumable."""
     update, calls = LowBitAdamW._update, iter(range(10**6))
@@ -158,7 +158,7 @@ def test_an_update_that_had_begun_is_not_made_twice(
     with monkeypatch.context() as broken:
         broken.setattr(LowBitAdamW, "_update", limited)
         with pytest.raises(UserError, match="in the middle of an update") as error:
-            train("out", memory_mode=states, precision="bf16")
+            train("out", memory_mode=memory_mode, precision="bf16")
     assert "continue from the last checkpoint with resume" in error.value.hint
     assert tunesmith.train(out=tmp_path / "out", resume=True).steps > 0
 

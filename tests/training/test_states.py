@@ -53,11 +53,11 @@ def batches(seed: int, count: int = 1) -> list[Batch]:
     return [Batch(row, positions, (0, 40, 64), np.arange(64), row[::-1].copy(), 40) for row in ids]
 
 
-def learner(folder: Path, states: str, dtype: torch.dtype = torch.bfloat16) -> tuple[GPT2, torch.optim.Optimizer]:
+def learner(folder: Path, memory_mode: str, dtype: torch.dtype = torch.bfloat16) -> tuple[GPT2, torch.optim.Optimizer]:
     """A model and its optimizer."""
     model = load_gpt2(folder).train()
     model.compute_dtype = dtype
-    return model, make_optimizer(model, weight_decay=0.1, plan=STATE_FORMATS[states], seed=5)
+    return model, make_optimizer(model, weight_decay=0.1, plan=STATE_FORMATS[memory_mode], seed=5)
 
 
 def step(
@@ -75,9 +75,9 @@ def masters(model: GPT2, optimizer: torch.optim.Optimizer) -> dict[str, torch.Te
 
 
 @pytest.mark.parametrize("memory_mode", list(STATE_FORMATS))
-def test_a_model_that_is_let_go_is_freed(states: str, make_model_folder: Callable[..., Path]) -> None:
+def test_a_model_that_is_let_go_is_freed(memory_mode: str, make_model_folder: Callable[..., Path]) -> None:
     """Weights, gradients and moments are gone when model and optimizer are: a second run needs the memory."""
-    model, optimizer = learner(make_model_folder(**SHAPE), states)
+    model, optimizer = learner(make_model_folder(**SHAPE), memory_mode)
     step(model, optimizer, batches(1))
     held = [weakref.ref(parameter) for parameter in model.parameters()]
     held += [weakref.ref(value) for state in optimizer.state.values() for value in state.values()]
@@ -90,7 +90,7 @@ def test_a_model_that_is_let_go_is_freed(states: str, make_model_folder: Callabl
 def test_the_hosts_adamw_is_the_reference(make_model_folder: Callable[..., Path], micro_batches: int) -> None:
     """bf16 arithmetic over fp32 masters on the host: bitwise the weights of fp32 AdamW, clipped alike."""
     folder = make_model_folder(**SHAPE)
-    sides = [learner(folder, name) for name in ("fp32", "host")]
+    sides = [learner(folder, name) for name in ("fp32", "cpu-offload")]
     for number in range(5):
         results = [step(*side, batches(number, micro_batches), max_grad_norm=0.5) for side in sides]
         assert torch.equal(results[0].grad_norm, results[1].grad_norm)
@@ -154,9 +154,9 @@ def test_several_micro_batches_are_summed_first(make_model_folder: Callable[...,
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
 
-def trained(text: Path, out: Path, states: str) -> TrainResult:
+def trained(text: Path, out: Path, memory_mode: str) -> TrainResult:
     """A short fine-tuning of `tiny` with one way of keeping weights."""
-    options: dict[str, Any] = {"memory_mode": states, "epochs": 4.0, "precision": "bf16", "device": "cpu"}
+    options: dict[str, Any] = {"memory_mode": memory_mode, "epochs": 4.0, "precision": "bf16", "device": "cpu"}
     return tunesmith.train(text, model="tiny", out=out, split_on="line", **options)
 
 
@@ -174,9 +174,11 @@ def reference_loss(tmp_path_factory: pytest.TempPathFactory) -> float:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("memory_mode", OTHERS)
-def test_it_learns_what_the_reference_learns(states: str, reference_loss: float, text: Path, tmp_path: Path) -> None:
+def test_it_learns_what_the_reference_learns(
+    memory_mode: str, reference_loss: float, text: Path, tmp_path: Path
+) -> None:
     """Validation loss within 1 % of fp32 AdamW's, 2 % with 4 bits; the result is an fp32 folder like any other."""
-    result = trained(text, tmp_path / states, states)
+    result = trained(text, tmp_path / memory_mode, memory_mode)
     assert result.perplexity is not None
     assert math.log(result.perplexity) == pytest.approx(reference_loss, rel=0.02 if "4bit" in states else 0.01)
     stored = load_file(tmp_path / states / "model.safetensors")
@@ -184,10 +186,12 @@ def test_it_learns_what_the_reference_learns(states: str, reference_loss: float,
 
 
 @pytest.mark.parametrize("memory_mode", OTHERS)
-def test_it_is_resumed_exactly(states: str, text: Path, make_model_folder: Callable[..., Path], tmp_path: Path) -> None:
+def test_it_is_resumed_exactly(
+    memory_mode: str, text: Path, make_model_folder: Callable[..., Path], tmp_path: Path
+) -> None:
     """Stopped in the middle and continued, weights and moments are bitwise an unbroken run's, chance included."""
     settings: dict[str, Any] = {
-        "model": str(make_model_folder(**SHAPE)), "memory_mode": states, "precision": "bf16", "device": "cpu",
+        "model": str(make_model_folder(**SHAPE)), "memory_mode": memory_mode, "precision": "bf16", "device": "cpu",
         "split_on": "line", "tokens_per_step": 512, "save_steps": 3, "eval_steps": 3, "max_steps": 6,
     }  # fmt: skip
     tunesmith.train(text, out=tmp_path / "whole", **settings)
@@ -209,11 +213,11 @@ def test_it_is_resumed_exactly(states: str, text: Path, make_model_folder: Calla
 
 
 @pytest.mark.parametrize("memory_mode", list(STATE_FORMATS))
-def test_calibration_changes_nothing(states: str, make_model_folder: Callable[..., Path]) -> None:
+def test_calibration_changes_nothing(memory_mode: str, make_model_folder: Callable[..., Path]) -> None:
     """Weights, moments and norms are what they were, no gradient is left, and the correction is plausible."""
-    model, optimizer = learner(make_model_folder(**SHAPE), states)
+    model, optimizer = learner(make_model_folder(**SHAPE), memory_mode)
     before = masters(model, optimizer)
-    demand = StepSpec(model.config, STATE_FORMATS[states], "nothing", 512, 1, 2, "cpu")
+    demand = StepSpec(model.config, STATE_FORMATS[memory_mode], "nothing", 512, 1, 2, "cpu")
     correction = calibrate(model, optimizer, demand)
     assert correction.activations == 1.0
     assert correction.workspace_bytes > 0
