@@ -55,7 +55,9 @@ STATES = ["fp32", "8bit", "split-8bit", "bf16-8bit", "bf16-4bit-in-backward", "c
 
 
 @pytest.mark.parametrize("memory_mode", STATES)
-def test_a_step_has_only_operations_with_a_fixed_order(states: Any, make_model_folder: Callable[..., Path]) -> None:
+def test_a_step_has_only_operations_with_a_fixed_order(
+    memory_mode: Any, make_model_folder: Callable[..., Path]
+) -> None:
     """None that torch refuses on a GPU when every sum is to have one order, whatever state plan is used."""
     model = load_gpt2(make_model_folder(n_embd=128), dropout=0.1).train()
     optimizer = make_optimizer(model, weight_decay=0.1, plan=STATE_FORMATS[memory_mode], seed=1)

@@ -36,7 +36,7 @@ def text(tmp_path: Path) -> Path:
 def test_twelve_gigabytes_take_the_most_faithful(model: str, memory_mode: str, text: Path) -> None:
     """What fits is taken in order, and the better one that does not is named with its bytes."""
     plan = tunesmith.plan(text, model=model, **CARD)
-    assert plan["memory_mode"] == states
+    assert plan["memory_mode"] == memory_mode
     assert plan["fits"]
     assert plan["peak_memory_bytes"] == sum(plan["peak_memory_parts"].values()) <= plan["budget_bytes"]
     if memory_mode != "fp32":

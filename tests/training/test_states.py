@@ -180,8 +180,8 @@ def test_it_learns_what_the_reference_learns(
     """Validation loss within 1 % of fp32 AdamW's, 2 % with 4 bits; the result is an fp32 folder like any other."""
     result = trained(text, tmp_path / memory_mode, memory_mode)
     assert result.perplexity is not None
-    assert math.log(result.perplexity) == pytest.approx(reference_loss, rel=0.02 if "4bit" in states else 0.01)
-    stored = load_file(tmp_path / states / "model.safetensors")
+    assert math.log(result.perplexity) == pytest.approx(reference_loss, rel=0.02 if "4bit" in memory_mode else 0.01)
+    stored = load_file(tmp_path / memory_mode / "model.safetensors")
     assert {tensor.dtype for tensor in stored.values()} == {torch.float32}
 
 

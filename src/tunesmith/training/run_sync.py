@@ -105,7 +105,7 @@ def adapt_plan_to_world_size(plan: TrainPlan, config: TrainConfig, size: int) ->
     is_whole = plan.memory_mode != "fp32" or plan.optimizer != "adamw" or plan.lora is not None or plan.frozen != "none"
     if is_sharded and is_whole:
         raise UserError(
-            "--shard yes: this run keeps its states as {memory_mode}, and only whole models in fp32 can be held in parts",
+            "--shard yes: this run has memory mode {memory_mode}, and only models in fp32 can be sharded",
             hint="leave --shard out",
             memory_mode=plan.memory_mode,
         )
