@@ -6,6 +6,7 @@ import pytest
 
 import tunesmith
 from tunesmith.cli import app, main
+from tunesmith.ui.argv import with_known_names
 
 REFUSED = {
     "prepare": ["--quiet"],
@@ -51,6 +52,33 @@ def test_one_config_file_is_for_train_and_plan(tmp_path: Path, capsys: pytest.Ca
     file.write_text("dashbord = true\n", "utf-8")
     assert main(["plan", str(text), "--config", str(file)]) == 2
     assert not app.config  # nothing of it is left for the next command of this process
+
+
+@pytest.mark.parametrize(
+    ("alias", "name", "value"),
+    [
+        ("--max_length", "context_length", "64"),
+        ("--block-size=64", "context_length", ""),
+        ("--lora-rank", "lora_r", "4"),
+        ("--num_train_epochs", "epochs", "2"),
+        ("--lr", "learning_rate", "1e-3"),
+        ("--gradient-checkpointing", "activation_checkpointing", ""),
+    ],
+)
+def test_names_of_other_tools_are_accepted(alias: str, name: str, value: str) -> None:
+    """They set the same option, and `--help` has only our name."""
+    tokens = with_known_names(["train", "a.txt", "--output_dir", "o", alias, *([value] if value else []), "--", "--lr"])
+    _, bound, _ = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    config = bound.arguments["config"]
+    expected = {"context_length": 64, "lora_r": 4, "epochs": 2.0, "learning_rate": 1e-3}
+    assert getattr(config, name) == expected.get(name, "full")
+    assert (config.out, config.sources[-1]) == ("o", "--lr")
+
+
+def test_aliases_belong_to_commands() -> None:
+    """`--to` means the format of an export, and nothing elsewhere."""
+    assert with_known_names(["export", "m", "--to=gguf"]) == ["export", "m", "--format=gguf"]
+    assert with_known_names(["generate", "m", "--max-length", "3"]) == ["generate", "m", "--max-length", "3"]
 
 
 def test_python_has_the_same_options() -> None:

@@ -23,7 +23,7 @@ from tunesmith.config import CommonConfig, DoctorConfig, EvaluateConfig, Generat
 from tunesmith.errors import UsageError
 from tunesmith.i18n import say
 from tunesmith.run_dir import RunDir
-from tunesmith.ui.argv import settings_of, with_plain_dashes
+from tunesmith.ui.argv import settings_of, with_known_names, with_plain_dashes
 from tunesmith.ui.help import SpokenHelp
 from tunesmith.ui.output import (
     DONE,
@@ -294,7 +294,7 @@ for registered in COMMANDS:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
     use_utf8()
-    tokens = with_plain_dashes(sys.argv[1:] if arguments is None else arguments)
+    tokens = with_known_names(with_plain_dashes(sys.argv[1:] if arguments is None else arguments))
     enable_tracebacks(tokens)
     try:
         app.config = settings_of(tokens)

@@ -27,6 +27,33 @@ OF_RUNS_ONLY = {flag.name.replace("_", "-") for flag in fields(TrainConfig) if f
 """What `train` can be asked and `plan` cannot."""
 
 
+TRAINING_ALIASES = {
+    "--max-length": "--context-length",
+    "--max-seq-length": "--context-length",
+    "--block-size": "--context-length",
+    "--lora-rank": "--lora-r",
+    "--output-dir": "--out",
+    "--num-train-epochs": "--epochs",
+    "--lr": "--learning-rate",
+}
+ALIASES = {"train": TRAINING_ALIASES, "plan": TRAINING_ALIASES, "export": {"--to": "--format"}}
+"""Names that other tools use for the same option, by command; accepted, and not in `--help`."""
+
+
+def with_known_names(tokens: list[str]) -> list[str]:
+    """Replace aliases by our names; `--gradient-checkpointing` is full activation checkpointing."""
+    aliases = ALIASES.get(tokens[0], {}) if tokens else {}
+    end = tokens.index("--") if "--" in tokens else len(tokens)
+    replaced = []
+    for token in tokens[:end]:
+        name, equals, value = token.partition("=")
+        name = name.replace("_", "-") if name.startswith("--") else name
+        if aliases is TRAINING_ALIASES and name == "--gradient-checkpointing" and not equals:
+            name, equals, value = "--activation-checkpointing", "=", "full"
+        replaced.append(f"{aliases.get(name, name)}{equals}{value}")
+    return [*replaced, *tokens[end:]]
+
+
 def with_plain_dashes(typed: Sequence[str]) -> list[str]:
     """Replace a lone -, which the parser takes for a flag: the value of the flag before it, else standard input."""
     tokens: list[str] = []
