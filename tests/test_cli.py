@@ -61,7 +61,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, str, str], list[str]], int, str]] = {
     "mistyped model": (
         lambda d, _m, t: ["train", t, "--model", "tini", "--out", f"{d}/out"],
         1,
-        "no model folder tini",
+        "model folder not found: tini",
     ),
     "CSV without a text column": (
         lambda d, m, _: ["train", write(d / "t.csv", "id,body\n1,a\n2,b\n"), "--model", m, "--out", f"{d}/out"],

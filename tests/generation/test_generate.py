@@ -163,7 +163,7 @@ def test_ctrl_c_keeps_what_is_finished(
         ({"stop": ""}, "empty --stop"),
         ({"prompt": "a", "prompts_file": "b"}, "exclude each other"),
         ({"prompts_file": "none.txt"}, "no such file: none.txt"),
-        ({"out": "no/such/folder/a.txt"}, "there is no folder"),
+        ({"out": "no/such/folder/a.txt"}, "folder not found"),
     ],
 )
 def test_impossible_settings_are_named(options: dict[str, object], named: str, folder: Path) -> None:

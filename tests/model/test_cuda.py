@@ -10,10 +10,10 @@ import torch
 
 from tunesmith.generation.engine import Engine, generate_tokens
 from tunesmith.generation.sampling import SamplingParams
+from tunesmith.generation.sequence import GenerationRequest
 from tunesmith.model.attention import PackedLayout, forward_packed, to_model_device
 from tunesmith.model.hf_checkpoint import load_gpt2
 from tunesmith.model.loss import fused_linear_cross_entropy
-from tunesmith.planning.fit import FitRequest
 
 pytestmark = [
     pytest.mark.gpu,
@@ -72,13 +72,13 @@ def test_greedy_text_in_fp32_is_the_cpus(
     folder = make_model_folder()
     model = load_gpt2(folder)
     rules = SamplingParams(0.0, 0, 1.0)
-    requests = [FitRequest([0], 1, rules, 20), FitRequest([0, 5, 9], 2, rules, 20)]
+    requests = [GenerationRequest([0], 1, rules, 20), GenerationRequest([0, 5, 9], 2, rules, 20)]
     texts = [
         generate_tokens(
             on_device,
             [request.prompt for request in requests],
             seeds=[1, 2],
-            rules=rules,
+            params=rules,
             max_new_tokens=20,
             end_of_text_id=300,
         )
@@ -97,7 +97,7 @@ def test_recorded_steps_write_what_the_host_chooses(
     """
     folder = make_model_folder(n_positions=600)
     model = load_gpt2(folder).cuda()
-    requests = [FitRequest([0, *range(1, 2 + seed)], seed, rules, 20 + 70 * seed) for seed in range(8)]
+    requests = [GenerationRequest([0, *range(1, 2 + seed)], seed, rules, 20 + 70 * seed) for seed in range(8)]
     texts = []
     for ahead in (False, True):
         engine = Engine(model, end_of_text_id=300, texts_at_once=3, positions=600, ahead=ahead)

@@ -130,7 +130,7 @@ def test_greedy_text_equals_transformers(
         model,
         prompts,
         seeds=[0, 1, 2],
-        rules=SamplingParams(temperature=0.0, top_k=0, top_p=1.0),
+        params=SamplingParams(temperature=0.0, top_k=0, top_p=1.0),
         max_new_tokens=50,
         end_of_text_id=never,
     )

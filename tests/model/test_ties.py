@@ -10,13 +10,13 @@ from transformers import GPT2LMHeadModel
 
 from tunesmith.generation.engine import Engine
 from tunesmith.generation.sampling import SamplingParams, sample_token
+from tunesmith.generation.sequence import GenerationRequest
 from tunesmith.model.hf_checkpoint import load_gpt2
-from tunesmith.planning.fit import FitRequest
 
 GREEDY = SamplingParams(0.0, 0, 1.0)
 RULES = [GREEDY, SamplingParams(0.9, 40, 0.9, 0.01, 1.2)]
 
-Check = Callable[[Path, Sequence[FitRequest], Sequence[list[int]], Sequence[list[int]]], list[int]]
+Check = Callable[[Path, Sequence[GenerationRequest], Sequence[list[int]], Sequence[list[int]]], list[int]]
 
 
 @pytest.mark.parametrize("rules", RULES)
@@ -26,7 +26,7 @@ def test_texts_of_one_model_are_the_same(
     """On the host and ahead of it; another token anywhere is no tie, and neither is a text that ends early."""
     folder = make_model_folder()
     model = load_gpt2(folder)
-    requests = [FitRequest([0, *range(1, 2 + seed)], seed, rules, 20) for seed in range(3)]
+    requests = [GenerationRequest([0, *range(1, 2 + seed)], seed, rules, 20) for seed in range(3)]
     texts = []
     for ahead in (False, True):
         engine = Engine(model, end_of_text_id=300, texts_at_once=3, positions=64, ahead=ahead)
@@ -53,7 +53,7 @@ def test_a_tie_is_told_from_a_difference(make_model_folder: Callable[..., Path],
         twin = (best + 1) % 300
         model.transformer.wte.weight[twin] = model.transformer.wte.weight[best]
         model.save_pretrained(folder)
-    requests = [FitRequest([0], 7, GREEDY, 1)]
+    requests = [GenerationRequest([0], 7, GREEDY, 1)]
     assert same_but_for_ties(folder, requests, [[best]], [[twin]]) == [0]
     assert same_but_for_ties(folder, requests, [[best]], [[best]]) == []
     with pytest.raises(AssertionError, match="token 0"):

@@ -134,7 +134,7 @@ def test_where_a_speed_is_assumed_the_gpu_is_named(capsys: pytest.CaptureFixture
     """An amount of memory alone is planned with the speed of a GPU that stands beside every time."""
     assert tunesmith.plan(model="gpt2", vram="12GB")["speed_of"] == "RTX 4070 Ti"
     assert main(["plan", "--model", "gpt2", "--vram", "12GB"]) == 0
-    assert "(computed for RTX 4070 Ti" in " ".join(capsys.readouterr().out.split())
+    assert "(estimated for RTX 4070 Ti" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_known_gpu_is_timed_by_its_own_speed(monkeypatch: pytest.MonkeyPatch) -> None:

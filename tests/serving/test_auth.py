@@ -78,7 +78,7 @@ MISTAKES = [
     (["serve", "tiny", "--port", "70000"], 1, "--port 70000 is not a port", "0 for a free one"),
     (["serve", "tiny", "--max-queue", "0"], 1, "--max-queue 0 makes no sense", "at least 1"),
     (["serve", "tiny", "tiny"], 1, "named twice", "once"),
-    (["serve", "./none", "--port", "0"], 1, "no model folder ./none", "check the path"),
+    (["serve", "./none", "--port", "0"], 1, "model folder not found: ./none", "check the path"),
 ]
 
 

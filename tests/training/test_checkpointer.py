@@ -180,8 +180,8 @@ def test_whole_weights_are_made_one_by_one(
     joined: list[int] = []
     from tunesmith.training import optimizer as module
 
-    join = module.join
-    monkeypatch.setattr(module, "join", lambda half, rest: joined.append(1) or join(half, rest))
+    merge = module.merge_fp32
+    monkeypatch.setattr(module, "merge_fp32", lambda half, rest: joined.append(1) or merge(half, rest))
     model = load_gpt2(make_model_folder(n_embd=128))
     exact = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     whole = WholeWeights(model, make_optimizer(model, weight_decay=0.1, plan=STATE_FORMATS["split-8bit"]))

@@ -122,7 +122,7 @@ def test_order_is_fixed_for_a_run_only(torchs_switches: Callable[[], list[Any]])
     with contextlib.suppress(KeyError), deterministic(GPU_1, is_on=True):
         assert torchs_switches() == [True, False, False, True]
         assert os.environ[device_module.CUBLAS_SETTING] == ":4096:8"
-        with device_module.any_order():
+        with device_module.allow_nondeterminism():
             assert not torch.are_deterministic_algorithms_enabled()
         assert torchs_switches() == [True, False, False, True]
         raise KeyError
@@ -209,7 +209,7 @@ def test_the_broken_run_has_the_plan_of_the_unbroken_one(
 
     budgets = iter([32 * GIB, *[GIB] * 9])
     planned: list[int] = []
-    hardware_of = setup.hardware_here
+    hardware_of = setup.detect_hardware
 
     def shrinking(device: str, precision: str) -> Any:
         planned.append(next(budgets))

@@ -152,8 +152,8 @@ def test_the_table_can_be_read(text: Path, capsys: pytest.CaptureFixture[str]) -
     ("flags", "message"),
     [
         ({"model": "nobody/nothing", "vram": "12GB"}, "is not known here"),
-        ({"gpu": "Voodoo"}, "is no card I know"),
-        ({"vram": "twelve"}, "is no amount of memory"),
+        ({"gpu": "Voodoo"}, "unknown GPU"),
+        ({"vram": "twelve"}, "is not an amount of memory"),
         ({"vram": "12GB", "lora_r": 8, "memory_mode": "cpu-offload"}, "exclude each other"),
         ({"gpu": "RTX 2080 Ti", "memory_mode": "cpu-offload"}, "fp16 needs all gradients"),
     ],

@@ -189,14 +189,14 @@ def test_evaluation_and_samples_shrink_too(train: Callable[..., Path], monkeypat
     monkeypatch.setattr("tunesmith.evaluation.perplexity.forward_packed", limited)
     from tunesmith.generation import generate
 
-    strategy = generate.Strategy
+    engine = generate.Engine
 
     def one_at_a_time(*arguments: Any, batch_size: int, **settings: Any) -> Any:
         if batch_size > 1:
             raise torch.OutOfMemoryError(NO_MEMORY)
-        return strategy(*arguments, batch_size=batch_size, **settings)
+        return engine(*arguments, batch_size=batch_size, **settings)
 
-    monkeypatch.setattr(generate, "Strategy", one_at_a_time)
+    monkeypatch.setattr(generate, "Engine", one_at_a_time)
     disturbed = train("disturbed")
     first, second = (json.loads((out / "run.json").read_text("utf-8"))["result"] for out in (undisturbed, disturbed))
     assert second["perplexity"] == pytest.approx(first["perplexity"], rel=1e-5)

@@ -13,7 +13,7 @@ from tunesmith.data.source_files import TEXT_KINDS, ResolvedSources, SourceFile,
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
 from tunesmith.i18n import LazyString
-from tunesmith.utils.files import parse_json
+from tunesmith.run_dir import RunDir
 
 SHOWN_CHARACTERS = 60
 
@@ -124,9 +124,9 @@ def load_training_corpus(folder: Path, tokenizer: TextTokenizer, sources: Sequen
         with resolve_sources(sources) as resolved:
             return prepare_corpus(resolved, tokenizer, ReadingOptions(), val_fraction=0, seed=0)
     try:
-        run = parse_json((folder / "run.json").read_text("utf-8"))
-        fingerprint, sources = run["data"]["fingerprint"], run["asked"]["sources"]
-    except (OSError, ValueError, KeyError, TypeError):
+        run = RunDir(folder).read_metadata()
+        fingerprint, sources = run["data"]["fingerprint"], run["config"]["sources"]
+    except (UserError, OSError, ValueError, KeyError, TypeError):
         raise UserError(
             "{folder} does not say what it was trained on",
             hint="name its training text: --training-data FILE",

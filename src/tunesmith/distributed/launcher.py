@@ -1,6 +1,5 @@
 """`--devices N`: torch's own launcher (the one of `torchrun`) starts the command N times on this host."""
 
-import json
 import logging
 import os
 import secrets
@@ -20,6 +19,7 @@ from tunesmith.distributed.world import SINGLE_PROCESS, World
 from tunesmith.errors import UserError
 from tunesmith.i18n import say
 from tunesmith.utils.device import resolve_device, use_device
+from tunesmith.utils.files import to_json
 
 if TYPE_CHECKING:
     import torch
@@ -145,7 +145,7 @@ def command_for(config: TrainConfig | EvaluateConfig | GenerateConfig) -> Iterat
     }
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
         path = Path(folder, "options.yaml")
-        path.write_text(json.dumps(values), "utf-8")  # JSON is YAML
+        path.write_text(to_json(values), "utf-8")  # JSON is YAML
         yield ["-m", "tunesmith", COMMANDS[type(config)], "--config", str(path)]
 
 
