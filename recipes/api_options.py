@@ -11,6 +11,7 @@ import inspect
 from pathlib import Path
 
 import tunesmith.config
+from tunesmith.commands import CONFIGS
 from tunesmith.config_values import flag_names
 
 CONFIG = Path(tunesmith.config.__file__)
@@ -71,7 +72,7 @@ def generated() -> str:
         bases = [options_name(one) for one in group.__bases__ if one in shared] or ["TypedDict"]
         own = [name for name in inspect.get_annotations(group) if name not in COMMAND_LINE_ONLY]
         parts.append(written(options_name(group), bases, str(group.__doc__).splitlines()[0], own, group.__mro__))
-    for config in tunesmith.config.CONFIGS:
+    for config in CONFIGS:
         flags = [name for name in flag_names(config) if name not in PARAMETERS[config.__name__] | COMMAND_LINE_ONLY]
         bases = [one for one in config.__bases__ if one in shared]
         inherited = {name for base in bases for name in flag_names(base)}
@@ -89,16 +90,13 @@ def generated() -> str:
 def is_group(kind: type) -> bool:
     """Whether a class holds options of several commands, and no arguments that have a place of their own."""
     name = kind.__name__
-    return (
-        kind.__module__ == CONFIG.stem.join(["tunesmith.", ""])
-        and name.endswith("Config")
-        and kind not in (tunesmith.config.CONFIGS)
-    )
+    return kind.__module__ == CONFIG.stem.join(["tunesmith.", ""]) and name.endswith("Config") and kind not in (CONFIGS)
 
 
 def options_name(kind: type) -> str:
     """Of the dictionary for a dataclass."""
-    return kind.__name__.removesuffix("Config") + "Options"
+    name = kind.__name__.removesuffix("Config")
+    return f"{name}Options" if kind in CONFIGS else f"_{name.removeprefix('_')}Keys"
 
 
 def annotation_of(node: ast.ClassDef, field: str) -> ast.expr:

@@ -13,7 +13,8 @@ import torch
 
 import tunesmith
 from tunesmith.cli import app
-from tunesmith.config import CONFIGS, EvaluateConfig, GenerateConfig, PrepareConfig, ServeConfig, TrainConfig
+from tunesmith.commands import CONFIGS
+from tunesmith.config import EvaluateConfig, GenerateConfig, PrepareConfig, ServeConfig, TrainConfig
 from tunesmith.distributed.launcher import command_for
 from tunesmith.errors import UserError
 from tunesmith.ui.argv import settings_of

@@ -1,6 +1,6 @@
 """Fine-tune GPT-2 on the GPU you own.
 
-Every verb of the command line is a function here, with the same names and defaults:
+Every command is a function here, with the same names and defaults:
 
     import tunesmith
 

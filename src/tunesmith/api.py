@@ -190,7 +190,7 @@ def training_events(*sources: Sources, out: Source, **options: "Unpack[api_optio
     """Fine-tune a model on text, one event after another; the last one is `RunEnded`, with the result.
 
     Leaving the loop early saves the run and ends it, as Ctrl-C does at the command line; `train(resume=True, out=...)`
-    goes on. While a step is computed Ctrl-C does the same, and the loop ends by itself.
+    continues it. While a step is computed Ctrl-C does the same, and the loop ends by itself.
 
         for event in tunesmith.training_events("titles.txt", model="tiny", out="my-model"):
             match event:

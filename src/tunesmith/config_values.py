@@ -16,8 +16,6 @@ from os import PathLike, fspath
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from cyclopts import Parameter
-
 from tunesmith.errors import UserError
 from tunesmith.i18n import say
 
@@ -40,10 +38,6 @@ SYNONYMS = {
 BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 LONGEST_SHOWN = 120
 """Characters of a value in a message."""
-
-
-NO_FLAG = Parameter(parse=False)
-"""Beside the type of an inherited field that changes nothing for a command: it has no such flag."""
 
 
 class _WrongValueError(Exception):
@@ -82,9 +76,8 @@ def check_values(config: Any) -> None:  # noqa: ANN401  a frozen dataclass
 
 
 def flag_names(config: type) -> list[str]:
-    """The fields of a config that can be asked for: those that change what its command does."""
-    kinds = get_type_hints(config, include_extras=True)
-    return [field.name for field in fields(config) if NO_FLAG not in getattr(kinds[field.name], "__metadata__", ())]
+    """Return the names of a config's fields."""
+    return [field.name for field in fields(config)]
 
 
 @cache
@@ -116,14 +109,14 @@ def _checked_tuple(kind: Any, value: object) -> tuple[object, ...]:  # noqa: ANN
 
 
 def _several(value: object) -> Iterator[object] | None:
-    """Its elements where it holds several values in an order; None where it is a single one."""
+    """Iterate over several values; None for a single one."""
     if getattr(value, "ndim", None) == 0 or isinstance(value, str | bytes | Mapping | AbstractSet):
         return None
     return iter(value) if isinstance(value, Iterable) else None
 
 
 def in_one_row(values: Iterable[object]) -> tuple[object, ...]:
-    """Arguments of which each may hold several values: `f("a", ["b", "c"])` is `f("a", "b", "c")`."""
+    """Arguments of which each may be several values: `f("a", ["b", "c"])` is `f("a", "b", "c")`."""
     return tuple(one for value in values for one in (_several(value) or (value,)))
 
 
@@ -132,7 +125,7 @@ _NO = object()
 
 
 def _as(kind: Any, value: object) -> object:  # noqa: ANN401
-    """The value as one of this type, which is no union and no tuple; `_NO` where it is none."""
+    """Convert a value to a type that is neither a union nor a tuple; `_NO` if it is not of that type."""
     if get_origin(kind) is Literal:
         return next((choice for choice in get_args(kind) if isinstance(value, str) and choice == value), _NO)
     if kind is NoneType:
@@ -156,7 +149,7 @@ def _as_number(kind: Any, value: object) -> object:  # noqa: ANN401
         return _NO
     if kind is int:
         return int(number) if number.is_integer() else _NO
-    assert kind is float, f"{kind} is no type of a config's field"
+    assert kind is float, f"{kind} is not a type of a config's field"
     return number
 
 

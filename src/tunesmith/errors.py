@@ -1,7 +1,7 @@
 """The one exception that users are meant to see.
 
-A `UserError` is a mistake or a circumstance that the user can mend: a missing file, a folder that is no
-model, an unreachable hub. The command line prints it as `error: ...` and `hint: ...` and ends with exit
+A `UserError` is a mistake or a circumstance that the user can fix: a missing file, a folder that is not a
+model, an unreachable Hub. The command line prints it as `error: ...` and `hint: ...` and ends with exit
 code 1; in Python it is an ordinary exception with the same two texts. Anything else that escapes is our bug.
 """
 
@@ -11,7 +11,7 @@ from pathlib import PurePath
 from tunesmith.i18n import say
 
 INVISIBLE = {"Cc", "Cs", "Zl", "Zp"}
-"""Unicode's categories of control characters, of bytes of a name that are no text, and of line ends."""
+"""Unicode's categories of control characters, of bytes of a name that do not decode, and of line ends."""
 
 
 def on_one_line(text: str) -> str:
@@ -32,7 +32,7 @@ def _bounded(value: object) -> object:
 
 
 class UserError(Exception):
-    """Something the user can mend.
+    """A problem that the user can fix.
 
     Attributes:
         message: what is wrong, with the value and the reason, on one line, in the person's language.
@@ -43,7 +43,7 @@ class UserError(Exception):
         """Say it in the language that is spoken.
 
         Args:
-            message: a text of the catalogue.
+            message: a text of the catalog.
             hint: another one.
             values: of the names in both (`tunesmith.i18n.say`).
         """

@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 
 from tunesmith.cli import app
-from tunesmith.config import CONFIGS
+from tunesmith.commands import CONFIGS
 
 from .pages import CODE, DOCS
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import tunesmith
-from tunesmith.config import CONFIGS
+from tunesmith.commands import CONFIGS
 
 from .pages import CODE, DOCS, LINK, ROOT, all_pages, anchor_of, headings_of, prose_of
 

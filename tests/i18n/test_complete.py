@@ -392,7 +392,7 @@ def test_every_text_is_literal_and_has_its_values(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONVERTED)
-def test_nothing_bypasses_the_catalogue(name: str) -> None:
+def test_nothing_bypasses_the_catalog(name: str) -> None:
     """No sentence stands in the program but in a call that says it, in a docstring, or in an error of ours."""
     allowed = NO_SENTENCES.get(name, set()) | HELP
     assert [line for line, text in bypassing(TREES[name]) if text not in allowed] == []

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def is_dtensor(tensor: Tensor) -> bool:
-    """Return whether this process holds only its shard of a tensor."""
+    """Return whether this process has only its shard of a tensor."""
     return hasattr(tensor, "to_local")
 
 

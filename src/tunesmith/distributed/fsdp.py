@@ -1,4 +1,4 @@
-"""FSDP2 (`fully_shard`): each process holds a shard of every weight, gradient and optimizer state.
+"""FSDP2 (`fully_shard`): each process has a shard of every weight, gradient and optimizer state.
 
 A block's weights are gathered when it is about to compute and freed afterwards; its gradients are reduced and scattered
 at every micro-batch, because unsharded accumulation would take the memory that sharding saves. Embeddings and the final

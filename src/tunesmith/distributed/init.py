@@ -169,7 +169,9 @@ def _as_reported(error: BaseException, env: TorchrunEnv, store: "Store") -> Base
     is_lost = not isinstance(error, UserError) and _is_peer_loss(error)
     if is_lost or env.rank:
         time.sleep(REPORT_GRACE_S)
-    launcher_reports = env.launched_by_cli and "timed out" not in str(error).lower()  # it knows who was killed
+    launcher_reports = (
+        env.launched_by_cli and "timed out" not in str(error).lower()
+    )  # it reports the process that was killed
     if not _is_first_to_fail(env, store) or (is_lost and launcher_reports):
         return AlreadyReportedError()
     if is_lost:

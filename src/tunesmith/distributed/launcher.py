@@ -19,10 +19,10 @@ from tunesmith.distributed.world import SINGLE_PROCESS, World
 from tunesmith.errors import UserError
 from tunesmith.i18n import say
 from tunesmith.utils.device import resolve_device, use_device
-from tunesmith.utils.files import to_json
 
 if TYPE_CHECKING:
     import torch
+import yaml
 
 DONE, INTERRUPTED = 0, 130
 COMMANDS = {TrainConfig: "train", EvaluateConfig: "evaluate", GenerateConfig: "generate"}
@@ -139,19 +139,19 @@ def device_for(world: World, requested: str) -> "torch.device":
 def command_for(config: TrainConfig | EvaluateConfig | GenerateConfig) -> Iterator[list[str]]:
     """Write a configuration to a file; yield the arguments of Python that run the command with it."""
     values = {
-        field.name: getattr(config, field.name)
+        field.name: list(value) if isinstance(value := getattr(config, field.name), tuple) else value
         for field in fields(config)
         if field.name != "devices" and getattr(config, field.name) not in (field.default, None)
     }
     with tempfile.TemporaryDirectory(prefix="tunesmith-") as folder:
         path = Path(folder, "options.yaml")
-        path.write_text(to_json(values), "utf-8")  # JSON is YAML
+        path.write_text(yaml.safe_dump(values, allow_unicode=True), "utf-8")
         yield ["-m", "tunesmith", COMMANDS[type(config)], "--config", str(path)]
 
 
 @contextmanager
 def _environment(processes: int) -> Iterator[None]:
-    """Set what the processes read: who started them, and their share of the CPU's threads."""
+    """Set what the processes read: that the command line started them, and their share of the CPU's threads."""
     threads = str(max((os.cpu_count() or 1) // processes, 1))
     added = {LAUNCHED_BY_CLI: "1", **({} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": threads})}
     os.environ.update(added)

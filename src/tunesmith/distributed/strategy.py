@@ -26,7 +26,7 @@ class Strategy:
 
     Attributes:
         loss_scale: factor of the loss where gradients will be averaged over processes instead of summed.
-        is_sharded: whether this process holds only a shard of each weight.
+        is_sharded: whether this process has only a shard of each weight.
     """
 
     loss_scale = 1
@@ -66,7 +66,7 @@ class Strategy:
 
 
 class ReplicatedStrategy(Strategy):
-    """Data parallelism: every process holds the whole model, with the same weights."""
+    """Data parallelism: every process has the whole model, with the same weights."""
 
     def __init__(self, model: GPT2, world: World) -> None:
         super().__init__(model)
@@ -112,7 +112,7 @@ class ReplicatedStrategy(Strategy):
 
 
 def _unless_out_of_memory(work: Callable[[], T]) -> tuple[T] | None:
-    """Return the result; None if memory ran out: outside of `except`, no frame holds tensors any more."""
+    """Return the result; None if memory ran out: outside of `except`, no frame refers to tensors any more."""
     try:
         return (work(),)
     except (MemoryError, RuntimeError) as error:

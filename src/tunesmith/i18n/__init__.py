@@ -1,7 +1,7 @@
-"""Every line a person reads, in the person's language.
+"""Message catalog: translate every text for the user.
 
-The English text stands where it is said and is the key; `ja.po` beside this file holds the Japanese one. Values stand
-in the text by name, `say("{count:,} samples", count=3)`, so that another language can put them in another order.
+The English text in the code is the key; `ja.po` contains the Japanese. Values are named fields of the text,
+`say("{count:,} samples", count=3)`, so that another language can put them in another order.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ _spoken = "en"
 
 
 def set_language(language: str) -> None:
-    """Say everything from now on in one of `LANGUAGES`: a program talks to one person, as with the system's locale."""
+    """Set the language of all texts, one of `LANGUAGES`, for the whole process like the system's locale."""
     global _spoken  # noqa: PLW0603
     if language not in LANGUAGES:
         raise ValueError(f"{language!r} is none of {LANGUAGES}")
@@ -24,41 +24,32 @@ def set_language(language: str) -> None:
 
 
 def get_language() -> str:
-    """The language that is spoken now."""
+    """Return the current language."""
     return _spoken
 
 
 def say(text: str, /, **values: object) -> str:
-    """A text in the language that is spoken, with its values in place.
-
-    Args:
-        text: in English, with values in braces as for `str.format`; without values braces stand for themselves.
-        values: of the names in the text.
-    """
-    translated = text if _spoken == "en" else _catalogue(_spoken).get(text, text)
+    """Translate an English text and format its values as `str.format` does; without values braces are literal."""
+    translated = text if _spoken == "en" else _catalog(_spoken).get(text, text)
     return translated.format(**values) if values else translated
 
 
 def in_every_language(text: str) -> tuple[str, ...]:
-    """A text as it stands in each language."""
-    return (text, *(_catalogue(language).get(text, text) for language in LANGUAGES if language != "en"))
+    """Return a text in each language."""
+    return (text, *(_catalog(language).get(text, text) for language in LANGUAGES if language != "en"))
 
 
 def texts() -> tuple[str, ...]:
-    """Every text that can be said, in every language, its values as names in braces."""
-    catalogues = [_catalogue(language) for language in LANGUAGES if language != "en"]
+    """Return every text of the catalog in every language, unformatted."""
+    catalogues = [_catalog(language) for language in LANGUAGES if language != "en"]
     return tuple(text for catalogue in catalogues for pair in catalogue.items() for text in pair)
 
 
 @dataclass(frozen=True)
 class LazyString:
-    """A text that is said later: a constant, or what a file keeps for whoever reads it in whatever language.
+    """Text that is translated when it is shown: a constant, or a message in a file, in the reader's language.
 
-    As a string it is what `say` makes of it then; `dataclasses.asdict` makes it JSON.
-
-    Attributes:
-        text: as for `say`.
-        values: likewise.
+    `str` translates it; `dataclasses.asdict` makes it JSON.
     """
 
     text: str
@@ -69,18 +60,18 @@ class LazyString:
 
     @classmethod
     def kept(cls, in_file: Mapping[str, Any]) -> "LazyString":
-        """Back from JSON."""
+        """Restore from JSON."""
         return cls(in_file["text"], in_file["values"])
 
     @property
     def source(self) -> str:
-        """As it stands, for what machines read."""
+        """English text, for machines."""
         values = {name: one.source if isinstance(one, LazyString) else one for name, one in self.values.items()}
         return self.text.format(**values) if values else self.text
 
 
 @cache
-def _catalogue(language: str) -> dict[str, str]:
+def _catalog(language: str) -> dict[str, str]:
     from babel.messages.pofile import read_po
 
     with files("tunesmith.i18n").joinpath("locales", f"{language}.po").open("rb") as file:

@@ -1,4 +1,4 @@
-"""Which language a person reads: the one that was asked for, else that of the system."""
+"""Resolve the language of texts: the requested one, else that of the system's locale."""
 
 import os
 import sys
@@ -9,13 +9,13 @@ from tunesmith.i18n import LANGUAGES
 LOCALE_VARIABLES = ("LC_ALL", "LC_MESSAGES", "LANG")
 """The first one that is set decides, as POSIX has it."""
 CONSOLES_WITHOUT_JAPANESE = ("linux", "dumb")
-"""Terminals (TERM) whose fonts hold no Japanese: the bare console of a Linux machine, for one."""
+"""Terminals (TERM) without Japanese fonts: the bare console of a Linux machine, for one."""
 WINDOWS_LANGUAGES = {0x09: "en", 0x11: "ja"}
 """Primary language identifiers, the lower ten bits of a LANGID (Microsoft, "Language Identifier Constants")."""
 
 
 def resolve_language(asked: str) -> str:
-    """One of `LANGUAGES` for what `--lang` says: auto, or one of them."""
+    """Resolve `--lang`: auto, or one of `LANGUAGES`."""
     return system_language(os.environ) if asked == "auto" else asked
 
 

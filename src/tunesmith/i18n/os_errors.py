@@ -1,4 +1,4 @@
-"""What the operating system says of a file, in the person's language where it is among the usual things."""
+"""Translate the common errors of the operating system."""
 
 import errno
 
@@ -20,7 +20,7 @@ USUAL = {
 
 
 def describe_os_error(error: Exception) -> LazyString:
-    """Why something could not be read or written, on one line; the file's name is not part of it."""
+    """Return the reason of a failed read or write on one line, without the file's name."""
     if isinstance(error, OSError) and error.errno in USUAL:
         return USUAL[error.errno]
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -75,7 +75,7 @@ class Embedding(nn.Embedding):
 
 
 class LayerNorm(nn.LayerNorm):
-    """Layer normalisation that computes in the dtype of its input (statistics are fp32 in every kernel)."""
+    """Layer normalization that computes in the dtype of its input (statistics are fp32 in every kernel)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)

@@ -1,4 +1,4 @@
-"""Tracker callback: pass a run's events to experiment trackers, each in its own thread behind a queue.
+"""Tracker callback: pass a run's events to experiment trackers, each in its own thread with a queue.
 
 A tracker can neither stop nor slow a run. What it raises is reported once; after a few failures it is left alone. At
 the end it has a limited time to finish; the run directory has everything in any case.

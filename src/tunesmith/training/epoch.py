@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tunesmith.backends import resolve_attention
-from tunesmith.config import TrainConfig
+from tunesmith.config import TrainingConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.packing import Mixture, resolve_tokens_per_step, steps_per_epoch, windows_of
 from tunesmith.data.spans import Int64s
@@ -41,7 +41,7 @@ class Epoch:
 
 
 def request_of(
-    config: TrainConfig,
+    config: TrainingConfig,
     model: GPT2Config,
     corpus: Corpus,
     hardware: Hardware,
@@ -113,7 +113,7 @@ def request_of(
     return request, Epoch(context, lengths, mixture.n_tokens, step)
 
 
-def lora_of(config: TrainConfig) -> LoRA | None:
+def lora_of(config: TrainingConfig) -> LoRA | None:
     """Return the requested adapters; None where all weights are trained."""
     if not config.lora_r:
         return None

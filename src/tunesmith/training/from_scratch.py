@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from tunesmith.config import TrainConfig
+from tunesmith.config import TrainingConfig
 from tunesmith.data.cache import cache_folder
 from tunesmith.data.readers import reading_options
 from tunesmith.data.source_files import STDIN_NAMES, resolve_sources
@@ -28,7 +28,7 @@ SCRATCH_FLAGS = ("size", "n_layer", "n_embd", "n_head", "tokenizer", "vocab_size
 HEAD_CHANNELS = 64
 """Of every published GPT-2."""
 
-Config = TypeVar("Config", bound=TrainConfig)
+Config = TypeVar("Config", bound=TrainingConfig)
 
 
 def materialize_scratch_model(config: Config, find: Callable[[str], Path]) -> Config:
@@ -56,12 +56,12 @@ def materialize_scratch_model(config: Config, find: Callable[[str], Path]) -> Co
     return replace(config, model=str(folder))
 
 
-def is_custom_shape(config: TrainConfig) -> bool:
+def is_custom_shape(config: TrainingConfig) -> bool:
     """Whether the configuration describes a model that does not exist yet."""
     return config.from_scratch and any(getattr(config, flag) is not None for flag in SCRATCH_FLAGS)
 
 
-def display_name(config: TrainConfig) -> str:
+def display_name(config: TrainingConfig) -> str:
     """Return a name of the model for people: the path of a folder in the cache is none."""
     if not is_custom_shape(config):
         return config.model
@@ -69,13 +69,13 @@ def display_name(config: TrainConfig) -> str:
     return folder.name.rsplit("-", 1)[0] if folder.is_dir() else _name(config)
 
 
-def _name(config: TrainConfig) -> str:
+def _name(config: TrainingConfig) -> str:
     if config.n_layer or config.n_embd:
         return "gpt2-" + "x".join(str(size) for size in (config.n_layer, config.n_embd) if size)
     return config.size or config.model
 
 
-def scratch_shape(config: TrainConfig, find: Callable[[str], Path]) -> GPT2Config:
+def scratch_shape(config: TrainingConfig, find: Callable[[str], Path]) -> GPT2Config:
     """Return the described shape, with the vocabulary of the named model.
 
     Args:
@@ -109,7 +109,7 @@ def scratch_shape(config: TrainConfig, find: Callable[[str], Path]) -> GPT2Confi
     )
 
 
-def _train_own_tokenizer(config: TrainConfig) -> TextTokenizer:
+def _train_own_tokenizer(config: TrainingConfig) -> TextTokenizer:
     """Train a tokenizer on the sources."""
     if set(STDIN_NAMES) & set(config.sources):
         raise UserError(

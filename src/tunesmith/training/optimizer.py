@@ -1,4 +1,4 @@
-"""AdamW as the guide's script runs it, with weight decay where it belongs, and its state as plain tensors."""
+"""AdamW as in the Hugging Face `Trainer` example, weight decay on matrices only, and its state as plain tensors."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -38,7 +38,7 @@ def make_optimizer(
         model: with fp32 weights, on its device.
         weight_decay: of what decays.
         plan: how weights, gradients and moments are kept.
-        seed: of all rounding by chance.
+        seed: of stochastic rounding.
         beta2: how long AdamW remembers how large gradients were.
         muon: whether Muon moves the matrices of the blocks; with fp32 states only.
     """
@@ -83,7 +83,7 @@ def compressible(model: nn.Module) -> Iterator[nn.Parameter]:
 
 
 class WholeWeights(Mapping[str, Tensor]):
-    """The fp32 weights of what the model itself holds only half or a part of, by name.
+    """The fp32 weights of what the model has only in half precision or as a shard, by name.
 
     Each is made when it is asked for, where the halves are: all of them at once would not fit a GPU that halves were
     chosen for.

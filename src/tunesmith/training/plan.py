@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tunesmith.backends import resolve_attention
-from tunesmith.config import ActivationCheckpointing, MemoryMode, TrainConfig
+from tunesmith.config import ActivationCheckpointing, MemoryMode, TrainingConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.data.packing import plan_micro_batches, round_up_tokens
 from tunesmith.errors import UserError
@@ -150,7 +150,7 @@ class TrainPlan:
 
 
 def make_plan(
-    config: TrainConfig,
+    config: TrainingConfig,
     model: GPT2Config,
     corpus: Corpus,
     hardware: Hardware,
@@ -298,7 +298,7 @@ def scaling_estimate(plan: TrainPlan, model: GPT2Config) -> ScalingEstimate:
     return ScalingEstimate(model.matrix_parameters, plan.train_tokens, seen)
 
 
-def _weight_decay(config: TrainConfig) -> float:
+def _weight_decay(config: TrainingConfig) -> float:
     if config.weight_decay != "auto":
         return config.weight_decay
     return SCRATCH_WEIGHT_DECAY if config.from_scratch else WEIGHT_DECAY
@@ -314,13 +314,13 @@ def _evaluation_tokens(way: FitCandidate, hardware: Hardware, *, fewest: int) ->
     return tokens
 
 
-def _optimizer(config: TrainConfig, request: FitRequest, hardware: Hardware, *, is_sharded: bool) -> Decision[str]:
+def _optimizer(config: TrainingConfig, request: FitRequest, hardware: Hardware, *, is_sharded: bool) -> Decision[str]:
     if config.optimizer != "auto":
         return Decision(config.optimizer, say("asked for"))
     if not config.from_scratch or request.demand.lora is not None:
         return Decision("adamw", say("the usual one for fine-tuning"))
     if is_sharded:
-        return Decision("adamw", say("muon needs whole matrices, and each process holds a part"))
+        return Decision("adamw", say("muon needs whole matrices, and each process has a shard"))
     if request.memory_mode not in {"auto", "fp32"}:
         return Decision("adamw", say("the one that can keep its state so"))
     if not fits(fastest_fit(request, hardware, STATE_FORMATS["fp32"]), hardware):
@@ -363,7 +363,7 @@ def _why_recompute(way: FitCandidate, request: FitRequest) -> Decision[str]:
     return Decision(what, str(WHY_RECOMPUTED[what]))
 
 
-def _compiled(config: TrainConfig, hardware: Hardware, run_s: float) -> Decision[bool]:
+def _compiled(config: TrainingConfig, hardware: Hardware, run_s: float) -> Decision[bool]:
     """Decide whether compiling saves more time than it takes."""
     possible = hardware.can_compile
     if config.compile == "no":
@@ -409,7 +409,7 @@ def _checkpoint_bytes(way: FitCandidate, hardware: Hardware) -> Decision[int]:
     return Decision(0, say("no memory on the host for a copy: training waits while a checkpoint is written"))
 
 
-def _deterministic(config: TrainConfig, hardware: Hardware) -> Decision[bool]:
+def _deterministic(config: TrainingConfig, hardware: Hardware) -> Decision[bool]:
     """Decide whether sums are always added in the same order."""
     if hardware.kind == "cpu":
         return Decision(config.deterministic, say("a CPU adds in the same order each time"))
@@ -418,7 +418,7 @@ def _deterministic(config: TrainConfig, hardware: Hardware) -> Decision[bool]:
     return Decision(False, say("a GPU may add in another order each time; --deterministic fixes it"))
 
 
-def _learning_rate(config: TrainConfig, model: GPT2Config) -> Decision[float]:
+def _learning_rate(config: TrainingConfig, model: GPT2Config) -> Decision[float]:
     if config.learning_rate != "auto":
         return Decision(config.learning_rate, say("asked for"))
     if config.lora_r:

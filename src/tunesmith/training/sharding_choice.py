@@ -1,10 +1,10 @@
-"""Decides `--shard`: whether each process holds the whole model, or shards of weights, gradients and moments."""
+"""Decides `--shard`: whether each process has the whole model, or shards of weights, gradients and moments."""
 
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-from tunesmith.config import TrainConfig
+from tunesmith.config import TrainingConfig
 from tunesmith.data.corpus import Corpus
 from tunesmith.errors import UserError
 from tunesmith.i18n import say
@@ -44,7 +44,7 @@ def share_of_hardware(hardware: Hardware, processes: Processes) -> Hardware:
 
 
 def choose_sharding(
-    config: TrainConfig,
+    config: TrainingConfig,
     model: GPT2Config,
     corpus: Corpus,
     hardware: Hardware,
@@ -74,7 +74,7 @@ def choose_sharding(
     plan = partial(request_of, config, model, corpus, hardware, experience, processes=processes.size)
     replicated = fastest_fit(plan()[0], hardware, STATE_FORMATS["fp32"])
     if fits(replicated, hardware):
-        return Decision(False, say("each process holds the whole model in fp32: it fits, and reduces once a step"))
+        return Decision(False, say("each process has the whole model in fp32: it fits, and reduces once a step"))
     if not fits(fastest_fit(plan(is_sharded=True)[0], hardware, STATE_FORMATS["fp32"]), hardware):
         return Decision(False, say("in fp32 it does not fit {n} processes even in parts", n=processes.size))
     return Decision(
@@ -87,12 +87,12 @@ def choose_sharding(
     )
 
 
-def _refusal(config: TrainConfig, precision: str) -> str:
+def _refusal(config: TrainingConfig, precision: str) -> str:
     """Return why the model cannot be sharded; empty where it can."""
     if config.lora_r:
-        return say("adapters are small: every process holds them whole")
+        return say("adapters are small: every process has all of them")
     if config.optimizer == "muon":
-        return say("muon needs whole matrices, and each process holds a part")
+        return say("muon needs whole matrices, and each process has a shard")
     if config.freeze != "none":
         return say("a model of which something is frozen is held whole")
     if config.memory_mode not in {"auto", "fp32"}:

@@ -1,6 +1,6 @@
 """Validation of a configuration before anything is loaded; all problems are reported at once."""
 
-from tunesmith.config import TrainConfig
+from tunesmith.config import TrainConfig, TrainingConfig
 from tunesmith.errors import UserError
 from tunesmith.i18n import say
 from tunesmith.model.gpt2_config import PROJECTIONS
@@ -8,7 +8,7 @@ from tunesmith.tokenization.train_tokenizer import MIN_VOCAB_SIZE
 from tunesmith.training.from_scratch import SCRATCH_FLAGS
 
 
-def validate_config(config: TrainConfig) -> None:
+def validate_config(config: TrainingConfig) -> None:
     """Check what can be checked before anything is loaded.
 
     Raises:
@@ -46,7 +46,7 @@ def validate_config(config: TrainConfig) -> None:
         at_least("--tokens-per-step", config.tokens_per_step, 1),
         at_least("--eval-steps", config.eval_steps, 1),
         at_least("--save-steps", config.save_steps, 1),
-        at_least("--keep-gb", config.keep_gb, 0),
+        at_least("--keep-gb", config.keep_gb if isinstance(config, TrainConfig) else None, 0),
         above_0("--max-hours", config.max_hours),
         between("--dropout", config.dropout, 0, 1),
         at_least("--devices", config.devices, 1),
@@ -68,7 +68,7 @@ def validate_config(config: TrainConfig) -> None:
             for name in ("n_layer", "n_embd", "n_head")
         ),
         at_least("--vocab-size", config.vocab_size, MIN_VOCAB_SIZE),
-        exclude_each_other("--size", "--model") if config.size and config.model != TrainConfig.model else None,
+        exclude_each_other("--size", "--model") if config.size and config.model != TrainingConfig.model else None,
         exclude_each_other("--tokenizer", "--vocab-size") if config.tokenizer and config.vocab_size else None,
         exclude_each_other("--lora-r", "--from-scratch") if config.lora_r and config.from_scratch else None,
         exclude_each_other("--lora-r", "--optimizer") if config.lora_r and config.optimizer == "muon" else None,

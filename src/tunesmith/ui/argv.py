@@ -8,7 +8,8 @@ from typing import Any
 
 from cyclopts.config import Dict
 
-from tunesmith.config import CONFIGS, PlanConfig, TrainConfig
+from tunesmith.commands import CONFIGS
+from tunesmith.config import PlanConfig, TrainConfig
 from tunesmith.config_values import flag_names
 from tunesmith.errors import UsageError, UserError
 from tunesmith.i18n import LANGUAGES, set_language

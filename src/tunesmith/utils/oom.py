@@ -22,7 +22,7 @@ SIGNS = (
     "can't allocate memory",  # torch's allocator on the CPU
     "not enough memory",  # the same on Windows
 )
-"""What errors about memory say that are no `OutOfMemoryError`."""
+"""Texts of errors about memory that are not an `OutOfMemoryError`."""
 SIGNS_ON_A_FULL_GPU = (
     "CUBLAS_STATUS_NOT_INITIALIZED",
     "CUDNN_STATUS_NOT_INITIALIZED",
