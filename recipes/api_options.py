@@ -71,7 +71,9 @@ def generated() -> str:
     for group in shared:
         bases = [options_name(one) for one in group.__bases__ if one in shared] or ["TypedDict"]
         own = [name for name in inspect.get_annotations(group) if name not in COMMAND_LINE_ONLY]
-        parts.append(written(options_name(group), bases, str(group.__doc__).splitlines()[0], own, group.__mro__))
+        parts.append(
+            written(options_name(group), bases, f"Options of `tunesmith.config.{group.__name__}`.", own, group.__mro__)
+        )
     for config in CONFIGS:
         flags = [name for name in flag_names(config) if name not in PARAMETERS[config.__name__] | COMMAND_LINE_ONLY]
         bases = [one for one in config.__bases__ if one in shared]

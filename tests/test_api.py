@@ -3,6 +3,8 @@
 import contextlib
 import random
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +74,13 @@ def test_leaving_the_loop_saves_the_run(text: Path, tmp_path: Path, how: str) ->
     assert (result.steps, result.interrupted) == (5, False)
     tunesmith.train(text, out=tmp_path / "whole", **options(dropout=0.1))
     assert same(out, tmp_path / "whole")
+
+
+def test_functions_stay_callable() -> None:
+    """Importing the package `tunesmith.doctor` does not replace the function of that name."""
+    code = "import tunesmith, tunesmith.doctor.facts; print(callable(tunesmith.doctor))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout == "True\n"
 
 
 def test_mistakes_are_raised_at_the_first_event(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -273,7 +274,7 @@ def failing_doctor(monkeypatch: pytest.MonkeyPatch) -> Callable[[Exception], Non
         def fail(**_: object) -> None:
             raise error
 
-        monkeypatch.setattr("tunesmith.doctor.doctor.run_doctor", fail)
+        monkeypatch.setattr(import_module("tunesmith.doctor.doctor"), "run_doctor", fail)
 
     return fail_with
 

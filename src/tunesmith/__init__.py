@@ -21,7 +21,9 @@ A run can be watched, shown as the command line shows it, or taken event by even
 Importing this package imports nothing heavy; torch comes with the first call.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -59,6 +61,17 @@ def _functions() -> list[str]:
     from tunesmith.commands import COMMANDS
 
     return [*(command.python_name for command in COMMANDS), "compare_runs", "training_events"]
+
+
+class _Package(ModuleType):
+    """Package whose function `doctor` stays callable: importing `tunesmith.doctor.x` would replace it by the module."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name == "doctor" and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> object:

@@ -13,7 +13,7 @@ Path = str | PathLike[str]
 
 
 class _TextKeys(TypedDict, total=False):
-    """What text there is, and flags that say how it is read."""
+    """Options of `tunesmith.config.TextConfig`."""
 
     split_on: Path
     text_field: Path | None
@@ -25,39 +25,39 @@ class _TextKeys(TypedDict, total=False):
 
 
 class _ReadingKeys(_TextKeys, total=False):
-    """Flags that say which samples of the text are taken, and how often."""
+    """Options of `tunesmith.config.ReadingConfig`."""
 
     dedupe: Literal["none", "exact", "near"]
     source_weights: float | Iterable[float]
 
 
 class _CommonKeys(TypedDict, total=False):
-    """Flags that every command has."""
+    """Options of `tunesmith.config.CommonConfig`."""
 
     lang: Language
 
 
 class _SeedKeys(_CommonKeys, total=False):
-    """_SeedConfig(*, json: bool = False, lang: Literal['auto', 'en', 'ja'] = 'auto', seed: int = 42)"""
+    """Options of `tunesmith.config._SeedConfig`."""
 
     seed: int
 
 
 class _QuietKeys(_CommonKeys, total=False):
-    """_QuietConfig(*, json: bool = False, lang: Literal['auto', 'en', 'ja'] = 'auto', quiet: bool = False)"""
+    """Options of `tunesmith.config._QuietConfig`."""
 
     quiet: bool
 
 
 class _ComputingKeys(_SeedKeys, total=False):
-    """Flags of the commands that compute with a model."""
+    """Options of `tunesmith.config.ComputingConfig`."""
 
     device: Path
     precision: Precision
 
 
 class _TrainingKeys(_ComputingKeys, _ReadingKeys, total=False):
-    """Options that `train` and `plan` have in common."""
+    """Options of `tunesmith.config.TrainingConfig`."""
 
     model: Path
     deterministic: bool

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from tunesmith.config import TrainConfig
+from tunesmith.doctor import preflight
 from tunesmith.doctor.cuda_releases import build_for, has_code_for
 from tunesmith.doctor.doctor import run_checks
 from tunesmith.doctor.facts import (
@@ -244,7 +245,7 @@ def test_who_says_device_cpu_means_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     sick = replace(m.GOOD, torch=TorchFacts("2.13.0+cpu", ""))
-    monkeypatch.setattr("tunesmith.doctor.preflight.collect", lambda **_: sick)
+    monkeypatch.setattr(preflight, "collect", lambda **_: sick)
     check_device(TrainConfig(model="gpt2", out="x", device="cpu"))
     check_device(TrainConfig(model="tiny", out="x"))
     with pytest.raises(UserError, match="CPU-only"):

@@ -1,8 +1,9 @@
-"""The shape of the house: floors, late imports, the public surface."""
+"""Architecture: layers and the direction of imports, the size of modules, unique names, the public API."""
 
 import ast
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,13 @@ from tunesmith.config import (
 from tunesmith.config_values import flag_names
 
 PACKAGE = Path(tunesmith.__file__).parent
+_SPEC = spec_from_file_location("structure", Path(__file__).parent / "tools" / "structure.py")
+assert _SPEC is not None
+assert _SPEC.loader is not None
+structure = module_from_spec(_SPEC)
+_SPEC.loader.exec_module(structure)
 
-FLOORS = [
+LAYERS = [
     {"i18n"},
     {"errors"},
     {"config_values", "utils"},
@@ -54,44 +60,64 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-"""From the ground up. A room may import from its own floor only within itself."""
+"""From the lowest up. A package may import from lower layers, and from itself."""
 
 COMMAND = {"training/train.py", "training/callbacks.py"}
 """The `train` command with its callbacks: above the packages that observe a run, which import the rest of training."""
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """The rooms of the package that a file imports from, wherever in it the import stands."""
+def imported_packages(path: Path) -> set[str]:
+    """Packages of tunesmith that a file imports, at the top or inside functions."""
     modules = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tunesmith."):
             modules.add(node.module)
         elif isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names if alias.name.startswith("tunesmith.")}
-    rooms = {module.split(".")[1] for module in modules if f"{module[10:].replace('.', '/')}.py" not in COMMAND}
-    return rooms | {"training.train" for module in modules if f"{module[10:].replace('.', '/')}.py" in COMMAND}
+    packages = {module.split(".")[1] for module in modules if f"{module[10:].replace('.', '/')}.py" not in COMMAND}
+    return packages | {"training.train" for module in modules if f"{module[10:].replace('.', '/')}.py" in COMMAND}
 
 
-def room_of(path: Path) -> str:
-    """The folder, or the file's own name at the top."""
+def package_of(path: Path) -> str:
+    """Package of a file; a file at the top is its own."""
     relative = path.relative_to(PACKAGE)
     return "training.train" if relative.as_posix() in COMMAND else relative.parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_point_down(path: Path) -> None:
-    """A file imports from its own room or from a lower floor."""
-    floor_of = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
-    room = room_of(path)
-    if room == "__init__":
-        return  # the front door names what stands anywhere in the house
-    upward = {other for other in imported_rooms(path) - {room} if floor_of[other] >= floor_of[room]}
+    """A file imports from its own package or from a lower layer."""
+    layer_of = {package: level for level, packages in enumerate(LAYERS) for package in packages}
+    package = package_of(path)
+    if package == "__init__":
+        return  # the public API names what is in any layer
+    upward = {other for other in imported_packages(path) - {package} if layer_of[other] >= layer_of[package]}
     assert not upward
+
+
+MAX_MODULE_LINES = 600
+MAX_MODULES, MAX_LINES = 210, 35_500
+"""Of the whole package; lower them with the code."""
+
+
+def test_modules_are_neither_too_many_nor_too_long() -> None:
+    """`python -m tests.tools.structure` prints the numbers."""
+    lines = structure.lines_of_modules()
+    assert {path: count for path, count in lines.items() if count > MAX_MODULE_LINES} == {}
+    assert len(lines) <= MAX_MODULES
+    assert sum(lines.values()) <= MAX_LINES
+    assert structure.median_lines() >= 100
+
+
+def test_no_name_stands_for_two_things() -> None:
+    """No class and no file name twice."""
+    assert structure.basenames_twice() == {}
+    assert structure.classes_twice() == {}
 
 
 def test_the_model_knows_only_torch() -> None:
     """gpt2.py imports nothing but torch, the standard library and its own shape."""
-    assert imported_rooms(PACKAGE / "model" / "gpt2.py") == {"model"}
+    assert imported_packages(PACKAGE / "model" / "gpt2.py") == {"model"}
     roots = {
         (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
         for node in ast.walk(ast.parse((PACKAGE / "model" / "gpt2.py").read_text("utf-8")))
