@@ -57,7 +57,7 @@ def work(model_name: str, tokens: int, steps: int, way: str) -> None:
         if way == "parts" and world.size > 1:
             apply_fsdp(model, world, torch.device("cpu"))
         optimizer = make_optimizer(model.train(), weight_decay=0.0)
-        engine = make_strategy(world, model)
+        strategy = make_strategy(world, model)
         ids = np.random.default_rng(world.rank).integers(0, shape.vocab_size, tokens)
         length = min(tokens, shape.n_positions)
         offsets = (*range(0, tokens, length), tokens)
@@ -76,7 +76,7 @@ def work(model_name: str, tokens: int, steps: int, way: str) -> None:
                 learning_rate=1e-4,
                 max_grad_norm=1.0,
                 scaler=scaler,
-                engine=engine,
+                strategy=strategy,
                 step_tokens=tokens * world.size,
             )
             result.nats.item()

@@ -33,7 +33,7 @@ class Combination:
 
     size: str
     states: str
-    apply_activation_checkpointing: ActivationCheckpointing
+    activation_checkpointing: ActivationCheckpointing
     tokens: int
     micro_batches: int
     document_tokens: int

@@ -1,6 +1,5 @@
 """Known traps: each a question that a GPU answers with yes or no, and the evidence."""
 
-import inspect
 import os
 import subprocess
 import sys
@@ -53,9 +52,8 @@ def passes_of(
     """Forward and backward passes of a compiled model over batches of several shapes, against the uncompiled one."""
     model = new_model("tiny", setting.torch_device, dtype=dtype)
     plain = new_model("tiny", setting.torch_device, dtype=dtype)
-    # where it can be chosen: many shapes are a question to the tracer, and generating code for each takes minutes
-    is_traced_only = len(layouts) > 2 and "backend" in inspect.signature(compiling.compile_in_place).parameters
-    compiling.compile_in_place(model, **({"backend": "aot_eager"} if is_traced_only else {}))
+    # many shapes are a question to the tracer, and generating code for each takes minutes
+    compiling.apply_compile(model, backend="aot_eager" if len(layouts) > 2 else "inductor")
     apply_activation_checkpointing(model, checkpointing)  # type: ignore[arg-type]
     worst = 0.0
     for lengths in layouts:
@@ -71,13 +69,6 @@ def passes_of(
     return verdict(passes=worst < 0.05, worst_gradient_error=worst, graphs=graphs())
 
 
-def attention_of(model: GPT2, layout: PackedLayout) -> Callable[..., torch.Tensor]:
-    """What the package attends with; it asks for the model, or for its device and dtype."""
-    if "model" in inspect.signature(attention_for).parameters:
-        return attention_for(layout, model)  # type: ignore[call-arg,arg-type]
-    return attention_for(layout, model.head_VC.device, model.attention_dtype)
-
-
 def attention_error(model: GPT2) -> tuple[str, float]:
     """The kind of attention of a model, and its relative error against double precision, backward pass included."""
     device, config = model.head_VC.device, model.config
@@ -87,7 +78,7 @@ def attention_error(model: GPT2) -> tuple[str, float]:
         torch.randn(64, config.n_head, channels, device=device).to(model.attention_dtype).requires_grad_()
         for _ in range(3)
     )
-    attend = attention_of(model, layout)
+    attend = attention_for(layout, model)
     y = attend(q, k, v, channels**-0.5)
     exact = exact_attention(q, k, v, layout.offsets, channels**-0.5)
     sides = [[t, *torch.autograd.grad(t.double().square().sum(), (q, k, v))] for t in (y, exact)]
@@ -143,7 +134,7 @@ def bad_batch_compiled(setting: Setting) -> Result:
     """C5: the search for a sample that is not finite halves batches, and must not compile each half."""
     device = setting.torch_device
     model = new_model("tiny", device)
-    compiling.compile_in_place(model)
+    compiling.apply_compile(model)
     with torch.no_grad():
         model.transformer.wte.weight[7] = torch.nan
     model.zero_grad(set_to_none=True)
@@ -174,16 +165,16 @@ def stances_of_two_threads(setting: Setting) -> Result:
     """L10: two threads that run uncompiled for a while, one ending inside the other, leave the compiler on."""
     device = setting.torch_device
     model = new_model("tiny", device)
-    compiling.compile_in_place(model)
+    compiling.apply_compile(model)
     entered, may_leave = threading.Event(), threading.Event()
 
     def other() -> None:
-        with compiling.uncompiled(model):
+        with compiling.eager_mode(model):
             entered.set()
             may_leave.wait(10)
 
     thread = threading.Thread(target=other)
-    with compiling.uncompiled(model):
+    with compiling.eager_mode(model):
         thread.start()
         entered.wait(10)
     may_leave.set()
@@ -340,7 +331,7 @@ def fp16_head_gradient(setting: Setting) -> Result:
 def driver_without_devices(_setting: Setting) -> Result:
     """L7: a plan without torch does not speak of a GPU that CUDA_VISIBLE_DEVICES hides."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    found = hardware_from_driver()
+    found = hardware_from_driver("auto")
     return verdict(passes=found is None, found=found.name if found else None)
 
 

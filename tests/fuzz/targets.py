@@ -196,8 +196,8 @@ class World:
     def _read_checkpoint(self, folder: Path, _: None) -> object:
         scaler = torch.amp.GradScaler("cpu", enabled=False)
         (checkpoint,) = RunDir(folder).checkpoints()
-        chance = RNGState(0, torch.device("cpu"), draws=False)
-        load_checkpoint(checkpoint, model=self._gpt2, optimizer=self._optimizer, scaler=scaler, chance=chance)
+        rng = RNGState(0, torch.device("cpu"), draws=False)
+        load_checkpoint(checkpoint, model=self._gpt2, optimizer=self._optimizer, scaler=scaler, rng=rng)
         return find_checkpoint([checkpoint])
 
     def _make_run(self, folder: Path, chance: random.Random) -> None:

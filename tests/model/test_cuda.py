@@ -99,8 +99,8 @@ def test_recorded_steps_write_what_the_host_chooses(
     model = load_gpt2(folder).cuda()
     requests = [GenerationRequest([0, *range(1, 2 + seed)], seed, rules, 20 + 70 * seed) for seed in range(8)]
     texts = []
-    for ahead in (False, True):
-        engine = Engine(model, end_of_text_id=300, texts_at_once=3, positions=600, ahead=ahead)
+    for async_decode in (False, True):
+        engine = Engine(model, end_of_text_id=300, batch_size=3, positions=600, async_decode=async_decode)
         for request in requests:
             engine.submit(request)
         texts.append([text.tokens for _, text in sorted(engine.run(), key=lambda finished: finished[0])])
