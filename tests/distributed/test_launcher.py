@@ -58,7 +58,7 @@ def errors_in(said: str) -> list[str]:
 def losses(out: Path) -> list[float]:
     """Of all steps."""
     lines = map(json.loads, (out / "metrics.jsonl").read_text("utf-8").splitlines())
-    return [line["loss_nats_per_token"] for line in lines if line["kind"] == "step"]
+    return [line["train_loss"] for line in lines if line["kind"] == "step"]
 
 
 def test_a_killed_process_ends_the_others(module_model_folder: Path, text: Path, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_lists_from_python_reach_every_process(module_model_folder: Path, tmp_pa
         [texts[0], str(texts[1])], out=out, model=module_model_folder, max_steps=2, lora_r=2, **lists, **together
     )
     assert result.steps == 2
-    asked = json.loads((out / "run.json").read_text("utf-8"))["asked"]
-    assert asked["sources"] == list(map(str, texts))
-    assert (asked["source_weights"], asked["lora_target_modules"]) == ([1.0, 2.0], ["attn.c_attn"])
+    config = json.loads((out / "run.json").read_text("utf-8"))["config"]
+    assert config["sources"] == list(map(str, texts))
+    assert (config["source_weights"], config["lora_target_modules"]) == ([1.0, 2.0], ["attn.c_attn"])
     assert tunesmith.train(out=out, resume=True, max_steps=3, **lists, **together).steps == 3

@@ -88,7 +88,7 @@ FITTING = [
 PEAK_TOLERANCE = 0.015
 LARGER_PLANS = {"Muon": 0.06}
 """Planned with the bytes of AdamW's second moment, which Muon does not keep for matrices."""
-SYNCS = {"host": {"_to_copy.default from cuda to cpu at training/step.py": 1}}
+SYNCS = {"host": {"_to_copy.default from cuda to cpu at training/train_step.py": 1}}
 """AdamW on the host reads the verdict of the step before it changes weights."""
 FINDS = {"sync": "syncs", "dtype": "faults"}
 CAPTURED_FUNCTIONS = frozenset(
@@ -223,10 +223,9 @@ def test_a_prefill_waits_for_its_logits_only(results: dict[str, Any], name: str)
     """Prompts, positions and slots are copied without a wait, and so is everything before the first decoding step."""
     result = results[name]
     assert "error" not in result, result.get("traceback")
-    assert without_lines(result["prefill"]["syncs"]) == {
-        "_to_copy.default from cuda to cpu at generation/strategy.py": 1
-    }
-    assert result["prefill"]["scatters"] == (8 if name == "64 texts" else 0)
+    assert without_lines(result["prefill"]["syncs"]) == {"_to_copy.default from cuda to cpu at generation/engine.py": 1}
+    layers = result["case"]["layers"]
+    assert result["prefill"]["scatters"] == (2 * layers if name == "64 texts" else 0)  # keys and values
     assert result["first_launch_syncs"] == {}
 
 
