@@ -285,7 +285,7 @@ def _waiting(run: RunRecord) -> Advice | None:
 
 
 def _idle_card(run: RunRecord) -> Advice | None:
-    used = _finite(run.machine["gpu_utilisation_percent"])
+    used = _finite(run.machine["gpu_utilization_percent"])
     if len(used) < ENOUGH_READINGS or float(used.mean()) >= IDLE_PERCENT:
         return None
     tokens = int(run.plan["tokens_per_micro_batch"])

@@ -380,7 +380,7 @@ def machine_charts(run: RunRecord) -> list[Chart]:
             note=say("How busy the GPU and the CPU were, all programs together."),
             x_name=say("step"),
             series=[
-                Series(say("card"), at, machine["gpu_utilisation_percent"], GREEN),
+                Series(say("card"), at, machine["gpu_utilization_percent"], GREEN),
                 Series(say("CPU, all cores"), at, machine["cpu_percent"], BLUE),
             ],
             said=lambda value: f"{value:.0f} %",
