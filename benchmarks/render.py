@@ -181,8 +181,10 @@ def memory_section() -> list[str]:
             f"median {result['median_error']:.1%}."
         ),
         "",
-        "| model | memory mode | activation checkpointing | tokens x micro-batches | document "
-        "| predicted, MiB | measured, MiB | error |",
+        (
+            "| model | memory mode | activation checkpointing | tokens x micro-batches | document | predicted, MiB "
+            "| measured, MiB | error |"
+        ),
         "|---|---|---|---|---|---|---|---|",
         *rows,
         "",
