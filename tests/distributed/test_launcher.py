@@ -58,7 +58,7 @@ def errors_in(said: str) -> list[str]:
 def losses(out: Path) -> list[float]:
     """Of all steps."""
     lines = map(json.loads, (out / "metrics.jsonl").read_text("utf-8").splitlines())
-    return [line["loss_nats_per_token"] for line in lines if line["kind"] == "step"]
+    return [line["train_loss"] for line in lines if line["kind"] == "step"]
 
 
 def test_a_killed_process_ends_the_others(module_model_folder: Path, text: Path, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_sharded_run_restarts_with_smaller_micro_batches(
     assert error.startswith("error: rank 1: memory ran out with a window of ")
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
     [*_, last] = sorted((tmp_path / "two" / "checkpoints").glob("step-*/state.json"))
-    assert '"pieces": 2' in last.read_text("utf-8")
+    assert '"micro_batch_splits": 2' in last.read_text("utf-8")
 
 
 def test_lists_from_python_reach_every_process(module_model_folder: Path, tmp_path: Path) -> None:
@@ -131,7 +131,7 @@ def test_lists_from_python_reach_every_process(module_model_folder: Path, tmp_pa
         [texts[0], str(texts[1])], out=out, model=module_model_folder, max_steps=2, lora_r=2, **lists, **together
     )
     assert result.steps == 2
-    asked = json.loads((out / "run.json").read_text("utf-8"))["asked"]
-    assert asked["sources"] == list(map(str, texts))
-    assert (asked["source_weights"], asked["lora_target_modules"]) == ([1.0, 2.0], ["attn.c_attn"])
+    config = json.loads((out / "run.json").read_text("utf-8"))["config"]
+    assert config["sources"] == list(map(str, texts))
+    assert (config["source_weights"], config["lora_target_modules"]) == ([1.0, 2.0], ["attn.c_attn"])
     assert tunesmith.train(out=out, resume=True, max_steps=3, **lists, **together).steps == 3

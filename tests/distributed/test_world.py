@@ -61,11 +61,7 @@ def curve(out: Path) -> dict[tuple[str, int], float]:
     """Losses of steps and of evaluations."""
     lines = map(json.loads, (out / "metrics.jsonl").read_text("utf-8").splitlines())
     known = {"step": "train_loss", "eval": "val_loss"}
-    return {
-        (line["kind"], line["step"]): line[next(key for key in line if "nats_per_token" in key)]
-        for line in lines
-        if line["kind"] in known
-    }
+    return {(line["kind"], line["step"]): line[known[line["kind"]]] for line in lines if line["kind"] in known}
 
 
 def assert_same_run(out: Path, reference: Path) -> None:

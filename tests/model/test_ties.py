@@ -28,8 +28,8 @@ def test_texts_of_one_model_are_the_same(
     model = load_gpt2(folder)
     requests = [GenerationRequest([0, *range(1, 2 + seed)], seed, rules, 20) for seed in range(3)]
     texts = []
-    for ahead in (False, True):
-        engine = Engine(model, end_of_text_id=300, texts_at_once=3, positions=64, ahead=ahead)
+    for async_decode in (False, True):
+        engine = Engine(model, end_of_text_id=300, batch_size=3, positions=64, async_decode=async_decode)
         for request in requests:
             engine.submit(request)
         texts.append([text.tokens for _, text in sorted(engine.run(), key=lambda finished: finished[0])])

@@ -305,8 +305,9 @@ def _wait_for_item(model: GPT2) -> None:
 
 
 def _fp32_in_attention(model: GPT2) -> None:
-    attention = model.transformer.h[0].attn
-    attention.run_attend = lambda function, attend, *qkv: function(attend, *(it.float() for it in qkv))
+    inner = model.transformer.h[0].attn.inner_attention
+    forward = inner.forward
+    inner.forward = lambda attend, *qkv: forward(attend, *(it.float() for it in qkv))
 
 
 def _keep_twice(model: GPT2) -> None:

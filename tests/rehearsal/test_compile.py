@@ -25,10 +25,17 @@ from tunesmith.data.corpus import Split
 from tunesmith.data.dataloader import Batch, TrainBatchSampler
 from tunesmith.data.packing import EpochLayout, round_up_tokens
 from tunesmith.data.spans import TokenSpans
-from tunesmith.model import activation_checkpointing, attention
+from tunesmith.model import attention
 from tunesmith.model import compile as compile_module
-from tunesmith.model.activation_checkpointing import apply_activation_checkpointing
-from tunesmith.model.compile import apply_compile, compilation_failure, eager_mode, is_compiled, set_compute_dtype
+from tunesmith.model.activation_checkpointing import CheckpointedForward, apply_activation_checkpointing
+from tunesmith.model.compile import (
+    CompiledForward,
+    apply_compile,
+    compilation_failure,
+    eager_mode,
+    is_compiled,
+    set_compute_dtype,
+)
 from tunesmith.model.gpt2 import GPT2, Block
 from tunesmith.model.gpt2_config import GPT2Config
 from tunesmith.optim.state_format import STATE_FORMATS
@@ -108,7 +115,8 @@ def assert_same(model: GPT2, expected: list[Tensor], batch: Batch | None = None)
 def offload(model: GPT2) -> None:
     """As on a GPU; here nothing is pinned."""
     for block in model.transformer.h:
-        block.run_block = activation_checkpointing._checkpointed_on_host
+        assert isinstance(block.forward, CheckpointedForward)
+        block.forward.to_host = True
 
 
 def on(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,9 +313,8 @@ def test_uncompiled_is_of_one_model_and_one_thread(monkeypatch: pytest.MonkeyPat
 
     def sees_compiled(model: GPT2) -> bool:
         block = model.transformer.h[0]
-        assert isinstance(block, Block)
-        assert block.forward_of is not None
-        return block.forward_of(block) != block._forward
+        assert isinstance(block.forward, CompiledForward)
+        return block.forward.bind().func is not Block.forward
 
     with eager_mode(one):
         with eager_mode(one):
@@ -384,7 +391,7 @@ def test_a_run_whose_compiler_fails_goes_on_and_says_so(tmp_path: Path, monkeypa
     events = list(train_events(config, stop=lambda: False, has_integrations=False))
     (failed,) = [event for event in events if isinstance(event, CompilationFailed)]
     assert (failed.step, "Failed to find C compiler" in failed.reason) == (1, True)
-    assert "continues eager_mode" in notices_of(failed)[0]
+    assert "continues uncompiled" in notices_of(failed)[0]
     assert isinstance(events[-1], RunEnded)
     assert events[-1].result.steps == 2
     kept = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text("utf-8").splitlines()]
