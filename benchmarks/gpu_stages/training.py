@@ -98,14 +98,14 @@ class Plan:
 
     Attributes:
         size: of the model.
-        states: how weights, gradients and moments are kept.
+        memory_mode: how weights, gradients and moments are kept.
         step_tokens: the effective batch.
         document_tokens: length of every document.
         compiled: whether blocks are compiled.
     """
 
     size: str
-    states: str
+    memory_mode: str
     step_tokens: int
     document_tokens: int = 1024
     compiled: bool = False
@@ -114,7 +114,7 @@ class Plan:
     def name(self) -> str:
         """Of its case."""
         short = f", documents of {self.document_tokens}" if self.document_tokens != 1024 else ""
-        return f"{self.size}, {self.states}, {self.step_tokens:,}{short}{', compiled' if self.compiled else ''}"
+        return f"{self.size}, {self.memory_mode}, {self.step_tokens:,}{short}{', compiled' if self.compiled else ''}"
 
 
 PLANS = (

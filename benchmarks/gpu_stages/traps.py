@@ -188,21 +188,21 @@ def fp16_with_bf16_weights(setting: Setting) -> Result:
     """C6: fp16 arithmetic with bf16 weights or gradients is refused by the plan, or works."""
     device = setting.torch_device
     evidence: dict[str, str] = {}
-    for states in ("split-8bit", "bf16-8bit"):
+    for memory_mode in ("split-8bit", "bf16-8bit"):
         try:
             trainee = Trainee.of(
-                "tiny", device, batches_of("tiny", (64, 64), 1024, 2), states=states, dtype=torch.float16
+                "tiny", device, batches_of("tiny", (64, 64), 1024, 2), memory_mode=memory_mode, dtype=torch.float16
             )
-            evidence[states] = f"works, {float(trainee.step().nats):.0f} nats"
+            evidence[memory_mode] = f"works, {float(trainee.step().nats):.0f} nats"
         except (RuntimeError, TypeError, NotImplementedError) as error:
             hardware = replace(hardware_for_gpu("RTX 2080", None), precision="float16")
-            demand = StepSpec(config_of("gpt2"), STATE_FORMATS[states], "none", 0, 0, 2, "cuda")  # type: ignore[index]
-            request = FitRequest(demand, states, "auto", 4096, 1024, 1024.0, _correction(hardware))  # type: ignore[arg-type]
+            demand = StepSpec(config_of("gpt2"), STATE_FORMATS[memory_mode], "none", 0, 0, 2, "cuda")  # type: ignore[index]
+            request = FitRequest(demand, memory_mode, "auto", 4096, 1024, 1024.0, _correction(hardware))  # type: ignore[arg-type]
             try:
-                fastest_fit(request, hardware, STATE_FORMATS[states])  # type: ignore[index]
-                evidence[states] = f"planned, and fails: {type(error).__name__}: {str(error)[:120]}"
+                fastest_fit(request, hardware, STATE_FORMATS[memory_mode])  # type: ignore[index]
+                evidence[memory_mode] = f"planned, and fails: {type(error).__name__}: {str(error)[:120]}"
             except (UserError, DoesNotFitError):
-                evidence[states] = "refused"
+                evidence[memory_mode] = "refused"
     return verdict(passes=not any("fails" in text for text in evidence.values()), memory_mode=evidence)
 
 
@@ -227,9 +227,10 @@ def two_gpus(setting: Setting) -> str:
 NO_COMPILER = """
 import torch
 from gpu_stages.workloads import Trainee, batches_of
-for states in ("fp32", "bf16-8bit"):
-    trainee = Trainee.of("tiny", torch.device("{device}"), batches_of("tiny", (64, 64), 1024, 2), states=states)
-    assert torch.isfinite(trainee.step().nats), states
+for memory_mode in ("fp32", "bf16-8bit"):
+    batches = batches_of("tiny", (64, 64), 1024, 2)
+    trainee = Trainee.of("tiny", torch.device("{device}"), batches, memory_mode=memory_mode)
+    assert torch.isfinite(trainee.step().nats), memory_mode
 print("trained")
 """
 

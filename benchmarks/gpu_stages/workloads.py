@@ -116,7 +116,7 @@ class Trainee:
         device: torch.device,
         batches: list[Batch],
         *,
-        states: str = "fp32",
+        memory_mode: str = "fp32",
         checkpointing: str = "none",
         compiled: bool = False,
         dtype: torch.dtype = torch.bfloat16,
@@ -126,7 +126,7 @@ class Trainee:
         if compiled:
             apply_compile(model)
         apply_activation_checkpointing(model, checkpointing)  # type: ignore[arg-type]
-        optimizer = make_optimizer(model, weight_decay=0.01, plan=STATE_FORMATS[states])  # type: ignore[index]
+        optimizer = make_optimizer(model, weight_decay=0.01, plan=STATE_FORMATS[memory_mode])  # type: ignore[index]
         return cls(model, optimizer, batches, scaler_for(device, enabled=dtype == torch.float16))
 
     def step(self) -> StepResult:

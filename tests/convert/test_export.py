@@ -170,7 +170,7 @@ def test_what_cannot_be(make_model_folder: Callable[..., Path], tmp_path: Path) 
     wide = make_model_folder("wide", n_inner=64)
     with pytest.raises(UserError, match="nanoGPT knows only"):
         tunesmith.export(wide, format="nanogpt", out=out)
-    with pytest.raises(UserError, match=r"^to onnx has no dtype q8_0"):
+    with pytest.raises(UserError, match=r"^format onnx has no dtype q8_0"):
         tunesmith.export(wide, format="onnx", dtype="q8_0", out=out)
     large = make_model_folder("large")
     model = GPT2LMHeadModel.from_pretrained(large)

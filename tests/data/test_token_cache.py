@@ -33,7 +33,7 @@ SPLITS: list[dict[str, Any]] = [
     {"val_fraction": 0},
     {"dedupe": "exact"},
     {"dedupe": "near"},
-    {"source_weights": (0.5, 2.0)},
+    {"weights": (0.5, 2.0)},
 ]
 
 

@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # inside the compiler, which warns of what it does itself
 ]
 
-SHAPE = EpochLayout(steps_per_epoch=6, per_step=2, tokens=128)
+LAYOUT = EpochLayout(steps_per_epoch=6, per_step=2, tokens=128)
 
 
 def split() -> Split:
@@ -43,7 +43,7 @@ def train(model: GPT2, n_steps: int) -> list[float]:
     """Losses of some steps in bf16."""
     model.compute_dtype = torch.bfloat16
     optimizer = make_optimizer(model.train(), weight_decay=0.0)
-    order = TrainBatchSampler(split(), context_length=64, shape=SHAPE, constant_size=True, seed=1)
+    order = TrainBatchSampler(split(), context_length=64, layout=LAYOUT, constant_size=True, seed=1)
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     settings = {"learning_rate": 1e-3, "max_grad_norm": 1.0, "scaler": scaler}
     results = [train_step(model, optimizer, order.batches(step), **settings) for step in range(n_steps)]
@@ -71,7 +71,7 @@ def test_compiled_is_eager_and_stays_compiled(make_model_folder: Callable[..., P
     before = counters["stats"]["unique_graphs"]
     evaluate_split(compiled, split(), context_length=64, tokens_per_batch=100)
     generate_tokens(
-        compiled, [[0], [0, 5]], seeds=[1, 2], rules=SamplingParams(0.0, 0, 1.0), max_new_tokens=3, end_of_text_id=0
+        compiled, [[0], [0, 5]], seeds=[1, 2], params=SamplingParams(0.0, 0, 1.0), max_new_tokens=3, end_of_text_id=0
     )
     assert counters["stats"]["unique_graphs"] == before
 

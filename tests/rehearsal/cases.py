@@ -28,7 +28,7 @@ from tunesmith.generation.kv_cache import KVCache
 from tunesmith.generation.sampling import SamplingParams
 from tunesmith.model.activation_checkpointing import apply_activation_checkpointing
 from tunesmith.model.attention import PackedLayout, forward_packed
-from tunesmith.model.compile import apply_compile
+from tunesmith.model.compile import apply_compile, set_forward
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import PROJECTIONS, GPT2Config, LoRA
 from tunesmith.model.hub import preset_shape
@@ -305,9 +305,9 @@ def _wait_for_item(model: GPT2) -> None:
 
 
 def _fp32_in_attention(model: GPT2) -> None:
-    inner = model.transformer.h[0].attn.inner_attention
-    forward = inner.forward
-    inner.forward = lambda attend, *qkv: forward(attend, *(it.float() for it in qkv))
+    inner = model.blocks[0].attn.inner_attention
+    written = inner.forward
+    set_forward(inner, lambda attend, *qkv: written(attend, *(it.float() for it in qkv)))
 
 
 def _keep_twice(model: GPT2) -> None:

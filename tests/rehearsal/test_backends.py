@@ -108,8 +108,8 @@ def test_triton_has_to_work_and_the_gpu_to_be_new_enough() -> None:
     cpu = Device("cpu", "linux")
     assert resolve_kernels(cpu, WORKS).value == "torch"
     assert resolve_compilation(cpu, FAILS, "g++") == Decision(True, "g++ is here")
-    assert resolve_compilation(cpu, WORKS, "") == Decision(False, "there is no g++")
-    assert resolve_compilation(Device("cpu", "win32"), WORKS, "") == Decision(False, "there is no cl")
+    assert resolve_compilation(cpu, WORKS, "") == Decision(False, "g++ is missing")
+    assert resolve_compilation(Device("cpu", "win32"), WORKS, "") == Decision(False, "cl is missing")
 
 
 def test_windows_builds_bring_no_triton(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def graphs() -> int:
 def new_model(shape: GPT2Config = SHAPE, dtype: torch.dtype = torch.bfloat16, dropout: float = 0.0) -> GPT2:
     """Random weights, in training mode."""
     model = GPT2(shape, dropout=dropout)
-    model.initialize(torch.Generator().manual_seed(0))
+    model.initialise(torch.Generator().manual_seed(0))
     model.compute_dtype = dtype
     return model.train()
 
@@ -114,7 +114,7 @@ def assert_same(model: GPT2, expected: list[Tensor], batch: Batch | None = None)
 
 def offload(model: GPT2) -> None:
     """As on a GPU; here nothing is pinned."""
-    for block in model.transformer.h:
+    for block in model.blocks:
         assert isinstance(block.forward, CheckpointedForward)
         block.forward.to_host = True
 
@@ -312,9 +312,9 @@ def test_uncompiled_is_of_one_model_and_one_thread(monkeypatch: pytest.MonkeyPat
     used: dict[str, bool] = {}
 
     def sees_compiled(model: GPT2) -> bool:
-        block = model.transformer.h[0]
-        assert isinstance(block.forward, CompiledForward)
-        return block.forward.bind().func is not Block.forward
+        forward = model.blocks[0].forward
+        assert isinstance(forward, CompiledForward)
+        return forward.bind().func is not Block.forward  # type: ignore[attr-defined]
 
     with eager_mode(one):
         with eager_mode(one):

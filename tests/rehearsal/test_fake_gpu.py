@@ -224,7 +224,8 @@ def test_a_prefill_waits_for_its_logits_only(results: dict[str, Any], name: str)
     result = results[name]
     assert "error" not in result, result.get("traceback")
     assert without_lines(result["prefill"]["syncs"]) == {"_to_copy.default from cuda to cpu at generation/engine.py": 1}
-    assert result["prefill"]["scatters"] == (8 if name == "64 texts" else 0)
+    layers = result["case"]["layers"]
+    assert result["prefill"]["scatters"] == (2 * layers if name == "64 texts" else 0)  # keys and values
     assert result["first_launch_syncs"] == {}
 
 

@@ -17,12 +17,12 @@ import torch
 import tunesmith
 from tunesmith.config import TrainConfig
 from tunesmith.distributed.launcher import device_for
-from tunesmith.distributed.strategy import Strategy
 from tunesmith.distributed.world import SINGLE_PROCESS
 from tunesmith.doctor.preflight import check_device
 from tunesmith.errors import UserError
 from tunesmith.generation.async_decode import AsyncDecoder
 from tunesmith.generation.cuda_graphs import CUDAGraphRecorder
+from tunesmith.generation.engine import Engine
 from tunesmith.generation.loading import max_batch_size
 from tunesmith.model.hf_checkpoint import load_gpt2
 from tunesmith.optim.cpu_offload_adamw import CPUOffloadAdamW
@@ -239,7 +239,7 @@ def test_kernels_are_launched_where_their_tensors_are(cuda: FakeCuda, monkeypatc
 def test_every_launch_of_a_kernel_has_a_device_guard() -> None:
     """In all modules of kernels, whatever they will be called: `kernel[grid](...)` is inside of `device_of(...)`."""
     launches = 0
-    for path in PACKAGE.rglob("*_kernel.py"):
+    for path in PACKAGE.rglob("*_triton.py"):
         tree = ast.parse(path.read_text("utf-8"))
         jitted = {
             node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and "jit" in _decorators(node)
@@ -286,8 +286,8 @@ def test_recovery_from_fp16_asks_its_own_gpu(
 ) -> None:
     """bf16 where the GPU that trains has it, whatever the current one has."""
     monkeypatch.setattr("tunesmith.training.nonfinite.weights_are_finite", lambda _model: True)
-    blocks = SimpleNamespace(h=[SimpleNamespace()])
-    model = SimpleNamespace(compute_dtype=torch.float16, head_VC=SimpleNamespace(device=device), transformer=blocks)
+    block = SimpleNamespace(forward=None)
+    model = SimpleNamespace(compute_dtype=torch.float16, head_VC=SimpleNamespace(device=device), blocks=[block])
     recovery = Recovery(model, None, None, TrainState, "")  # type: ignore[arg-type]
     recovery.recover(3, TrainState(step=3))
     assert model.compute_dtype == wider
@@ -521,14 +521,14 @@ def test_two_models_are_not_captured_at_once(monkeypatch: pytest.MonkeyPatch) ->
 def test_an_engine_waits_before_it_is_dropped(make_model_folder: Callable[..., Path]) -> None:
     """For the newest step that it launched; one that launched none waits for nothing."""
     model = load_gpt2(make_model_folder())
-    strategy = Strategy(model, end_of_text_id=300, batch_size=1, positions=64, async_decode=True)
-    strategy.close()
+    engine = Engine(model, end_of_text_id=300, batch_size=1, positions=64, async_decode=True)
+    engine.close()
     waited: list[str] = []
-    ahead = strategy._async
+    ahead = engine._async
     assert isinstance(ahead, AsyncDecoder)
     ahead._newest = SimpleNamespace(synchronize=lambda: waited.append("for it"))  # type: ignore[assignment]
-    strategy.close()
-    strategy.close()
+    engine.close()
+    engine.close()
     assert waited == ["for it"]
 
 
@@ -541,19 +541,19 @@ def test_engines_are_closed_by_who_drops_them(
     from tunesmith.serving.worker import Worker
 
     model = load_gpt2(make_model_folder())
-    closed: list[Strategy] = []
+    closed: list[Engine] = []
 
-    def close(strategy: Strategy) -> None:
-        closed.append(strategy)
+    def close(engine: Engine) -> None:
+        closed.append(engine)
 
-    monkeypatch.setattr(Strategy, "close", close)
+    monkeypatch.setattr(Engine, "close", close)
     settings: dict[str, Any] = {"seeds": [1], "params": SamplingParams(0.0, 0, 1.0), "end_of_text_id": 300}
     generate_tokens(model, [[0]], max_new_tokens=2, **settings)
     assert len(closed) == 1
     with pytest.raises(UserError, match="prompt has 99 tokens"):
         generate_tokens(model, [[0] * 99], max_new_tokens=2, **settings)
     with monkeypatch.context() as broken:
-        broken.setattr(Strategy, "step", lambda _engine: (_ for _ in ()).throw(RuntimeError("a graph failed")))
+        broken.setattr(Engine, "step", lambda _engine: (_ for _ in ()).throw(RuntimeError("a graph failed")))
         with pytest.raises(RuntimeError, match="a graph"):
             generate_tokens(model, [[0]], max_new_tokens=2, **settings)
     assert len(closed) == 2

@@ -166,11 +166,11 @@ def test_weights_belong_to_sources(tmp_path: Path, text: Path, make_model_folder
     other = tmp_path / "other.txt"
     other.write_text("one\ntwo\nthree\n", encoding="utf-8")
     model = make_model_folder()
-    report = tunesmith.prepare(text, other, tokenizer=model, weights=(1, 2.5), split_on="line")
+    report = tunesmith.prepare(text, other, tokenizer=model, source_weights=(1, 2.5), split_on="line")
     assert report["weights"] == [1, 2.5]
     for weights in [(1,), (1, 0), (1, 2, 3)]:
         with pytest.raises(UserError, match="does not give each of the 2 sources a number above 0"):
-            tunesmith.prepare(text, other, tokenizer=model, weights=weights)
+            tunesmith.prepare(text, other, tokenizer=model, source_weights=weights)
 
 
 def test_prepared_folders_stand_alone(tmp_path: Path, text: Path, make_model_folder: Callable[..., Path]) -> None:

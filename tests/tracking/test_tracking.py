@@ -172,7 +172,7 @@ def test_a_library_that_is_missing_is_named_before_anything_begins(
 ) -> None:
     """With the command that installs it, and no run folder."""
     monkeypatch.setitem(trackers.LIBRARIES, "wandb", "no_such_library")
-    with pytest.raises(UserError, match=r"^track wandb: not installed") as error:
+    with pytest.raises(UserError, match=r"^report_to wandb: not installed") as error:
         tunesmith.train(text, model="tiny", out=tmp_path / "out", report_to=("wandb",))
     assert "pip install no_such_library" in error.value.hint
     assert not (tmp_path / "out").exists()

@@ -20,7 +20,7 @@ from tunesmith.planning.scaling_law import ScalingEstimate, time_limit_warning
 from tunesmith.tokenization.train_tokenizer import resolve_vocab_size
 from tunesmith.training.optimizer import make_optimizer
 
-SHAPE = {"from_scratch": True, "layers": 2, "width": 64, "context_length": 64, "split_on": "line"}
+SHAPE = {"from_scratch": True, "n_layer": 2, "n_embd": 64, "context_length": 64, "split_on": "line"}
 
 
 @pytest.fixture
@@ -151,15 +151,15 @@ def test_a_plan_needs_neither_model_nor_network(text: Path, capsys: pytest.Captu
 def test_mistakes(text: Path, tmp_path: Path) -> None:
     """Flags that need each other or exclude each other, sizes that cannot be, text that is there once only."""
     for named, options in [
-        ("^shape needs from_scratch", {"shape": "gpt2-small"}),
+        ("^size needs from_scratch", {"size": "gpt2-small"}),
         ("^vocab_size needs from_scratch", {"vocab_size": 300}),
-        ("^shape and model exclude", {"from_scratch": True, "shape": "gpt2-small", "model": "tiny"}),
+        ("^size and model exclude", {"from_scratch": True, "size": "gpt2-small", "model": "tiny"}),
         ("^tokenizer and vocab_size exclude", {**SHAPE, "tokenizer": "tiny", "vocab_size": 300}),
         ("^lora_r and from_scratch exclude", {**SHAPE, "lora_r": 4}),
         ("keeps everything in fp32", {"optimizer": "muon", "memory_mode": "8bit"}),
         ("^vocab_size 10 is not a number from 257", {**SHAPE, "vocab_size": 10}),
-        ("^layers 0 is not a number from 1", {**SHAPE, "layers": 0}),
-        ("not a multiple of 3 heads", {**SHAPE, "heads": 3, "vocab_size": 300}),
+        ("^n_layer 0 is not a number from 1", {**SHAPE, "n_layer": 0}),
+        ("not a multiple of 3 heads", {**SHAPE, "n_head": 3, "vocab_size": 300}),
     ]:
         with pytest.raises(UserError, match=named):
             tunesmith.train(text, out=tmp_path / "out", **options)

@@ -263,6 +263,6 @@ def _stored_trackers(config: TrainConfig, run: RunDir) -> tuple[TrackerName, ...
     if not config.resume:
         return ()
     try:
-        return tuple(run.read_metadata()["config"].get("track", ()))
+        return tuple(run.read_metadata()["config"].get("report_to", ()))
     except UserError:
         return ()
