@@ -1,12 +1,12 @@
-"""Text to training tokens: ours with and without the fast path, and the guide's `datasets.map`.
+"""Text to training tokens: ours with and without the fast path, and the example's `datasets.map`.
 
     python benchmarks/data.py ENGLISH.txt --tokenizer GPT2_FOLDER [--repeat 40]
 
-End to end on one machine in one run: read, decode, find samples, tokenise, write, sync. Each side runs in a process of
+End to end on one machine in one run: read, decode, find samples, tokenize, write, sync. Each side runs in a process of
 its own. Ours starts from an empty cache; its seconds are those of the whole process, and those between the first byte
 read and the last one on disk are told apart from start-up (imports, loading and checking two tokenizers). The text is
 also measured many times over, with a counter in every line, which makes each of millions of samples a different one.
-The guide's side reads a file with `load_dataset` and pads every line to 512 tokens with `map`, as its script does; it
+The example's side reads a file with `load_dataset` and pads every line to 512 tokens with `map`, as its script does; it
 gets the first lines only and its imports are not counted, because all lines would take minutes.
 """
 
@@ -23,8 +23,8 @@ from typing import Any
 
 from record import keep
 
-GUIDE_LINES = 20_000
-SIDES = ("document", "line", "reference", "again", "guide")
+EXAMPLE_LINES = 20_000
+SIDES = ("document", "line", "reference", "again", "example")
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
         folder = Path(temporary)
         text = arguments.text.read_text("utf-8")
         volumes, lines, first = (folder / f"{kind}.txt" for kind in ("volumes", "lines", "first"))
-        first.write_text("\n".join(text.split("\n")[:GUIDE_LINES]), encoding="utf-8")
+        first.write_text("\n".join(text.split("\n")[:EXAMPLE_LINES]), encoding="utf-8")
         with volumes.open("w", encoding="utf-8") as one, lines.open("w", encoding="utf-8") as other:
             for number in range(arguments.repeat):
                 one.write(f"Volume {number}\n\n{text}\n\n")
@@ -55,15 +55,15 @@ def main() -> None:
             f"tunesmith, {times}, one sample a line": ("line", lines),
             "the same a second time": ("again", lines),
             "tunesmith without gigatoken": ("reference", arguments.text),
-            "the guide's datasets.map": ("guide", first),
+            "the example's datasets.map": ("example", first),
         }
         sides = {}
         for name, (side, path) in plan.items():
             sides[name] = in_own_process(path, arguments.tokenizer, side, folder)
             print(name, sides[name], flush=True)
-    guide = sides["the guide's datasets.map"]["mb_per_s"]
-    ratios = {name: side["mb_per_s"] / guide for name, side in sides.items()}
-    print(keep("data", {"sides": sides, "times_the_guides_rate": ratios}))
+    example = sides["the example's datasets.map"]["mb_per_s"]
+    ratios = {name: side["mb_per_s"] / example for name, side in sides.items()}
+    print(keep("data", {"sides": sides, "times_the_examples_rate": ratios}))
 
 
 def in_own_process(text: Path, tokenizer: Path, side: str, folder: Path) -> dict[str, Any]:
@@ -91,7 +91,7 @@ def in_own_process(text: Path, tokenizer: Path, side: str, folder: Path) -> dict
 
 def measured(side: str, text: Path, tokenizer: Path) -> dict[str, Any]:
     """One side, in this process."""
-    result = guide(text, tokenizer) if side == "guide" else ours(side, text, tokenizer)
+    result = example(text, tokenizer) if side == "example" else ours(side, text, tokenizer)
     return {**result, "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
 
 
@@ -127,8 +127,8 @@ def ours(side: str, text: Path, tokenizer: Path) -> dict[str, Any]:
     }
 
 
-def guide(text: Path, tokenizer: Path) -> dict[str, Any]:
-    """The guide's loading and tokenisation of the first lines, without its imports."""
+def example(text: Path, tokenizer: Path) -> dict[str, Any]:
+    """The example's loading and tokenization of the first lines, without its imports."""
     from datasets import load_dataset
     from transformers import AutoTokenizer
 

@@ -51,7 +51,7 @@ def work(model_name: str, tokens: int, steps: int, way: str) -> None:
         shape = preset_shape(model_name)
         assert shape is not None, "name a preset"
         model = GPT2(shape)
-        model.initialise(torch.Generator().manual_seed(0))
+        model.initialize(torch.Generator().manual_seed(0))
         parameters = sum(parameter.numel() for parameter in model.parameters())
         in_blocks = sum(parameter.numel() for parameter in model.transformer.h.parameters())
         if way == "parts" and world.size > 1:

@@ -177,7 +177,7 @@ def _trainer(lines: list[Line]) -> list[str]:
             )
         )
     text = (
-        "GPT-2 124M on samples that fill half of 512 tokens, where the guide's script pads, and on full windows of "
+        "GPT-2 124M on samples that fill half of 512 tokens, where the `Trainer` example pads, and on full windows of "
         "512; `Trainer` tuned is bf16, fused AdamW, packed, compiled. Tokens of text trained on per second, "
         "and the rate divided by tunesmith's, uncompiled."
     )

@@ -32,7 +32,7 @@ class Combination:
     """What is run."""
 
     size: str
-    states: str
+    memory_mode: str
     activation_checkpointing: ActivationCheckpointing
     tokens: int
     micro_batches: int
@@ -81,13 +81,13 @@ def run(combination: Combination) -> dict[str, Any]:
     from tunesmith.training.train_step import train_step
     from tunesmith.utils.device import peak_memory_bytes, resolve_dtype
 
-    shape, states = SHAPES[combination.size], STATE_FORMATS[combination.states]
+    shape, states = SHAPES[combination.size], STATE_FORMATS[combination.memory_mode]
     dtype = resolve_dtype("auto", torch.device("cpu")).value
 
     with torch.device("meta"):
         model = GPT2(shape)
     model.to_empty(device="cpu")
-    model.initialise(torch.Generator().manual_seed(0))
+    model.initialize(torch.Generator().manual_seed(0))
     model.train()
     model.compute_dtype = dtype
     apply_activation_checkpointing(model, combination.activation_checkpointing)

@@ -14,20 +14,21 @@ HEAD = """\
 # Benchmarks
 
 Rendered by `python benchmarks/render.py` from `benchmarks/results/*.json`; each table is one run of one script that
-measured all sides on the same machine and text.
+measured all sides on the same machine and text. The `Trainer` example is `benchmarks/trainer_example.py`: the script
+that tutorials show for fine-tuning GPT-2 with Hugging Face's `Trainer`.
 """
 
 
 def main() -> None:
     """Write the page."""
-    guide = json.loads((RESULTS / "guide_semantics.json").read_text("utf-8"))
+    quality = json.loads((RESULTS / "trainer_quality.json").read_text("utf-8"))
     data = json.loads((RESULTS / "data.json").read_text("utf-8"))
     train = json.loads((RESULTS / "train.json").read_text("utf-8"))
     PLOT.write_text(bars(train), encoding="utf-8")
-    wider = RESULTS / "guide_semantics_4x256.json"
-    second = guide_section(json.loads(wider.read_text("utf-8"))) if wider.exists() else []
+    wider = RESULTS / "trainer_quality_4x256.json"
+    second = quality_section(json.loads(wider.read_text("utf-8"))) if wider.exists() else []
     sections = [
-        *guide_section(guide),
+        *quality_section(quality),
         *second,
         *train_section(train),
         *memory_section(),
@@ -40,15 +41,15 @@ def main() -> None:
     PAGE.write_text("\n".join([HEAD, *sections]), encoding="utf-8")
 
 
-def guide_section(result: dict[str, Any]) -> list[str]:
-    """The guide's semantics against ours."""
+def quality_section(result: dict[str, Any]) -> list[str]:
+    """The semantics of the `Trainer` example against ours."""
     rows = [
         f"| {name} | {_seconds(side)} | {side['score']['nats_per_token']:.3f} | "
         f"{side['score']['text_nats_per_token']:.3f} | {side['score']['end_of_text_nats']:.2f} | {_ends(side)} |"
         for name, side in result["sides"].items()
     ]
     return [
-        f"## The guide's script and tunesmith on the same text: {result['model']}",
+        f"## The `Trainer` example and tunesmith on the same text: {result['model']}",
         "",
         (
             f"`{result['command']}` on {result['date']}: `{result['model']}`, {result['epochs']} epochs, "
@@ -61,7 +62,7 @@ def guide_section(result: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|",
         *rows,
         "",
-        "The guide pads with end-of-text, which its collator masks out of the loss: the model never learns to stop.",
+        "The example pads with end-of-text, which its collator masks out of the loss: the model never learns to stop.",
         "",
         _environment(result["environment"]),
         "",
@@ -69,7 +70,7 @@ def guide_section(result: dict[str, Any]) -> list[str]:
 
 
 SIDE_NAMES = {
-    "guide": "the guide's script",
+    "example": "the `Trainer` example",
     "tuned": "a well-tuned `Trainer` (bf16, compiled)",
     "ours": "tunesmith",
     "ours compiled": "tunesmith, compiled",
@@ -82,13 +83,13 @@ def train_section(result: dict[str, Any]) -> list[str]:
     ratios = result["ratios"]
     rows = [
         f"| {SIDE_NAMES[side]} | {some['tokens_per_s']:.0f} | "
-        f"{some['tokens_per_s'] / full['guide']['tokens_per_s']:.2f} | "
+        f"{some['tokens_per_s'] / full['example']['tokens_per_s']:.2f} | "
         f"{ratios['share_of_peak'][side]:.0%} | {some['peak_memory_bytes'] / 2**30:.1f} |"
         for side, some in full.items()
     ]
     useful = [
-        f"| {name} | {sides['guide']['useful_tokens_per_s']:.1f} | {sides['ours']['useful_tokens_per_s']:.0f} | "
-        f"{ratios['useful_tokens_against_guide'][name]:.0f} | {sides['guide']['learned_share']:.1%} | 100% | "
+        f"| {name} | {sides['example']['useful_tokens_per_s']:.1f} | {sides['ours']['useful_tokens_per_s']:.0f} | "
+        f"{ratios['useful_tokens_against_example'][name]:.0f} | {sides['example']['learned_share']:.1%} | 100% | "
         f"{sides['ours']['full']:.1%} |"
         for name, sides in result["sets"].items()
         if name != "full windows"
@@ -99,20 +100,20 @@ def train_section(result: dict[str, Any]) -> list[str]:
         (
             f"`{result['command']}` on {result['date']}: GPT-2's 124M shape with GPT-2's tokenizer. First windows of "
             "512 tokens that need no padding, so that every side computes the same: tokens per second, times the "
-            "guide's, share of the machine's best bf16 matrix product "
+            "example's, share of the machine's best bf16 matrix product "
             f"({result['peak_bf16_flops_per_s'] / 1e9:.0f} GFLOP/s), and the peak memory of the process."
         ),
         "",
-        "| | tokens/s | times the guide's | share of peak | memory, GiB |",
+        "| | tokens/s | times the example's | share of peak | memory, GiB |",
         "|---|---|---|---|---|",
         *rows,
         "",
         (
-            "Then real texts, where the guide's script pads or cuts every sample to 512 tokens: tokens of text learned "
-            "from per second, and how much of the text is learned from at all."
+            "Then real texts, where the `Trainer` example pads or cuts every sample to 512 tokens: tokens of text "
+            "learned from per second, and how much of the text is learned from at all."
         ),
         "",
-        "| | the guide's script | tunesmith | times | the guide learns from | tunesmith | our batches are full |",
+        "| | the `Trainer` example | tunesmith | times | the example learns from | tunesmith | our batches are full |",
         "|---|---|---|---|---|---|---|",
         *useful,
         "",
@@ -129,18 +130,18 @@ def bars(result: dict[str, Any]) -> str:
     """Useful tokens per second, a pair of bars for each text, on a logarithmic scale."""
     sets = {name: sides for name, sides in result["sets"].items() if name != "full windows"}
     height, left, scale = 54, 130, 120
-    colours = {"guide": "#b35806", "ours": "#2166ac"}
+    colors = {"example": "#b35806", "ours": "#2166ac"}
     lines = []
     for number, (name, sides) in enumerate(sets.items()):
         top = 40 + number * height
         lines.append(f'<text x="{left - 10}" y="{top + 23}" text-anchor="end">{name}</text>')
-        for place, side in enumerate(("guide", "ours")):
+        for place, side in enumerate(("example", "ours")):
             rate = sides[side]["useful_tokens_per_s"]
             width = max(math.log10(rate), 0) * scale
             y = top + place * 20
-            lines.append(f'<rect x="{left}" y="{y}" width="{width:.1f}" height="17" fill="{colours[side]}"/>')
+            lines.append(f'<rect x="{left}" y="{y}" width="{width:.1f}" height="17" fill="{colors[side]}"/>')
             lines.append(f'<text x="{left + width + 6:.1f}" y="{y + 13}">{rate:,.1f}</text>')
-    title = "Useful tokens per second (logarithmic): the guide's script (brown) and tunesmith (blue)"
+    title = "Useful tokens per second (logarithmic): the `Trainer` example (brown) and tunesmith (blue)"
     size = f'viewBox="0 0 560 {50 + len(sets) * height}"'
     style = "font: 13px system-ui, sans-serif; fill: #444"
     return (
@@ -164,8 +165,9 @@ def memory_section() -> list[str]:
         return []
     result = json.loads(path.read_text("utf-8"))
     rows = [
-        f"| {row['size']} | {row['states']} | {row['recompute']} | {row['tokens']:,} x {row['micro_batches']} | "
-        f"{row['document_tokens']} | {row['predicted_bytes'] / 2**20:,.0f} | {row['measured_bytes'] / 2**20:,.0f} | "
+        f"| {row['size']} | {row['memory_mode']} | {row['activation_checkpointing']} | "
+        f"{row['tokens']:,} x {row['micro_batches']} | {row['document_tokens']} | "
+        f"{row['predicted_bytes'] / 2**20:,.0f} | {row['measured_bytes'] / 2**20:,.0f} | "
         f"{row['error']:+.1%} |"
         for row in result["rows"]
     ]
@@ -179,13 +181,16 @@ def memory_section() -> list[str]:
             f"median {result['median_error']:.1%}."
         ),
         "",
-        "| model | states | recomputed | tokens x micro-batches | document | predicted, MiB | measured, MiB | error |",
+        (
+            "| model | memory mode | activation checkpointing | tokens x micro-batches | document | predicted, MiB "
+            "| measured, MiB | error |"
+        ),
         "|---|---|---|---|---|---|---|---|",
         *rows,
         "",
         *([result["note"], ""] if "note" in result else []),
         (
-            "A processor's heap keeps holes between blocks of different sizes, which no form knows; torch's own "
+            "A CPU's heap keeps holes between blocks of different sizes, which no form knows; torch's own "
             "allocations are met within 2 % below and 9 % above in the tests."
         ),
         "",
@@ -213,23 +218,23 @@ def writing_section() -> list[str]:
     ]
     times = ", ".join(f"{ratio:.1f} at {count}" for count, ratio in ratios["against_transformers"].items())
     return [
-        "## Writing on a CPU",
+        "## Generation on a CPU",
         "",
         (
             f"`{result['command']}` on {result['date']}: GPT-2's 124M shape, greedy, "
-            "new tokens per second with so many texts side by side."
+            "new tokens per second by number of texts at once."
         ),
         "",
-        f"| texts side by side | {' | '.join(rates['ours'])} |",
+        f"| texts at once | {' | '.join(rates['ours'])} |",
         f"|---|{'---|' * len(rates['ours'])}",
         *rows,
         "",
         (
-            f"That is {times} times the faster of transformers' rates (aim: 3, 2.5 and 2.5), and at one text "
+            f"That is {times} times the faster of transformers' rates, and at one text "
             f"{ratios['share_of_memory_bound']:.0%} of what reading all matrices once for each token allows "
-            f"({sides['memory']['bytes_per_s'] / 1e9:.1f} GB/s measured; aim: 65 %). 1,000 prompts from a file, "
+            f"({sides['memory']['bytes_per_s'] / 1e9:.1f} GB/s measured). 1,000 prompts from a file, "
             f"model loading included, go {ratios['prompts_file_against_pipeline_loop']:.0f} times as fast as in a loop "
-            "over `pipeline` (aim: 10)."
+            "over `pipeline`."
         ),
         "",
         *([result["note"], ""] if "note" in result else []),
@@ -241,7 +246,7 @@ def writing_section() -> list[str]:
 def besides_section() -> list[str]:
     """What saving and watching cost."""
     lines = []
-    for name, what in (("saving", "saves every 100 steps"), ("watching", "live screen, gauges and a tracker")):
+    for name, what in (("saving", "saves every 100 steps"), ("watching", "live screen, system monitor and a tracker")):
         path = RESULTS / f"{name}.json"
         if path.exists():
             result = json.loads(path.read_text("utf-8"))
@@ -286,8 +291,8 @@ def processes_section() -> list[str]:
             f"`{result['command']}` on {result['date']}: {n} processes of one thread on as many cores, each with "
             f"{result['tokens_per_process']:,} tokens a step of `{result['model']}` in fp32, joined by Gloo over the "
             f"loopback interface; one process alone takes {alone_s:.2f} s for a step. The ratio of times says "
-            "how much of it is lost to joining (1 is nothing); on processors that share memory and two cores it is an "
-            "upper bound, and says nothing about cards. Bytes are those of all processes together, beside what "
+            "how much of it is lost to joining (1 is nothing); on CPUs that share memory and two cores it is an "
+            "upper bound, and says nothing about GPUs. Bytes are those of all processes together, beside what "
             "[the model on paper](scaling.md) says."
         ),
         "",
@@ -308,7 +313,7 @@ def data_section(result: dict[str, Any]) -> list[str]:
         f"{_read_to_disk(side)} | {side['peak_memory_bytes'] / 2**20:,.0f} |"
         for name, side in result["sides"].items()
     ]
-    ratios = result["times_the_guides_rate"]
+    ratios = result["times_the_examples_rate"]
     large = next(name for name in ratios if name.endswith("times the text"))
     return [
         "## Text to training tokens",
@@ -316,9 +321,9 @@ def data_section(result: dict[str, Any]) -> list[str]:
         (
             f"`{result['command']}` on {result['date']}: 25 MB of novels, as one document unless said otherwise, "
             "GPT-2's tokenizer. Ours from an empty cache in a process of its own, whose whole time is counted; the "
-            "column behind it leaves out start-up (imports, loading and checking two tokenizers). The guide's side on "
-            f"its first 20,000 lines, without its imports. On a gigabyte tunesmith had **{ratios[large]:.0f} times the "
-            "guide's rate**."
+            "column behind it leaves out start-up (imports, loading and checking two tokenizers). The example's side "
+            f"on its first 20,000 lines, without its imports. On a gigabyte tunesmith had **{ratios[large]:.0f} times "
+            "the example's rate**."
         ),
         "",
         "| | MB | s | MB/s, whole process | MB/s, first byte read to last on disk | peak memory, MiB |",

@@ -5,7 +5,7 @@
 Without --tokens-per-step the plan decides, as in any run.
 
 The runs alternate, each in a process of its own, in the order with, without, without, with, so that a machine that gets
-slower or faster does not favour a side. Timed is from the end of the tenth step to the end of the last but one: the
+slower or faster does not favor a side. Timed is from the end of the tenth step to the end of the last but one: the
 saves in between are in it, the one at the end, which both make, is not. Also kept: the longest that training stood
 still for a save, and the size of a checkpoint.
 """

@@ -1,11 +1,11 @@
-"""The training engine on this machine: the guide's script, a well-tuned `Trainer`, and ours.
+"""The training engine on this machine: The Hugging Face `Trainer` example, a well-tuned `Trainer`, and ours.
 
     python benchmarks/train.py TEXTS_FOLDER --model GPT2_124M_FOLDER [--sets titles-hn jsonl-gsm8k ...]
 
 TEXTS_FOLDER holds one folder for each set. Every side runs in a process of its own, one after the other. Two questions:
 
 - Tokens per second for each token that is computed: windows of 512 tokens with nothing padded.
-- Useful tokens per second, those that are text and are learned from: the guide's script pads or cuts every sample to
+- Useful tokens per second, those that are text and are learned from: the `Trainer` example pads or cuts every sample to
   512 tokens; ours packs them.
 
 `Trainer` is timed from the end of its first micro-batch to the end of its fifth, one optimizer step among them. Ours
@@ -50,11 +50,11 @@ def main() -> None:
         print(f"peak {peak / 1e9:.0f} GFLOP/s", flush=True)
         windows = folder / "windows.jsonl"
         write_jsonl(windows, full_windows(arguments.texts / "novels-a", arguments.model))
-        plan = {} if arguments.add else {FULL_WINDOWS: (windows, ["guide", "tuned", "ours", "ours compiled"])}
+        plan = {} if arguments.add else {FULL_WINDOWS: (windows, ["example", "tuned", "ours", "ours compiled"])}
         for set_name in arguments.sets:
             path = folder / f"{set_name}.jsonl"
             write_jsonl(path, samples_of(arguments.texts / set_name))
-            plan[set_name] = (path, ["guide", "ours"])
+            plan[set_name] = (path, ["example", "ours"])
         for set_name, (path, sides) in plan.items():
             results[set_name] = {}
             for side in sides:
@@ -68,12 +68,12 @@ def ratios(results: dict[str, dict[str, Any]], peak: float) -> dict[str, Any]:
     full = results[FULL_WINDOWS]
     ours = full["ours"]
     return {
-        "per_computed_token_against_guide": ours["tokens_per_s"] / full["guide"]["tokens_per_s"],
+        "per_computed_token_against_example": ours["tokens_per_s"] / full["example"]["tokens_per_s"],
         "per_computed_token_against_tuned": ours["tokens_per_s"] / full["tuned"]["tokens_per_s"],
-        "memory_against_guide": ours["peak_memory_bytes"] / full["guide"]["peak_memory_bytes"],
+        "memory_against_example": ours["peak_memory_bytes"] / full["example"]["peak_memory_bytes"],
         "share_of_peak": {side: some["tokens_per_s"] * some["flops_per_token"] / peak for side, some in full.items()},
-        "useful_tokens_against_guide": {
-            name: sides["ours"]["useful_tokens_per_s"] / sides["guide"]["useful_tokens_per_s"]
+        "useful_tokens_against_example": {
+            name: sides["ours"]["useful_tokens_per_s"] / sides["example"]["useful_tokens_per_s"]
             for name, sides in results.items()
             if name != FULL_WINDOWS
         },
@@ -91,7 +91,7 @@ def in_own_process(side: str, text: Path, model: Path) -> dict[str, Any]:
 
 
 def samples_of(folder: Path) -> list[str]:
-    """The samples of a set as a user of the guide's script would have them: lines, rows, or whole files."""
+    """The samples of a set as a user of the `Trainer` example would have them: lines, rows, or whole files."""
     (first, *others) = sorted(path for path in folder.iterdir() if path.is_file())
     if others:
         return [path.read_text("utf-8-sig") for path in (first, *others)]
@@ -145,30 +145,32 @@ def peak_side(_text: Path, _model: Path) -> dict[str, Any]:
     return {"peak": best}
 
 
-def guide_side(text: Path, model: Path) -> dict[str, Any]:
-    """The guide's script."""
-    import guide_script
+def example_side(text: Path, model: Path) -> dict[str, Any]:
+    """The `Trainer` example."""
+    import trainer_example
 
     with tempfile.TemporaryDirectory() as out:
         samples = read_jsonl(text)[:40]
-        made, tokenizer = guide_script.trainer(model, samples, samples[:1], Path(out), eval_strategy="no", max_steps=5)
+        made, tokenizer = trainer_example.trainer(
+            model, samples, samples[:1], Path(out), eval_strategy="no", max_steps=5
+        )
         whole = read_jsonl(text)
         # Padding is masked out of the loss, the padded end-of-text with it: these are the tokens that are learned from.
         lengths = [len(ids) for ids in tokenizer(whole)["input_ids"]]
-        kept = [min(length, guide_script.PADDED_TOKENS) for length in lengths]
-        seconds, computed = timed(made, guide_script.BATCH_SAMPLES * guide_script.PADDED_TOKENS)
-    useful = computed / guide_script.PADDED_TOKENS * sum(kept) / len(kept)
+        kept = [min(length, trainer_example.PADDED_TOKENS) for length in lengths]
+        seconds, computed = timed(made, trainer_example.BATCH_SAMPLES * trainer_example.PADDED_TOKENS)
+    useful = computed / trainer_example.PADDED_TOKENS * sum(kept) / len(kept)
     return {**side_result(model, computed, seconds, useful), "learned_share": sum(kept) / sum(lengths)}
 
 
 def tuned_side(text: Path, model: Path) -> dict[str, Any]:
     """The well-tuned `Trainer`."""
-    import guide_script
+    import trainer_example
     import tuned_trainer
 
     with tempfile.TemporaryDirectory() as out:
         made = tuned_trainer.trainer(model, read_jsonl(text)[:80], Path(out), max_steps=2)
-        seconds, computed = timed(made, guide_script.BATCH_SAMPLES * guide_script.PADDED_TOKENS)
+        seconds, computed = timed(made, trainer_example.BATCH_SAMPLES * trainer_example.PADDED_TOKENS)
     return side_result(model, computed, seconds, computed)
 
 
@@ -262,7 +264,7 @@ def side_result(model: Path, computed: int, seconds: float, useful: float) -> di
 
 SIDES = {
     "peak": peak_side,
-    "guide": guide_side,
+    "example": example_side,
     "tuned": tuned_side,
     "ours": ours_side,
     "ours compiled": lambda text, model: ours_side(text, model, compiled=True),

@@ -1,15 +1,15 @@
 """`Trainer` as somebody who knows it well would run it: nothing padded, bf16, fused AdamW, compiled.
 
 Texts stand behind one another with end-of-text between them and are cut into windows of 512 tokens, all of which are
-learned; attention crosses the borders of texts, as it does in every such script. What the guide's script does otherwise
-is kept: batches of 4 windows, gradients accumulated over 4 of them.
+learned; attention crosses the borders of texts, as it does in every such script. What the `Trainer` example does
+otherwise is kept: batches of 4 windows, gradients accumulated over 4 of them.
 """
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from guide_script import ACCUMULATED_BATCHES, BATCH_SAMPLES, PADDED_TOKENS
+from trainer_example import ACCUMULATED_BATCHES, BATCH_SAMPLES, PADDED_TOKENS
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, default_data_collator
 
 

@@ -7,7 +7,7 @@ metrics file, and a tracker that follows it. Watched by nobody means: none of th
 numbers of each step are read from the device all the same, as NaNs are looked for in any run.
 
 The runs alternate, each in a process of its own, in the order with, without, without, with, so that a machine that gets
-slower or faster does not favour a side. Timed is from the end of the tenth step to the end of the last but one.
+slower or faster does not favor a side. Timed is from the end of the tenth step to the end of the last but one.
 """
 
 import argparse

@@ -157,7 +157,7 @@ def test_an_evaluation_that_was_no_number_stays_one(text: Path, tmp_path: Path) 
     spike = {"kind": "loss_spike", "step": 3, "train_loss": INF, "usual_loss": 2.0}
     JsonlWriter(out / "metrics.jsonl").append(spike)
     run = read_run(out)
-    assert math.isnan(run.evaluations[-1].nats_per_token)
+    assert math.isnan(run.evaluations[-1].loss)
     assert run.best is not None
     assert run.best.step == last["step"]
     assert tunesmith.explain(out)["name"] == "overfit"

@@ -16,7 +16,7 @@ from gpu_stages.workloads import SIZES, memory, wait
 ROOT = Path(__file__).parents[2]
 COMMAND_LIMIT_S, TESTS_LIMIT_S = 90.0, 100.0
 SKIPPED_STEPS = 10
-GUIDE_TOKENS, TEXT = 512, "night after night, the lamp. " * 9
+EXAMPLE_TOKENS, TEXT = 512, "night after night, the lamp. " * 9
 TEXT_TOKENS = len(TEXT)
 """A byte each: the texts fill half of a padded sample."""
 
@@ -98,13 +98,13 @@ def _environment() -> dict[str, str]:
 
 
 def peer(setting: Setting, *, tuned: bool) -> Result:
-    """`Trainer`: as the guide runs it, or by somebody who knows it well; the first steps are left out."""
-    import guide_script
+    """`Trainer`: as the example runs it, or by somebody who knows it well; the first steps are left out."""
+    import trainer_example
     import tuned_trainer
     from transformers import GPT2Config as HFConfig
     from transformers import GPT2LMHeadModel, TrainerCallback
 
-    device, folder = setting.torch_device, setting.folder / ("tuned" if tuned else "guide")
+    device, folder = setting.torch_device, setting.folder / ("tuned" if tuned else "example")
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = byte_tokenizer()
     shape = dict(zip(("n_layer", "n_embd", "n_head"), SIZES["gpt2" if setting.is_gpu else "tiny"], strict=True))
@@ -124,7 +124,7 @@ def peer(setting: Setting, *, tuned: bool) -> Result:
         windows = 32 if setting.is_gpu else 4
         made = tuned_trainer.trainer(
             folder / "model",
-            [TEXT] * (windows * 4 * (steps + 1) * GUIDE_TOKENS // TEXT_TOKENS),
+            [TEXT] * (windows * 4 * (steps + 1) * EXAMPLE_TOKENS // TEXT_TOKENS),
             folder,
             max_steps=steps,
             per_device_train_batch_size=windows,
@@ -133,14 +133,14 @@ def peer(setting: Setting, *, tuned: bool) -> Result:
         filled = 1.0
     else:
         texts = [TEXT] * 16 * (steps + 1)
-        made, _ = guide_script.trainer(
+        made, _ = trainer_example.trainer(
             folder / "model", texts, texts[:1], folder, eval_strategy="no", max_steps=steps, fp16=setting.is_gpu
         )
-        filled = TEXT_TOKENS / GUIDE_TOKENS
+        filled = TEXT_TOKENS / EXAMPLE_TOKENS
     made.add_callback(Clock())
     made.train()
     arguments = made.args
-    a_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * GUIDE_TOKENS
+    a_step = arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * EXAMPLE_TOKENS
     rate = a_step * (len(ends_s) - skipped) / (ends_s[-1] - ends_s[skipped - 1])
     return {
         "computed_tokens_per_s": rate,
@@ -173,12 +173,12 @@ GPU_TESTS = (Case("tests marked gpu", gpu_tests),)
 COMMANDS = tuple(Case(name, partial(command_line, name=name)) for name in ("train", "resume verified", "generate"))
 TRAINER = (
     Case("half of 512, tunesmith", partial(ours, lengths=(TEXT_TOKENS, TEXT_TOKENS), compiled=False)),
-    Case("half of 512, the guide's script", partial(peer, tuned=False)),
-    Case("windows of 512, tunesmith", partial(ours, lengths=(GUIDE_TOKENS, GUIDE_TOKENS), compiled=False)),
+    Case("half of 512, the `Trainer` example", partial(peer, tuned=False)),
+    Case("windows of 512, tunesmith", partial(ours, lengths=(EXAMPLE_TOKENS, EXAMPLE_TOKENS), compiled=False)),
     Case("windows of 512, Trainer tuned", partial(peer, tuned=True)),
     Case(
         "windows of 512, tunesmith compiled",
-        partial(ours, lengths=(GUIDE_TOKENS, GUIDE_TOKENS), compiled=True),
+        partial(ours, lengths=(EXAMPLE_TOKENS, EXAMPLE_TOKENS), compiled=True),
         a_gpu,
     ),
 )

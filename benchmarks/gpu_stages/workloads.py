@@ -60,7 +60,7 @@ def new_model(size: str, device: torch.device, *, dtype: torch.dtype = torch.bfl
     """
     with torch.device(device):
         model = GPT2(config_of(size))
-        model.initialise(torch.Generator(device).manual_seed(0))
+        model.initialize(torch.Generator(device).manual_seed(0))
     model.compute_dtype = dtype
     return model.train()
 

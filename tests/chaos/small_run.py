@@ -45,7 +45,7 @@ def make_world(folder: Path) -> tuple[Path, Path]:
     model.mkdir()
     hf_config = {**read_hf_config(tiny), "n_embd": 32, "n_layer": 2, "n_head": 4, "n_inner": None}
     gpt2 = GPT2(parse_hf_config(hf_config, origin="the small model"))
-    gpt2.initialise(torch.Generator().manual_seed(0))
+    gpt2.initialize(torch.Generator().manual_seed(0))
     save_gpt2(gpt2, model, hf_config=hf_config)
     for path in tiny.glob("*token*.json"):
         shutil.copyfile(path, model / path.name)

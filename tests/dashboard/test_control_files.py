@@ -21,7 +21,7 @@ def _looks_always(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stop, "POLL_S", 0.0)
 
 
-def test_a_wish_is_granted_once_and_old_ones_are_forgotten(tmp_path: Path) -> None:
+def test_a_request_is_granted_once_and_old_ones_are_forgotten(tmp_path: Path) -> None:
     """Each by itself; what was asked of an earlier process is not asked of this one."""
     (tmp_path / "checkpoints").mkdir()
     ours = ControlFiles(RunDir(tmp_path))

@@ -79,7 +79,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_what_the_server_says(folder: Path) -> None:
     """The list, a run's state and report, and nothing beside the runs; users' text is shown and not obeyed."""
     with running("serve", "--runs", folder, "--port", 0, "--json", "--quiet") as (url, _):
-        assert json.loads(get(f"{url}/words"))["only"] is None
+        assert json.loads(get(f"{url}/strings"))["only"] is None
         listed = get(f"{url}/runs")
         assert 'href="#run=first"' in listed
         assert 'href="#run=a%20%26%20b/sec%23ond"' in listed
@@ -88,7 +88,7 @@ def test_what_the_server_says(folder: Path) -> None:
         state = json.loads(get(f"{url}/run/state?name={name}"))
         assert not state["goes_on"]
         assert "finished" in state["bar"]
-        assert "data-wish" not in re.sub("(?s)<dialog.*", "", state["bar"])
+        assert "data-action" not in re.sub("(?s)<dialog.*", "", state["bar"])
         report = get(f"{url}/run/report?name={name}")
         assert "&lt;img src=x" in report
         assert "<img" not in report
@@ -98,12 +98,12 @@ def test_what_the_server_says(folder: Path) -> None:
         assert status(f"{url}/page/%2e%2e/app.py") == 404
 
 
-def test_who_may_wish(folder: Path) -> None:
+def test_who_may_request_actions(folder: Path) -> None:
     """Only of a run that goes on, and no page of another site, under whatever name it found us."""
     run = folder / "first"
     with running("serve", "--runs", run, "--port", 0, "--json", "--quiet") as (url, _):
-        assert json.loads(get(f"{url}/words"))["only"] == "first"
-        save = f"{url}/run/wish/save?name=first"
+        assert json.loads(get(f"{url}/strings"))["only"] == "first"
+        save = f"{url}/run/actions/save?name=first"
         assert status(save, "POST") == 409
         description = json.loads((run / "run.json").read_text("utf-8"))
         going_on = {**description, "result": {"status": "running"}}
@@ -113,7 +113,7 @@ def test_who_may_wish(folder: Path) -> None:
                 assert status(save, "POST", Origin="http://elsewhere.example") == 403
                 assert status(save, "POST", Host="elsewhere.example") == 421
                 assert status(save) == 405
-                assert status(f"{url}/run/wish/delete?name=first", "POST") == 404
+                assert status(f"{url}/run/actions/delete?name=first", "POST") == 404
                 assert RunDir(run).pending_actions() == ()
                 assert status(save, "POST", Origin=url) == 202
                 assert RunDir(run).pending_actions() == ("save",)
@@ -124,7 +124,7 @@ def test_who_may_wish(folder: Path) -> None:
             assert "broken off" in json.loads(get(f"{url}/run/state?name=first"))["bar"]
         finally:
             (run / "run.json").write_text(json.dumps(description), encoding="utf-8")
-            (run / "checkpoints" / ".wish-save").unlink(missing_ok=True)
+            (run / "checkpoints" / ".request-save").unlink(missing_ok=True)
 
 
 def test_mistakes(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -151,10 +151,10 @@ def training(tmp_path: Path) -> Callable[[], Any]:
 def test_beside_a_training(training: Callable[[], Any], tmp_path: Path) -> None:
     """`train --dashboard` says where; a stop through its server ends the run as Ctrl-C does."""
     with training() as (url, process):
-        name = json.loads(get(f"{url}/words"))["only"]
+        name = json.loads(get(f"{url}/strings"))["only"]
         assert name == "run"
         assert json.loads(get(f"{url}/run/state?name=run"))["goes_on"]
-        assert status(f"{url}/run/wish/stop?name=run", "POST", Origin=url) == 202
+        assert status(f"{url}/run/actions/stop?name=run", "POST", Origin=url) == 202
         _, said = process.communicate(timeout=120)
         assert process.returncode == 130
         assert "tunesmith train --resume" in said
@@ -183,7 +183,7 @@ def test_in_a_browser(training: Callable[[], Any], tmp_path: Path) -> None:
 
         seen = step()
         page.wait_for_function(f"() => {seen} < Number(document.querySelector('#bar progress').value)", timeout=60_000)
-        page.click("[data-wish=save]")
+        page.click("[data-action=save]")
         expect(page.locator("#bar .where")).to_contain_text(re.compile("saved at step [1-9]"), timeout=60_000)
         assert any(path.name != "step-00000000" for path in (tmp_path / "run" / "checkpoints").glob("step-*"))
         assert page.locator("#plan details").evaluate("details => details.open")
@@ -191,7 +191,7 @@ def test_in_a_browser(training: Callable[[], Any], tmp_path: Path) -> None:
         page.get_by_role("button", name="Continue training").click()
         assert process.poll() is None
         page.click("[data-opens=sure]")
-        page.locator("dialog [data-wish=stop]").click()
+        page.locator("dialog [data-action=stop]").click()
         expect(page.locator("#bar .where")).to_contain_text("interrupted", timeout=60_000)
         expect(page.locator(".badge")).to_have_text("interrupted")
         assert errors == []

@@ -248,7 +248,7 @@ def test_clearing_removes_only_own_files(
     corpora = cache_folder() / "corpora"
     unused = next(entry for entry in cache_entries() if not entry.in_use)
     foreign = [cache_folder() / "mine.txt", corpora / "mine" / "tokens.json", corpora / unused.key / "mine.txt"]
-    foreign += [cache_folder() / "hashes" / "mine.json", cache_folder() / "memory.json"]
+    foreign += [cache_folder() / "hashes" / "mine.json", cache_folder() / "memory_calibration.json"]
     for path in foreign:
         path.parent.mkdir(exist_ok=True)
         path.write_text("{}", encoding="utf-8")

@@ -28,7 +28,7 @@ def module_model_folder(tmp_path_factory: pytest.TempPathFactory, small_tokenize
     """A very small model with random weights."""
     folder = tmp_path_factory.mktemp("model")
     model = GPT2(parse_hf_config(SHAPE, origin="here"))
-    model.initialise(torch.Generator().manual_seed(0))
+    model.initialize(torch.Generator().manual_seed(0))
     save_gpt2(model, folder, hf_config=SHAPE)
     small_tokenizer.save(str(folder / "tokenizer.json"))
     return folder

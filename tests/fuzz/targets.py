@@ -280,7 +280,7 @@ def small_run(folder: Path) -> Path:
     model.mkdir()
     hf_config = {**read_hf_config(tiny), "n_embd": 8, "n_layer": 1, "n_head": 2, "n_inner": None, "n_positions": 32}
     gpt2 = GPT2(parse_hf_config(hf_config, origin="the small model"))
-    gpt2.initialise(torch.Generator().manual_seed(0))
+    gpt2.initialize(torch.Generator().manual_seed(0))
     save_gpt2(gpt2, model, hf_config=hf_config)
     for path in tiny.glob("*token*.json"):
         shutil.copyfile(path, model / path.name)

@@ -2,11 +2,14 @@
 
 import json
 import re
+import shlex
 import shutil
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from cyclopts import MissingArgumentError
 from huggingface_hub import constants
 
 import tunesmith
@@ -15,6 +18,7 @@ from tunesmith.ui.argv import with_plain_dashes
 
 from .kitchen import Kitchen, hub_cache
 from .pages import (
+    CODE,
     ENGLISH_ONLY,
     JAPANESE,
     PARSED,
@@ -29,6 +33,7 @@ from .pages import (
     english_pages,
     headings_of,
     japanese_of,
+    prose_of,
     shown_on,
     without_comments,
 )
@@ -146,7 +151,7 @@ def test_every_block_says_what_it_is(page: Path) -> None:
 
 @pytest.mark.parametrize("page", all_pages(), ids=lambda page: page.name)
 def test_commands_have_these_flags(page: Path) -> None:
-    """The command line's own parser takes every command, those of other systems as well."""
+    """The command line's own parser takes every command, those of other systems and those in the text as well."""
     for block in blocks_of(page):
         if block.language not in PARSED | {"bash"}:
             continue
@@ -154,6 +159,10 @@ def test_commands_have_these_flags(page: Path) -> None:
             arguments = arguments_of(command)
             if arguments and arguments[-1] not in {"--help", "--version"}:
                 parse(arguments)
+    for code in CODE.findall(prose_of(page)):
+        if code.startswith("tunesmith ") and "--help" not in code:
+            with suppress(MissingArgumentError):  # shortened to what the sentence is about
+                parse(shlex.split(code)[1:])
 
 
 def parse(arguments: list[str]) -> None:

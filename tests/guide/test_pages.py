@@ -1,10 +1,12 @@
-"""Links lead somewhere, and flags that are named exist."""
+"""Links lead somewhere; flags, their values, files and tests that are named exist."""
 
 import re
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
+from babel.messages.pofile import read_po
 
 import tunesmith
 from tunesmith.commands import CONFIGS
@@ -19,6 +21,12 @@ FLAGS = {f"--{flag.name.replace('_', '-')}" for config in CONFIGS for flag in fi
 }
 OF_OTHERS = {"--fp", "--nproc-per-node", "--nnodes", "--update", "--install"}
 """Flags of other programs: the guide's script, torchrun, wsl."""
+NO_VALUES = {"or", "orders", "out"}
+"""Words that follow a flag in a message without being its value."""
+PLACEHOLDERS = {"convert/export_FORMAT.py", "sample.py", "llama.cpp", "llm.c", "run.toml"}
+"""Files of other programs and of readers."""
+FOLDERS = ("src", "tests", "benchmarks", "recipes")
+TESTS = sorted((ROOT / "tests").rglob("test_*.py"))
 OF_OUR_PROGRAMS = {"reliability", "benchmarks", "decisions", "serving", "scaling"}
 """Pages that also name flags of programs below tests/ and benchmarks/."""
 
@@ -54,6 +62,56 @@ def test_flags_that_are_named_exist(page: Path) -> None:
         text = re.sub(r"^\|[^|]*\|", "|", text, flags=re.MULTILINE)
     named = {flag for code in CODE.findall(text) for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", code)}
     assert sorted(named - FLAGS - OF_OTHERS) == []
+
+
+def choices_of(kind: Any) -> set[str] | None:
+    """The values of a flag that takes no others."""
+    if get_origin(kind) is Literal:
+        return {str(value) for value in get_args(kind)}
+    parts = [choices_of(part) for part in get_args(kind) if part is not type(None)]
+    return None if None in parts or not parts else set[str]().union(*(part for part in parts if part))
+
+
+def wrong_values(text: str) -> list[str]:
+    """Flags in a text with a value that no command takes."""
+    choices: dict[str, set[str] | None] = {}
+    for config in CONFIGS:
+        for name, kind in get_type_hints(config).items():
+            flag, values = f"--{name.replace('_', '-')}", choices_of(kind)
+            choices[flag] = values and values | (choices.get(flag) or set())
+    found = re.findall(r"(?<![\w-])(--[a-z-]+)[ =]([\w|-]+)", text)
+    return [
+        f"{flag} {value}"
+        for flag, values in found
+        for value in values.split("|")
+        if choices.get(flag) and not value.startswith("-") and value not in (choices[flag] or set()) | NO_VALUES
+    ]
+
+
+@pytest.mark.parametrize("page", all_pages(), ids=lambda page: page.name)
+def test_values_of_flags_exist(page: Path) -> None:
+    """Where a flag takes certain words only, no page names another one."""
+    assert [wrong for code in CODE.findall(page.read_text("utf-8")) for wrong in wrong_values(code)] == []
+
+
+def test_values_in_messages_exist() -> None:
+    """No message and no known issue advises a value that the command line rejects."""
+    with (ROOT / "src" / "tunesmith" / "i18n" / "locales" / "ja.po").open("rb") as file:
+        texts = [str(message.id) for message in read_po(file)]
+    assert [wrong for text in texts for wrong in wrong_values(text)] == []
+    assert wrong_values("--memory-mode fp16 or --compile yes") == ["--memory-mode fp16"]
+
+
+@pytest.mark.parametrize("page", [*all_pages(), ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_files_and_tests_that_are_named_exist(page: Path) -> None:
+    """Each module, program and test function in backticks is there, below the root or below a folder of it."""
+    files = [path.relative_to(ROOT).as_posix() for name in FOLDERS for path in (ROOT / name).rglob("*.*")]
+    tests = set(re.findall(r"def (test_\w+)", "".join(path.read_text("utf-8") for path in TESTS)))
+    codes = CODE.findall(prose_of(page))
+    named = {name for code in codes for name in re.findall(r"[\w/-]+\.(?:py|js|c|cpp|toml)\b", code)}
+    missing = {name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in files)}
+    wrong = {name for code in codes for name in re.findall(r"^test_\w+$", code) if name not in tests}
+    assert (missing - PLACEHOLDERS) | wrong == set()
 
 
 def test_the_readme_links_the_guide() -> None:

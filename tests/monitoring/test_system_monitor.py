@@ -107,7 +107,7 @@ def test_the_monitor_samples_next_to_the_run(monkeypatch: pytest.MonkeyPatch) ->
         reading = latest_of(monitor)
     assert reading.host_memory_bytes == psutil.virtual_memory().total
     assert 0 < reading.process_memory_bytes < reading.host_memory_bytes
-    assert reading.gpu_utilisation_percent is None
+    assert reading.gpu_utilization_percent is None
     monitor.latest()
     assert monitor.latest() is None
     energies = iter(range(0, 10_000_000, 1000))
@@ -116,7 +116,7 @@ def test_the_monitor_samples_next_to_the_run(monkeypatch: pytest.MonkeyPatch) ->
     )
     with SystemMonitor("GPU-1", interval_s=0.01) as monitor:
         reading = latest_of(monitor)
-    assert (reading.gpu_utilisation_percent, reading.gpu_power_watts) == (87.0, 212.5)
+    assert (reading.gpu_utilization_percent, reading.gpu_power_watts) == (87.0, 212.5)
     assert reading.energy_joules is not None
     assert reading.energy_joules >= 1.0
 

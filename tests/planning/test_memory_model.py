@@ -40,7 +40,7 @@ def allocated_peak(demand: StepSpec, document_tokens: int, tmp_path: Path) -> in
     gc.collect()  # what an earlier case left behind would be freed in the middle, and taken off
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         model = GPT2(demand.shape, dropout=0.1 if demand.dropout else 0.0).train()
-        model.initialise(torch.Generator().manual_seed(0))
+        model.initialize(torch.Generator().manual_seed(0))
         model.compute_dtype = torch.bfloat16 if demand.number_bytes == 2 else torch.float32
         apply_activation_checkpointing(model, demand.activation_checkpointing)
         if demand.lora:

@@ -18,7 +18,7 @@ RULES = {"temperature": 0.8, "top_k": 40, "top_p": 0.9}
 WIDEST = {"width": 1600, "layers": 4, "tokens": 10_944}
 STEPS: dict[str, dict[str, Any]] = {
     "fp32": {"memory_mode": "fp32"},
-    "fp32-8bit, selective, 2 micro-batches": {
+    "8bit, selective, 2 micro-batches": {
         "memory_mode": "8bit",
         "activation_checkpointing": "selective",
         "micro_batches": 2,
@@ -36,9 +36,9 @@ STEPS: dict[str, dict[str, Any]] = {
         "micro_batches": 2,
     },
     "bf16-4bit in backward, offload": {"memory_mode": "bf16-4bit-in-backward", "activation_checkpointing": "offload"},
-    "host": {"memory_mode": "cpu-offload"},
+    "cpu-offload": {"memory_mode": "cpu-offload"},
     "fp16": {"precision": "fp16"},
-    "fp16, fp32-8bit, selective": {"precision": "fp16", "memory_mode": "8bit", "activation_checkpointing": "selective"},
+    "fp16, 8bit, selective": {"precision": "fp16", "memory_mode": "8bit", "activation_checkpointing": "selective"},
     "fp32 arithmetic": {"precision": "fp32"},
     "fp32 arithmetic, full": {"precision": "fp32", "activation_checkpointing": "full"},
     "LoRA": {"lora": True},
@@ -72,7 +72,7 @@ STEPS: dict[str, dict[str, Any]] = {
 }
 COMPILED = (
     "fp32",
-    "fp32-8bit, selective, 2 micro-batches",
+    "8bit, selective, 2 micro-batches",
     "split-8bit in backward, offload",
     "fp16",
     "2 frozen blocks, selective",
@@ -88,7 +88,7 @@ FITTING = [
 PEAK_TOLERANCE = 0.015
 LARGER_PLANS = {"Muon": 0.06}
 """Planned with the bytes of AdamW's second moment, which Muon does not keep for matrices."""
-SYNCS = {"host": {"_to_copy.default from cuda to cpu at training/train_step.py": 1}}
+SYNCS = {"cpu-offload": {"_to_copy.default from cuda to cpu at training/train_step.py": 1}}
 """AdamW on the host reads the verdict of the step before it changes weights."""
 FINDS = {"sync": "syncs", "dtype": "faults"}
 CAPTURED_FUNCTIONS = frozenset(

@@ -21,7 +21,7 @@ def test_every_line_is_read(make_run: Callable[..., Path]) -> None:
     assert run.last_step == 3
     assert run.before is not None
     assert run.best is not None
-    assert (run.before.nats_per_token, run.best.nats_per_token) == (5.0, 4.5)
+    assert (run.before.loss, run.best.loss) == (5.0, 4.5)
     assert run.novelty is None
 
 

@@ -47,7 +47,7 @@ def test_the_next_time_that_clocks_show_it(clock: str, hours_away: float, monkey
     assert deadline.reason == f"--stop-at {clock}"
 
 
-def test_the_earlier_wish_counts() -> None:
+def test_the_earlier_request_counts() -> None:
     """--max-hours and --stop-at together; none of them is none."""
     now = datetime.now().astimezone().replace(hour=12, minute=0, second=0, microsecond=0)
     deadline = first_deadline(0.5, "13:00", now=now)

@@ -100,7 +100,7 @@ def test_what_was_measured_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     same = [way for way in fit_candidates(request, hardware, STATE_FORMATS["fp32"]) if way.demand == first.demand]
     assert same[0].memory.peak_bytes > first.memory.peak_bytes + 2 * GIB
     assert fits(second, hardware)
-    (tmp_path / "cache" / "memory.json").write_text("[", encoding="utf-8")
+    (tmp_path / "cache" / "memory_calibration.json").write_text("[", encoding="utf-8")
     assert CalibrationCache.kept().corrections == {}
 
 

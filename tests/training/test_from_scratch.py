@@ -87,7 +87,7 @@ def test_two_optimizers_move_what_is_theirs() -> None:
     config = GPT2Config(128, 8, 32, 2, 2, 128)
     models = [GPT2(config) for _ in range(2)]
     for model in models:
-        model.initialise(torch.Generator().manual_seed(0))
+        model.initialize(torch.Generator().manual_seed(0))
     ours = make_optimizer(models[0], weight_decay=0.1, beta2=0.95, muon=True)
     named = dict(models[1].named_parameters())
     matrices = {name for name, tensor in named.items() if name.startswith("transformer.h.") and tensor.ndim == 2}

@@ -131,8 +131,8 @@ def test_clipping_in_the_backward_pass(make_model_folder: Callable[..., Path]) -
         torch.testing.assert_close(found[name], weight, rtol=0, atol=2e-4)
     optimizer = at_once[1]
     assert isinstance(optimizer, InBackwardAdamW)
-    assert optimizer.norm_before is not None
-    optimizer.norm_before = torch.tensor(1e-6)  # as if the step before had had no gradient
+    assert optimizer.prev_grad_norm is not None
+    optimizer.prev_grad_norm = torch.tensor(1e-6)  # as if the step before had had no gradient
     clipped: list[float] = []
     head = at_once[0].transformer.h[0].attn.c_attn.weight
     head.register_hook(lambda gradient: clipped.append(float(gradient.norm())))

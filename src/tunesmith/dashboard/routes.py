@@ -47,7 +47,7 @@ def make_app(folder: Path, *, host: str, token: str | None, on_start: Callable[[
     async def shell(_request: Request) -> Response:
         return FileResponse(PAGE / "index.html")
 
-    async def words(_request: Request) -> Response:
+    async def strings(_request: Request) -> Response:
         return JsonResponse({**shell_words(), "only": await to_thread(_only, folder)})
 
     async def runs(_request: Request) -> Response:
@@ -63,15 +63,15 @@ def make_app(folder: Path, *, host: str, token: str | None, on_start: Callable[[
         _, run = await to_thread(_find, folder, request)
         return HTMLResponse(await to_thread(report_of, run))
 
-    async def wish(request: Request) -> Response:
+    async def request_action(request: Request) -> Response:
         name, run = await to_thread(_find, folder, request)
-        wanted = request.path_params["wish"]
+        wanted = request.path_params["action"]
         if wanted not in ACTIONS:
-            raise APIError(404, "there is no action {wish} for a run", code="not_found", wish=wanted[:20])
+            raise APIError(404, "there is no action {action} for a run", code="not_found", action=wanted[:20])
         if not (await to_thread(state_of, name, run)).goes_on:
             raise APIError(409, "no process works on the run {name} now", code="not_running", name=name)
         await to_thread(RunDir(run).request_action, wanted)
-        return JsonResponse({"asked": wanted}, 202)
+        return JsonResponse({"requested": wanted}, 202)
 
     return Starlette(
         routes=[
@@ -79,11 +79,11 @@ def make_app(folder: Path, *, host: str, token: str | None, on_start: Callable[[
             Route("/page/report.css", _file(REPORT_PAGE / "style.css")),
             Route("/page/hover.js", _file(REPORT_PAGE / "hover.js")),
             Mount("/page", StaticFiles(directory=PAGE)),
-            Route("/words", words),
+            Route("/strings", strings),
             Route("/runs", runs),
             Route("/run/state", state),
             Route("/run/report", report),
-            Route("/run/wish/{wish}", wish, methods=["POST"]),
+            Route("/run/actions/{action}", request_action, methods=["POST"]),
         ],
         middleware=[Middleware(AuthMiddleware, host=host, token=token, styles=INLINE_STYLES)],
         exception_handlers={APIError: _refused, UserError: _unreadable},

@@ -20,7 +20,7 @@ class RunState:
     Attributes:
         status: "running", "broken off", "interrupted" or "finished".
         saved_step: of the newest checkpoint.
-        wishes: requested actions that are not done yet.
+        pending_actions: requested actions that are not done yet.
         version: changes when there is something new to show.
     """
 
@@ -31,7 +31,7 @@ class RunState:
     steps: int
     eta_s: float | None
     saved_step: int | None
-    wishes: tuple[str, ...]
+    pending_actions: tuple[str, ...]
     version: str
 
     @property
@@ -59,7 +59,7 @@ def state_of(name: str, folder: Path) -> RunState:
         steps=int(description["plan"]["steps"]),
         eta_s=newest.get("eta_s") if status == "running" else None,
         saved_step=_saved_step(folder / CHECKPOINTS),
-        wishes=RunDir(folder).pending_actions(),
+        pending_actions=RunDir(folder).pending_actions(),
         version="-".join([status, *map(_mark, (folder / part for part in (RUN_FILE, METRICS, SAMPLES, NOVELTY)))]),
     )
 

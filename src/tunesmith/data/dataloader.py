@@ -105,7 +105,7 @@ class TrainBatchSampler:
         self._max_seqlen = int(self._windows.lengths.max())
         self._epoch: tuple[int, list[Int64s]] = (-1, [])
 
-    def batches(self, step: int, pieces: int = 1, left_out: Collection[int] = ()) -> list[Batch]:
+    def batches(self, step: int, pieces: int = 1, excluded_windows: Collection[int] = ()) -> list[Batch]:
         """Micro-batches of a step; steps count from 0 through all epochs.
 
         Args:
@@ -113,10 +113,10 @@ class TrainBatchSampler:
             pieces: number of parts each micro-batch is divided into, to use less memory; a part has at least one
                 window. Micro-batches that are too full, because weighted sources mix differently in every epoch, are
                 divided into more: none has more tokens than the run was planned for.
-            left_out: windows to exclude, by their first target in the token file.
+            excluded_windows: windows to exclude, by their first target in the token file.
         """
         size = round_up_tokens(max(self._layout.tokens // pieces, self._max_seqlen))
-        chosen = self.windows(step, left_out)
+        chosen = self.windows(step, excluded_windows)
         if self._shard is not None and chosen:
             shard = replace(self._shard, tokens=max(self._shard.tokens // pieces, 1))
             return self._batches_of_rank(np.concatenate(chosen), shard)
@@ -124,12 +124,12 @@ class TrainBatchSampler:
         parts = [windows[g] for windows in chosen for g in balanced_groups(lengths[windows], pieces, size)]
         return [self._batch(windows, size) for windows in parts]
 
-    def targets(self, step: int, left_out: Collection[int] = ()) -> int:
+    def targets(self, step: int, excluded_windows: Collection[int] = ()) -> int:
         """Number of tokens that a step predicts, in all processes together."""
-        chosen = [self._windows[windows] for windows in self.windows(step, left_out)]
+        chosen = [self._windows[windows] for windows in self.windows(step, excluded_windows)]
         return sum(int((windows.lengths - windows.prompt_tokens).sum()) for windows in chosen)
 
-    def windows(self, step: int, left_out: Collection[int] = ()) -> list[Int64s]:
+    def windows(self, step: int, excluded_windows: Collection[int] = ()) -> list[Int64s]:
         """Window indices of each micro-batch of a step."""
         epoch, step_in_epoch = divmod(step, self._layout.steps_per_epoch)
         cached = self._epoch  # read once: the next step may be requested in another thread
@@ -137,9 +137,9 @@ class TrainBatchSampler:
             cached = self._epoch = (epoch, self._micro_batches(epoch))
         first = step_in_epoch * self._layout.per_step
         chosen = cached[1][first : first + self._layout.per_step]
-        if not left_out:
+        if not excluded_windows:
             return chosen
-        kept = [windows[~np.isin(self.first_targets(windows), list(left_out))] for windows in chosen]
+        kept = [windows[~np.isin(self.first_targets(windows), list(excluded_windows))] for windows in chosen]
         return [windows for windows in kept if len(windows)]
 
     def first_targets(self, windows: Int64s) -> Int64s:

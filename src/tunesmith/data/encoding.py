@@ -87,7 +87,7 @@ def _bad_byte_error(file: SourceFile, encoding: str, offset: int, byte: int | No
         "{path} is not {encoding} throughout: the file ends inside a character at offset {offset:,}"
         if byte is None
         else "{path} is not {encoding} throughout: byte 0x{byte:02x} at offset {offset:,}",
-        hint="set the encoding with --encoding NAME, or use --encoding-errors replace or skip-sample",
+        hint="set the encoding with --encoding NAME, or use --encoding-errors replace or skip",
         path=file.path,
         encoding=encoding,
         byte=byte,

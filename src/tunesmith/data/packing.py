@@ -212,8 +212,8 @@ def steps_per_epoch(epoch_tokens: int, n_windows: int, tokens_per_step: int) -> 
 
 def resolve_tokens_per_step(epoch_tokens: int, epochs: float) -> Decision[int]:
     """Choose an effective batch size: the largest power of two that leaves enough optimizer steps, within limits."""
-    wished = epoch_tokens * epochs / MIN_RUN_STEPS
-    tokens = min(max(1 << max(int(wished), 1).bit_length() - 1, MIN_TOKENS_PER_STEP), MAX_TOKENS_PER_STEP)
+    wanted_tokens = epoch_tokens * epochs / MIN_RUN_STEPS
+    tokens = min(max(1 << max(int(wanted_tokens), 1).bit_length() - 1, MIN_TOKENS_PER_STEP), MAX_TOKENS_PER_STEP)
     if tokens == MIN_TOKENS_PER_STEP:
         return Decision(
             tokens, say("little text: the smallest batch that is still steady, so that it gets enough updates")

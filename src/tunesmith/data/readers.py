@@ -221,7 +221,7 @@ def _check_surrogates(text: str, report: SourceReport) -> None:
         before = text[max(error.start - SHOWN_CHARACTERS, 0) : error.start]
         raise UserError(
             "{name} contains half a character (\\u{code:04x}) after {before!r}",
-            hint="a program cut the text there; --encoding-errors replace or skip-sample continues without it",
+            hint="a program cut the text there; --encoding-errors replace or skip continues without it",
             name=report.name,
             code=ord(text[error.start]),
             before=before,

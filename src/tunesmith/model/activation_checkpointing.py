@@ -2,11 +2,11 @@
 
 What a block keeps of every token for the backward pass, in multiples of its width C (bf16 or fp32 each):
 
-    nothing   16 C   inputs and outputs of the norms, queries, keys and values, attention's output, the MLP before and
+    none      16 C   inputs and outputs of the norms, queries, keys and values, attention's output, the MLP before and
                      after its activation
-    light     10 C   selective: outputs of norms and of the activation are recomputed, which costs next to nothing,
+    selective 10 C   outputs of norms and of the activation are recomputed, which costs next to nothing,
                      because the matrix products that read them are not
-    blocks     1 C   full: only the input of the block; a third more arithmetic
+    full       1 C   only the input of the block; a third more arithmetic
     offload    0     full, and the input is kept in the host's memory until it is needed
 
 References: Chen et al. 2016, "Training Deep Nets with Sublinear Memory Cost"; Korthikanti et al. 2022, "Reducing

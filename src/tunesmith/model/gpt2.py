@@ -225,7 +225,7 @@ class GPT2(nn.Module):
         return logits_NV[:, : self.config.vocab_size].float()
 
     @torch.no_grad()
-    def initialise(self, generator: torch.Generator) -> None:
+    def initialize(self, generator: torch.Generator) -> None:
         """Fill the parameters for training from scratch, as GPT-2 was: normal with std 0.02.
 
         What projects back into the residual stream is scaled by 1/sqrt(2L), so that the stream's variance does

@@ -134,7 +134,7 @@ def init_gpt2(folder: Path, *, dropout: float, seed: int) -> GPT2:
             needed_gib=needed / 2**30,
         )
     model.to_empty(device="cpu")
-    model.initialise(torch.Generator().manual_seed(seed))
+    model.initialize(torch.Generator().manual_seed(seed))
     return model
 
 

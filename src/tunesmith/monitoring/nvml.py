@@ -108,7 +108,7 @@ class GPUReading:
         energy_joules: since the driver was loaded.
     """
 
-    utilisation_percent: float | None = None
+    utilization_percent: float | None = None
     memory_used_bytes: int | None = None
     temperature_celsius: float | None = None
     power_watts: float | None = None
@@ -147,7 +147,7 @@ class GPUMonitor:
         millijoules = self._query(nvml.nvmlDeviceGetTotalEnergyConsumption)
         celsius = self._query(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU)
         return GPUReading(
-            utilisation_percent=None if utilization is None else float(utilization.gpu),
+            utilization_percent=None if utilization is None else float(utilization.gpu),
             memory_used_bytes=None if memory is None else int(memory.used),
             temperature_celsius=None if celsius is None else float(celsius),
             power_watts=None if milliwatts is None else milliwatts / 1e3,

@@ -29,7 +29,7 @@ class SystemReading:
         cpu_percent: of all cores, since the sample before.
         process_memory_bytes: resident, of this process.
         host_memory_used_bytes: by all programs, as is `gpu_memory_used_bytes`.
-        gpu_utilisation_percent: and the other values of the GPU: None without one.
+        gpu_utilization_percent: and the other values of the GPU: None without one.
         energy_joules: of the device that computes, since the monitor was started; None where it is unknown.
     """
 
@@ -37,7 +37,7 @@ class SystemReading:
     process_memory_bytes: int
     host_memory_used_bytes: int
     host_memory_bytes: int
-    gpu_utilisation_percent: float | None
+    gpu_utilization_percent: float | None
     gpu_memory_used_bytes: int | None
     gpu_temperature_celsius: float | None
     gpu_power_watts: float | None
@@ -102,7 +102,7 @@ def _reading(gpu: GPUReading, joules: float | None) -> SystemReading:
         process_memory_bytes=psutil.Process().memory_info().rss,
         host_memory_used_bytes=memory.total - memory.available,
         host_memory_bytes=memory.total,
-        gpu_utilisation_percent=gpu.utilisation_percent,
+        gpu_utilization_percent=gpu.utilization_percent,
         gpu_memory_used_bytes=gpu.memory_used_bytes,
         gpu_temperature_celsius=gpu.temperature_celsius,
         gpu_power_watts=gpu.power_watts,

@@ -27,13 +27,13 @@ class InBackwardAdamW(LowBitAdamW):
     """See the module; the arguments are those of `LowBitAdamW`.
 
     Attributes:
-        norm_before: fp32 scalar, of the whole gradient of the step before; None in the first step.
+        prev_grad_norm: fp32 scalar, of the whole gradient of the step before; None in the first step.
     """
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:  # noqa: ANN401
         super().__init__(*arguments, **settings)
-        self.norm_before: Tensor | None = None
-        self._does: Literal["hold", "measure", "update"] = "hold"
+        self.prev_grad_norm: Tensor | None = None
+        self._mode: Literal["hold", "measure", "update"] = "hold"
         self._max_grad_norm = torch.inf
         self._squares: Tensor | None = None
         # A parameter keeps its hooks where the garbage collector does not look: one that held the optimizer, or a group
@@ -46,28 +46,28 @@ class InBackwardAdamW(LowBitAdamW):
     @contextmanager
     def measuring(self) -> Iterator[None]:
         """Backward passes inside only measure the norm that clipping goes by."""
-        self._does, self._squares = "measure", None
+        self._mode, self._squares = "measure", None
         try:
             yield
-            self.norm_before = self._norm()
+            self.prev_grad_norm = self._norm()
         finally:
-            self._does, self._squares = "hold", None
+            self._mode, self._squares = "hold", None
 
     @contextmanager
     def updating(self, max_grad_norm: float) -> Iterator[None]:
         """A backward pass inside is a whole step; the learning rate is that of the groups."""
-        assert self.norm_before is not None
-        self._does, self._squares, self._max_grad_norm = "update", None, max_grad_norm
+        assert self.prev_grad_norm is not None
+        self._mode, self._squares, self._max_grad_norm = "update", None, max_grad_norm
         try:
             yield
-            self.norm_before, self._has_begun = self._norm(), False
+            self.prev_grad_norm, self._has_begun = self._norm(), False
         finally:
-            self._does = "hold"
+            self._mode = "hold"
 
     def finished(self) -> Tensor:
         """The norm of the whole gradient of the step that `updating` made."""
-        assert self.norm_before is not None
-        return self.norm_before
+        assert self.prev_grad_norm is not None
+        return self.prev_grad_norm
 
     def _norm(self) -> Tensor:
         assert self._squares is not None
@@ -75,15 +75,15 @@ class InBackwardAdamW(LowBitAdamW):
 
     @torch.no_grad()
     def _use(self, parameter: nn.Parameter, group_number: int) -> None:
-        if self._does == "hold":
+        if self._mode == "hold":
             return
         group = self.param_groups[group_number]
         assert parameter.grad is not None
         square = torch.linalg.vector_norm(parameter.grad, dtype=torch.float32).square()
         self._squares = square if self._squares is None else self._squares + square
-        if self._does == "update":
-            assert self.norm_before is not None
-            norm = torch.maximum(self.norm_before, self._squares.sqrt())
+        if self._mode == "update":
+            assert self.prev_grad_norm is not None
+            norm = torch.maximum(self.prev_grad_norm, self._squares.sqrt())
             parameter.grad.mul_((self._max_grad_norm / (norm + TINY)).clamp(max=1.0))
             if parameter in self._number:
                 self.update(parameter, group)

@@ -18,7 +18,7 @@ from tunesmith.planning.hardware import GIB, Hardware
 from tunesmith.planning.memory_model import Calibration, StepSpec
 from tunesmith.utils.files import write_json
 
-FILE = "memory.json"
+FILE = "memory_calibration.json"
 GPU_WORKSPACE_BYTES = GIB // 6
 """Of matrix libraries and fragments, where nothing is known yet."""
 PROCESS_BYTES = 450 << 20

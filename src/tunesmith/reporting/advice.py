@@ -54,7 +54,7 @@ def advice_for(run: RunRecord) -> list[Advice]:
 
 def _not_better(run: RunRecord) -> Advice | None:
     before, best = run.before, run.best
-    if before is None or best is None or best.nats_per_token < before.nats_per_token:
+    if before is None or best is None or best.loss < before.loss:
         return None
     return Advice(
         "not-better",
@@ -63,8 +63,8 @@ def _not_better(run: RunRecord) -> Advice | None:
         say(
             "Validation loss was {before:.3f} nats per token before training and {best:.3f} at best, after step "
             "{step:,}, at a learning rate of {rate:g}.",
-            before=before.nats_per_token,
-            best=best.nats_per_token,
+            before=before.loss,
+            best=best.loss,
             step=best.step,
             rate=run.plan["learning_rate"],
         ),
@@ -76,7 +76,7 @@ def _overfitting(run: RunRecord) -> Advice | None:
     best, last = run.best, run.after[-1] if run.after else None
     if best is None or last is None or last.step == best.step or len(run.after) < 2:
         return None
-    risen = last.nats_per_token - best.nats_per_token
+    risen = last.loss - best.loss
     then, now = _training_loss(run, best.step), _training_loss(run, last.step)
     if risen < OVERFIT_NATS or then is None or now is None or now >= then:
         return None
@@ -88,8 +88,8 @@ def _overfitting(run: RunRecord) -> Advice | None:
             "Validation loss was lowest after step {step:,} ({best:.3f} nats per token) and rose to {last:.3f}, "
             "while the training loss went on falling, from {then:.3f} to {now:.3f}.",
             step=best.step,
-            best=best.nats_per_token,
-            last=last.nats_per_token,
+            best=best.loss,
+            last=last.loss,
             then=then,
             now=now,
         ),
@@ -106,7 +106,7 @@ def _still_falling(run: RunRecord) -> Advice | None:
     after = run.after
     if run.status != "finished" or len(after) < 2 or after[-1] != run.best:
         return None
-    fell = after[-2].nats_per_token - after[-1].nats_per_token
+    fell = after[-2].loss - after[-1].loss
     if fell < STILL_FALLING_NATS:
         return None
     more = 2 * run.plan["epochs"]
@@ -117,8 +117,8 @@ def _still_falling(run: RunRecord) -> Advice | None:
         say(
             "The last evaluation was the best one: validation loss fell from {before:.3f} to {after:.3f} nats per "
             "token between steps {first:,} and {last:,}.",
-            before=after[-2].nats_per_token,
-            after=after[-1].nats_per_token,
+            before=after[-2].loss,
+            after=after[-1].loss,
             first=after[-2].step,
             last=after[-1].step,
         ),
@@ -285,7 +285,7 @@ def _waiting(run: RunRecord) -> Advice | None:
 
 
 def _idle_card(run: RunRecord) -> Advice | None:
-    used = _finite(run.machine["gpu_utilisation_percent"])
+    used = _finite(run.machine["gpu_utilization_percent"])
     if len(used) < ENOUGH_READINGS or float(used.mean()) >= IDLE_PERCENT:
         return None
     tokens = int(run.plan["tokens_per_micro_batch"])
@@ -356,7 +356,7 @@ def _healthy(run: RunRecord) -> Advice | None:
     if before is None or best is None:
         return None
     in_turn = [before, *run.after]
-    fell = sum(later.nats_per_token < earlier.nats_per_token for earlier, later in pairwise(in_turn))
+    fell = sum(later.loss < earlier.loss for earlier, later in pairwise(in_turn))
     return Advice(
         "healthy",
         "good",
@@ -364,8 +364,8 @@ def _healthy(run: RunRecord) -> Advice | None:
         say(
             "Validation loss fell from {before:.3f} to {best:.3f} nats per token, and was lower than before in "
             "{fell} of {all} evaluations.",
-            before=before.nats_per_token,
-            best=best.nats_per_token,
+            before=before.loss,
+            best=best.loss,
             fell=fell,
             all=len(run.after),
         ),

@@ -380,7 +380,7 @@ def machine_charts(run: RunRecord) -> list[Chart]:
             note=say("How busy the GPU and the CPU were, all programs together."),
             x_name=say("step"),
             series=[
-                Series(say("card"), at, machine["gpu_utilisation_percent"], GREEN),
+                Series(say("card"), at, machine["gpu_utilization_percent"], GREEN),
                 Series(say("CPU, all cores"), at, machine["cpu_percent"], BLUE),
             ],
             said=lambda value: f"{value:.0f} %",
@@ -421,7 +421,7 @@ def compared_charts(runs: Sequence[RunRecord], names: Sequence[str]) -> list[Cha
         Series(
             name,
             np.array([one.epoch for one in run.evaluations]),
-            np.array([one.nats_per_token for one in run.evaluations]),
+            np.array([one.loss for one in run.evaluations]),
             number,
             "points",
         )
@@ -466,9 +466,7 @@ def _loss_chart(run: RunRecord) -> Chart:
         marks=_best_mark(run, perplexity=False),
         verticals=_epoch_ends(run),
         vertical_name=say("end of an epoch"),
-        most_y=max(
-            [_usual_top(losses), *(one.nats_per_token for one in run.evaluations if np.isfinite(one.nats_per_token))]
-        ),
+        most_y=max([_usual_top(losses), *(one.loss for one in run.evaluations if np.isfinite(one.loss))]),
     )
 
 
@@ -482,7 +480,7 @@ def _nats(value: float) -> str:
 
 
 def _validation(run: RunRecord, *, perplexity: bool) -> Series:
-    values = [one.perplexity if perplexity else one.nats_per_token for one in run.evaluations]
+    values = [one.perplexity if perplexity else one.loss for one in run.evaluations]
     return Series(
         say("validation"),
         np.array([float(one.step) for one in run.evaluations]),
@@ -496,7 +494,7 @@ def _best_mark(run: RunRecord, *, perplexity: bool) -> list[Mark]:
     best = run.best
     if best is None:
         return []
-    value = best.perplexity if perplexity else best.nats_per_token
+    value = best.perplexity if perplexity else best.loss
     said = formatting.perplexity(value) if perplexity else _nats(value)
     return [Mark(best.step, value, say("best: {value}", value=said), ORANGE)]
 

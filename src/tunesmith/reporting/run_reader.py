@@ -59,7 +59,7 @@ class Measured:
 
     step: int
     epoch: float
-    nats_per_token: float
+    loss: float
     perplexity: float
     is_best: bool
 
@@ -90,13 +90,13 @@ class RunRecord:
         return dict(self.description["config"])
 
     @property
-    def outcome(self) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         return dict(self.description["result"])
 
     @property
     def status(self) -> str:
         """Either "finished", "interrupted" or "running" (which includes killed runs)."""
-        return str(self.outcome.get("status", "running"))
+        return str(self.result.get("status", "running"))
 
     @cached_property
     def before(self) -> Measured | None:
@@ -106,12 +106,12 @@ class RunRecord:
     @cached_property
     def after(self) -> tuple[Measured, ...]:
         """Evaluations during training that are finite."""
-        return tuple(one for one in self.evaluations if one.step > 0 and math.isfinite(one.nats_per_token))
+        return tuple(one for one in self.evaluations if one.step > 0 and math.isfinite(one.loss))
 
     @cached_property
     def best(self) -> Measured | None:
         """The evaluation with the lowest loss."""
-        return min(self.after, key=lambda one: one.nats_per_token, default=None)
+        return min(self.after, key=lambda one: one.loss, default=None)
 
     @property
     def last_step(self) -> int:
@@ -184,7 +184,7 @@ def _measured(line: dict[str, Any]) -> Measured | None:
         return Measured(
             step=int(line["step"]),
             epoch=float(line["epoch"]),
-            nats_per_token=number_or(line["val_loss"], math.nan),
+            loss=number_or(line["val_loss"], math.nan),
             perplexity=number_or(line["val_perplexity"], math.inf),
             is_best=bool(line["is_best"]),
         )

@@ -26,7 +26,7 @@ def table(head: list[str], rows: Rows) -> dict[str, Any]:
 
 def duration_s(run: RunRecord) -> float:
     """Duration of the run so far."""
-    outcome = run.outcome.get("duration_s")
+    outcome = run.result.get("duration_s")
     if isinstance(outcome, int | float):
         return float(outcome)
     elapsed = run.steps["elapsed_s"]
@@ -35,7 +35,7 @@ def duration_s(run: RunRecord) -> float:
 
 def peak_memory_bytes(run: RunRecord) -> float | None:
     """Peak memory so far."""
-    outcome = run.outcome.get("peak_memory_bytes")
+    outcome = run.result.get("peak_memory_bytes")
     if isinstance(outcome, int | float):
         return float(outcome)
     return float(np.nanmax(run.steps["peak_memory_bytes"])) if run.steps.has("peak_memory_bytes") else None
@@ -43,7 +43,7 @@ def peak_memory_bytes(run: RunRecord) -> float | None:
 
 def energy_joules(run: RunRecord) -> float | None:
     """Energy of the computing device, where it could be read."""
-    outcome = run.outcome.get("energy_joules")
+    outcome = run.result.get("energy_joules")
     if isinstance(outcome, int | float):
         return float(outcome)
     return float(np.nanmax(run.machine["energy_joules"])) if run.machine.has("energy_joules") else None
@@ -51,7 +51,7 @@ def energy_joules(run: RunRecord) -> float | None:
 
 def tokens_per_s(run: RunRecord) -> float | None:
     """Average speed while stepping."""
-    outcome = run.outcome.get("tokens_per_s")
+    outcome = run.result.get("tokens_per_s")
     if isinstance(outcome, int | float):
         return float(outcome)
     return float(run.steps["tokens_per_s"][-1]) if len(run.steps) else None
@@ -331,7 +331,7 @@ def verdict_on(run: RunRecord) -> RunVerdict:
             status,
             say("There is no evaluation to judge by yet: {steps:,} steps were made.", steps=run.last_step),
         )
-    if best.nats_per_token >= before.nats_per_token:
+    if best.loss >= before.loss:
         return RunVerdict(
             "bad",
             status,

@@ -97,7 +97,7 @@ def request_of(
         if refused:
             raise UserError(
                 "--memory-mode {memory_mode}: {refused}",
-                hint="use --memory-mode fp32 or fp32-8bit, or auto",
+                hint="use --memory-mode fp32 or 8bit, or auto",
                 memory_mode=config.memory_mode,
                 refused=refused,
             )

@@ -122,9 +122,9 @@ def _backward_pass(model: GPT2, optimizer: torch.optim.Optimizer, demand: StepSp
     batch = Batch(ids, np.arange(tokens) % length, offsets, np.arange(tokens), ids, length)
     scaler = torch.amp.GradScaler(model.head_VC.device.type, enabled=False)
     if isinstance(optimizer, InBackwardAdamW) and demand.micro_batches == 1:
-        before = optimizer.norm_before
+        before = optimizer.prev_grad_norm
         with optimizer.measuring():
             backward_pass(model, batch, tokens, scaler)
-        optimizer.norm_before = before
+        optimizer.prev_grad_norm = before
     else:
         backward_pass(model, batch, tokens, scaler)

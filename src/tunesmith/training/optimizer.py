@@ -16,7 +16,7 @@ from tunesmith.optim.state_format import STATE_FORMATS, StateFormat, is_compress
 
 BETA1, BETA2 = 0.9, 0.999
 EPSILON = 1e-8
-NORM_BEFORE = "norm_before"
+NORM_BEFORE = "prev_grad_norm"
 
 
 def make_optimizer(
@@ -122,8 +122,8 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> Ite
     for name, parameter in trainable(model):
         for key, value in optimizer.state[parameter].items():
             yield f"{key}.{name}", full_tensor(value.detach())
-    if isinstance(optimizer, InBackwardAdamW) and optimizer.norm_before is not None:
-        yield NORM_BEFORE, optimizer.norm_before.detach()
+    if isinstance(optimizer, InBackwardAdamW) and optimizer.prev_grad_norm is not None:
+        yield NORM_BEFORE, optimizer.prev_grad_norm.detach()
 
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -146,4 +146,4 @@ def load_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer, sta
         else:
             optimizer.state[parameter] = restored
     if isinstance(optimizer, InBackwardAdamW) and NORM_BEFORE in state:
-        optimizer.norm_before = state[NORM_BEFORE].to(next(model.parameters()).device)
+        optimizer.prev_grad_norm = state[NORM_BEFORE].to(next(model.parameters()).device)

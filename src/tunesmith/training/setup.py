@@ -410,7 +410,7 @@ def restore_weights_(model: GPT2, optimizer: torch.optim.Optimizer, stored: GPT2
         is_split = "remainder" in optimizer.state.get(parameter, {})
         parameter.copy_(split_fp32(weights)[0] if is_split else weights)
     if isinstance(optimizer, InBackwardAdamW):
-        optimizer.norm_before = None  # unless the checkpoint has it
+        optimizer.prev_grad_norm = None  # unless the checkpoint has it
 
 
 def _restore_last_good(

@@ -79,7 +79,7 @@ def train_step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     if isinstance(optimizer, InBackwardAdamW) and len(micro_batches) == 1:
-        if optimizer.norm_before is None:
+        if optimizer.prev_grad_norm is None:
             with optimizer.measuring():
                 backward_pass(model, micro_batches[0], step_tokens, scaler, strategy)
         with optimizer.updating(max_grad_norm):

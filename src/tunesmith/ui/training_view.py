@@ -229,8 +229,8 @@ class LiveScreen:
     def _machine_line(self, event: SystemMetricsLogged) -> str:
         now = event.reading
         card = [
-            say("GPU {share:.0f} %", share=now.gpu_utilisation_percent)
-            if now.gpu_utilisation_percent is not None
+            say("GPU {share:.0f} %", share=now.gpu_utilization_percent)
+            if now.gpu_utilization_percent is not None
             else "",
             f"{now.gpu_temperature_celsius:.0f} °C" if now.gpu_temperature_celsius is not None else "",
             f"{now.gpu_power_watts:.0f} W" if now.gpu_power_watts is not None else "",

@@ -101,8 +101,8 @@ function morphChildren(old, fresh) {
   before.slice(after.length).forEach((child) => child.remove());
 }
 
-async function wish(wanted) {
-  await ask(`/run/wish/${wanted}${query(shown.name)}`, "POST");
+async function requestAction(wanted) {
+  await ask(`/run/actions/${wanted}${query(shown.name)}`, "POST");
   wake();
 }
 
@@ -114,9 +114,9 @@ function say(text) {
 document.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (button?.dataset.opens) document.getElementById(button.dataset.opens).showModal();
-  if (button?.dataset.wish) {
+  if (button?.dataset.action) {
     button.disabled = button.closest("dialog") === null;
-    wish(button.dataset.wish).catch((error) => say(error.message));
+    requestAction(button.dataset.action).catch((error) => say(error.message));
   }
 });
 addEventListener("hashchange", () => wake());
@@ -124,7 +124,7 @@ addEventListener("hashchange", () => wake());
 async function begin() {
   for (;;) {
     try {
-      if (!words.lost) words = await (await ask("/words")).json();
+      if (!words.lost) words = await (await ask("/strings")).json();
       await follow();
       say("");
     } catch (error) {

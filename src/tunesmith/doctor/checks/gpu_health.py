@@ -98,6 +98,6 @@ def _set_limit(facts: Facts, gpu: GPUFacts, ratio: float) -> str:
 def _link(lanes: int, max_lanes: int) -> Check:
     finding = say("{lanes} of {most} PCIe lanes", lanes=lanes, most=max_lanes)
     if lanes < min(MIN_PCIE_LANES, max_lanes):
-        finding = say("{found}: batches and --memory-mode host wait for them", found=finding)
+        finding = say("{found}: batches and --memory-mode cpu-offload wait for them", found=finding)
         return Check("pcie", "warn", finding, Fix(say("put the GPU into the slot nearest to the CPU")))
     return Check("pcie", "ok", finding)

@@ -1,10 +1,10 @@
-"""The guide's semantics against ours: same base model, same text, same epochs, one independent evaluator.
+"""The `Trainer` example against tunesmith: same base model, same text, same epochs, one independent evaluator.
 
-    python benchmarks/guide_semantics.py TITLES.txt [--model tiny] [--epochs 3]
+    python benchmarks/trainer_quality.py TITLES.txt [--model tiny] [--epochs 3]
 
-Lines are split 90/10 once. `Trainer` gets the 90 % as in the guide; tunesmith gets the same 90 % and takes its own
+Lines are split 90/10 once. `Trainer` gets the 90 % as in the example; tunesmith gets the same 90 % and takes its own
 validation samples out of it, so it learns from less. Both are scored on the untouched 10 % by `scoring.py`, with
-end-of-text counted. Ours runs twice: as it decides by itself, and at the guide's learning rate.
+end-of-text counted. Ours runs twice: as it decides by itself, and at the example's learning rate.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import guide_script
+import trainer_example
 from record import keep
 from scoring import score, share_that_ends
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--most-lines", type=int, default=None, help="use only so many lines")
-    parser.add_argument("--keep-as", default="guide_semantics", help="name of the result")
+    parser.add_argument("--keep-as", default="trainer_quality", help="name of the result")
     arguments = parser.parse_args()
     keep_freed_memory()  # for both sides, in one process
     lines = [line for line in arguments.titles.read_text("utf-8").splitlines() if line.strip()]
@@ -53,11 +53,11 @@ def main() -> None:
                 **options,
             )
             sides[name] = _side(out, val_lines, result.duration_s)
-        seconds = guide_script.train(base, train_lines, val_lines, work / "guide", epochs=arguments.epochs)
-        sides["guide's script"] = _side(work / "guide" / "model", val_lines, seconds)
+        seconds = trainer_example.train(base, train_lines, val_lines, work / "example", epochs=arguments.epochs)
+        sides["`Trainer` example"] = _side(work / "example" / "model", val_lines, seconds)
     for name, side in sides.items():
         print(name, side)
-    times_faster = sides["guide's script"]["seconds"] / sides["tunesmith"]["seconds"]
+    times_faster = sides["`Trainer` example"]["seconds"] / sides["tunesmith"]["seconds"]
     print(f"tunesmith took {times_faster:.1f} times less time")
     path = keep(
         arguments.keep_as,

@@ -1,8 +1,8 @@
-"""The guide's script, mended only so far that it runs on today's transformers.
+"""The Hugging Face `Trainer` example for GPT-2, changed only so far that it runs on today's transformers.
 
 What it does is kept: one line is one sample, padded or cut to 512 tokens; the padding token is end-of-text, which the
 collator therefore masks out of the loss; AdamW at 5e-5, weight decay 0.01, 3 epochs, batches of 4 samples with
-gradients accumulated over 4 of them. Mended: a plain list instead of `datasets` (no download), `eval_strategy`, no
+gradients accumulated over 4 of them. Changed: a plain list instead of `datasets` (no download), `eval_strategy`, no
 fp16 on a CPU, no progress bar.
 """
 
@@ -25,7 +25,7 @@ ACCUMULATED_BATCHES = 4
 
 
 class Lines(torch.utils.data.Dataset[dict[str, list[int]]]):
-    """Tokenised lines."""
+    """Tokenized lines."""
 
     def __init__(self, lines: list[str], tokenizer: AutoTokenizer) -> None:
         encoded = tokenizer(lines, truncation=True, padding="max_length", max_length=PADDED_TOKENS)
@@ -44,7 +44,7 @@ class Lines(torch.utils.data.Dataset[dict[str, list[int]]]):
 def trainer(
     model_folder: Path, train_lines: list[str], val_lines: list[str], out: Path, **arguments: Any
 ) -> tuple[Trainer, AutoTokenizer]:
-    """The guide's `Trainer`; `arguments` are added to its own."""
+    """The example's `Trainer`; `arguments` are added to its own."""
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     tokenizer.pad_token = tokenizer.eos_token
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
@@ -75,7 +75,7 @@ def trainer(
 
 
 def train(model_folder: Path, train_lines: list[str], val_lines: list[str], out: Path, *, epochs: int) -> float:
-    """Fine-tune as the guide does and return the seconds of `Trainer.train`."""
+    """Fine-tune as the example does and return the seconds of `Trainer.train`."""
     made, tokenizer = trainer(model_folder, train_lines, val_lines, out, num_train_epochs=epochs)
     started_s = time.perf_counter()
     made.train()
