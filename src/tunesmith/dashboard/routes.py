@@ -207,9 +207,9 @@ def _where(state: RunState) -> str:
 def _pending(state: RunState) -> str:
     if not state.goes_on:
         return ""
-    if STOP in state.wishes:
+    if STOP in state.pending_actions:
         return say("It stops after this step ...")
-    return say("It saves after this step ...") if SAVE in state.wishes else ""
+    return say("It saves after this step ...") if SAVE in state.pending_actions else ""
 
 
 def _render(template: str, parts: dict[str, Any]) -> str:
