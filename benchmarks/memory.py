@@ -51,12 +51,12 @@ def combinations(sizes: list[str]) -> list[Combination]:
             ("8bit", "none", few, 2, 512),
             ("split-8bit", "none", few, 2, 512),
             ("split-8bit", "selective", few, 2, 64),
-            ("split-8bit-in-backward", "none", few, 1, 512),
+            ("split-8bit+fused-backward", "none", few, 1, 512),
             ("bf16-8bit", "none", 2 * few, 1, 256),
-            ("bf16-8bit-in-backward", "full", few, 1, 512),
+            ("bf16-8bit+fused-backward", "full", few, 1, 512),
             ("bf16-4bit", "none", few, 2, 512),
-            ("bf16-4bit-in-backward", "selective", few, 1, 512),
-            ("host", "none", few, 2, 512),
+            ("bf16-4bit+fused-backward", "selective", few, 1, 512),
+            ("cpu-offload", "none", few, 2, 512),
         ]
         chosen += [Combination(size, *kind) for kind in kinds]
     return chosen

@@ -182,6 +182,7 @@ TRAINING |= {
     "compile",
     "freeze",
     "memory_mode",
+    "fused_backward",
     "activation_checkpointing",
 }
 TRAINING |= {"size", "n_layer", "n_embd", "n_head", "tokenizer", "vocab_size", "optimizer", "dashboard"}

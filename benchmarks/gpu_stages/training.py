@@ -121,7 +121,7 @@ PLANS = (
     Plan("gpt2", "fp32", 32_768),
     Plan("gpt2-medium", "fp32", 4096),
     Plan("gpt2-large", "8bit", 4096),
-    Plan("gpt2-xl", "split-8bit-in-backward", 4096),
+    Plan("gpt2-xl", "split-8bit+fused-backward", 4096),
     Plan("gpt2-xl", "bf16-8bit", 32_768),
     Plan("gpt2", "fp32", 32_768, document_tokens=20),
 )
@@ -142,6 +142,7 @@ def in_12_gb(setting: Setting, plan: Plan) -> Result:
     request = FitRequest(
         demand=StepSpec(config_of(size), states, "none", 0, 0, 2, hardware.kind),
         memory_mode="auto",
+        fused_backward="auto",
         activation_checkpointing="auto",
         step_tokens=plan.step_tokens if setting.is_gpu else 1024,
         longest_tokens=plan.document_tokens,

@@ -197,7 +197,7 @@ def fp16_with_bf16_weights(setting: Setting) -> Result:
         except (RuntimeError, TypeError, NotImplementedError) as error:
             hardware = replace(hardware_for_gpu("RTX 2080", None), precision="float16")
             demand = StepSpec(config_of("gpt2"), STATE_FORMATS[memory_mode], "none", 0, 0, 2, "cuda")  # type: ignore[index]
-            request = FitRequest(demand, memory_mode, "auto", 4096, 1024, 1024.0, _correction(hardware))  # type: ignore[arg-type]
+            request = FitRequest(demand, memory_mode, "no", "auto", 4096, 1024, 1024.0, _correction(hardware))  # type: ignore[arg-type]
             try:
                 fastest_fit(request, hardware, STATE_FORMATS[memory_mode])  # type: ignore[index]
                 evidence[memory_mode] = f"planned, and fails: {type(error).__name__}: {str(error)[:120]}"

@@ -7,7 +7,16 @@ from collections.abc import Iterable
 from os import PathLike
 from typing import Literal, TypedDict
 
-from tunesmith.config import ActivationCheckpointing, Auto, Language, MemoryMode, Precision, ShapeName, TrackerName
+from tunesmith.config import (
+    ActivationCheckpointing,
+    Auto,
+    AutoYesNo,
+    Language,
+    MemoryMode,
+    Precision,
+    ShapeName,
+    TrackerName,
+)
 
 Path = str | PathLike[str]
 
@@ -84,10 +93,11 @@ class _TrainingKeys(_ComputingKeys, _ReadingKeys, total=False):
     lora_target_modules: Path | Iterable[Path]
     freeze: Literal["none", "embeddings"] | int
     memory_mode: Auto | MemoryMode
+    fused_backward: AutoYesNo
     activation_checkpointing: Auto | ActivationCheckpointing
     devices: int
-    shard: Literal["auto", "yes", "no"]
-    compile: Literal["auto", "yes", "no"]
+    shard: AutoYesNo
+    compile: AutoYesNo
     dropout: float
     eval_steps: int | Auto
     save_steps: int | Auto

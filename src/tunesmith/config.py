@@ -12,13 +12,13 @@ from cyclopts import Parameter
 from tunesmith.config_values import check_values
 
 Auto = Literal["auto"]
+AutoYesNo = Literal["auto", "yes", "no"]
 Language = Literal["auto", "en", "ja"]
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 ActivationCheckpointing = Literal["none", "selective", "full", "offload"]
 """What the backward pass computes again (`tunesmith.model.activation_checkpointing`), the fastest first."""
 ACTIVATION_CHECKPOINTING_LEVELS: tuple[ActivationCheckpointing, ...] = get_args(ActivationCheckpointing)
-_FusedBackward = Literal["split-8bit-in-backward", "bf16-8bit-in-backward", "bf16-4bit-in-backward"]
-MemoryMode = Literal["fp32", "8bit", "split-8bit", "bf16-8bit", "bf16-4bit", "cpu-offload"] | _FusedBackward
+MemoryMode = Literal["fp32", "8bit", "split-8bit", "bf16-8bit", "bf16-4bit", "cpu-offload"]
 """How weights, gradients and moments are kept (`tunesmith.optim.state_format`), the most faithful first."""
 ShapeName = Literal["gpt2-small", "gpt2-medium", "gpt2-large", "gpt2-xl", "distilgpt2"]
 TrackerName = Literal["tensorboard", "wandb", "trackio", "mlflow"]
@@ -241,16 +241,19 @@ class TrainingConfig(ComputingConfig, ReadingConfig):
     memory_mode: Auto | MemoryMode = _flag(default="auto")
     """How weights and optimizer are kept; auto takes the most faithful that fits (the names: tunesmith plan)."""
 
+    fused_backward: AutoYesNo = _flag(default="auto")
+    """Update each weight as soon as its gradient is computed; auto: where that is needed to fit."""
+
     activation_checkpointing: Auto | ActivationCheckpointing = _flag(default="auto")
     """What is computed again instead of kept in memory; auto takes the fastest that fits."""
 
     devices: int = _flag(default=1)
     """Processes that train together here, one per GPU; on a CPU they share its cores."""
 
-    shard: Literal["auto", "yes", "no"] = _flag(default="auto")
+    shard: AutoYesNo = _flag(default="auto")
     """Shard the model over the processes (FSDP); auto: where a whole one does not fit a GPU."""
 
-    compile: Literal["auto", "yes", "no"] = _flag(default="auto")
+    compile: AutoYesNo = _flag(default="auto")
     """Compile the model; auto: on a GPU where the run is long enough to gain time."""
 
     dropout: float = _flag(default=0.0)

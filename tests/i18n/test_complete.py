@@ -72,6 +72,7 @@ NO_SENTENCES = {
         "Remove-Item Env:{}",
         "unset {}",
     },
+    "training/epoch.py": {"--memory-mode {}", "--fused-backward yes"},
     "convert/export_gguf.py": {"gguf {}", "llama-cpp-python {}", "PARAMETER {} {}"},
     "convert/push.py": {"Upload a model trained with tunesmith"},
     "convert/export_onnx.py": {"onnxruntime {}", "float {}", "int {}", "ints {}"},
@@ -110,7 +111,7 @@ NO_SENTENCES = {
     "planning/hardware.py": {" {} GiB", "{} (PID {}){}"},
     "training/checkpointer.py": {"checkpoint writer"},
     "training/stop.py": {"--max-hours {}", "--stop-at {}", "the user"},
-    "training/run_sync.py": {"--device {}", "--memory-mode {}"},
+    "training/run_sync.py": {"--memory-mode cpu-offload", "--fused-backward yes", "--device {}"},
     "training/plan.py": {"host states"},
 }
 """What reads like words of a person and is none: names, units, and what other programs write."""

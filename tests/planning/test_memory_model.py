@@ -70,7 +70,7 @@ def demand(memory_mode: str, what: ActivationCheckpointing = "none", micro_batch
 needs_bf16 = pytest.mark.skipif(NUMBER_BYTES != 2, reason="recomputed blocks are planned too large in fp32")
 CASES = [
     *(demand(name, micro_batches=2) for name in STATE_FORMATS),
-    *(demand(name) for name in STATE_FORMATS if name.endswith("in-backward")),
+    *(demand(name) for name in STATE_FORMATS if name.endswith("fused-backward")),
     demand("fp32", "selective"),
     pytest.param(demand("fp32", "full"), marks=needs_bf16),
     pytest.param(demand("bf16-8bit", "full"), marks=needs_bf16),
@@ -83,7 +83,7 @@ CASES = [
 
 @pytest.mark.filterwarnings("ignore:.*Profiler.*")
 @pytest.mark.parametrize(
-    "case", CASES, ids=lambda it: f"{it.states.name}-{it.activation_checkpointing}-{it.micro_batches}-{it.frozen}"
+    "case", CASES, ids=lambda it: f"{it.states.label}-{it.activation_checkpointing}-{it.micro_batches}-{it.frozen}"
 )
 def test_every_allocation_is_known(case: StepSpec, tmp_path: Path) -> None:
     """The peak of two real steps: hardly more than planned, and not much less, for every way to keep states."""

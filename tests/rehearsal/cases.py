@@ -116,6 +116,7 @@ def planned(case: dict[str, Any]) -> dict[str, Any]:
     request = FitRequest(
         demand=replace(demand_of(case), tokens=0, micro_batches=0, number_bytes=hardware.number_bytes),
         memory_mode="auto",
+        fused_backward="auto",
         activation_checkpointing="auto",
         step_tokens=case["step_tokens"],
         longest_tokens=CONTEXT_TOKENS,
@@ -125,7 +126,7 @@ def planned(case: dict[str, Any]) -> dict[str, Any]:
     way = choose_fit(request, hardware)
     return {
         **case,
-        "memory_mode": way.demand.states.name,
+        "memory_mode": way.demand.states.label,
         "activation_checkpointing": way.demand.activation_checkpointing,
         "tokens": way.demand.tokens,
         "micro_batches": way.demand.micro_batches,

@@ -24,10 +24,13 @@ STEPS: dict[str, dict[str, Any]] = {
         "micro_batches": 2,
     },
     "split-8bit, full": {"memory_mode": "split-8bit", "activation_checkpointing": "full"},
-    "split-8bit in backward, offload": {"memory_mode": "split-8bit-in-backward", "activation_checkpointing": "offload"},
+    "split-8bit in backward, offload": {
+        "memory_mode": "split-8bit+fused-backward",
+        "activation_checkpointing": "offload",
+    },
     "bf16-8bit": {"memory_mode": "bf16-8bit"},
     "bf16-8bit in backward, selective": {
-        "memory_mode": "bf16-8bit-in-backward",
+        "memory_mode": "bf16-8bit+fused-backward",
         "activation_checkpointing": "selective",
     },
     "bf16-4bit, full, 2 micro-batches": {
@@ -35,7 +38,10 @@ STEPS: dict[str, dict[str, Any]] = {
         "activation_checkpointing": "full",
         "micro_batches": 2,
     },
-    "bf16-4bit in backward, offload": {"memory_mode": "bf16-4bit-in-backward", "activation_checkpointing": "offload"},
+    "bf16-4bit in backward, offload": {
+        "memory_mode": "bf16-4bit+fused-backward",
+        "activation_checkpointing": "offload",
+    },
     "cpu-offload": {"memory_mode": "cpu-offload"},
     "fp16": {"precision": "fp16"},
     "fp16, 8bit, selective": {"precision": "fp16", "memory_mode": "8bit", "activation_checkpointing": "selective"},
@@ -68,7 +74,7 @@ STEPS: dict[str, dict[str, Any]] = {
         "micro_batches": 3,
         "document_tokens": 20,
     },
-    "wide, in backward, few tokens": {**WIDEST, "memory_mode": "split-8bit-in-backward", "tokens": 1024},
+    "wide, in backward, few tokens": {**WIDEST, "memory_mode": "split-8bit+fused-backward", "tokens": 1024},
 }
 COMPILED = (
     "fp32",

@@ -51,7 +51,7 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-STATES = ["fp32", "8bit", "split-8bit", "bf16-8bit", "bf16-4bit-in-backward", "cpu-offload"]
+STATES = ["fp32", "8bit", "split-8bit", "bf16-8bit", "bf16-4bit+fused-backward", "cpu-offload"]
 
 
 @pytest.mark.parametrize("memory_mode", STATES)

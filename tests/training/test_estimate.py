@@ -60,6 +60,24 @@ def test_the_largest_is_trained_whole_on_twelve_gigabytes() -> None:
         assert plan[key] > 0
 
 
+def test_weights_are_updated_in_the_backward_pass_where_that_is_needed_or_requested() -> None:
+    """GPT-2 XL on 12 GB needs it for split weights; without it the weights are bf16; 24 GB do not."""
+    found = {
+        (vram, fused): (plan["memory_mode"], plan["fused_backward"])
+        for vram, fused in [("12GB", "auto"), ("12GB", "no"), ("24GB", "auto"), ("24GB", "yes")]
+        for plan in [tunesmith.plan(model="gpt2-xl", vram=vram, fused_backward=fused, memory_mode="auto")]
+    }
+    assert found == {
+        ("12GB", "auto"): ("split-8bit", True),
+        ("12GB", "no"): ("bf16-8bit", False),
+        ("24GB", "auto"): ("8bit", False),
+        ("24GB", "yes"): ("split-8bit", True),
+    }
+    named = tunesmith.plan(model="gpt2-xl", vram="12GB", memory_mode="split-8bit")
+    assert (named["memory_mode"], named["fused_backward"]) == ("split-8bit", True)
+    assert "to hold all gradients takes" in named["reasons"]["memory_mode"]
+
+
 def test_the_way_taken_is_the_first_that_fits_and_the_fastest() -> None:
     """Against a plain search over everything; less memory never leads to a more faithful way."""
     config = PlanConfig(model="gpt2-xl")
@@ -71,7 +89,7 @@ def test_the_way_taken_is_the_first_that_fits_and_the_fastest() -> None:
         request, _ = request_of(config, shape, corpus, hardware, CalibrationCache({}))
         chosen = choose_fit(request, hardware)
         assert fits(chosen, hardware)
-        place = faithful.index(chosen.demand.states.name)
+        place = faithful.index(chosen.demand.states.label)
         assert place >= before
         before = place
         for name in faithful[:place]:
@@ -156,6 +174,10 @@ def test_the_table_can_be_read(text: Path, capsys: pytest.CaptureFixture[str]) -
         ({"vram": "twelve"}, "is not an amount of memory"),
         ({"vram": "12GB", "lora_r": 8, "memory_mode": "cpu-offload"}, "exclude each other"),
         ({"gpu": "RTX 2080 Ti", "memory_mode": "cpu-offload"}, "fp16 needs all gradients"),
+        ({"gpu": "RTX 2080 Ti", "fused_backward": "yes"}, "^fused_backward yes: fp16 needs all gradients"),
+        ({"vram": "12GB", "memory_mode": "fp32", "fused_backward": "yes"}, "goes with memory_mode split-8bit"),
+        ({"vram": "12GB", "optimizer": "muon", "fused_backward": "yes"}, "and with AdamW"),
+        ({"vram": "12GB", "lora_r": 8, "fused_backward": "yes"}, "exclude each other"),
     ],
 )
 def test_mistakes(flags: dict[str, Any], message: str) -> None:

@@ -154,17 +154,22 @@ def test_weights_gone_bad_come_back_from_the_last_good_state(
     assert losses(tmp_path / "damaged") == losses(tmp_path / "usual")
 
 
-@pytest.mark.parametrize("memory_mode", ["split-8bit", "split-8bit-in-backward", "bf16-8bit", "cpu-offload"])
+@pytest.mark.parametrize(
+    ("memory_mode", "fused_backward"),
+    [("split-8bit", "no"), ("split-8bit", "yes"), ("bf16-8bit", "no"), ("cpu-offload", "no")],
+)
 def test_every_way_of_keeping_weights_comes_back(
     memory_mode: str,
+    fused_backward: str,
     train: Callable[..., tuple[TrainResult, list[Event]]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Halved weights, compressed moments, masters on the host: the end is bitwise the usual one."""
-    train("usual", memory_mode=memory_mode, precision="bf16")
+    flags = {"memory_mode": memory_mode, "fused_backward": fused_backward, "precision": "bf16"}
+    train("usual", **flags)
     damaged_once(monkeypatch, 9, lambda model: model.transformer.h[0].mlp.c_fc.weight.data[3].fill_(float("nan")))
-    _, events = train("damaged", memory_mode=memory_mode, precision="bf16")
+    _, events = train("damaged", **flags)
     assert troubles(events)
     assert weights(tmp_path / "damaged") == weights(tmp_path / "usual")
     assert losses(tmp_path / "damaged") == losses(tmp_path / "usual")

@@ -143,9 +143,9 @@ def test_where_no_pieces_are_small_enough_more_is_recomputed(
     assert last["progress"]["activation_checkpointing"] == "full"
 
 
-@pytest.mark.parametrize("memory_mode", ["split-8bit", "split-8bit-in-backward"])
+@pytest.mark.parametrize("fused_backward", ["no", "yes"])
 def test_an_update_that_had_begun_is_not_made_twice(
-    memory_mode: str, train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    fused_backward: str, train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Weights that have changed cannot give the same gradients again: such a run ends, resumable."""
     update, calls = LowBitAdamW._update, iter(range(10**6))
@@ -158,7 +158,7 @@ def test_an_update_that_had_begun_is_not_made_twice(
     with monkeypatch.context() as broken:
         broken.setattr(LowBitAdamW, "_update", limited)
         with pytest.raises(UserError, match="in the middle of an update") as error:
-            train("out", memory_mode=memory_mode, precision="bf16")
+            train("out", memory_mode="split-8bit", fused_backward=fused_backward, precision="bf16")
     assert "continue from the last checkpoint with resume" in error.value.hint
     assert tunesmith.train(out=tmp_path / "out", resume=True).steps > 0
 

@@ -53,6 +53,12 @@ def batches(seed: int, count: int = 1) -> list[Batch]:
     return [Batch(row, positions, (0, 40, 64), np.arange(64), row[::-1].copy(), 40) for row in ids]
 
 
+def flags_of(label: str) -> dict[str, Any]:
+    """Flags that request a way of keeping weights."""
+    states = STATE_FORMATS[label]
+    return {"memory_mode": states.memory_mode, "fused_backward": "yes" if states.is_fused else "no"}
+
+
 def learner(folder: Path, memory_mode: str, dtype: torch.dtype = torch.bfloat16) -> tuple[GPT2, torch.optim.Optimizer]:
     """A model and its optimizer."""
     model = load_gpt2(folder).train()
@@ -103,7 +109,7 @@ def test_the_hosts_adamw_is_the_reference(make_model_folder: Callable[..., Path]
 def test_updates_in_the_backward_pass_are_the_same(make_model_folder: Callable[..., Path], name: str) -> None:
     """Without clipping bitwise so; no more than one gradient exists at a time, and the norm is that of all."""
     folder = make_model_folder(**SHAPE)
-    held, at_once = learner(folder, name), learner(folder, f"{name}-in-backward")
+    held, at_once = learner(folder, name), learner(folder, f"{name}+fused-backward")
     most = 0
 
     def count(_parameter: torch.nn.Parameter) -> None:
@@ -123,7 +129,7 @@ def test_updates_in_the_backward_pass_are_the_same(make_model_folder: Callable[.
 def test_clipping_in_the_backward_pass(make_model_folder: Callable[..., Path]) -> None:
     """The first step is clipped by its own norm, exactly; later ones by the step before, but a sudden large one too."""
     folder = make_model_folder(**SHAPE)
-    held, at_once = learner(folder, "split-8bit"), learner(folder, "split-8bit-in-backward")
+    held, at_once = learner(folder, "split-8bit"), learner(folder, "split-8bit+fused-backward")
     for side in (held, at_once):
         step(*side, batches(0), max_grad_norm=0.01)
     expected, found = masters(*held), masters(*at_once)
@@ -146,7 +152,7 @@ def test_clipping_in_the_backward_pass(make_model_folder: Callable[..., Path]) -
 def test_several_micro_batches_are_summed_first(make_model_folder: Callable[..., Path]) -> None:
     """Then updates in the backward pass wait for the last one, and are those of held gradients."""
     folder = make_model_folder(**SHAPE)
-    held, waiting = learner(folder, "split-8bit"), learner(folder, "split-8bit-in-backward")
+    held, waiting = learner(folder, "split-8bit"), learner(folder, "split-8bit+fused-backward")
     for number in range(3):
         for side in (held, waiting):
             step(*side, batches(number, 2), max_grad_norm=0.5)
@@ -156,7 +162,7 @@ def test_several_micro_batches_are_summed_first(make_model_folder: Callable[...,
 
 def trained(text: Path, out: Path, memory_mode: str) -> TrainResult:
     """A short fine-tuning of `tiny` with one way of keeping weights."""
-    options: dict[str, Any] = {"memory_mode": memory_mode, "epochs": 4.0, "precision": "bf16", "device": "cpu"}
+    options = {**flags_of(memory_mode), "epochs": 4.0, "precision": "bf16", "device": "cpu"}
     return tunesmith.train(text, model="tiny", out=out, split_on="line", **options)
 
 
@@ -191,7 +197,7 @@ def test_it_is_resumed_exactly(
 ) -> None:
     """Stopped in the middle and continued, weights and moments are bitwise an unbroken run's, chance included."""
     settings: dict[str, Any] = {
-        "model": str(make_model_folder(**SHAPE)), "memory_mode": memory_mode, "precision": "bf16", "device": "cpu",
+        "model": str(make_model_folder(**SHAPE)), **flags_of(memory_mode), "precision": "bf16", "device": "cpu",
         "split_on": "line", "tokens_per_step": 512, "save_steps": 3, "eval_steps": 3, "max_steps": 6,
     }  # fmt: skip
     tunesmith.train(text, out=tmp_path / "whole", **settings)

@@ -184,7 +184,7 @@ def test_two_hundred_steps_repeat_bitwise(make_model_folder: Callable[..., Path]
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-@pytest.mark.parametrize("kept", ["fp32", "muon", "8bit", "split-8bit", "split-8bit-in-backward", "bf16-4bit"])
+@pytest.mark.parametrize("kept", ["fp32", "muon", "8bit", "split-8bit", "split-8bit+fused-backward", "bf16-4bit"])
 def test_a_gradient_that_is_no_number_changes_nothing(
     kept: str, bad: float, make_model_folder: Callable[..., Path], split: Split
 ) -> None:

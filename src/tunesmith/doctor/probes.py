@@ -120,7 +120,6 @@ def probe_model(name: str) -> None:
     """Plan a run of a model, as `tunesmith plan` does."""
     from tunesmith.config import PlanConfig
     from tunesmith.model.hub import folder_here
-    from tunesmith.optim.state_format import STATE_FORMATS
     from tunesmith.training.estimate import estimate, shape_of
 
     emit(name=name)
@@ -133,7 +132,7 @@ def probe_model(name: str) -> None:
     shape = shape_of(estimated.model)
     parameters = shape.matrix_parameters + shape.n_positions * shape.n_embd
     weights_bytes = parameters * FP32_BYTES
-    moment_bits = STATE_FORMATS[estimated.plan.memory_mode].moment_bits if estimated.plan else 32
+    moment_bits = estimated.plan.state_format.moment_bits if estimated.plan else 32
     emit(
         budget_bytes=estimated.hardware.budget.value,
         where=estimated.hardware.name,

@@ -44,7 +44,7 @@ class StateFormat:
     """One way.
 
     Attributes:
-        name: what it is asked for by.
+        memory_mode: as the flag has it.
         weights: fp32; split into bf16 and the 16 bits that are missing to fp32; bf16, rounded stochastically; or
             bf16 on the GPU with fp32 on the host.
         moment_bits: of each of Adam's two moments.
@@ -53,11 +53,21 @@ class StateFormat:
         says: in a few words.
     """
 
-    name: MemoryMode
+    memory_mode: MemoryMode
     weights: Literal["fp32", "split", "bf16", "host"]
     moment_bits: Literal[32, 8, 4]
     gradients: Literal["held", "in-backward", "host"]
     says: LazyString
+
+    @property
+    def is_fused(self) -> bool:
+        """Whether each weight is updated during the backward pass, as soon as its gradient is computed."""
+        return self.gradients == "in-backward"
+
+    @property
+    def label(self) -> str:
+        """The name in tables."""
+        return f"{self.memory_mode}+fused-backward" if self.is_fused else self.memory_mode
 
     @property
     def is_half(self) -> bool:
@@ -71,7 +81,7 @@ class StateFormat:
 
 
 STATE_FORMATS: dict[str, StateFormat] = {
-    plan.name: plan
+    plan.label: plan
     for plan in (
         StateFormat("fp32", "fp32", 32, "held", LazyString("everything in fp32")),
         StateFormat("8bit", "fp32", 8, "held", LazyString("fp32 weights, moments in 8 bits")),
@@ -83,7 +93,7 @@ STATE_FORMATS: dict[str, StateFormat] = {
             LazyString("fp32 weights as bf16 and a remainder, moments in 8 bits"),
         ),
         StateFormat(
-            "split-8bit-in-backward",
+            "split-8bit",
             "split",
             8,
             "in-backward",
@@ -96,7 +106,7 @@ STATE_FORMATS: dict[str, StateFormat] = {
             "bf16-8bit", "bf16", 8, "held", LazyString("bf16 weights rounded stochastically, moments in 8 bits")
         ),
         StateFormat(
-            "bf16-8bit-in-backward",
+            "bf16-8bit",
             "bf16",
             8,
             "in-backward",
@@ -109,7 +119,7 @@ STATE_FORMATS: dict[str, StateFormat] = {
             "bf16-4bit", "bf16", 4, "held", LazyString("bf16 weights rounded stochastically, moments in 4 bits")
         ),
         StateFormat(
-            "bf16-4bit-in-backward",
+            "bf16-4bit",
             "bf16",
             4,
             "in-backward",
@@ -128,6 +138,13 @@ STATE_FORMATS: dict[str, StateFormat] = {
     )
 }
 """The most faithful first; the last is as faithful as the first and slower than any."""
+
+
+def state_format(memory_mode: MemoryMode, *, fused_backward: bool) -> StateFormat:
+    """Return the format of a memory mode, with or without the update in the backward pass."""
+    return next(
+        plan for plan in STATE_FORMATS.values() if (plan.memory_mode, plan.is_fused) == (memory_mode, fused_backward)
+    )
 
 
 def is_compressible(name: str, shape: tuple[int, ...]) -> bool:

@@ -93,7 +93,7 @@ def calibration_key(demand: StepSpec, hardware: Hardware) -> str:
         f"torch {_torch_version()}",
         f"tunesmith {__version__}",
         f"{shape.n_layer}x{shape.n_embd}x{shape.n_inner}x{shape.n_head}, {shape.vocab_size} tokens",
-        demand.states.name,
+        demand.states.label,
         demand.activation_checkpointing,
         hardware.precision,
         f"lora {demand.lora.rank} {' '.join(demand.lora.targets)}" if demand.lora else f"frozen {demand.frozen}",

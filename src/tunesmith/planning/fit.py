@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from tunesmith.backends import why_incompatible
-from tunesmith.config import ACTIVATION_CHECKPOINTING_LEVELS, ActivationCheckpointing, Auto, MemoryMode
+from tunesmith.config import ACTIVATION_CHECKPOINTING_LEVELS, ActivationCheckpointing, Auto, AutoYesNo, MemoryMode
 from tunesmith.data.packing import round_up_tokens
 from tunesmith.errors import DoesNotFitError
 from tunesmith.i18n import say
@@ -38,7 +38,8 @@ class FitRequest:
 
     Attributes:
         demand: model and text; states, recomputation and micro-batch are still open.
-        states: asked for, or auto.
+        memory_mode: requested, or auto.
+        fused_backward: whether weights are updated in the backward pass: requested, or auto.
         activation_checkpointing: asked for, or auto.
         step_tokens: the effective batch, which stays what it is.
         longest_tokens: no micro-batch can be smaller.
@@ -48,6 +49,7 @@ class FitRequest:
 
     demand: StepSpec
     memory_mode: MemoryMode | Auto
+    fused_backward: AutoYesNo
     activation_checkpointing: ActivationCheckpointing | Auto
     step_tokens: int
     longest_tokens: int
@@ -125,16 +127,27 @@ def choose_fit(request: FitRequest, hardware: Hardware) -> FitCandidate:
 
 
 def state_candidates(request: FitRequest, hardware: Hardware) -> list[StateFormat]:
-    """State plans that can be meant, the most faithful first."""
+    """Return the state formats that were requested and can be used, the most faithful first."""
+    requested = requested_formats(request.memory_mode, request.fused_backward)
+    plans = [plan for plan in requested if why_unusable(plan, request.demand, hardware.precision) is None]
     if request.memory_mode != "auto":
-        return [STATE_FORMATS[request.memory_mode]]
-    plans = [plan for plan in STATE_FORMATS.values() if why_unusable(plan, request.demand, hardware.precision) is None]
+        return plans
     return [plan for plan in plans if plan.gradients != "host" or hardware.kind == "cuda"]
+
+
+def requested_formats(memory_mode: MemoryMode | Auto, fused_backward: AutoYesNo) -> list[StateFormat]:
+    """Return the state formats that two flags allow, the most faithful first."""
+    return [
+        plan
+        for plan in STATE_FORMATS.values()
+        if memory_mode in {"auto", plan.memory_mode}
+        and (fused_backward == "auto" or plan.is_fused == (fused_backward == "yes"))
+    ]
 
 
 def why_unusable(plan: StateFormat, demand: StepSpec, precision: str) -> str | None:
     """Why a state plan cannot be used with the rest; None where it can."""
-    if plan.name == "fp32":
+    if plan.memory_mode == "fp32":
         return None
     if demand.is_sharded:
         return say("a model in parts keeps everything in fp32")

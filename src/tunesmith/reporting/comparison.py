@@ -17,7 +17,7 @@ from tunesmith.utils import formatting
 from tunesmith.utils.files import write_text
 
 FEWEST, MOST = 2, 4
-NEVER_EQUAL = {"out", "resume", "json", "quiet", "lang", "track", "sample_prompts"}
+NEVER_EQUAL = {"out", "resume", "json", "quiet", "lang", "report_to", "sample_prompts"}
 """Settings that change nothing of what is learned."""
 DECIDED = (
     "device_name",
@@ -28,6 +28,7 @@ DECIDED = (
     "learning_rate",
     "warmup_steps",
     "memory_mode",
+    "fused_backward",
 )
 MOST_PROMPTS = 8
 

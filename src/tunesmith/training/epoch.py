@@ -12,7 +12,7 @@ from tunesmith.i18n import say
 from tunesmith.model.gpt2_config import PROJECTIONS, SHORT_DOCUMENT_TOKENS, GPT2Config, LoRA, resolve_context_length
 from tunesmith.optim.state_format import STATE_FORMATS
 from tunesmith.planning.calibration_cache import CalibrationCache
-from tunesmith.planning.fit import FitRequest, why_unusable
+from tunesmith.planning.fit import FitRequest, requested_formats, why_unusable
 from tunesmith.planning.hardware import Hardware
 from tunesmith.planning.memory_model import StepSpec
 from tunesmith.utils.device import Decision
@@ -92,18 +92,11 @@ def request_of(
             hardware.facts, "float32" if model.reorder_and_upcast_attn else hardware.precision, model.head_dim
         ).value,
     )
-    if config.memory_mode != "auto":
-        refused = why_unusable(STATE_FORMATS[config.memory_mode], demand, hardware.precision)
-        if refused:
-            raise UserError(
-                "--memory-mode {memory_mode}: {refused}",
-                hint="use --memory-mode fp32 or 8bit, or auto",
-                memory_mode=config.memory_mode,
-                refused=refused,
-            )
+    _check_memory_mode(config, demand, hardware)
     request = FitRequest(
         demand=demand,
         memory_mode=config.memory_mode,
+        fused_backward=config.fused_backward,
         activation_checkpointing=config.activation_checkpointing,
         step_tokens=min(step.value, int(lengths.sum())),
         longest_tokens=int(windows.lengths.max()),  # a later epoch's mixture may have longer ones than the first
@@ -111,6 +104,21 @@ def request_of(
         correction_of=lambda demand: experience.correction(demand, hardware),
     )
     return request, Epoch(context, lengths, mixture.n_tokens, step)
+
+
+def _check_memory_mode(config: TrainingConfig, demand: StepSpec, hardware: Hardware) -> None:
+    if config.memory_mode == "auto" and config.fused_backward != "yes":
+        return
+    reasons = [
+        why_unusable(plan, demand, hardware.precision)
+        for plan in requested_formats(config.memory_mode, config.fused_backward)
+    ]
+    if None in reasons:
+        return
+    flag = f"--memory-mode {config.memory_mode}" if config.memory_mode != "auto" else "--fused-backward yes"
+    raise UserError(
+        "{flag}: {refused}", hint="use --memory-mode fp32 or 8bit, or auto", flag=flag, refused=reasons[0] or ""
+    )
 
 
 def lora_of(config: TrainingConfig) -> LoRA | None:

@@ -24,7 +24,7 @@ from tunesmith.model.hf_config import parse_hf_config, read_hf_config
 from tunesmith.model.hub import SIZES, TINY, folder_here, local_folder, preset_shape
 from tunesmith.optim.state_format import STATE_FORMATS
 from tunesmith.planning.calibration_cache import CalibrationCache
-from tunesmith.planning.fit import FitCandidate, fastest_fit, fits, state_candidates
+from tunesmith.planning.fit import FitCandidate, fastest_fit, fits, requested_formats, state_candidates
 from tunesmith.planning.hardware import (
     Hardware,
     detect_hardware,
@@ -244,7 +244,9 @@ def _methods(
     """Yield every way to train a model size, the chosen one marked."""
     if config.context_length != "auto":
         config = replace(config, context_length=min(shape.n_positions, config.context_length))
-    every = replace(config, memory_mode="auto", activation_checkpointing="auto", lora_r=0, freeze="none")
+    every = replace(
+        config, memory_mode="auto", fused_backward="auto", activation_checkpointing="auto", lora_r=0, freeze="none"
+    )
     processes = Processes(config.devices, config.devices)
     hardware = share_of_hardware(hardware, processes)
     request, epoch = request_of(every, shape, corpus, hardware, experience, processes=processes.size)
@@ -265,7 +267,8 @@ def _methods(
         )
 
     steps = epochs_steps if config.max_steps is None else config.max_steps
-    chosen: str = config.memory_mode
+    requested = [states.label for states in requested_formats(config.memory_mode, config.fused_backward)]
+    chosen = requested[0] if config.memory_mode != "auto" and len(requested) == 1 else ""
     if processes.size > 1:
         in_parts = replace(request, demand=replace(request.demand, is_sharded=True))
         way = fastest_fit(in_parts, hardware, STATE_FORMATS["fp32"])
@@ -276,12 +279,12 @@ def _methods(
     for states in state_candidates(request, hardware):
         way = fastest_fit(request, hardware, states)
         fitting = fits(way, hardware)
-        if states.gradients == "in-backward" and was_shown.get(states.name.removesuffix("-in-backward")):
+        if states.is_fused and was_shown.get(states.memory_mode) and config.fused_backward != "yes":
             continue  # only useful where the other one does not fit
-        was_shown[states.name] = fitting
-        if chosen == "auto" and fitting:
-            chosen = states.name
-        yield method(states.name, way, steps, is_chosen=states.name == chosen and config.lora_r == 0)
+        was_shown[states.label] = fitting
+        if not chosen and fitting and states.label in requested:
+            chosen = states.label
+        yield method(states.label, way, steps, is_chosen=states.label == chosen and config.lora_r == 0)
     if config.from_scratch:
         return  # adapters need something to adapt
     rank = config.lora_r or LORA_RANK_SHOWN

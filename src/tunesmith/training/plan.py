@@ -15,7 +15,7 @@ from tunesmith.data.packing import plan_micro_batches, round_up_tokens
 from tunesmith.errors import UserError
 from tunesmith.i18n import LazyString, say
 from tunesmith.model.gpt2_config import Frozen, GPT2Config, LoRA, check_freeze
-from tunesmith.optim.state_format import STATE_FORMATS
+from tunesmith.optim.state_format import STATE_FORMATS, StateFormat, state_format
 from tunesmith.planning.calibration_cache import CalibrationCache
 from tunesmith.planning.fit import (
     MAX_TOKENS,
@@ -89,6 +89,7 @@ class TrainPlan:
     constant_size: bool
     compiled: bool
     memory_mode: MemoryMode
+    fused_backward: bool
     activation_checkpointing: ActivationCheckpointing
     frozen: Frozen
     lora_r: int
@@ -132,6 +133,11 @@ class TrainPlan:
     def duration_s(self) -> float | None:
         """Of all steps; None where the GPU's speed is not known."""
         return None if self.step_s is None else self.step_s * self.steps
+
+    @property
+    def state_format(self) -> StateFormat:
+        """How weights, gradients and moments are kept."""
+        return state_format(self.memory_mode, fused_backward=self.fused_backward)
 
     @property
     def lora(self) -> LoRA | None:
@@ -180,14 +186,14 @@ def make_plan(
     optimizer = _optimizer(config, request, hardware, is_sharded=is_sharded.value)
     fitted = request
     if optimizer.value == "muon":
-        fitted = replace(request, memory_mode="fp32")
+        fitted = replace(request, memory_mode="fp32", fused_backward="no")
     way = choose_fit(fitted, hardware)
     shape = plan_micro_batches(
         lengths,
         epoch_tokens=epoch.tokens,
         tokens_per_step=step.value,
         max_tokens=way.demand.tokens,
-        stays_whole=way.demand.states.gradients == "in-backward",
+        stays_whole=way.demand.states.is_fused,
     )
     shape = replace(shape, tokens=max(shape.tokens, round_up_tokens(request.longest_tokens)))
     dealt = replace(way.demand, tokens=shape.tokens, micro_batches=shape.per_step)
@@ -244,7 +250,8 @@ def make_plan(
         tokens_per_evaluation_batch=_evaluation_tokens(way, hardware, fewest=context.value),
         constant_size=compiled.value or hardware.kind == "cuda",
         compiled=compiled.value,
-        memory_mode=way.demand.states.name,
+        memory_mode=way.demand.states.memory_mode,
+        fused_backward=way.demand.states.is_fused,
         activation_checkpointing=way.demand.activation_checkpointing,
         frozen=config.freeze,
         lora_r=config.lora_r,
@@ -338,19 +345,30 @@ def _why_micro_batch(way: FitCandidate, hardware: Hardware) -> str:
 
 def _why_states(way: FitCandidate, request: FitRequest, hardware: Hardware) -> Decision[str]:
     states = way.demand.states
-    if request.memory_mode != "auto":
-        return Decision(states.name, say("asked for: {says}", says=states.says))
+    if request.memory_mode != "auto" and not states.is_fused:
+        return Decision(states.label, say("asked for: {says}", says=states.says))
     passed = state_candidates(request, hardware)
     passed = passed[: passed.index(states)]
+    if not passed and (request.memory_mode != "auto" or request.fused_backward == "yes"):
+        return Decision(states.label, say("asked for: {says}", says=states.says))
     if not passed:
-        return Decision(states.name, say("{says}: the reference, and it fits", says=states.says))
+        return Decision(states.label, say("{says}: the reference, and it fits", says=states.says))
     least = fastest_fit(request, hardware, passed[-1]).memory.peak_bytes
+    if passed[-1].memory_mode == states.memory_mode:
+        return Decision(
+            states.label,
+            say(
+                "{says}: to hold all gradients takes {least_gib:.1f} GiB at least",
+                says=states.says,
+                least_gib=least / GIB,
+            ),
+        )
     return Decision(
-        states.name,
+        states.label,
         say(
             "{says}; {name}, more faithful, takes {least_gib:.1f} GiB at least",
             says=states.says,
-            name=passed[-1].name,
+            name=passed[-1].label,
             least_gib=least / GIB,
         ),
     )

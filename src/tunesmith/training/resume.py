@@ -28,7 +28,7 @@ ONE_SESSION = (
     *("dashboard", "devices", "shard"),
 )
 """Not stored: each command sets them again."""
-MAY_CHANGE = (*ONE_SESSION, *LENGTH, *INTERVALS, "keep_gb", "sample_prompts", "track")
+MAY_CHANGE = (*ONE_SESSION, *LENGTH, *INTERVALS, "keep_gb", "sample_prompts", "report_to")
 VERIFIED_STEPS, INTERRUPTED_AFTER = 4, 2
 
 Train = Callable[[TrainConfig, Callable[[], bool]], Iterable[Event]]

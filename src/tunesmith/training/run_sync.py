@@ -18,7 +18,6 @@ from tunesmith.distributed.world import World
 from tunesmith.errors import UserError
 from tunesmith.i18n import say
 from tunesmith.model.gpt2 import GPT2
-from tunesmith.optim.state_format import STATE_FORMATS
 from tunesmith.run_dir import RunDir, read_settings
 from tunesmith.training.checkpoint import load_checkpoint
 from tunesmith.training.optimizer import trainable
@@ -66,8 +65,8 @@ def check_single_process_options(config: TrainConfig) -> None:
     single_process_only = {
         "--verify-resume": config.verify_resume,
         f"--device {config.device}": config.device.startswith("cuda:"),
-        f"--memory-mode {config.memory_mode}": config.memory_mode != "auto"
-        and STATE_FORMATS[config.memory_mode].gradients != "held",
+        "--memory-mode cpu-offload": config.memory_mode == "cpu-offload",
+        "--fused-backward yes": config.fused_backward == "yes",
         say("standard input (-)"): bool(set(STDIN_NAMES) & set(config.sources)),
     }
     for what, is_requested in single_process_only.items():
@@ -109,11 +108,11 @@ def adapt_plan_to_world_size(plan: TrainPlan, config: TrainConfig, size: int) ->
             hint="leave --shard out",
             memory_mode=plan.memory_mode,
         )
-    if size > 1 and STATE_FORMATS[plan.memory_mode].gradients != "held":
+    if size > 1 and plan.state_format.gradients != "held":
         raise UserError(
             "this run uses its gradients up one by one ({memory_mode}), which goes with a single process only",
             hint="continue it without --devices and torchrun",
-            memory_mode=plan.memory_mode,
+            memory_mode=plan.state_format.label,
         )
     reasons = {**plan.reasons, "shard": say("asked for") if config.shard != "auto" else say("as this run began")}
     return replace(plan, reasons=reasons, devices=size, shard=is_sharded, compiled=plan.compiled and not is_sharded)

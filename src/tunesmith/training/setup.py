@@ -30,7 +30,7 @@ from tunesmith.model.hub import local_folder
 from tunesmith.model.lora import apply_lora, freeze, load_adapter
 from tunesmith.optim.in_backward_adamw import InBackwardAdamW
 from tunesmith.optim.quantization import split_fp32
-from tunesmith.optim.state_format import HOST_STAGING_BYTES, STATE_FORMATS
+from tunesmith.optim.state_format import HOST_STAGING_BYTES
 from tunesmith.planning.calibration_cache import CalibrationCache
 from tunesmith.planning.hardware import GIB, detect_hardware, is_wsl
 from tunesmith.planning.scaling_law import time_limit_warning
@@ -311,9 +311,9 @@ def plan_and_build(
     measured = calibrator.before_run(model, optimizer, plan.peak_memory_bytes)
     if measured is experience:
         return plan, model, optimizer, calibrator
-    states = plan.memory_mode
+    states = plan.state_format
     plan, demand = make_plan(config, shape, corpus, hardware, measured)
-    if plan.memory_mode != states:
+    if plan.state_format != states:
         del model, optimizer
         free_memory()
         model, optimizer = build_model_and_optimizer(config, plan, source)
@@ -380,7 +380,7 @@ def build_model_and_optimizer(
     return model, make_optimizer(
         model,
         weight_decay=plan.weight_decay,
-        plan=STATE_FORMATS[plan.memory_mode],
+        plan=plan.state_format,
         seed=plan.seed,
         beta2=plan.beta2,
         muon=plan.optimizer == "muon",
@@ -474,7 +474,7 @@ def _scratch_warnings(config: TrainConfig, plan: TrainPlan, shape: GPT2Config) -
 
 def _pinning_notices(plan: TrainPlan, shape: GPT2Config) -> list[str]:
     """Return a notice where the system does not pin the host memory that a run transfers through."""
-    n_bytes = HOST_STAGING_BYTES if STATE_FORMATS[plan.memory_mode].gradients == "host" else 0
+    n_bytes = HOST_STAGING_BYTES if plan.state_format.gradients == "host" else 0
     if plan.activation_checkpointing == "offload":
         n_bytes += shape.n_layer * pinned_bytes(plan.tokens_per_micro_batch * shape.n_embd * plan.dtype.itemsize)
     if not n_bytes or torch.device(plan.device).type != "cuda" or not is_wsl():

@@ -75,6 +75,13 @@ def validate_config(config: TrainingConfig) -> None:
         say("--optimizer muon keeps everything in fp32: leave --memory-mode out")
         if config.optimizer == "muon" and config.memory_mode not in {"auto", "fp32"}
         else None,
+        exclude_each_other("--lora-r", "--fused-backward")
+        if config.lora_r and config.fused_backward == "yes"
+        else None,
+        say("--fused-backward yes goes with --memory-mode split-8bit, bf16-8bit or bf16-4bit, and with AdamW")
+        if config.fused_backward == "yes"
+        and (config.memory_mode in {"fp32", "8bit", "cpu-offload"} or config.optimizer == "muon")
+        else None,
         exclude_each_other("--lora-r", "--freeze") if config.lora_r and config.freeze != "none" else None,
         exclude_each_other("--lora-r", "--memory-mode") if config.lora_r and config.memory_mode != "auto" else None,
         None

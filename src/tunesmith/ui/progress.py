@@ -217,7 +217,7 @@ def plan_rows(planned: RunStarted) -> list[tuple[str, str, str]]:
             say("{memory} at the peak", memory=formatting.memory(plan.peak_memory_bytes)),
             reasons["peak_memory_bytes"],
         ),
-        (say("memory mode"), plan.memory_mode, reasons["memory_mode"]),
+        (say("memory mode"), plan.state_format.label, reasons["memory_mode"]),
         *(
             [(say("recomputed"), plan.activation_checkpointing, reasons["activation_checkpointing"])]
             if plan.activation_checkpointing != "none"
