@@ -106,7 +106,7 @@ def test_memory_that_a_gpu_is_not_known_with_is_planned_as_asked_and_said() -> N
 
 def drivers_card(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose first GPU has this name."""
-    state = GPUState(name, 12 * GIB, 11 * GIB, has_display=False, neighbours=())
+    state = GPUState(name, 12 * GIB, 11 * GIB, has_display=False, neighbors=())
     monkeypatch.setattr(hardware, "query_cuda_gpu", lambda _index: state)
 
 

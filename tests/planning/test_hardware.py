@@ -35,7 +35,7 @@ def test_drivers_names_are_known() -> None:
     assert len({card.name for card in GPUS}) == len(GPUS)
 
 
-def test_an_unknown_card_is_refused_with_its_neighbours() -> None:
+def test_an_unknown_card_is_refused_with_its_neighbors() -> None:
     """The hint names the nearest."""
     with pytest.raises(UserError, match="unknown GPU: --gpu 4071") as error:
         find_gpu("4071")
@@ -74,8 +74,8 @@ def test_room_is_left() -> None:
     assert named.precision == "bfloat16"
     assert hardware_for_gpu("RTX 2080 Ti", None).precision == "float16"
     others = (GPUProcess(7, "game.exe", 3 * GIB), GPUProcess(8, "firefox", None))
-    without = memory_budget(GPUState("a card", 12 * GIB, 8 * GIB, has_display=False, neighbours=()))
-    with_screen = memory_budget(GPUState("a card", 12 * GIB, 8 * GIB, has_display=True, neighbours=others))
+    without = memory_budget(GPUState("a card", 12 * GIB, 8 * GIB, has_display=False, neighbors=()))
+    with_screen = memory_budget(GPUState("a card", 12 * GIB, 8 * GIB, has_display=True, neighbors=others))
     assert without.value < 8 * GIB
     assert without.value - with_screen.value == GIB // 2
     assert "game.exe (PID 7) 3.0 GiB, firefox (PID 8)" in with_screen.reason
@@ -117,7 +117,7 @@ def test_the_driver_is_asked(*, says_memory: bool, monkeypatch: pytest.MonkeyPat
     state = query_gpu(0)
     assert state is not None
     assert (state.name, state.free_bytes, state.has_display) == ("NVIDIA GeForce RTX 4070 Ti", 9 * GIB, True)
-    (other,) = state.neighbours
+    (other,) = state.neighbors
     assert other.pid == 1
     assert other.name
     assert other.bytes == (2 * GIB if says_memory else None)

@@ -90,10 +90,10 @@ def test_steps_follow_epochs_or_the_limit() -> None:
 
 def test_compiling_pays_in_long_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short runs and machines without a compiler run as written, with the reason; what is asked is done or refused."""
-    assert not plan(20_000, 200).compiled
+    assert not plan(20_000, 200).compile
     assert not plan().constant_size
-    assert "on a CPU" in plan().reasons["compiled"]
-    assert plan(compile="yes").compiled
+    assert "on a CPU" in plan().reasons["compile"]
+    assert plan(compile="yes").compile
     assert plan(compile="yes").constant_size
     card = hardware_for_gpu("RTX 4070 Ti", None)
     assert not _compiled(ASKED, card, 60).value

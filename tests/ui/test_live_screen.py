@@ -29,7 +29,7 @@ PLAN = TrainPlan(
         "device_name": "a card",
         "precision": "bfloat16",
         "reasons": dict.fromkeys(TrainPlan.__annotations__, "so"),
-        "frozen": "none",
+        "freeze": "none",
         "lora_target_modules": (),
         "lora_r": 0,
         "memory_mode": "fp32",
