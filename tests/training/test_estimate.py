@@ -1,4 +1,4 @@
-"""`plan`: which way is taken, for which model on which card, and that nothing is needed for the answer."""
+"""`plan`: which way is taken, for which model on which GPU, and that nothing is needed for the answer."""
 
 import json
 from pathlib import Path

@@ -290,7 +290,7 @@ def _idle_card(run: RunRecord) -> Advice | None:
         return None
     tokens = int(run.plan["tokens_per_micro_batch"])
     return Advice(
-        "card-idle",
+        "gpu-idle",
         "hint",
         say("The GPU is idle much of the time"),
         say(
