@@ -81,7 +81,7 @@ def _row(run: dict[str, Any]) -> dict[str, Any]:
     )
     return {
         "name": run["name"],
-        "goes_on": run["status"] == "running",
+        "is_running": run["status"] == "running",
         "cells": [
             status_words(run["status"]),
             run["model"],
@@ -102,7 +102,7 @@ def _where(state: RunState) -> str:
 
 
 def _pending(state: RunState) -> str:
-    if not state.goes_on:
+    if not state.is_running:
         return ""
     if STOP in state.pending_actions:
         return say("It stops after this step ...")
