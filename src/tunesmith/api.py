@@ -17,8 +17,7 @@ from tunesmith.commands import COMMANDS, json_of
 from tunesmith.config import ServeConfig, TrainConfig
 from tunesmith.config_values import flag_names, in_one_row
 from tunesmith.errors import UserError
-from tunesmith.i18n import LANGUAGES, set_language
-from tunesmith.i18n.locale import resolve_language
+from tunesmith.i18n import LANGUAGES, resolve_language, set_language
 
 if TYPE_CHECKING:
     from tunesmith import api_options

@@ -11,7 +11,6 @@ import pytest
 
 from tunesmith.config import TrainConfig
 from tunesmith.doctor import preflight
-from tunesmith.doctor.cuda_releases import build_for, has_code_for
 from tunesmith.doctor.doctor import run_checks
 from tunesmith.doctor.facts import (
     DeviceFacts,
@@ -23,7 +22,7 @@ from tunesmith.doctor.facts import (
     TorchFacts,
     TritonFacts,
 )
-from tunesmith.doctor.fixes import Check
+from tunesmith.doctor.fixes import Check, build_for, has_code_for
 from tunesmith.doctor.preflight import check_device, check_gpu_is_usable
 from tunesmith.errors import UserError
 from tunesmith.planning.gpu_processes import GPUProcess

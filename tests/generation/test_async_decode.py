@@ -10,7 +10,7 @@ from transformers import GPT2LMHeadModel
 
 from tunesmith.errors import UserError
 from tunesmith.generation import async_decode
-from tunesmith.generation.cuda_graphs import WARMUP_CALLS, CUDAGraphRecorder
+from tunesmith.generation.async_decode import WARMUP_CALLS, CUDAGraphRecorder
 from tunesmith.generation.engine import STEPS_AHEAD, Engine
 from tunesmith.generation.kv_cache import KVCache
 from tunesmith.generation.sampling import SamplingParams

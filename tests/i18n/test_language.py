@@ -8,8 +8,7 @@ import pytest
 import tunesmith
 from tunesmith.cli import main
 from tunesmith.errors import UserError
-from tunesmith.i18n import get_language
-from tunesmith.i18n.locale import system_language
+from tunesmith.i18n import get_language, system_language
 
 
 @pytest.mark.parametrize(

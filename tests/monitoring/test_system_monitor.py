@@ -10,8 +10,7 @@ import psutil
 import pytest
 
 from tunesmith.monitoring.nvml import GPUEnergyCounter, GPUMonitor, GPUReading
-from tunesmith.monitoring.rapl import CPUEnergyCounter
-from tunesmith.monitoring.system_monitor import SystemMonitor, SystemReading
+from tunesmith.monitoring.system_monitor import CPUEnergyCounter, SystemMonitor, SystemReading
 
 
 class NVMLError(Exception):

@@ -20,8 +20,7 @@ from tunesmith.distributed.launcher import device_for
 from tunesmith.distributed.world import SINGLE_PROCESS
 from tunesmith.doctor.preflight import check_device
 from tunesmith.errors import UserError
-from tunesmith.generation.async_decode import AsyncDecoder
-from tunesmith.generation.cuda_graphs import CUDAGraphRecorder
+from tunesmith.generation.async_decode import AsyncDecoder, CUDAGraphRecorder
 from tunesmith.generation.engine import Engine
 from tunesmith.generation.loading import max_batch_size
 from tunesmith.model.hf_checkpoint import load_gpt2

@@ -9,9 +9,9 @@ import torch
 
 from tunesmith.config import ExportConfig
 from tunesmith.convert.export_gguf import verify_gguf, write_gguf
-from tunesmith.convert.export_nanogpt import verify_nanogpt, write_nanogpt
 from tunesmith.convert.export_onnx import verify_onnx, write_onnx
 from tunesmith.convert.exported_model import Exported, copy_settings, read_exported
+from tunesmith.convert.nanogpt import verify_nanogpt, write_nanogpt
 from tunesmith.convert.verify import ReadBack, Verification, verify
 from tunesmith.errors import UsageError, UserError
 from tunesmith.model.hf_checkpoint import load_gpt2, save_gpt2

@@ -12,14 +12,13 @@ from safetensors import SafetensorError, safe_open
 from tunesmith.config import ExportConfig
 from tunesmith.data.tokenizer import TextTokenizer, load_tokenizer
 from tunesmith.errors import UserError
-from tunesmith.i18n.os_errors import describe_os_error
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import PROJECTIONS, LoRA
 from tunesmith.model.hf_checkpoint import load_gpt2, merged_state_dict
 from tunesmith.model.hf_config import read_hf_config
 from tunesmith.model.hub import local_folder
 from tunesmith.model.lora import apply_lora, load_adapter
-from tunesmith.utils.files import parse_json
+from tunesmith.utils.files import describe_os_error, parse_json
 
 GENERATION_CONFIG = "generation_config.json"
 

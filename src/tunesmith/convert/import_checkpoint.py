@@ -12,9 +12,9 @@ from torch import Tensor
 
 from tunesmith.config import ImportConfig
 from tunesmith.convert.import_llmc import is_llmc, read_llmc
-from tunesmith.convert.import_nanogpt import read_nanogpt
 from tunesmith.convert.import_openai import is_openai, read_openai
 from tunesmith.convert.imported_model import ForeignModel
+from tunesmith.convert.nanogpt import read_nanogpt
 from tunesmith.data.tokenizer import FILES, TextTokenizer, load_tokenizer, load_tokenizer_files
 from tunesmith.errors import UserError
 from tunesmith.i18n import say

@@ -45,8 +45,7 @@ from tunesmith.data.split import TrainValSplit, train_val_split
 from tunesmith.data.tokenize_corpus import FORMAT, TokenizedSources, check_enough_samples, tokenize_sources
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
-from tunesmith.i18n.os_errors import describe_os_error
-from tunesmith.utils.files import new_folder, parse_json, write_json
+from tunesmith.utils.files import describe_os_error, new_folder, parse_json, write_json
 
 NEAR_DUPLICATES_COUNTED_SAMPLES = 50_000
 """Near duplicates are counted without --dedupe near up to here: it takes a fraction of a second."""

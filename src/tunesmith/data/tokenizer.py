@@ -22,8 +22,7 @@ from tunesmith.data.prefetch import prefetch
 from tunesmith.data.sentencepiece import SENTENCEPIECE_FILE, read_sentencepiece
 from tunesmith.data.spans import Int64s
 from tunesmith.errors import UserError
-from tunesmith.i18n.os_errors import describe_os_error
-from tunesmith.utils.files import parse_json, write_atomically, write_json
+from tunesmith.utils.files import describe_os_error, parse_json, write_atomically, write_json
 
 FILES = (
     "tokenizer.json",

@@ -6,8 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from typing import Literal
 
-from tunesmith.doctor.cuda_releases import build_for
-from tunesmith.doctor.facts import Facts, SystemFacts
+from tunesmith.doctor.facts import DriverFacts, Facts, SystemFacts
 from tunesmith.errors import UserError
 from tunesmith.i18n import say
 
@@ -16,6 +15,13 @@ WHEELS = "https://download.pytorch.org/whl"
 BUILD_TOOLS = "https://visualstudio.microsoft.com/visual-cpp-build-tools"
 DRIVERS = "https://www.nvidia.com/drivers"
 TORCH_VERSIONS = "torch>=2.11,<2.14"
+MIN_DRIVER = {11: 450, 12: 525, 13: 580}
+"""Of a CUDA major release: the driver branch from which all its minor releases run."""
+NEWEST_DRIVER = 580
+"""The branch that all current builds run on."""
+TURING, BLACKWELL = (7, 5), (10, 0)
+OLD_GPUS_BUILD, NEW_GPUS_BUILD = "cu126", "cu130"
+"""The first one has machine code up to Hopper and back to Maxwell, the second one from Turing to Blackwell."""
 PLAIN_WORD = re.compile(r"[\w.:/\\+=-]+")
 """What PowerShell and cmd take literally; < and > would redirect."""
 DRIVER_COMMANDS = {
@@ -165,3 +171,45 @@ def set_variable(system: SystemFacts, name: str, value: str) -> str:
 def unset_variable(system: SystemFacts, name: str) -> str:
     """As it is typed in the system's usual shell."""
     return f"Remove-Item Env:{name}" if system.kind == "windows" else f"unset {name}"
+
+
+def major(version: str) -> int:
+    """The first number of a version; 0 where there is none."""
+    first = version.partition(".")[0]
+    return int(first) if first.isdigit() else 0
+
+
+def min_driver(cuda: str) -> int:
+    """The driver branch that a CUDA version needs, for example 525 for "12.6"; 0 where it is unknown."""
+    return MIN_DRIVER.get(major(cuda), 0)
+
+
+def build_for(driver: DriverFacts) -> str:
+    """The build of torch for this driver and its first GPU, for example "cu130"; empty where no build runs on it."""
+    branch = major(driver.version) or NEWEST_DRIVER
+    capability = driver.gpus[0].capability if driver.gpus else None
+    if capability is not None and capability < TURING:
+        return OLD_GPUS_BUILD if branch >= MIN_DRIVER[12] else ""
+    if branch >= MIN_DRIVER[13]:
+        return NEW_GPUS_BUILD
+    is_new = capability is not None and capability >= BLACKWELL
+    return OLD_GPUS_BUILD if branch >= MIN_DRIVER[12] and not is_new else ""
+
+
+def has_code_for(architectures: tuple[str, ...], capability: tuple[int, int]) -> bool:
+    """Whether a build has machine code for a GPU, or code that its driver can translate.
+
+    Args:
+        architectures: for example ("sm_80", "sm_90", "compute_90").
+        capability: of the GPU. Machine code runs on GPUs of the same major number and the same or a later minor one.
+    """
+    for name in architectures:
+        kind, _, digits = name.rstrip("af").partition("_")
+        if not digits.isdigit():
+            continue
+        code = divmod(int(digits), 10)
+        if kind == "sm" and code[0] == capability[0] and code[1] <= capability[1]:
+            return True
+        if kind == "compute" and code <= capability:
+            return True
+    return False

@@ -4,8 +4,8 @@ from tunesmith.config import TrainConfig
 from tunesmith.doctor.checks.gpu_health import check_driver
 from tunesmith.doctor.checks.torch_build import check_torch
 from tunesmith.doctor.collect import collect
-from tunesmith.doctor.cuda_releases import has_code_for
 from tunesmith.doctor.facts import Facts
+from tunesmith.doctor.fixes import has_code_for
 from tunesmith.errors import UserError
 from tunesmith.model.hf_config import parse_hf_config, read_hf_config
 from tunesmith.model.hub import folder_here, preset_shape

@@ -22,13 +22,15 @@ from tunesmith.distributed.consistency import check_same_inputs
 from tunesmith.distributed.launcher import command_world, device_for
 from tunesmith.distributed.world import World
 from tunesmith.errors import UserError
-from tunesmith.evaluation.bootstrap import Floats, interval_of, resampled_sums
 from tunesmith.evaluation.memorization import measure_memorization
 from tunesmith.evaluation.perplexity import (
     Evaluation,
+    Floats,
     as_perplexity,
     evaluate_split,
+    interval_of,
     perplexity_interval,
+    resampled_sums,
     sliding_method,
 )
 from tunesmith.generation.loading import load_for_generation

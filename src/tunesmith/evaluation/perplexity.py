@@ -10,6 +10,7 @@ nats is divided by the number of tokens of the whole text, so that no batch or s
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,6 @@ from tunesmith.data.dataloader import Batch, pack_batches
 from tunesmith.data.packing import Windows, pack_greedy, sliding_windows, windows_of
 from tunesmith.data.spans import Int64s
 from tunesmith.distributed.world import SINGLE_PROCESS, World
-from tunesmith.evaluation.bootstrap import Interval, interval_of, resampled_sums
 from tunesmith.i18n import LazyString, say
 from tunesmith.model.attention import PackedLayout, forward_packed, select_rows, to_model_device
 from tunesmith.model.compile import inference_mode
@@ -28,6 +28,13 @@ from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.loss import token_cross_entropy
 from tunesmith.utils.oom import in_pieces
 
+Floats = npt.NDArray[np.float64]
+Interval = tuple[float, float]
+
+RESAMPLES = 1000
+"""Bootstrap samples: reference Efron & Tibshirani 1993, chapter 13 (percentile interval)."""
+PERCENTILES = (2.5, 97.5)
+"""Ends of a 95 % interval."""
 METHOD = LazyString(
     "every token once, end-of-text included; samples separate, each after an end-of-text; "
     "samples longer than the context in windows of nearly equal length, without overlap"
@@ -169,3 +176,23 @@ def as_perplexity(losses: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Return perplexities; infinite where they are too large for a float."""
     with np.errstate(over="ignore"):
         return np.exp(losses)
+
+
+def resampled_sums(columns_KS: npt.NDArray[np.number], *, seed: int) -> Floats | None:
+    """Return sums of K columns over S samples drawn with replacement, [K, draws]; None for a single sample."""
+    _, n_samples = columns_KS.shape
+    if n_samples < 2:
+        return None
+    random = np.random.default_rng(seed)
+    sums_KD = np.empty((len(columns_KS), RESAMPLES))
+    for draw in range(RESAMPLES):
+        sums_KD[:, draw] = columns_KS[:, random.integers(n_samples, size=n_samples)].sum(axis=1)
+    return sums_KD
+
+
+def interval_of(draws_D: Floats) -> Interval:
+    """Return the 95 % percentile interval of a statistic, from its draws."""
+    # nothing lies between two infinite draws
+    method: Literal["linear", "nearest"] = "linear" if np.isfinite(draws_D).all() else "nearest"
+    low, high = np.percentile(draws_D, PERCENTILES, method=method)
+    return float(low), float(high)

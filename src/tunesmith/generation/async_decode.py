@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tunesmith.generation.cuda_graphs import CUDAGraphRecorder
 from tunesmith.generation.kv_cache import DecodeAttention, KVCache
 from tunesmith.generation.sampling import SamplingParams
 from tunesmith.generation.sampling_batched import (
@@ -25,9 +24,53 @@ from tunesmith.generation.sampling_batched import (
     token_logprobs,
 )
 from tunesmith.model.gpt2 import GPT2
+from tunesmith.utils.device import CAPTURE_LOCK
 
+WARMUP_CALLS = 2
+"""Kernels are chosen and workspaces made before a capture."""
 KV_BUCKET_MULTIPLE = 256
 """Steps are made for a multiple of this many positions."""
+
+
+class CUDAGraphRecorder:
+    """Captures CUDA graphs that share their memory and are never replayed at once.
+
+    Warm-ups and captures have a stream of their own, and no other recorder's: cuBLAS keeps a workspace for each stream,
+    which torch frees when a graph dies that was captured there (pytorch #193402). So all graphs of a recorder have to
+    be dropped together.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def capture_cuda_graph(self, work: Callable[[], None], state: Sequence[Tensor]) -> Callable[[], None]:
+        """Capture work as a graph and return its replay; the work has not been done when this returns.
+
+        Args:
+            work: reads and writes tensors whose addresses never change, all on the device.
+            state: what it reads and writes; restored after the warm-up.
+        """
+        with CAPTURE_LOCK, torch.cuda.device(self._device):  # one capture at a time in a process
+            before = [tensor.clone() for tensor in state]
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
+            with torch.cuda.stream(self._stream):
+                for _ in range(WARMUP_CALLS):
+                    work()
+                    for tensor, saved in zip(state, before, strict=True):
+                        tensor.copy_(saved)
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
+            graph = torch.cuda.CUDAGraph()
+            capture = torch.cuda.graph(
+                graph,
+                pool=self._pool,
+                stream=self._stream,
+                capture_error_mode="thread_local",  # other threads may use the GPU meanwhile
+            )
+            with capture:
+                work()
+        return graph.replay
 
 
 @dataclass(frozen=True)

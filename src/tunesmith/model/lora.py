@@ -21,10 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from tunesmith.errors import UserError
-from tunesmith.i18n.os_errors import describe_os_error
 from tunesmith.model.gpt2 import GPT2, Linear
 from tunesmith.model.gpt2_config import Frozen, LoRA
-from tunesmith.utils.files import write_atomically, write_json
+from tunesmith.utils.files import describe_os_error, write_atomically, write_json
 
 PEFT_PREFIX = "base_model.model"
 

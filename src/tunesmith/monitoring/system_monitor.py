@@ -7,15 +7,18 @@ other programs use.
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import psutil
 
 from tunesmith.monitoring.nvml import GPUEnergyCounter, GPUMonitor, GPUReading
-from tunesmith.monitoring.rapl import CPUEnergyCounter
 
 INTERVAL_S = 2.0
+POWERCAP = Path("/sys/class/powercap")
+PACKAGES = "intel-rapl:[0-9]*"
+"""Whole CPUs, AMD's as well; their parts have a second number after another colon."""
 
 
 @dataclass(frozen=True)
@@ -105,3 +108,35 @@ def _reading(gpu: GPUReading, joules: float | None) -> SystemReading:
         gpu_power_watts=gpu.power_watts,
         energy_joules=joules,
     )
+
+
+class CPUEnergyCounter:
+    """Sums the energy of all CPUs of the machine from its creation on; `folder` contains the counters."""
+
+    def __init__(self, folder: Path = POWERCAP) -> None:
+        self._joules = 0.0
+        self._last: dict[Path, int] = {}
+        for package in sorted(folder.glob(PACKAGES)):
+            count = _count(package / "energy_uj")
+            if package.name.count(":") == 1 and count is not None:
+                self._last[package] = count
+
+    def read_joules(self) -> float | None:
+        """Energy since the creation; None where no counter can be read."""
+        for package, before in self._last.items():
+            now = _count(package / "energy_uj")
+            if now is None:
+                continue
+            passed = now - before
+            if passed < 0:  # the counter reached its largest value and began again
+                passed += _count(package / "max_energy_range_uj") or before
+            self._joules += passed / 1e6
+            self._last[package] = now
+        return self._joules if self._last else None
+
+
+def _count(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):
+        return None

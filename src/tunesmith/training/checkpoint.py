@@ -31,7 +31,6 @@ from torch import Tensor
 from tunesmith.data.tokenizer import TextTokenizer
 from tunesmith.errors import UserError
 from tunesmith.i18n import say
-from tunesmith.i18n.os_errors import describe_os_error
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.gpt2_config import LoRA
 from tunesmith.model.hf_checkpoint import write_safetensors, write_weights
@@ -40,7 +39,7 @@ from tunesmith.run_dir import CHECKPOINT_STATE, CHECKPOINTS, STEP_FOLDER, RunDir
 from tunesmith.training.optimizer import load_optimizer_state
 from tunesmith.training.rng import RNGState
 from tunesmith.training.state import TrainState
-from tunesmith.utils.files import new_folder, parse_json, remove_folder, write_atomically, write_json
+from tunesmith.utils.files import describe_os_error, new_folder, parse_json, remove_folder, write_atomically, write_json
 
 ADAPTER = "adapter"
 DAMAGED_SUFFIX = ".damaged"

@@ -32,7 +32,6 @@ from tunesmith.distributed.world import World
 from tunesmith.errors import UserError
 from tunesmith.evaluation.perplexity import METHOD
 from tunesmith.i18n import LazyString, say
-from tunesmith.i18n.os_errors import describe_os_error
 from tunesmith.model.gpt2 import GPT2
 from tunesmith.model.hf_checkpoint import iter_hf_tensors, write_weights
 from tunesmith.model.lora import adapter_state, write_adapter
@@ -53,7 +52,7 @@ from tunesmith.training.plan import HOST_COPY_SHARE, TrainPlan
 from tunesmith.training.rng import RNGState
 from tunesmith.training.state import TrainState
 from tunesmith.utils.device import pinned_empty, use_device
-from tunesmith.utils.files import write_json, write_text
+from tunesmith.utils.files import describe_os_error, write_json, write_text
 
 SMALL_FILES_BYTES = 64 << 10
 """Of a checkpoint: configuration, counters, checksums; its tokenizer is counted as overhead."""

@@ -20,7 +20,6 @@ from tunesmith.distributed.consistency import check_same_inputs, weights_sha256
 from tunesmith.distributed.world import SINGLE_PROCESS, World
 from tunesmith.errors import UserError
 from tunesmith.i18n import say
-from tunesmith.i18n.os_errors import describe_os_error
 from tunesmith.model.activation_checkpointing import apply_activation_checkpointing
 from tunesmith.model.compile import apply_compile, can_compile, set_compute_dtype
 from tunesmith.model.gpt2 import GPT2
@@ -81,6 +80,7 @@ from tunesmith.utils.device import (
     resolve_dtype,
     use_device,
 )
+from tunesmith.utils.files import describe_os_error
 from tunesmith.utils.oom import free_memory
 
 DEFAULT_SAMPLES = 3

@@ -12,9 +12,8 @@ from tunesmith.commands import CONFIGS
 from tunesmith.config import PlanConfig, TrainConfig
 from tunesmith.config_values import flag_names
 from tunesmith.errors import UsageError, UserError
-from tunesmith.i18n import LANGUAGES, set_language
-from tunesmith.i18n.locale import resolve_language
-from tunesmith.i18n.os_errors import describe_os_error
+from tunesmith.i18n import LANGUAGES, resolve_language, set_language
+from tunesmith.utils.files import describe_os_error
 
 SWITCHES = {
     f"--{sign}{flag.name.replace('_', '-')}"

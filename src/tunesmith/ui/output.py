@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 import tunesmith
 from tunesmith.errors import UsageError, UserError, on_one_line
 from tunesmith.i18n import say
-from tunesmith.i18n.os_errors import describe_os_error
-from tunesmith.utils.files import to_json
+from tunesmith.utils.files import describe_os_error, to_json
 
 if TYPE_CHECKING:
     from tunesmith.serving.server import RequestFinished, ServerInfo

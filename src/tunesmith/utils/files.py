@@ -19,9 +19,24 @@ from typing import Any
 import psutil
 
 from tunesmith.errors import UserError
+from tunesmith.i18n import LazyString
 
 CLOCK_LEEWAY_S = 60.0
 """Start times of processes and times of files come from different clocks."""
+
+_OS_ERRORS = {
+    errno.EACCES: LazyString("Permission denied"),
+    errno.EPERM: LazyString("Operation not permitted"),
+    errno.ENOENT: LazyString("No such file or directory"),
+    errno.EEXIST: LazyString("File exists"),
+    errno.EISDIR: LazyString("Is a directory"),
+    errno.ENOTDIR: LazyString("Not a directory"),
+    errno.ENOSPC: LazyString("No space left on device"),
+    errno.EROFS: LazyString("Read-only file system"),
+    errno.EIO: LazyString("Input/output error"),
+    errno.EMFILE: LazyString("Too many open files"),
+    errno.ENAMETOOLONG: LazyString("File name too long"),
+}
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -234,3 +249,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def describe_os_error(error: Exception) -> LazyString:
+    """Return the reason of a failed read or write on one line, without the file's name."""
+    if isinstance(error, OSError) and error.errno in _OS_ERRORS:
+        return _OS_ERRORS[error.errno]
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return LazyString("{words}", {"words": " ".join(str(words).split())})

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator
 
-from tunesmith.doctor.cuda_releases import MIN_DRIVER, major
 from tunesmith.doctor.facts import Facts, GPUFacts
-from tunesmith.doctor.fixes import Check, Fix, update_driver
+from tunesmith.doctor.fixes import MIN_DRIVER, Check, Fix, major, update_driver
 from tunesmith.i18n import say
 from tunesmith.planning.hardware import GIB
 

@@ -3,9 +3,17 @@
 from collections.abc import Iterator
 
 from tunesmith.diagnostics.matcher import best_match
-from tunesmith.doctor.cuda_releases import has_code_for, major, min_driver
 from tunesmith.doctor.facts import DeviceFacts, Facts, StepFacts
-from tunesmith.doctor.fixes import Check, Fix, install_torch, unset_variable, update_driver
+from tunesmith.doctor.fixes import (
+    Check,
+    Fix,
+    has_code_for,
+    install_torch,
+    major,
+    min_driver,
+    unset_variable,
+    update_driver,
+)
 from tunesmith.i18n import say
 from tunesmith.utils.device import NATIVE_BF16_CAPABILITY
 
