@@ -1,6 +1,6 @@
 """A captured terminal as an SVG for the README: `python recipes/terminal_picture.py TITLE < SCREEN > PICTURE.svg`.
 
-SCREEN is text with ANSI colours, for example from `tmux capture-pane -e -p`. The picture refers to nothing outside
+SCREEN is text with ANSI colors, for example from `tmux capture-pane -e -p`. The picture refers to nothing outside
 itself: fonts are the reader's.
 """
 

@@ -1,4 +1,4 @@
-"""The verbs as a library: events, early leaving, and several of them at once in one process."""
+"""The commands as a library: events, early leaving, and several of them at once in one process."""
 
 import contextlib
 import random

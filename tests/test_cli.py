@@ -105,7 +105,7 @@ MISTAKES: dict[str, tuple[Callable[[Path, str, str], list[str]], int, str]] = {
     "flag without values": (lambda _d, m, _t: ["generate", m, "--prompt"], 2, "--prompt needs a value"),
     "no out": (lambda _d, m, t: ["train", t, "--model", m], 2, "--out"),
     "mistyped flag": (lambda d, _m, t: ["train", t, "--modle", "x", "--out", f"{d}/out"], 2, "Did you mean --model?"),
-    "mistyped verb": (lambda _d, _m, t: ["trian", t], 2, 'Did you mean "train"?'),
+    "mistyped command": (lambda _d, _m, t: ["trian", t], 2, 'Did you mean "train"?'),
     "word for a number": (
         lambda d, m, t: ["train", t, "--model", m, "--out", f"{d}/out", "--epochs", "three"],
         2,
@@ -151,7 +151,7 @@ def test_mistakes_are_one_error_and_one_hint(
 def test_train_evaluate_generate(
     tmp_path: Path, text: Path, make_model_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The three verbs follow one another; `--json` gives one JSON value each."""
+    """The three commands follow one another; `--json` gives one JSON value each."""
     out = str(tmp_path / "out")
     common = ["--json", "--precision", "fp32"]
     assert main(["train", str(text), "--model", str(make_model_folder()), "--out", out, "--epochs", "2", *common]) == 0

@@ -138,10 +138,10 @@ def test_a_run_that_began_with_an_infinite_perplexity(
     assert strictly((out / "run.json").read_text("utf-8"))["result"]["base_perplexity"] is None
     assert read_run(out).evaluations[0].perplexity == math.inf
     capsys.readouterr()
-    for verb, word in (("report", "report.html"), ("explain", "36 samples"), ("runs", "finished")):
-        assert main([verb, str(out), "--json"]) == 0
+    for command, word in (("report", "report.html"), ("explain", "36 samples"), ("runs", "finished")):
+        assert main([command, str(out), "--json"]) == 0
         strictly(capsys.readouterr().out)
-        assert main([verb, str(out)]) == 0
+        assert main([command, str(out)]) == 0
         assert word in capsys.readouterr().out
 
 

@@ -58,7 +58,6 @@ ALLOWED = {
 
 PLACES = {
     "tracking/trackers.py": {"card: the model card": "an argument's name"},
-    "planning/gpu_processes.py": {"neighbours: other": "a field's name"},
     "doctor/probe_process.py": {"is not lost:": "not an error's label"},
     "reporting/charts.py": {"no peak is lost:": "not an error's label"},
 }

@@ -325,8 +325,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def usage_hint(tokens: list[str]) -> str:
     """The help that fits what was typed."""
-    verb = next((token for token in tokens if token in app and not token.startswith("-")), "")
-    return say("see {command}", command=f"tunesmith {verb} --help" if verb else "tunesmith --help")
+    command = next((token for token in tokens if token in app and not token.startswith("-")), "")
+    return say("see {command}", command=f"tunesmith {command} --help" if command else "tunesmith --help")
 
 
 def use_utf8() -> None:

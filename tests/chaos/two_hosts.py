@@ -36,7 +36,7 @@ RELATIVE = 1e-4
 START_S, END_S = 120, 300
 TIMEOUT_S = 45
 """Of a collective."""
-SILENCE_S = TIMEOUT_S + 20
+GIVE_UP_S = TIMEOUT_S + 20
 """After a cut cable all processes that train have ended by then."""
 RETRIES = 6
 """Of a packet that nobody confirms, about half a minute."""
@@ -231,12 +231,12 @@ def try_loss(folder: Path, name: str, reference: dict[int, float], rendezvous: s
             time.sleep(0.1)
         lose()
         began_s = time.monotonic()
-        while (trains(0) or trains(1)) and time.monotonic() - began_s < SILENCE_S:
+        while (trains(0) or trains(1)) and time.monotonic() - began_s < GIVE_UP_S:
             time.sleep(0.1)
         trained_s = time.monotonic() - began_s
         codes = wait(processes, END_S)
         lost_s = time.monotonic() - began_s
-        is_ended = None not in codes and all(code != 0 for code in codes) and trained_s < SILENCE_S
+        is_ended = None not in codes and all(code != 0 for code in codes) and trained_s < GIVE_UP_S
         is_ended = is_ended and tell_once(folder, slug, LOSSES[name].silenced)
         if lose is cut_cable:
             mend_cable()

@@ -86,7 +86,7 @@ def test_what_the_server_says(folder: Path) -> None:
         assert "a &amp; b/sec#ond" in listed
         name = quote("a & b/sec#ond", safe="")
         state = json.loads(get(f"{url}/run/state?name={name}"))
-        assert not state["goes_on"]
+        assert not state["is_running"]
         assert "finished" in state["bar"]
         assert "data-action" not in re.sub("(?s)<dialog.*", "", state["bar"])
         report = get(f"{url}/run/report?name={name}")
@@ -118,7 +118,7 @@ def test_who_may_request_actions(folder: Path) -> None:
                 assert status(save, "POST", Origin=url) == 202
                 assert RunDir(run).pending_actions() == ("save",)
                 state = json.loads(get(f"{url}/run/state?name=first"))
-                assert state["goes_on"]
+                assert state["is_running"]
                 assert "It saves after this step" in state["bar"]
             assert status(save, "POST") == 409
             assert "broken off" in json.loads(get(f"{url}/run/state?name=first"))["bar"]
@@ -153,12 +153,12 @@ def test_beside_a_training(training: Callable[[], Any], tmp_path: Path) -> None:
     with training() as (url, process):
         name = json.loads(get(f"{url}/strings"))["only"]
         assert name == "run"
-        assert json.loads(get(f"{url}/run/state?name=run"))["goes_on"]
+        assert json.loads(get(f"{url}/run/state?name=run"))["is_running"]
         assert status(f"{url}/run/actions/stop?name=run", "POST", Origin=url) == 202
         _, said = process.communicate(timeout=120)
         assert process.returncode == 130
         assert "tunesmith train --resume" in said
-        assert not json.loads(get(f"{url}/run/state?name=run"))["goes_on"]  # it stays a while, for whoever looks
+        assert not json.loads(get(f"{url}/run/state?name=run"))["is_running"]  # it stays a while, for whoever looks
     outcome = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))["result"]
     assert outcome["status"] == "interrupted"
 

@@ -182,18 +182,18 @@ def test_end_of_text_in_a_text_is_a_border(prepare: Callable[..., Corpus], token
     assert [tokenizer.decode(row[:-1]) for row in sample_tokens(corpus)] == ["one", "two", "three"]
 
 
-def test_nothing_is_tokenised_twice(
+def test_nothing_is_tokenized_twice(
     prepare: Callable[..., Corpus], tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same content is opened, a changed one is noticed."""
     first = prepare("one\ntwo\n")
 
     def refuse(_texts: list[str]) -> None:
-        raise AssertionError("tokenised again")
+        raise AssertionError("tokenized again")
 
     monkeypatch.setattr(tokenizer, "encode_packed", refuse)
     assert prepare("one\ntwo\n").fingerprint == first.fingerprint
-    with pytest.raises(AssertionError, match="tokenised again"):
+    with pytest.raises(AssertionError, match="tokenized again"):
         prepare("one\ntwp\n")
 
 

@@ -16,7 +16,7 @@ LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=40)
 
 
 def make_split(lengths: list[int], prompt_share: float = 0.0) -> Split:
-    """Samples of these lengths whose tokens are their own indices, so that every token is recognisable."""
+    """Samples of these lengths whose tokens are their own indices, so that every token is recognizable."""
     offsets = np.concatenate([[1], 1 + np.cumsum(lengths)])
     prompts = (np.array(lengths) * prompt_share).astype(np.int64)
     stretches = TokenSpans(offsets[:-1], np.array(lengths), prompts, np.zeros_like(prompts))

@@ -46,7 +46,7 @@ def read(path: Path, **options: str) -> tuple[str, str]:
     ],
 )
 def test_encodings_are_detected(text: str, encoding: str, expected: set[str], tmp_path: Path) -> None:
-    """Each encoding is recognised and read without losing or inventing a character."""
+    """Each encoding is recognized and read without losing or inventing a character."""
     path = tmp_path / "text.txt"
     path.write_bytes(text.encode(encoding))
     detected, decoded = read(path)

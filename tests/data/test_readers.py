@@ -232,7 +232,7 @@ def pairs(path: Path, options: ReadingOptions) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("names", [("question", "answer"), ("instruction", "output"), ("prompt", "completion")])
-def test_known_pairs_are_recognised(names: tuple[str, str], tmp_path: Path) -> None:
+def test_known_pairs_are_recognized(names: tuple[str, str], tmp_path: Path) -> None:
     """Question and answer, instruction and output: the first is given, the second is learned."""
     rows = [dict(zip(names, ("Why?\nReally?", "Because."), strict=True)), dict(zip(names, ("How?", ""), strict=True))]
     path = write(tmp_path, "a.jsonl", "\n".join(map(json.dumps, rows)).encode())

@@ -68,7 +68,7 @@ def oracle(folder: Path) -> sentencepiece.SentencePieceProcessor:
 def test_ids_are_those_of_sentencepiece(
     text: str, tokenizer: TextTokenizer, oracle: sentencepiece.SentencePieceProcessor
 ) -> None:
-    """Any letters, digits, signs and blanks, normalised and not, known and unknown."""
+    """Any letters, digits, signs and blanks, normalized and not, known and unknown."""
     ids, counts = tokenizer.encode_packed([text])
     assert ids.tolist() == oracle.encode(text)
     assert counts.tolist() == [len(ids)]

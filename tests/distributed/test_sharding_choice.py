@@ -14,12 +14,12 @@ from tunesmith.training.estimate import TrainEstimate, estimate
 
 
 def planned(model: str, vram: str, devices: int, **others: Any) -> TrainEstimate:
-    """What `plan` says of a card that is not here."""
+    """What `plan` says of a GPU that is not here."""
     return estimate(PlanConfig(model=model, vram=vram, devices=devices, **others))
 
 
 def test_xl_on_two_cards_of_12_gb_is_in_parts() -> None:
-    """It fits no card of 12 GB in fp32, and two of 24 GB in parts; the plan's table has the line."""
+    """It fits no GPU of 12 GB in fp32, and two of 24 GB in parts; the plan's table has the line."""
     alone = planned("gpt2-xl", "24GB", 1)
     together = planned("gpt2-xl", "24GB", 2)
     assert alone.plan is not None

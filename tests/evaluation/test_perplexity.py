@@ -204,8 +204,8 @@ def test_bits_per_byte_do_not_depend_on_the_tokenizer(make_model_folder: Callabl
             sources_of(path), load_tokenizer(folder, read_hf_config(folder)), ReadingOptions(), val_fraction=1, seed=0
         )
         evaluation = evaluate_split(model, corpus.validation, context_length=64, tokens_per_batch=64)
-        normaliser = float(chances_V.sum().log())  # the chances do not sum to 1, which costs the same for each token
-        bits.append((evaluation.sample_nats.sum() - normaliser * evaluation.tokens) / math.log(2) / 12)
+        normalizer = float(chances_V.sum().log())  # the chances do not sum to 1, which costs the same for each token
+        bits.append((evaluation.sample_nats.sum() - normalizer * evaluation.tokens) / math.log(2) / 12)
     assert bits == pytest.approx([8.0, 8.0], rel=1e-5)
 
 

@@ -200,7 +200,7 @@ def test_what_a_recorded_step_reads_and_writes_stays_where_it_is(model: GPT2) ->
 
 
 def test_work_is_recorded_without_having_been_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What warming up changes is given back; played again, the work is done. With a stand-in for a card."""
+    """What warming up changes is given back; played again, the work is done. With a stand-in for a GPU."""
     counter = torch.zeros(1)
 
     class Graph:

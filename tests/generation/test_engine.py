@@ -43,7 +43,7 @@ def write(
 
 
 @pytest.mark.parametrize("rules", [GREEDY, SAMPLED])
-def test_a_text_does_not_depend_on_its_neighbours(rules: SamplingParams, model: GPT2) -> None:
+def test_a_text_does_not_depend_on_its_neighbors(rules: SamplingParams, model: GPT2) -> None:
     """A batch of unequal prompts gives each the text that it gets alone."""
     together = write(model, PROMPTS, [1, 2, 3, 4], rules, 20)
     alone = [write(model, [prompt], [seed], rules, 20)[0] for prompt, seed in zip(PROMPTS, [1, 2, 3, 4], strict=True)]

@@ -1,4 +1,4 @@
-"""The verb `generate`: prompts from everywhere, every option, texts to everywhere."""
+"""The command `generate`: prompts from everywhere, every option, texts to everywhere."""
 
 import json
 import subprocess

@@ -31,9 +31,9 @@ NO_TIME_HOURS = "0.000001"
 ELSEWHERE = {"torchrun", "srun", "sbatch", "docker", "ssh", "export", "hf"}
 """Starters that another machine has; what they start is parsed."""
 TO_THE_HUB = {"push"}
-"""Verbs that only a hub can answer: their own tests have one."""
+"""Commands that only a hub can answer: their own tests have one."""
 PURE = {"doctor", "plan", "runs"}
-"""Verbs that leave nothing behind: the same command on another page need not run again."""
+"""Commands that leave nothing behind: the same command on another page need not run again."""
 PORT = "http://127.0.0.1:8000"
 
 CLOSINGS = ("Lamp steady.", "All well.", "Lamp lit until dawn.", "No ship in danger.", "Oil enough.")

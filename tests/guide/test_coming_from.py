@@ -73,7 +73,7 @@ def test_every_option_has_a_row(page: str, program: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_what_it_is_called_here_exists(page: str) -> None:
-    """A flag, a verb, or a word why not."""
+    """A flag, a command, or a word why not."""
     for cells in rows((DOCS / page).read_text("utf-8")):
         assert len(cells) == 3
         for code in CODE.findall(cells[1]):

@@ -364,19 +364,19 @@ def in_words(template: str) -> bool:
 
 
 def commands(text: str) -> list[str]:
-    """What a person types as it stands: flags and verbs."""
+    """What a person types as it stands: flags and commands."""
     return sorted(re.findall(rf"--[a-z][a-z-]*|tunesmith (?:{'|'.join(app)})", text))
 
 
-def help_texts(verb: cyclopts.App) -> Iterator[str]:
-    """What `--help` says of a verb, its flags, and the verbs below it."""
-    yield from filter(None, [" ".join((verb.help or "").split("\n\n")[0].split())])
-    if verb.default_command is not None:
-        for argument in verb.assemble_argument_collection(parse_docstring=True).filter_by(show=True):
+def help_texts(command: cyclopts.App) -> Iterator[str]:
+    """What `--help` says of a command, its flags, and the commands below it."""
+    yield from filter(None, [" ".join((command.help or "").split("\n\n")[0].split())])
+    if command.default_command is not None:
+        for argument in command.assemble_argument_collection(parse_docstring=True).filter_by(show=True):
             assert argument.parameter.help, f"{argument.name} says nothing"
             yield " ".join(argument.parameter.help.split())
-    for name in verb:
-        yield from [verb[name].help] if name.startswith("-") else help_texts(verb[name])
+    for name in command:
+        yield from [command[name].help] if name.startswith("-") else help_texts(command[name])
 
 
 app.help = ""  # what `main` says

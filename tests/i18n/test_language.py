@@ -42,7 +42,7 @@ def test_the_locale_says_it(environment: dict[str, str], language: str) -> None:
     ],
 )
 def test_the_flag_stands_anywhere(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Before the verb, behind it, with or without an equals sign."""
+    """Before the command, behind it, with or without an equals sign."""
     assert main(command) == 2
     assert "テキストが指定されていません" in capsys.readouterr().err
 

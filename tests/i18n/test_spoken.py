@@ -1,4 +1,4 @@
-"""What verbs print in Japanese is Japanese: beside names, figures and units there is no English word."""
+"""What commands print in Japanese is Japanese: beside names, figures and units there is no English word."""
 
 import os
 import re
@@ -30,16 +30,16 @@ FlashAttention Attention flash efficient varlen sdpa traceback
 
 
 def typed_words() -> set[str]:
-    """Verbs, flags, and what may be written behind them."""
+    """Commands, flags, and what may be written behind them."""
     words: set[str] = set()
 
-    def collect(verb: cyclopts.App) -> None:
-        for name in verb:
+    def collect(command: cyclopts.App) -> None:
+        for name in command:
             words.update(re.findall("[A-Za-z]+", name))
             if not name.startswith("-"):
-                collect(verb[name])
-        if verb.default_command is not None:
-            for argument in verb.assemble_argument_collection(parse_docstring=True).filter_by(show=True):
+                collect(command[name])
+        if command.default_command is not None:
+            for argument in command.assemble_argument_collection(parse_docstring=True).filter_by(show=True):
                 for word in (*argument.names, *(argument.get_choices() or ()), str(argument.field_info.default)):
                     words.update(re.findall("[A-Za-z]+", word))
 
@@ -68,8 +68,8 @@ def text(tmp_path: Path) -> str:
     return str(path)
 
 
-def verbs() -> Iterator[list[str]]:
-    """Every verb as it is typed."""
+def command_lines() -> Iterator[list[str]]:
+    """Every command as it is typed."""
     yield []
     for name in app:
         if name == "tokenizer":
@@ -79,11 +79,11 @@ def verbs() -> Iterator[list[str]]:
             yield [name]
 
 
-@pytest.mark.parametrize("verb", list(verbs()), ids=" ".join)
-def test_help(verb: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", list(command_lines()), ids=" ".join)
+def test_help(command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every word of it, in lines that fit the terminal."""
     monkeypatch.setenv("COLUMNS", "80")
-    assert main([*verb, "--help", "--lang", "ja"]) == 0
+    assert main([*command, "--help", "--lang", "ja"]) == 0
     shown = capsys.readouterr().out
     assert english_in(shown) == []
     assert max(map(cell_len, shown.splitlines())) <= 80

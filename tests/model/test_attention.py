@@ -42,7 +42,7 @@ def random_qkv(n_tokens: int) -> list[Tensor]:
 
 @given(LENGTHS)
 def test_runs_cover_the_stream(lengths: list[int]) -> None:
-    """Runs stand end to end, hold every document, and neighbours differ in length."""
+    """Runs stand end to end, hold every document, and neighbors differ in length."""
     layout = layout_of(lengths)
     assert [run.length for run in layout.runs for _ in range(run.documents)] == lengths
     ends = [run.start + run.documents * run.length for run in layout.runs]

@@ -1,4 +1,4 @@
-"""The paths that only a card takes, against fp32 on the CPU. Skipped where there is no card."""
+"""The paths that only a GPU takes, against fp32 on the CPU. Skipped where there is no GPU."""
 
 import copy
 from collections.abc import Callable
@@ -35,17 +35,17 @@ def stream(seed: int) -> tuple[np.ndarray, np.ndarray]:
 def test_packed_loss_and_gradients_in_bf16(make_model_folder: Callable[..., Path]) -> None:
     """Variable-length attention and bf16 arithmetic stay close to fp32 on the CPU, in loss and gradients."""
     exact = load_gpt2(make_model_folder(n_embd=64))
-    card = copy.deepcopy(exact).cuda()
-    card.compute_dtype = torch.bfloat16
+    gpu = copy.deepcopy(exact).cuda()
+    gpu.compute_dtype = torch.bfloat16
     losses = []
-    for model in (exact, card):
+    for model in (exact, gpu):
         hidden_NC = forward_packed(model, *stream(1), LAYOUT)
         targets_N = to_model_device(model, stream(2)[0])
         nats = fused_linear_cross_entropy(hidden_NC, model.head_VC, targets_N, 300)
         nats.backward()
         losses.append(nats.item())
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
-    for (name, expected), (_, actual) in zip(exact.named_parameters(), card.named_parameters(), strict=True):
+    for (name, expected), (_, actual) in zip(exact.named_parameters(), gpu.named_parameters(), strict=True):
         difference = (actual.grad.cpu() - expected.grad).norm()
         assert difference <= 0.05 * expected.grad.norm() + 1e-3, name
 

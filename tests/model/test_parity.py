@@ -162,7 +162,7 @@ def test_export_then_import_is_bitwise(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_no_leak_from_the_future_or_from_neighbours(dtype: torch.dtype, make_model_folder: Callable[..., Path]) -> None:
+def test_no_leak_from_the_future_or_from_neighbors(dtype: torch.dtype, make_model_folder: Callable[..., Path]) -> None:
     """A changed token changes nothing before it and nothing in other documents, and does change what follows it."""
     model = load_gpt2(make_model_folder(n_positions=700))
     model.compute_dtype = dtype

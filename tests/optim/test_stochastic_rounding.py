@@ -22,7 +22,7 @@ def test_two_parts_are_the_number(patterns: list[int]) -> None:
 
 
 def test_the_upper_part_is_the_nearest() -> None:
-    """As torch rounds, except for exact ties, which torch takes to the even neighbour."""
+    """As torch rounds, except for exact ties, which torch takes to the even neighbor."""
     value = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
     is_tie = (value.view(torch.int32) & 0xFFFF) == 0x8000
     upper, _ = split_fp32(value)

@@ -57,7 +57,7 @@ def test_a_name_finds_its_own_memory_and_speed(name: str, memory_gib: int, gigab
 
 def test_a_laptop_is_another_gpu_than_its_desktop_namesake() -> None:
     """Wherever both are known, the laptop's memory is no faster; where only the desktop's is known, it is unknown."""
-    laptops = [card for card in GPUS if "Laptop" in card.name]
+    laptops = [gpu for gpu in GPUS if "Laptop" in gpu.name]
     for laptop in laptops:
         desktop = lookup_gpu(laptop.name.replace(" Laptop", ""))
         if desktop and desktop.speed and laptop.speed:
@@ -92,8 +92,8 @@ def test_a_driver_that_does_not_name_the_memory_is_understood_by_the_amount(
 
 def test_every_row_is_found_by_its_own_name() -> None:
     """No two rows answer to one name, and every speed is a number."""
-    assert [lookup_gpu(card.name) for card in GPUS] == list(GPUS)
-    assert all(card.speed is None or min(card.speed.tflops, card.speed.gigabytes_per_s) > 0 for card in GPUS)
+    assert [lookup_gpu(gpu.name) for gpu in GPUS] == list(GPUS)
+    assert all(gpu.speed is None or min(gpu.speed.tflops, gpu.speed.gigabytes_per_s) > 0 for gpu in GPUS)
 
 
 def test_memory_that_a_gpu_is_not_known_with_is_planned_as_asked_and_said() -> None:
@@ -106,7 +106,7 @@ def test_memory_that_a_gpu_is_not_known_with_is_planned_as_asked_and_said() -> N
 
 def drivers_card(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine whose first GPU has this name."""
-    state = GPUState(name, 12 * GIB, 11 * GIB, has_display=False, neighbours=())
+    state = GPUState(name, 12 * GIB, 11 * GIB, has_display=False, neighbors=())
     monkeypatch.setattr(hardware, "query_cuda_gpu", lambda _index: state)
 
 

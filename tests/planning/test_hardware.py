@@ -1,4 +1,4 @@
-"""What a run may use: cards by name, amounts, other programs on the card."""
+"""What a run may use: GPUs by name, amounts, other programs on the GPU."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def test_a_card_by_any_name(written: str) -> None:
 
 
 def test_drivers_names_are_known() -> None:
-    """What drivers call them, and no card for another."""
+    """What drivers call them, and no GPU for another."""
     for said, name in (
         ("NVIDIA GeForce RTX 4070 Ti SUPER", "RTX 4070 Ti SUPER"),
         ("NVIDIA H100 80GB HBM3", "H100"),
@@ -32,10 +32,10 @@ def test_drivers_names_are_known() -> None:
         assert found is not None
         assert found.name == name
     assert lookup_gpu("NVIDIA GeForce GTX 980") is None
-    assert len({card.name for card in GPUS}) == len(GPUS)
+    assert len({gpu.name for gpu in GPUS}) == len(GPUS)
 
 
-def test_an_unknown_card_is_refused_with_its_neighbours() -> None:
+def test_an_unknown_card_is_refused_with_its_neighbors() -> None:
     """The hint names the nearest."""
     with pytest.raises(UserError, match="unknown GPU: --gpu 4071") as error:
         find_gpu("4071")
@@ -59,12 +59,12 @@ def test_no_amounts(written: str) -> None:
 
 @pytest.mark.parametrize(("asked", "named"), [("fp32", "float32"), ("fp16", "float16"), ("bf16", "bfloat16")])
 def test_a_card_that_is_not_here_computes_as_asked(asked: str, named: str) -> None:
-    """Precision and its reason change; the card stays."""
-    card = hardware_for_gpu("RTX 2080 Ti", None)
-    assert with_precision(card, "auto") == card
-    chosen = with_precision(card, asked)
+    """Precision and its reason change; the GPU stays."""
+    gpu = hardware_for_gpu("RTX 2080 Ti", None)
+    assert with_precision(gpu, "auto") == gpu
+    chosen = with_precision(gpu, asked)
     assert (chosen.precision, chosen.reasons["precision"]) == (named, "asked for")
-    assert (chosen.budget, chosen.name, chosen.reasons["device"]) == (card.budget, card.name, card.reasons["device"])
+    assert (chosen.budget, chosen.name, chosen.reasons["device"]) == (gpu.budget, gpu.name, gpu.reasons["device"])
 
 
 def test_room_is_left() -> None:
@@ -74,15 +74,15 @@ def test_room_is_left() -> None:
     assert named.precision == "bfloat16"
     assert hardware_for_gpu("RTX 2080 Ti", None).precision == "float16"
     others = (GPUProcess(7, "game.exe", 3 * GIB), GPUProcess(8, "firefox", None))
-    without = memory_budget(GPUState("a card", 12 * GIB, 8 * GIB, has_display=False, neighbours=()))
-    with_screen = memory_budget(GPUState("a card", 12 * GIB, 8 * GIB, has_display=True, neighbours=others))
+    without = memory_budget(GPUState("a GPU", 12 * GIB, 8 * GIB, has_display=False, neighbors=()))
+    with_screen = memory_budget(GPUState("a GPU", 12 * GIB, 8 * GIB, has_display=True, neighbors=others))
     assert without.value < 8 * GIB
     assert without.value - with_screen.value == GIB // 2
     assert "game.exe (PID 7) 3.0 GiB, firefox (PID 8)" in with_screen.reason
 
 
 class Driver:
-    """A driver with one card on which a browser and a game run."""
+    """A driver with one GPU on which a browser and a game run."""
 
     class NVMLError(Exception):
         """What it raises."""
@@ -95,7 +95,7 @@ class Driver:
         answers = {
             "nvmlInit": None,
             "nvmlShutdown": None,
-            "nvmlDeviceGetHandleByIndex": "card",
+            "nvmlDeviceGetHandleByIndex": "gpu",
             "nvmlDeviceGetMemoryInfo": SimpleNamespace(total=12 * GIB, free=9 * GIB),
             "nvmlDeviceGetName": b"NVIDIA GeForce RTX 4070 Ti",
             "nvmlDeviceGetDisplayActive": 1,
@@ -117,14 +117,14 @@ def test_the_driver_is_asked(*, says_memory: bool, monkeypatch: pytest.MonkeyPat
     state = query_gpu(0)
     assert state is not None
     assert (state.name, state.free_bytes, state.has_display) == ("NVIDIA GeForce RTX 4070 Ti", 9 * GIB, True)
-    (other,) = state.neighbours
+    (other,) = state.neighbors
     assert other.pid == 1
     assert other.name
     assert other.bytes == (2 * GIB if says_memory else None)
 
 
 def test_without_a_driver_there_is_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No library, or a card that is not there."""
+    """No library, or a GPU that is not there."""
     monkeypatch.setitem(sys.modules, "pynvml", None)
     assert query_gpu(0) is None
     monkeypatch.setitem(sys.modules, "pynvml", Driver(says_memory=True))

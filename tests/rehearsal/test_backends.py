@@ -157,8 +157,8 @@ def test_a_plan_is_one_that_the_gpu_can_run(
     monkeypatch.setattr("tunesmith.backends.find_spec", lambda _name: None)
     plan = planned(name, monkeypatch, system)
     assert (plan["precision"], plan["attention"], plan["kernels"]) == (dtype, attention, kernels)
-    assert all(plan["reasons"][what] for what in ("attention", "kernels", "compiled", "precision"))
-    assert not (plan["compiled"] and kernels == "torch")
+    assert all(plan["reasons"][what] for what in ("attention", "kernels", "compile", "precision"))
+    assert not (plan["compile"] and kernels == "torch")
     listed = {method["method"] for method in plan["methods"]} & set(STATE_FORMATS)
     assert listed
     if dtype != "bfloat16":

@@ -121,10 +121,10 @@ def test_waiting_for_data(make_run: Make) -> None:
 
 
 def test_what_the_card_says(make_run: Make) -> None:
-    """Idle and hot, by what was read; nothing of either on a machine without a card."""
+    """Idle and hot, by what was read; nothing of either on a machine without a GPU."""
     reading = {"kind": "system", "cpu_percent": 50.0, "gpu_utilization_percent": 30.0, "gpu_temperature_celsius": 88.0}
     found = rules(make_run(lines=[*falling(), *GOOD, *({**reading, "step": step} for step in range(1, 11))]))
-    assert "30" in found["card-idle"]
+    assert "30" in found["gpu-idle"]
     assert "88" in found["hot"]
 
 

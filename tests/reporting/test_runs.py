@@ -140,6 +140,6 @@ def test_flags_without_effect(three: Path, capsys: pytest.CaptureFixture[str]) -
 )
 def test_the_command_asks_for_the_same(config: TrainConfig) -> None:
     """The command line's own parser makes of it what was asked."""
-    verb, *words = shlex.split(repeating_command(as_json(config), "x"))[1:]
-    _, bound, _ = app.parse_args([verb, *words], exit_on_error=False, print_error=False)
+    command, *words = shlex.split(repeating_command(as_json(config), "x"))[1:]
+    _, bound, _ = app.parse_args([command, *words], exit_on_error=False, print_error=False)
     assert bound.arguments["config"] == config

@@ -36,7 +36,7 @@ def test_the_report_counts_truly(text: Path, make_model_folder: Callable[..., Pa
     assert report["dropped"] == {"empty": 1, "undecodable": 0, "duplicates": 0}
     assert report["duplicate_samples"] == 1
     assert report["val_samples"] >= 5
-    assert sum(part["samples"] for part in report["lengths"]) == len(filled)
+    assert sum(part["samples"] for part in report["length_histogram"]) == len(filled)
     assert report["sources"][0]["encoding"] == "utf-8"
     assert report["sources"][0]["split_on"] == "line"
     assert report["longest"][0]["tokens"] >= report["longest"][1]["tokens"]
@@ -158,7 +158,7 @@ def test_repetitions_are_counted_and_left_out_when_asked(
     for report in reports.values():
         assert (report["duplicate_samples"], report["near_duplicate_samples"]) == (3, 1)
     assert reports["near"]["bytes"] == sum(map(len, long))
-    assert sum(part["samples"] for part in reports["near"]["lengths"]) == 20
+    assert sum(part["samples"] for part in reports["near"]["length_histogram"]) == 20
 
 
 def test_weights_belong_to_sources(tmp_path: Path, text: Path, make_model_folder: Callable[..., Path]) -> None:

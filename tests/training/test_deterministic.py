@@ -167,10 +167,10 @@ def test_a_plan_shows_the_fixed_order(capsys: pytest.CaptureFixture[str]) -> Non
     from tunesmith.cli import main
 
     plan = tunesmith.plan(model="gpt2", gpu="RTX 4070 Ti", epochs=1e5, deterministic=True)
-    assert (plan["deterministic"], plan["compiled"]) == (True, False)
-    assert plan["reasons"]["compiled"].startswith("--deterministic")
-    assert tunesmith.plan(model="gpt2", gpu="RTX 4070 Ti", epochs=1e5)["compiled"]
-    assert tunesmith.plan(model="gpt2", gpu="RTX 4070 Ti", deterministic=True, compile="yes")["compiled"]
+    assert (plan["deterministic"], plan["compile"]) == (True, False)
+    assert plan["reasons"]["compile"].startswith("--deterministic")
+    assert tunesmith.plan(model="gpt2", gpu="RTX 4070 Ti", epochs=1e5)["compile"]
+    assert tunesmith.plan(model="gpt2", gpu="RTX 4070 Ti", deterministic=True, compile="yes")["compile"]
     assert main(["plan", "--model", "gpt2", "--gpu", "RTX 4070 Ti", "--deterministic"]) == 0
     assert "every sum is added in the same order each time" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""`plan`: which way is taken, for which model on which card, and that nothing is needed for the answer."""
+"""`plan`: which way is taken, for which model on which GPU, and that nothing is needed for the answer."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_the_largest_is_trained_whole_on_twelve_gigabytes() -> None:
     assert plan["fits"]
     assert plan["peak_memory_bytes"] < 11.2 * GIB
     assert plan["lora_r"] == 0
-    assert plan["frozen"] == "none"
+    assert plan["freeze"] == "none"
     assert set(plan["peak_memory_parts"]) == {
         "weights", "moments", "gradients", "activations", "loss", "casts", "workspace",
     }  # fmt: skip

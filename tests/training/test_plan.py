@@ -90,16 +90,16 @@ def test_steps_follow_epochs_or_the_limit() -> None:
 
 def test_compiling_pays_in_long_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short runs and machines without a compiler run as written, with the reason; what is asked is done or refused."""
-    assert not plan(20_000, 200).compiled
+    assert not plan(20_000, 200).compile
     assert not plan().constant_size
-    assert "on a CPU" in plan().reasons["compiled"]
-    assert plan(compile="yes").compiled
+    assert "on a CPU" in plan().reasons["compile"]
+    assert plan(compile="yes").compile
     assert plan(compile="yes").constant_size
-    card = hardware_for_gpu("RTX 4070 Ti", None)
-    assert not _compiled(ASKED, card, 60).value
-    assert _compiled(ASKED, card, 600).value
-    assert not _compiled(replace(ASKED, compile="no"), card, 600).value
-    assert not _compiled(ASKED, replace(card, can_compile=Decision(False, "Triton is not installed")), 600).value
+    gpu = hardware_for_gpu("RTX 4070 Ti", None)
+    assert not _compiled(ASKED, gpu, 60).value
+    assert _compiled(ASKED, gpu, 600).value
+    assert not _compiled(replace(ASKED, compile="no"), gpu, 600).value
+    assert not _compiled(ASKED, replace(gpu, can_compile=Decision(False, "Triton is not installed")), 600).value
     monkeypatch.setattr("shutil.which", lambda _name: None)
     with pytest.raises(UserError, match=r"--compile yes: .* is missing"):
         plan(compile="yes")
@@ -149,7 +149,7 @@ def test_no_numbers_that_are_none(value: float) -> None:
 
 
 def test_precision_and_device_have_reasons(monkeypatch: pytest.MonkeyPatch) -> None:
-    """bf16 where it is native, fp32 elsewhere on a CPU; by compute capability on a card."""
+    """bf16 where it is native, fp32 elsewhere on a CPU; by compute capability on a GPU."""
     cpu = torch.device("cpu")
     for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda native=native: native)

@@ -158,7 +158,7 @@ FILES += ["tokenizer.json", "tokenizer_config.json"]
 DAMAGES = (cut_off, flip_a_bit, Path.unlink)
 
 
-def test_damage_of_any_kind_in_any_file_is_recognised_and_named(config: TrainConfig, tmp_path: Path) -> None:
+def test_damage_of_any_kind_in_any_file_is_recognized_and_named(config: TrainConfig, tmp_path: Path) -> None:
     """Whatever happened to whichever file, the checkpoint before it is taken."""
     run(replace(config, save_steps=3), stop_after=7)
     saved = Path(config.out) / "checkpoints"

@@ -142,7 +142,7 @@ def test_a_loss_scale_changes_nothing_but_overflow_skips(make_model_folder: Call
 
 
 class ReadsByTheHost(TorchDispatchMode):
-    """Counts what makes a card wait: reading a tensor's value."""
+    """Counts what makes a GPU wait: reading a tensor's value."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -26,10 +26,10 @@ PLAN = TrainPlan(
     **{
         **NUMBERS,
         "device": "cuda",
-        "device_name": "a card",
+        "device_name": "a GPU",
         "precision": "bfloat16",
         "reasons": dict.fromkeys(TrainPlan.__annotations__, "so"),
-        "frozen": "none",
+        "freeze": "none",
         "lora_target_modules": (),
         "lora_r": 0,
         "memory_mode": "fp32",
@@ -54,7 +54,7 @@ def step(number: int) -> StepLogged:
 
 
 def screen() -> LiveScreen:
-    """One in the middle of a run on a card."""
+    """One in the middle of a run on a GPU."""
     shown = LiveScreen(PLAN)
     for event in (
         Evaluated(0, 0.0, 5.3, 200.0, is_best=False),
@@ -97,7 +97,7 @@ def test_no_line_is_broken(language: str, width: int) -> None:
 
 
 def test_what_it_says() -> None:
-    """Phase, step, ETA, loss, change of perplexity, share of the peak, memory against plan, card, sample."""
+    """Phase, step, ETA, loss, change of perplexity, share of the peak, memory against plan, GPU, sample."""
     text = "\n".join(lines(screen(), 120))
     for part in (
         "training", "300/1,000", "ETA 1 h 1 min", "epoch 0.60/1", "2.000", "perplexity 20.00", "-90.0%", "200.00",

@@ -24,7 +24,7 @@ PLAN = TrainPlan(
         "device_name": "a CPU",
         "precision": "float32",
         "reasons": REASONS,
-        "frozen": "none",
+        "freeze": "none",
         "lora_r": 0,
         "lora_target_modules": (),
         "memory_mode": "fp32",

@@ -46,7 +46,7 @@ def test_what_the_user_set_for_cards_stays(name: str) -> None:
 
 
 def test_the_library_leaves_its_host_alone() -> None:
-    """Importing tunesmith and its verbs changes nothing of the process."""
+    """Importing tunesmith and its commands changes nothing of the process."""
     code = (
         "import os; before = dict(os.environ); import tunesmith.api, tunesmith.cli; print(before == dict(os.environ))"
     )

@@ -57,7 +57,7 @@ def make_app(folder: Path, *, host: str, token: str | None, on_start: Callable[[
         name, run = await to_thread(_find, folder, request)
         found = await to_thread(state_of, name, run)
         bar = bar_of(found, is_one_of_many=run != folder)
-        return JsonResponse({"version": found.version, "goes_on": found.goes_on, "bar": bar})
+        return JsonResponse({"version": found.version, "is_running": found.is_running, "bar": bar})
 
     async def report(request: Request) -> Response:
         _, run = await to_thread(_find, folder, request)
@@ -68,7 +68,7 @@ def make_app(folder: Path, *, host: str, token: str | None, on_start: Callable[[
         wanted = request.path_params["action"]
         if wanted not in ACTIONS:
             raise APIError(404, "there is no action {action} for a run", code="not_found", action=wanted[:20])
-        if not (await to_thread(state_of, name, run)).goes_on:
+        if not (await to_thread(state_of, name, run)).is_running:
             raise APIError(409, "no process works on the run {name} now", code="not_running", name=name)
         await to_thread(RunDir(run).request_action, wanted)
         return JsonResponse({"requested": wanted}, 202)
@@ -184,7 +184,7 @@ def _row(run: dict[str, Any]) -> dict[str, Any]:
     )
     return {
         "name": run["name"],
-        "goes_on": run["status"] == "running",
+        "is_running": run["status"] == "running",
         "cells": [
             status_words(run["status"]),
             run["model"],
@@ -205,7 +205,7 @@ def _where(state: RunState) -> str:
 
 
 def _pending(state: RunState) -> str:
-    if not state.goes_on:
+    if not state.is_running:
         return ""
     if STOP in state.pending_actions:
         return say("It stops after this step ...")

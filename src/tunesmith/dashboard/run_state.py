@@ -35,7 +35,7 @@ class RunState:
     version: str
 
     @property
-    def goes_on(self) -> bool:
+    def is_running(self) -> bool:
         """Whether a process works on it now."""
         return self.status == "running"
 

@@ -76,7 +76,7 @@ def _gpu(nvml: Any, index: int) -> GPUFacts | None:  # noqa: ANN401  a module wi
         total_bytes=state.total_bytes,
         free_bytes=state.free_bytes,
         has_display=state.has_display,
-        processes=state.neighbours,
+        processes=state.neighbors,
         temperature_c=query(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
         power_limit_w=limit and limit / 1000,
         default_power_limit_w=default and default / 1000,

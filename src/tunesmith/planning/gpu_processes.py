@@ -38,14 +38,14 @@ class GPUState:
         total_bytes: built in.
         free_bytes: now.
         has_display: whether a screen is attached.
-        neighbours: other processes, the largest first.
+        neighbors: other processes, the largest first.
     """
 
     name: str
     total_bytes: int
     free_bytes: int
     has_display: bool
-    neighbours: tuple[GPUProcess, ...]
+    neighbors: tuple[GPUProcess, ...]
 
 
 def query_gpu(identity: int | str) -> GPUState | None:
@@ -77,7 +77,7 @@ def _state(handle_of: Callable[[Any], Any]) -> GPUState | None:
             total_bytes=int(memory.total),
             free_bytes=int(memory.free),
             has_display=_has_display(nvml, handle),
-            neighbours=tuple(_neighbours(nvml, handle)),
+            neighbors=tuple(_neighbors(nvml, handle)),
         )
 
 
@@ -106,7 +106,7 @@ def _has_display(nvml, handle) -> bool:  # type: ignore[no-untyped-def]  # noqa:
         return False
 
 
-def _neighbours(nvml, handle) -> Iterator[GPUProcess]:  # type: ignore[no-untyped-def]  # noqa: ANN001
+def _neighbors(nvml, handle) -> Iterator[GPUProcess]:  # type: ignore[no-untyped-def]  # noqa: ANN001
     held: dict[int, int | None] = {}
     for ask in (nvml.nvmlDeviceGetComputeRunningProcesses, nvml.nvmlDeviceGetGraphicsRunningProcesses):
         try:

@@ -49,7 +49,7 @@ FP32_RATE = 0.5
 LINK_BYTES_PER_S = 1.2e10
 """Between host and GPU, of PCIe 4 that others use too."""
 NO_SPEED = LazyString("its speed is not known, so no time is estimated")
-SHOWN_NEIGHBOURS = 3
+SHOWN_NEIGHBORS = 3
 
 
 @dataclass(frozen=True)
@@ -287,8 +287,8 @@ def memory_budget(state: GPUState) -> Decision[int]:
         total_gib=state.total_bytes / GIB,
         spare_gib=spare / GIB,
     )
-    if state.neighbours:
-        shown = ", ".join(map(_said, state.neighbours[:SHOWN_NEIGHBOURS]))
+    if state.neighbors:
+        shown = ", ".join(map(_said, state.neighbors[:SHOWN_NEIGHBORS]))
         reason = say("{reason}; in use by {names}", reason=reason, names=shown)
     return Decision(max(state.free_bytes - spare, 0), reason)
 
@@ -310,9 +310,9 @@ def allocator_fraction(device: "torch.device") -> float:
     return min((held + memory_budget(state).value + CONTEXT_BYTES) / state.total_bytes, 1.0)
 
 
-def _said(neighbour: GPUProcess) -> str:
-    held = "" if neighbour.bytes is None else f" {neighbour.bytes / GIB:.1f} GiB"
-    return f"{neighbour.name} (PID {neighbour.pid}){held}"
+def _said(neighbor: GPUProcess) -> str:
+    held = "" if neighbor.bytes is None else f" {neighbor.bytes / GIB:.1f} GiB"
+    return f"{neighbor.name} (PID {neighbor.pid}){held}"
 
 
 def _state_of(device: "torch.device") -> GPUState:
@@ -327,5 +327,5 @@ def _state_of(device: "torch.device") -> GPUState:
     said = query_gpu(gpu_uuid(device))
     name = torch.cuda.get_device_name(device)
     if said is None:
-        return GPUState(name, total, free, has_display=False, neighbours=())
-    return GPUState(name, total, free, said.has_display, said.neighbours)
+        return GPUState(name, total, free, has_display=False, neighbors=())
+    return GPUState(name, total, free, said.has_display, said.neighbors)

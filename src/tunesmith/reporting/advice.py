@@ -284,13 +284,13 @@ def _waiting(run: RunRecord) -> Advice | None:
     )
 
 
-def _idle_card(run: RunRecord) -> Advice | None:
+def _idle_gpu(run: RunRecord) -> Advice | None:
     used = _finite(run.machine["gpu_utilization_percent"])
     if len(used) < ENOUGH_READINGS or float(used.mean()) >= IDLE_PERCENT:
         return None
     tokens = int(run.plan["tokens_per_micro_batch"])
     return Advice(
-        "card-idle",
+        "gpu-idle",
         "hint",
         say("The GPU is idle much of the time"),
         say(
@@ -382,7 +382,7 @@ RULES: tuple[Callable[[RunRecord], Advice | None], ...] = (
     _few_updates,
     _starving,
     _validation_too_small,
-    _idle_card,
+    _idle_gpu,
     _hot,
     _left_out,
     _more_memory,

@@ -86,7 +86,7 @@ def _report(
         "new_to_tokenizer_share": new_to_tokenizer_share(corpus, tokenizer),
         "sources": [{**source, "reason": str(LazyString.kept(source["reason"]))} for source in manifest["sources"]],
         "skipped_files": manifest["skipped_files"],
-        "lengths": [asdict(part) for part in length_histogram(counts)],
+        "length_histogram": [asdict(part) for part in length_histogram(counts)],
         "longest": _longest(corpus, tokenizer),
         "context_length": context_length,
         **_updates(corpus, context_length),

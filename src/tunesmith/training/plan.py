@@ -87,11 +87,11 @@ class TrainPlan:
     micro_batches_per_step: int
     tokens_per_evaluation_batch: int
     constant_size: bool
-    compiled: bool
+    compile: bool
     memory_mode: MemoryMode
     fused_backward: bool
     activation_checkpointing: ActivationCheckpointing
-    frozen: Frozen
+    freeze: Frozen
     lora_r: int
     lora_alpha: float
     lora_dropout: float
@@ -225,7 +225,7 @@ def make_plan(
         "peak_memory_bytes": Decision(way.memory.peak_bytes, hardware.budget.reason),
         "attention": attention,
         "kernels": hardware.kernels,
-        "compiled": compiled,
+        "compile": compiled,
         "steps": steps,
         "learning_rate": rate,
         "optimizer": optimizer,
@@ -249,11 +249,11 @@ def make_plan(
         micro_batches_per_step=shape.per_step,
         tokens_per_evaluation_batch=_evaluation_tokens(way, hardware, fewest=context.value),
         constant_size=compiled.value or hardware.kind == "cuda",
-        compiled=compiled.value,
+        compile=compiled.value,
         memory_mode=way.demand.states.memory_mode,
         fused_backward=way.demand.states.is_fused,
         activation_checkpointing=way.demand.activation_checkpointing,
-        frozen=config.freeze,
+        freeze=config.freeze,
         lora_r=config.lora_r,
         lora_alpha=lora.alpha if lora else 0.0,
         lora_dropout=config.lora_dropout,

@@ -101,7 +101,7 @@ def adapt_plan_to_world_size(plan: TrainPlan, config: TrainConfig, size: int) ->
         UserError: if its states cannot be sharded, and that is requested.
     """
     is_sharded = size > 1 and (config.shard == "yes" or (config.shard == "auto" and plan.shard))
-    is_whole = plan.memory_mode != "fp32" or plan.optimizer != "adamw" or plan.lora is not None or plan.frozen != "none"
+    is_whole = plan.memory_mode != "fp32" or plan.optimizer != "adamw" or plan.lora is not None or plan.freeze != "none"
     if is_sharded and is_whole:
         raise UserError(
             "--shard yes: this run has memory mode {memory_mode}, and only models in fp32 can be sharded",
@@ -115,7 +115,7 @@ def adapt_plan_to_world_size(plan: TrainPlan, config: TrainConfig, size: int) ->
             memory_mode=plan.state_format.label,
         )
     reasons = {**plan.reasons, "shard": say("asked for") if config.shard != "auto" else say("as this run began")}
-    return replace(plan, reasons=reasons, devices=size, shard=is_sharded, compiled=plan.compiled and not is_sharded)
+    return replace(plan, reasons=reasons, devices=size, shard=is_sharded, compile=plan.compile and not is_sharded)
 
 
 def make_strategy(world: World, model: GPT2) -> Strategy:

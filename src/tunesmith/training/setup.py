@@ -374,7 +374,7 @@ def build_model_and_optimizer(
         apply_fsdp(model, world, device)
     model = model.to(device).train()
     model.compute_dtype = plan.dtype  # a checkpoint's state may overrule it
-    if plan.compiled and can_compile(device).value:  # a run may be resumed on a machine that cannot
+    if plan.compile and can_compile(device).value:  # a run may be resumed on a machine that cannot
         apply_compile(model)
     apply_activation_checkpointing(model, plan.activation_checkpointing)
     return model, make_optimizer(
@@ -399,7 +399,7 @@ def load_model(config: TrainConfig, plan: TrainPlan, checkpoint: Path | None) ->
         model = init_gpt2(local_folder(config.model), dropout=plan.dropout, seed=plan.seed)
     else:
         model = load_gpt2(local_folder(config.model) if checkpoint is None else checkpoint, dropout=plan.dropout)
-    freeze(model, plan.frozen)
+    freeze(model, plan.freeze)
     return model
 
 

@@ -63,7 +63,7 @@ def _plan_rows(plan: TrainPlan, speed_of: str) -> list[tuple[str, str]]:
         (say("precision"), f"{plan.precision}: {reasons['precision']}"),
         (say("attention"), f"{plan.attention}: {reasons['attention']}"),
         (say("kernels"), f"{plan.kernels}: {reasons['kernels']}"),
-        (say("compiled"), f"{say('yes') if plan.compiled else say('no')}: {reasons['compiled']}"),
+        (say("compiled"), f"{say('yes') if plan.compile else say('no')}: {reasons['compile']}"),
         (say("memory mode"), f"{plan.state_format.label}: {reasons['memory_mode']}"),
         *((name, f"{value}: {reason}") for name, value, reason in process_rows(plan)),
         *([(say("deterministic"), f"{say('yes')}: {reasons['deterministic']}")] if plan.deterministic else []),

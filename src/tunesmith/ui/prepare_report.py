@@ -22,7 +22,7 @@ def lint_report(report: dict[str, Any]) -> str:
     parts = [
         _sources(report["sources"], width),
         aligned(_counts(report), width),
-        f"{say('tokens a sample')}\n{_histogram(report['lengths'])}",
+        f"{say('tokens a sample')}\n{_histogram(report['length_histogram'])}",
     ]
     if report["preview"]:
         shown = "\n".join(_indented(text, width) for text in report["preview"])

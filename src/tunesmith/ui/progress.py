@@ -237,11 +237,11 @@ def plan_rows(planned: RunStarted) -> list[tuple[str, str, str]]:
             reasons["tokens_per_micro_batch"],
         ),
         *([(say("adapters"), *_adapters(plan))] if plan.lora else []),
-        *([(say("frozen"), _frozen(plan), say("asked for"))] if plan.frozen != "none" else []),
+        *([(say("frozen"), _frozen(plan), say("asked for"))] if plan.freeze != "none" else []),
         *([(say("attention"), plan.attention, reasons["attention"])] if plan.attention else []),
         *([(say("kernels"), plan.kernels, reasons["kernels"])] if plan.kernels else []),
         *([(say("deterministic"), say("yes"), reasons["deterministic"])] if plan.deterministic else []),
-        (say("compiled"), say("yes") if plan.compiled else say("no"), reasons["compiled"]),
+        (say("compiled"), say("yes") if plan.compile else say("no"), reasons["compile"]),
         (say("context"), say("{tokens:,} tokens", tokens=plan.context_length), reasons["context_length"]),
         (
             say("learning rate"),
@@ -273,8 +273,8 @@ def _adapters(plan: TrainPlan) -> tuple[str, str]:
 
 
 def _frozen(plan: TrainPlan) -> str:
-    if isinstance(plan.frozen, int):
-        return say("the first {count} blocks", count=plan.frozen)
+    if isinstance(plan.freeze, int):
+        return say("the first {count} blocks", count=plan.freeze)
     return say("embeddings, final norm and head")
 
 

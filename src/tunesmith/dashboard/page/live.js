@@ -11,7 +11,7 @@ let token = takeToken();
 let words = { lost: "", over: "", token: "", only: null };
 let shown = { name: undefined, version: undefined };
 let restUntil = 0;
-let goesOn = true;
+let isRunning = true;
 let wake = () => {};
 
 function takeToken() {
@@ -48,10 +48,10 @@ async function follow() {
     return;
   }
   const state = await (await ask(`/run/state${query(name)}`)).json();
-  goesOn = state.goes_on;
+  isRunning = state.is_running;
   morphInto(bar, state.bar);
   document.title = `${name} · tunesmith`;
-  if (state.version === shown.version || (state.goes_on && performance.now() < restUntil)) return;
+  if (state.version === shown.version || (state.is_running && performance.now() < restUntil)) return;
   const began = performance.now();
   await draw(content, `/run/report${query(name)}`);
   restUntil = performance.now() + MOST_SHARE * (performance.now() - began);
@@ -129,8 +129,8 @@ async function begin() {
       say("");
     } catch (error) {
       const isUnreachable = error instanceof TypeError; // fetch itself failed
-      say(isUnreachable ? (goesOn ? words.lost : words.over) : error.message);
-      if (isUnreachable && !goesOn) return;
+      say(isUnreachable ? (isRunning ? words.lost : words.over) : error.message);
+      if (isUnreachable && !isRunning) return;
     }
     await new Promise((done) => {
       wake = done;

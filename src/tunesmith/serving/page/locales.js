@@ -50,7 +50,7 @@ export const LANGUAGES = {
     key_alternatives: "choose another token, and write on from there",
     key_keep: "keep the text",
     key_copy: "copy the text",
-    help_text: "Surprise: the stronger the colour, the less likely the model found the word. Copied: eight or more tokens in a row that stand like that in its training text.",
+    help_text: "Surprise: the stronger the color, the less likely the model found the word. Copied: eight or more tokens in a row that stand like that in its training text.",
     token_title: "This server asks for its token",
     token_text: "The terminal that started it shows an address with the token in it. It stays in this tab only.",
     token_send: "Go on",
