@@ -1,6 +1,6 @@
 """One process of several: does what a list of scenarios says, one after the other, and writes what came of it.
 
-Started by torch's launcher in `test_processes.py`; several runs share a start, which takes longer than they do.
+Started by torch's launcher in `test_world.py`; several runs share a start, which takes longer than they do.
 """
 
 import json
