@@ -171,7 +171,17 @@ TEXT = {
 READING = TEXT | {"dedupe", "source_weights"}
 TRAINING = COMMON | COMPUTING | READING | {"quiet"}
 OF_RUNS_ONLY = {"resume", "verify_resume", "stop_at", "keep_gb", "sample_prompts", "dashboard", "report_to", "quiet"}
-TRAINING |= {"model", "out", "resume", "from_scratch", "epochs", "max_steps", "learning_rate", "weight_decay"}
+TRAINING |= {
+    "model",
+    "out",
+    "resume",
+    "from_scratch",
+    "epochs",
+    "max_steps",
+    "learning_rate",
+    "weight_decay",
+    "adam_beta2",
+}
 TRAINING |= {"warmup_ratio", "max_grad_norm", "tokens_per_step", "context_length", "dropout", "eval_steps"}
 TRAINING |= {"max_hours", "stop_at", "verify_resume", "keep_gb"}
 TRAINING |= {

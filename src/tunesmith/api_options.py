@@ -83,6 +83,7 @@ class _TrainingKeys(_ComputingKeys, _ReadingKeys, total=False):
     max_hours: float | None
     learning_rate: float | Auto
     weight_decay: float | Auto
+    adam_beta2: float | Auto
     warmup_ratio: float
     max_grad_norm: float
     tokens_per_step: int | Auto

@@ -211,6 +211,9 @@ class TrainingConfig(ComputingConfig, ReadingConfig):
     weight_decay: float | Auto = _flag(default="auto")
     """Decay of the weights, on matrices only; auto is 0.01, from scratch 0.1."""
 
+    adam_beta2: float | Auto = _flag(default="auto")
+    """Decay of AdamW's second moment; auto is 0.999, from scratch 0.95."""
+
     warmup_ratio: float = _flag(default=0.05)
     """Share of the steps in which the learning rate rises; after them it falls linearly to 0."""
 

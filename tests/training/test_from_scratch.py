@@ -44,7 +44,12 @@ def test_shape_and_tokenizer_are_made_on_the_way(text: Path, tmp_path: Path) -> 
     assert Tokenizer.from_file(str(files[0])).to_str() == Tokenizer.from_file(str(files[1])).to_str()
     run = json.loads((tmp_path / "out" / "run.json").read_text("utf-8"))
     plan = run["plan"]
-    assert (plan["optimizer"], plan["beta2"], plan["weight_decay"], plan["learning_rate"]) == ("muon", 0.95, 0.1, 5e-3)
+    assert (plan["optimizer"], plan["adam_beta2"], plan["weight_decay"], plan["learning_rate"]) == (
+        "muon",
+        0.95,
+        0.1,
+        5e-3,
+    )
     assert "in the shape of gpt2-2x64" in (tmp_path / "out" / "README.md").read_text("utf-8")
     assert tunesmith.generate(tmp_path / "out", max_new_tokens=4)[0].tokens
 

@@ -121,6 +121,7 @@ def test_all_problems_are_named_at_once() -> None:
         "max_steps": 0,
         "learning_rate": 2.0,
         "weight_decay": -1.0,
+        "adam_beta2": 1.0,
         "warmup_ratio": 1.0,
         "max_grad_norm": 0.0,
         "tokens_per_step": 0,

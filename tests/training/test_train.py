@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 from torch import float32
+from torch.testing import assert_close
 from transformers import AutoModelForCausalLM, pipeline
 
 import tunesmith
@@ -175,3 +176,20 @@ def test_a_mistyped_option_is_a_type_error(tmp_path: Path) -> None:
     """Python's own error for a keyword that does not exist."""
     with pytest.raises(TypeError, match="learning_rte"):
         tunesmith.train("x.txt", out=tmp_path / "out", learning_rte=1)
+
+
+def test_the_second_moment_decays_as_requested(
+    make_model_folder: Callable[..., Path], text: Path, tmp_path: Path
+) -> None:
+    """After one step it is (1 - beta2) times the squared gradient (Kingma & Ba 2015, algorithm 1)."""
+    moments = {}
+    for beta2 in (0.9, 0.99):
+        out = tmp_path / f"out {beta2}"
+        options = {"adam_beta2": beta2, "max_steps": 1, "precision": "fp32"}
+        tunesmith.train(text, model=make_model_folder(str(beta2)), out=out, **options)
+        assert json.loads((out / "run.json").read_text("utf-8"))["plan"]["adam_beta2"] == beta2
+        moments[beta2] = load_file(out / "checkpoints" / "step-00000001" / "optimizer.safetensors")
+    squares = [name for name in moments[0.9] if name.endswith("exp_avg_sq")]
+    assert len(squares) > 10
+    for name in squares:
+        assert_close(moments[0.9][name], 10 * moments[0.99][name])

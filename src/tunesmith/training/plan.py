@@ -120,7 +120,7 @@ class TrainPlan:
     device_flops_per_s: float | None
     reasons: dict[str, str]
     optimizer: str = "adamw"
-    beta2: float = 0.999
+    adam_beta2: float = 0.999
     """These two had no alternative in runs planned earlier."""
     devices: int = 1
     shard: bool = False
@@ -282,7 +282,7 @@ def make_plan(
         device_flops_per_s=hardware.flops_per_s if hardware.speed_of else None,
         reasons={**hardware.reasons, **{name: choice.reason for name, choice in choices.items()}},
         optimizer=optimizer.value,
-        beta2=SCRATCH_BETA2 if config.from_scratch else BETA2,
+        adam_beta2=_adam_beta2(config),
         devices=processes.size,
         shard=is_sharded.value,
         deterministic=config.deterministic,
@@ -303,6 +303,12 @@ def scaling_estimate(plan: TrainPlan, model: GPT2Config) -> ScalingEstimate:
     """Return the scaling-law estimate of a plan for a model from scratch."""
     seen = round(plan.train_tokens * plan.epochs)
     return ScalingEstimate(model.matrix_parameters, plan.train_tokens, seen)
+
+
+def _adam_beta2(config: TrainingConfig) -> float:
+    if config.adam_beta2 != "auto":
+        return config.adam_beta2
+    return SCRATCH_BETA2 if config.from_scratch else BETA2
 
 
 def _weight_decay(config: TrainingConfig) -> float:

@@ -382,7 +382,7 @@ def build_model_and_optimizer(
         weight_decay=plan.weight_decay,
         plan=plan.state_format,
         seed=plan.seed,
-        beta2=plan.beta2,
+        beta2=plan.adam_beta2,
         muon=plan.optimizer == "muon",
     )
 

@@ -41,6 +41,7 @@ def validate_config(config: TrainingConfig) -> None:
         at_least("--max-steps", config.max_steps, 1),
         above_0("--learning-rate", config.learning_rate, 1),
         at_least("--weight-decay", config.weight_decay, 0),
+        above_0("--adam-beta2", config.adam_beta2, 1),
         between("--warmup-ratio", config.warmup_ratio, 0, 1),
         None if config.max_grad_norm == float("inf") else above_0("--max-grad-norm", config.max_grad_norm),
         at_least("--tokens-per-step", config.tokens_per_step, 1),
