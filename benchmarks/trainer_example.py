@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     DataCollatorForLanguageModeling,
+    PreTrainedTokenizerBase,
     Trainer,
     TrainingArguments,
 )
@@ -27,7 +28,7 @@ ACCUMULATED_BATCHES = 4
 class Lines(torch.utils.data.Dataset[dict[str, list[int]]]):
     """Tokenized lines."""
 
-    def __init__(self, lines: list[str], tokenizer: AutoTokenizer) -> None:
+    def __init__(self, lines: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
         encoded = tokenizer(lines, truncation=True, padding="max_length", max_length=PADDED_TOKENS)
         self.rows = [
             {"input_ids": ids, "attention_mask": mask}
@@ -43,7 +44,7 @@ class Lines(torch.utils.data.Dataset[dict[str, list[int]]]):
 
 def trainer(
     model_folder: Path, train_lines: list[str], val_lines: list[str], out: Path, **arguments: Any
-) -> tuple[Trainer, AutoTokenizer]:
+) -> tuple[Trainer, PreTrainedTokenizerBase]:
     """The example's `Trainer`; `arguments` are added to its own."""
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     tokenizer.pad_token = tokenizer.eos_token

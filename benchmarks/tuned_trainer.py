@@ -10,13 +10,20 @@ from typing import Any
 
 import torch
 from trainer_example import ACCUMULATED_BATCHES, BATCH_SAMPLES, PADDED_TOKENS
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments, default_data_collator
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+    default_data_collator,
+)
 
 
 class Windows(torch.utils.data.Dataset[dict[str, list[int]]]):
     """Windows of one long stream of tokens."""
 
-    def __init__(self, texts: list[str], tokenizer: AutoTokenizer) -> None:
+    def __init__(self, texts: list[str], tokenizer: PreTrainedTokenizerBase) -> None:
         ids: list[int] = []
         for encoded in tokenizer(texts)["input_ids"]:
             ids += [*encoded, tokenizer.eos_token_id]

@@ -135,7 +135,7 @@ def _side(asked: argparse.Namespace) -> dict[str, Any]:
     plans = []
     watched = asked.side == WATCHED
     trackers = {"follower": _Follower()} if watched else {}
-    train.make_trackers = lambda _names: trackers  # type: ignore[assignment]
+    train.make_trackers = lambda _names: trackers  # type: ignore[assignment, return-value]
     if not watched:
         train.SystemMonitor = _NoWatch  # type: ignore[assignment, misc]
         RunDir.append = lambda *_nothing: None  # type: ignore[method-assign]

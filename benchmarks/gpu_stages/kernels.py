@@ -263,12 +263,13 @@ def attention_of(setting: Setting, channels: int) -> Result:
     scale = channels**-0.5
     found: Result = {}
     for name, (attend, dtype) in kinds_of_attention(layout, device).items():
-        rounded = [t.detach().to(dtype).requires_grad_() for t in inputs]
-        exact_y = exact_attention(*rounded, layout.offsets, scale)
+        q, k, v = rounded = [t.detach().to(dtype).requires_grad_() for t in inputs]
+        exact_y = exact_attention(q, k, v, layout.offsets, scale)
         exact = [exact_y, *torch.autograd.grad(exact_y.square().sum(), rounded)]
 
         def once(attend: Attends = attend, rounded: list[Tensor] = rounded) -> list[Tensor]:
-            y = attend(*rounded, scale)
+            q, k, v = rounded
+            y = attend(q, k, v, scale)
             return [y, *torch.autograd.grad(y.double().square().sum(), rounded)]
 
         try:
