@@ -78,7 +78,7 @@ def graphs() -> int:
 def new_model(shape: GPT2Config = SHAPE, dtype: torch.dtype = torch.bfloat16, dropout: float = 0.0) -> GPT2:
     """Random weights, in training mode."""
     model = GPT2(shape, dropout=dropout)
-    model.initialise(torch.Generator().manual_seed(0))
+    model.initialize(torch.Generator().manual_seed(0))
     model.compute_dtype = dtype
     return model.train()
 
