@@ -77,7 +77,7 @@ def test_what_it_is_called_here_exists(page: str) -> None:
     for cells in rows((DOCS / page).read_text("utf-8")):
         assert len(cells) == 3
         for code in CODE.findall(cells[1]):
-            flags = re.findall(r"(?<![\w-])--[a-z-]+", code)
+            flags = re.findall(r"(?<![\w-])--[a-z0-9-]+", code)
             assert set(flags) <= FLAGS, cells
             if code.startswith("tunesmith "):
                 assert code.split()[1] in set(app), cells

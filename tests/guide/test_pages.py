@@ -19,7 +19,7 @@ FLAGS = {f"--{flag.name.replace('_', '-')}" for config in CONFIGS for flag in fi
     "--version",
     "--no-include-prompt",
 }
-OF_OTHERS = {"--fp", "--nproc-per-node", "--nnodes", "--update", "--install"}
+OF_OTHERS = {"--fp16", "--nproc-per-node", "--nnodes", "--update", "--install"}
 """Flags of other programs: the guide's script, torchrun, wsl."""
 NO_VALUES = {"or", "orders", "out"}
 """Words that follow a flag in a message without being its value."""
@@ -60,7 +60,7 @@ def test_flags_that_are_named_exist(page: Path) -> None:
     text = prose_of(page)
     if page.name.startswith("coming-from"):  # its first column is what others call it
         text = re.sub(r"^\|[^|]*\|", "|", text, flags=re.MULTILINE)
-    named = {flag for code in CODE.findall(text) for flag in re.findall(r"(?<![\w-])--[a-z][a-z-]+", code)}
+    named = {flag for code in CODE.findall(text) for flag in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", code)}
     assert sorted(named - FLAGS - OF_OTHERS) == []
 
 
@@ -79,7 +79,7 @@ def wrong_values(text: str) -> list[str]:
         for name, kind in get_type_hints(config).items():
             flag, values = f"--{name.replace('_', '-')}", choices_of(kind)
             choices[flag] = values and values | (choices.get(flag) or set())
-    found = re.findall(r"(?<![\w-])(--[a-z-]+)[ =]([\w|-]+)", text)
+    found = re.findall(r"(?<![\w-])(--[a-z0-9-]+)[ =]([\w|-]+)", text)
     return [
         f"{flag} {value}"
         for flag, values in found

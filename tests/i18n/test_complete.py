@@ -365,7 +365,7 @@ def in_words(template: str) -> bool:
 
 def commands(text: str) -> list[str]:
     """What a person types as it stands: flags and commands."""
-    return sorted(re.findall(rf"--[a-z][a-z-]*|tunesmith (?:{'|'.join(app)})", text))
+    return sorted(re.findall(rf"--[a-z][a-z0-9-]*|tunesmith (?:{'|'.join(app)})", text))
 
 
 def help_texts(command: cyclopts.App) -> Iterator[str]:

@@ -75,7 +75,7 @@ def test_weights_are_updated_in_the_backward_pass_where_that_is_needed_or_reques
     }
     named = tunesmith.plan(model="gpt2-xl", vram="12GB", memory_mode="split-8bit")
     assert (named["memory_mode"], named["fused_backward"]) == ("split-8bit", True)
-    assert "to hold all gradients takes" in named["reasons"]["memory_mode"]
+    assert "all gradients at once take" in named["reasons"]["memory_mode"]
 
 
 def test_the_way_taken_is_the_first_that_fits_and_the_fastest() -> None:

@@ -11,16 +11,27 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from itertools import compress
-from typing import Literal, TypeVar
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import chain, compress, islice
+from typing import Any, Literal, TypeVar
 
 from tunesmith.config import ReadingConfig, TextConfig
 from tunesmith.data.encoding import bad_byte, check_encoding, detect_encoding
 from tunesmith.data.hf_datasets import HFDataset
 from tunesmith.data.segmentation import AUTO, DOCUMENT, SampleBoundary, TextBatch, detect_boundary, split_text
 from tunesmith.data.source_files import ARROW_KINDS, TABLE_KINDS, SourceFile
-from tunesmith.data.table_readers import TableColumns, samples_of, table_rows
+from tunesmith.data.table_readers import (
+    ROWS_LOOKED_AT,
+    ChosenColumns,
+    TableColumns,
+    choose_columns,
+    looks_like_table,
+    read_head,
+    samples_of,
+    table_rows,
+    text_table_kind,
+)
 from tunesmith.errors import UserError
 from tunesmith.i18n import LazyString
 
@@ -98,6 +109,8 @@ class SourceReport:
         encoding: it was decoded with; "" for tables that carry their own.
         split_on: sample boundary.
         reason: for it; stored with the tokens for readers of any language.
+        columns: of a table that are read.
+        unused_columns: of a table that are left out.
         samples: non-empty samples.
         empty_samples: without a visible character, left out.
         eot_markers: end-of-text markers in the text; each is a sample boundary.
@@ -110,6 +123,8 @@ class SourceReport:
     encoding: str
     split_on: str
     reason: LazyString
+    columns: tuple[str, ...] = ()
+    unused_columns: tuple[str, ...] = ()
     samples: int = 0
     empty_samples: int = 0
     eot_markers: int = 0
@@ -129,21 +144,61 @@ def open_source(
         UserError: here or while reading, for content that cannot be read as it should.
     """
     if isinstance(file, HFDataset):
-        reason = LazyString("a dataset of the Hugging Face Hub: one row is one sample")
-        report = SourceReport(file.name, file.sha256, "", "row", reason)
-        return report, _cleaned(samples_of(file, file.rows(), options.columns), report, options, end_of_text)
+        chosen, samples = _table_samples(file, file.rows(), options.columns)
+        report = SourceReport(file.name, file.sha256, "", "row", _why_row(chosen), chosen.used, chosen.unused)
+        return report, _cleaned(samples, report, options, end_of_text)
     encoding = _encoding(file, options)
     errors = "strict" if options.encoding_errors == "strict" else "surrogateescape"
-    if file.kind in TABLE_KINDS:
-        boundary = SampleBoundary("row", LazyString("a table: one row is one sample"))
-        samples = samples_of(file, table_rows(file, encoding, errors), options.columns)
+    kind = file.kind
+    if kind == ".txt" and options.split_on == AUTO:
+        kind = _guard(file, partial(_kind_of_text, file, encoding), encoding)
+    if kind in TABLE_KINDS:
+        table = replace(file, kind=kind)
+        rows = table_rows(table, encoding, errors)
+        chosen, samples = _guard(file, partial(_table_samples, table, rows, options.columns), encoding)
+        report = SourceReport(file.name, file.sha256, encoding, "row", _why_row(chosen), chosen.used, chosen.unused)
     else:
         boundary = _boundary(file, encoding, options)
         samples = split_text(_pieces(file, encoding, errors), boundary.split_on)
         if options.encoding_errors == "skip":
             samples = join_partials(samples)
-    report = SourceReport(file.name, file.sha256, encoding, boundary.split_on, boundary.reason)
+        report = SourceReport(file.name, file.sha256, encoding, boundary.split_on, boundary.reason)
     return report, _guarded(file, _cleaned(samples, report, options, end_of_text), encoding)
+
+
+def _table_samples(
+    file: SourceFile | HFDataset, rows: Iterator[dict[str, Any]], columns: TableColumns
+) -> tuple[ChosenColumns, Iterator[TextBatch]]:
+    first = list(islice(rows, ROWS_LOOKED_AT))
+    chosen = choose_columns(file, first, columns)
+    return chosen, samples_of(file, chain(first, rows), chosen, columns.template)
+
+
+def _why_row(columns: ChosenColumns) -> LazyString:
+    used, unused = ", ".join(map(repr, columns.used)), ", ".join(map(repr, columns.unused))
+    if not unused:
+        return LazyString("a table: one row is one sample, from {columns}", {"columns": used})
+    return LazyString(
+        "a table: one row is one sample, from {columns}; not read: {unused}", {"columns": used, "unused": unused}
+    )
+
+
+def _kind_of_text(file: SourceFile, encoding: str) -> str:
+    """Return the kind of a .txt file: that of a table, if it is one.
+
+    Raises:
+        UserError: if it looks like a table, and nothing says which column is the text.
+    """
+    with io.TextIOWrapper(file.open(), encoding, errors="replace") as stream:
+        head = read_head(stream)
+    kind = text_table_kind(head)
+    if not kind and looks_like_table(head):
+        raise UserError(
+            "{path} looks like a table: its first line names columns, and all lines have as many fields",
+            hint="rename it to .csv and name the column (--text-field), or learn lines as they are (--split-on line)",
+            path=file.path,
+        )
+    return kind or file.kind
 
 
 def join_partials(batches: Iterator[TextBatch]) -> Iterator[TextBatch]:

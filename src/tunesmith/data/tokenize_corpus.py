@@ -29,7 +29,7 @@ from tunesmith.data.tokenizer import TextTokenizer, TokenIds
 from tunesmith.errors import UserError
 from tunesmith.utils.files import naming, parse_json, write_atomically, write_json
 
-FORMAT = 6
+FORMAT = 7
 NEAR_DUPLICATES = "near_duplicate_of.npy"
 
 N = TypeVar("N", bound=np.integer[Any])

@@ -364,7 +364,7 @@ def _why_states(way: FitCandidate, request: FitRequest, hardware: Hardware) -> D
         return Decision(
             states.label,
             say(
-                "{says}: to hold all gradients takes {least_gib:.1f} GiB at least",
+                "{says}: all gradients at once take {least_gib:.1f} GiB at least",
                 says=states.says,
                 least_gib=least / GIB,
             ),
