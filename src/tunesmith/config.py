@@ -45,7 +45,7 @@ class TextConfig(_SourceArguments):
     """What text there is, and flags that say how it is read."""
 
     split_on: str = _flag(default="auto")
-    """Where a sample ends: line, blank-line, document, or a literal border; auto decides for each file."""
+    """Where a sample ends: line, blank-line, heading, document, or a literal separator; auto decides for each file."""
 
     text_field: str | None = _flag(default=None)
     """Field of a table that contains the samples; default: text, or the only candidate."""

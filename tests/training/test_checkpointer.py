@@ -159,7 +159,7 @@ def test_a_system_that_pins_too_little_is_named(
     monkeypatch.setattr(setup, "pinned_empty", pin)
     monkeypatch.setattr(torch._C, "_host_emptyCache", lambda: None, raising=False)
     plan: Any = SimpleNamespace(
-        memory_mode="bf16-8bit",
+        state_format=STATE_FORMATS["bf16-8bit"],
         activation_checkpointing="offload",
         tokens_per_micro_batch=8192,
         dtype=torch.bfloat16,

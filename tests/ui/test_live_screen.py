@@ -33,6 +33,7 @@ PLAN = TrainPlan(
         "lora_target_modules": (),
         "lora_r": 0,
         "memory_mode": "fp32",
+        "fused_backward": False,
         "activation_checkpointing": "none",
         "steps": 1000,
         "peak_memory_parts": {},

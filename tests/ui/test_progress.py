@@ -28,6 +28,7 @@ PLAN = TrainPlan(
         "lora_r": 0,
         "lora_target_modules": (),
         "memory_mode": "fp32",
+        "fused_backward": False,
         "activation_checkpointing": "selective",
         "peak_memory_bytes": 5 << 30,
         "peak_memory_parts": {"weights": 5 << 30},
