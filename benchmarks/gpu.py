@@ -10,7 +10,7 @@ What the time does not suffice for is skipped, and said so. `python benchmarks/r
 was put into `benchmarks/results/`.
 
 It runs from a source tree that is not installed. What it needs beside PyTorch, Triton and transformers is tokenizers,
-safetensors, numpy, rich, attrs, psutil, filelock, xxhash, charset-normalizer, jinja2, pyyaml, pytest and hypothesis,
+safetensors, numpy, rich, attrs, psutil, filelock, xxhash, jinja2, pyyaml, pytest and hypothesis,
 which most machines with PyTorch have, and cyclopts with docstring-parser. On a machine without a network carry the
 last two as wheels, 330 kB that fit any Python:
 
@@ -31,7 +31,6 @@ from pathlib import Path
 
 NEEDED = (
     "attr",
-    "charset_normalizer",
     "cyclopts",
     "docstring_parser",
     "filelock",

@@ -59,7 +59,7 @@ def test_a_head_may_end_inside_a_character(tmp_path: Path) -> None:
     for shift in range(3):
         path = tmp_path / "text.txt"
         path.write_bytes(b"x" * shift + ("猫" * 200_000).encode())
-        assert detect_encoding(sources_of(path).files[0]) == "utf-8"
+        assert detect_encoding(sources_of(path).files[0]).name == "utf-8"
 
 
 @pytest.mark.parametrize("at", [0, 5000, 3_000_001])
@@ -127,3 +127,92 @@ def test_binary_files_are_no_text(content: bytes, tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(UserError, match="does not look like text"):
         read(path)
+
+
+def detected(content: bytes, tmp_path: Path) -> str:
+    """The encoding of a file with this content."""
+    path = tmp_path / "text.txt"
+    path.write_bytes(content)
+    return detect_encoding(sources_of(path).files[0]).name
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (JAPANESE.encode("cp932")[:900] + b"\x80" + JAPANESE.encode("cp932")[900:], "cp932"),
+        (JAPANESE.encode("euc_jp")[:900] + b"\xff" + JAPANESE.encode("euc_jp")[900:], "euc_jp"),
+        (("We don\u2019t know what the keeper saw.\n" * 41).encode() + b"Fog \xa0 all day.\n", "utf-8"),
+        (FRENCH.encode() + "Un café à Noël, peut-être.\n".encode("cp1252") * 2, "utf-8"),
+        (JAPANESE.encode("iso2022_jp"), "iso2022_jp"),
+        (JAPANESE.encode("iso2022_jp") + b"\xff\n", "iso2022_jp"),
+        ("守灯塔的人在天亮以前起床\n".encode("hz") * 3, "hz"),
+        (b"One zero byte\0 in plain text.\n" * 3 + b"And no more of them.\n" * 60, "utf-8"),
+        (JAPANESE.encode("cp932") + b"\0\n", "cp932"),
+        (JAPANESE.encode("utf-16-le"), "utf-16-le"),
+        (JAPANESE.encode("utf-16-be"), "utf-16-be"),
+    ],
+    ids=[
+        "Shift_JIS",
+        "EUC-JP",
+        "apostrophes",
+        "cp1252 lines",
+        "ISO-2022-JP",
+        "ISO-2022-JP+",
+        "HZ",
+        "zero",
+        "zero in Shift_JIS",
+        "UTF-16 LE",
+        "UTF-16 BE",
+    ],
+)
+def test_a_few_other_bytes_decide_nothing(content: bytes, expected: str, tmp_path: Path) -> None:
+    """The encoding of all the rest, whatever decodes."""
+    assert detected(content, tmp_path) == expected
+
+
+def test_what_comes_late_in_a_long_file_is_seen(tmp_path: Path) -> None:
+    """Plain English for megabytes, then a chapter in another encoding."""
+    plain = b"The lamp was lit at six and burned until the morning, as on any other night.\n" * 60_000
+    chapter = "Der Wärter öffnete früh die Tür und sah über die graue Fläche.\n".encode("cp1252") * 2000
+    assert detected(plain + chapter, tmp_path) == "cp1252"
+
+
+def test_two_likely_encodings_are_asked_about(tmp_path: Path) -> None:
+    """With a line in each, and both flags."""
+    path = tmp_path / "text.txt"
+    path.write_bytes("Он сказал: да.\n".encode("mac_cyrillic"))
+    with pytest.raises(UserError, match=r"may be in \w+ or in \w+: a line reads '.+' or '.+'") as error:
+        read(path)
+    assert error.value.hint.count("--encoding") == 2
+
+
+@pytest.mark.parametrize("wrong", ["cp1251", "mac_roman"])
+def test_mojibake_of_other_encodings_is_named(wrong: str, tmp_path: Path) -> None:
+    """Russian on Windows, French on a Macintosh; line ends of both kinds."""
+    text = {"cp1251": "Ветер и туман.\n", "mac_roman": "fermé été\n"}[wrong]
+    with pytest.raises(UserError, match="damaged by a wrong encoding before"):
+        detected((text * 40).replace("\n", "\r\n").encode().decode(wrong, errors="ignore").encode(), tmp_path)
+
+
+@pytest.mark.parametrize("wrong", ["cp1252", "latin-1"])
+def test_text_that_was_damaged_before_is_named(wrong: str, tmp_path: Path) -> None:
+    """UTF-8 that a program read in a Western encoding and stored: with what it stands for."""
+    path = tmp_path / "text.txt"
+    path.write_bytes(FRENCH.replace("À", "A").encode().decode(wrong).encode())
+    with pytest.raises(UserError, match=r"damaged by a wrong encoding before: '.+' was 'é'"):
+        read(path)
+    assert read(path, encoding="utf-8")[0] == "utf-8"
+
+
+def test_a_bad_byte_is_named_with_its_line(tmp_path: Path) -> None:
+    """Counted from 1, far into a file too."""
+    path = tmp_path / "text.txt"
+    path.write_bytes("première\n".encode() * 200_000 + b"ligne \xff\n")
+    with pytest.raises(UserError, match=r"byte 0xff at offset 2,000,006, line 200,001"):
+        read(path)
+
+
+def test_text_with_any_line_ends_is_not_mojibake(tmp_path: Path) -> None:
+    """CR and LF beside characters that no Western encoding has."""
+    assert detected(JAPANESE.replace("\n", "\r\n").encode(), tmp_path) == "utf-8"
+    assert detected(JAPANESE.replace("\n", "\r\n").encode("cp932"), tmp_path) == "cp932"

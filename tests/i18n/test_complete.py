@@ -25,8 +25,8 @@ RULES = sorted((PACKAGE / "diagnostics" / "rules").glob("*.toml"))
 MECHANISM = {"i18n/__init__.py", "errors.py", "serving/api_errors.py"}
 """Where texts are taken from callers."""
 
-ENGLISH_ONLY = {"training/model_card.py", "serving/metrics.py", "convert/verify.py"}
-"""What the hub's visitors and Prometheus read, and what models are tried with."""
+ENGLISH_ONLY = {"training/model_card.py", "serving/metrics.py", "convert/verify.py", "data/encoding_likelihood.py"}
+"""What the hub's visitors and Prometheus read, what models are tried with, and words of languages."""
 SAYS_DOCSTRINGS = {"ui/help.py"}
 """Says what `help_texts` collects."""
 NO_SENTENCES = {
@@ -102,9 +102,8 @@ NO_SENTENCES = {
     "serving/completions.py": {"data: {}\n\n"},
     "tracking/callback.py": {"--report-to {}", "tracker {}"},
     "tracking/trackers.py": {"(from nothing)", "model card"},
-    "ui/convert_tables.py": {"  {}: {} kB"},
     "ui/plan_table.py": {"host states"},
-    "ui/result_tables.py": {"{} GiB", "{} MiB", "{} GB", "{} MB", "{} UTC"},
+    "ui/result_tables.py": {"  {}: {} kB", "{} GiB", "{} MiB", "{} GB", "{} MB", "{} UTC"},
     "utils/device.py": {"model name"},
     "utils/oom.py": {"out of memory", "can't allocate memory", "not enough memory"},
     "planning/calibration_cache.py": {"torch {}", "tunesmith {}", "{}x{}x{}x{}, {} tokens", "lora {} {}", "frozen {}"},

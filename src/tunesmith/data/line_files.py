@@ -39,7 +39,7 @@ def read_words(source: str) -> list[str]:
 
 
 def _lines(file: SourceFile) -> list[str]:
-    encoding = detect_encoding(file)
+    encoding = detect_encoding(file).name
     try:
         with io.TextIOWrapper(file.open(), encoding) as stream:
             return stream.read().split("\n")
@@ -52,7 +52,7 @@ def _entries(file: SourceFile | HFDataset, field: str | None) -> list[str]:
         return _column(file, list(file.rows()), field)
     if file.kind not in TABLE_KINDS:
         return _lines(file)
-    encoding = "" if file.kind in ARROW_KINDS else detect_encoding(file)
+    encoding = "" if file.kind in ARROW_KINDS else detect_encoding(file).name
     try:
         return _column(file, list(table_rows(file, encoding, "strict")), field)
     except UnicodeDecodeError:

@@ -17,7 +17,7 @@ from itertools import chain, compress, islice
 from typing import Any, Literal, TypeVar
 
 from tunesmith.config import ReadingConfig, TextConfig
-from tunesmith.data.encoding import bad_byte, check_encoding, detect_encoding
+from tunesmith.data.encoding import DetectedEncoding, bad_byte, check_encoding, detect_encoding
 from tunesmith.data.hf_datasets import HFDataset
 from tunesmith.data.segmentation import AUTO, DOCUMENT, SampleBoundary, TextBatch, detect_boundary, split_text
 from tunesmith.data.source_files import ARROW_KINDS, TABLE_KINDS, SourceFile
@@ -116,6 +116,7 @@ class SourceReport:
         eot_markers: end-of-text markers in the text; each is a sample boundary.
         replaced_bytes: that did not decode and became U+FFFD.
         undecodable_samples: left out because of such bytes.
+        encoding_reason: the evidence for the encoding.
     """
 
     name: str
@@ -130,6 +131,7 @@ class SourceReport:
     eot_markers: int = 0
     replaced_bytes: int = 0
     undecodable_samples: int = 0
+    encoding_reason: LazyString = field(default_factory=lambda: LazyString("the format has its own"))
 
 
 def open_source(
@@ -147,7 +149,8 @@ def open_source(
         chosen, samples = _table_samples(file, file.rows(), options.columns)
         report = SourceReport(file.name, file.sha256, "", "row", _why_row(chosen), chosen.used, chosen.unused)
         return report, _cleaned(samples, report, options, end_of_text)
-    encoding = _encoding(file, options)
+    detected = _encoding(file, options)
+    encoding = detected.name
     errors = "strict" if options.encoding_errors == "strict" else "surrogateescape"
     kind = file.kind
     if kind == ".txt" and options.split_on == AUTO:
@@ -163,6 +166,7 @@ def open_source(
         if options.encoding_errors == "skip":
             samples = join_partials(samples)
         report = SourceReport(file.name, file.sha256, encoding, boundary.split_on, boundary.reason)
+    report.encoding_reason = detected.reason
     return report, _guarded(file, _cleaned(samples, report, options, end_of_text), encoding)
 
 
@@ -212,11 +216,11 @@ def join_partials(batches: Iterator[TextBatch]) -> Iterator[TextBatch]:
             yield TextBatch(texts, batch.prompt_characters)
 
 
-def _encoding(file: SourceFile, options: ReadingOptions) -> str:
+def _encoding(file: SourceFile, options: ReadingOptions) -> DetectedEncoding:
     if file.kind in ARROW_KINDS:
-        return ""
+        return DetectedEncoding("", LazyString("the format has its own"))
     if options.encoding != "auto":
-        return check_encoding(options.encoding)
+        return DetectedEncoding(check_encoding(options.encoding), LazyString("set by user"))
     return _guard(file, lambda: detect_encoding(file), "")
 
 

@@ -84,7 +84,10 @@ def _report(
         "weights": manifest["weights"],
         "tokens_per_character": manifest["tokens"] / manifest["characters"],
         "new_to_tokenizer_share": new_to_tokenizer_share(corpus, tokenizer),
-        "sources": [{**source, "reason": str(LazyString.kept(source["reason"]))} for source in manifest["sources"]],
+        "sources": [
+            {**source, **{key: str(LazyString.kept(source[key])) for key in ("reason", "encoding_reason")}}
+            for source in manifest["sources"]
+        ],
         "skipped_files": manifest["skipped_files"],
         "length_histogram": [asdict(part) for part in length_histogram(counts)],
         "longest": _longest(corpus, tokenizer),

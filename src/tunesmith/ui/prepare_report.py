@@ -45,6 +45,9 @@ def _sources(sources: list[dict[str, Any]], width: int) -> str:
         divided = say("split on {border}", border=source["split_on"])
         lines.append(f"{name}  {counted}  {encoding}  {divided}")
         lines.append(_indented(source["reason"], width, name_width + 2))
+        if source["encoding"] not in {"", "utf-8"}:
+            evidence = say("{encoding}: {reason}", encoding=source["encoding"], reason=source["encoding_reason"])
+            lines.append(_indented(evidence, width, name_width + 2))
     if len(sources) > SHOWN_SOURCES:
         lines.append(say("... and {more} more files", more=len(sources) - SHOWN_SOURCES))
     return "\n".join(lines)
