@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunesmith.data.segmentation import detect_boundary, split_text
+from tunesmith.data.readers import escapes
+from tunesmith.data.segmentation import detect_boundary, shown_separator, split_text
 
 MESSY = st.text(st.sampled_from("ab \n\n\n\t=é猫"), max_size=80)
 
@@ -122,3 +123,9 @@ def test_headings_begin_samples(lines: list[str], size: int) -> None:
     borders = [0, *starts, len(lines)]
     expected = ["\n".join(lines[a:b]).strip("\n") for a, b in pairwise(borders)]
     assert visible(found) == visible(expected)
+
+
+def test_a_separator_is_shown_as_it_is_typed() -> None:
+    """On one line; `--split-on` takes it back."""
+    assert shown_separator("\n---\n") == "\\n---\\n"
+    assert escapes(shown_separator("\n--\t-\n")) == "\n--\t-\n"

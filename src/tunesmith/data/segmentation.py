@@ -73,6 +73,11 @@ class SampleBoundary:
     reason: LazyString
 
 
+def shown_separator(split_on: str) -> str:
+    """Return a value of --split-on as it is typed, on one line."""
+    return split_on.replace("\n", "\\n").replace("\t", "\\t")
+
+
 def detect_boundary(head: str) -> SampleBoundary:  # noqa: PLR0911  a table of cases
     """Decide for a file from its head, whose line ends are LF."""
     separator = separator_of(head)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tunesmith.config import TrainConfig
+from tunesmith.data.segmentation import shown_separator
 from tunesmith.i18n import LazyString, say
 from tunesmith.reporting.run_reader import RunRecord
 from tunesmith.run_dir import number_or
@@ -197,7 +198,7 @@ def text_facts(run: RunRecord) -> dict[str, Any]:
             str(one["name"]),
             f"{one['samples']:,}",
             str(one.get("encoding") or ""),
-            str(one.get("split_on", "")),
+            shown_separator(str(one.get("split_on", ""))),
             _reason(one.get("reason", "")),
         ]
         for one in sources[:SHOWN_SOURCES]

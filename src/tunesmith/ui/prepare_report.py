@@ -5,6 +5,7 @@ from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
+from tunesmith.data.segmentation import shown_separator
 from tunesmith.data.split import VAL_METHODS
 from tunesmith.i18n import say
 from tunesmith.ui.wrapping import aligned, padded, printable, wrapped
@@ -42,7 +43,7 @@ def _sources(sources: list[dict[str, Any]], width: int) -> str:
         name = _shortened(printable(source["name"]), name_width)
         encoding = padded(source["encoding"] or say("binary"), ENCODING_CELLS)
         counted = say("{samples:>8,} samples", samples=source["samples"])
-        divided = say("split on {border}", border=source["split_on"])
+        divided = say("split on {border}", border=shown_separator(source["split_on"]))
         lines.append(f"{name}  {counted}  {encoding}  {divided}")
         lines.append(_indented(source["reason"], width, name_width + 2))
         if source["encoding"] not in {"", "utf-8"}:
