@@ -48,7 +48,7 @@ MIN_NATS_PER_CHARACTER, MIN_NATS_PER_EASTERN_CHARACTER = -5.0, -9.0
 """Text of which characters outside of ASCII are less likely in every encoding is asked about."""
 MIN_WIDE_TEXT_FRACTION = 0.9
 ONCE_READ_AS = ("cp1252", "latin-1", "cp1251", "cp932", "mac_roman", "cp437")
-MOST_PARTS = 2000
+MOST_PARTS, MOJIBAKE_BYTES = 2000, 1 << 18
 MAX_LOST_FRACTION = 0.2
 """Of the characters of a part: a program that damages a text loses bytes, too."""
 MIN_MOJIBAKE, MIN_MOJIBAKE_FRACTION = 3, 0.3
@@ -84,10 +84,10 @@ def detect_encoding(file: SourceFile) -> DetectedEncoding:  # noqa: PLR0911  a t
             return DetectedEncoding(name, LazyString("escape sequences"))
     if content.isascii():
         return DetectedEncoding("utf-8", LazyString("valid UTF-8"))
-    lines = lines_to_weigh(content)
     if _decodes(content, "utf-8"):
-        _check_mojibake(file, lines.decode("utf-8", errors="ignore"))
+        _check_mojibake(file, lines_to_weigh(content[:MOJIBAKE_BYTES]).decode("utf-8", errors="ignore"))
         return DetectedEncoding("utf-8", LazyString("valid UTF-8"))
+    lines = lines_to_weigh(content)
     text = content.decode("utf-8", errors="replace")
     n_bad = text.count("\ufffd")
     n_valid = len(NOT_ASCII.sub("", text)) - n_bad
